@@ -1,0 +1,82 @@
+"""What scoring says of one scan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class ScanStatus(StrEnum):
+    """What became of a scan."""
+
+    ACCEPTED = "accepted"  # ingested, not scored yet
+    SCORED = "scored"
+    REFUSED = "refused"  # must not be scored, for a reason that names what was found
+    FAILED = "failed"  # the software failed on it; the reason is the error
+    DUPLICATE = "duplicate"  # the same content as another scan of the batch
+
+
+@dataclass(frozen=True)
+class Region:
+    """One connected flagged region.
+
+    Parameters
+    ----------
+    label
+        1 for the region with the highest peak.
+    volume_ml
+        Volume in millilitres, in the scan's own space.
+    peak, mean
+        Highest and mean evidence inside.
+    mni_mm
+        Position of the peak, MNI152 RAS millimetres.
+    voxel
+        Position of the peak, ``(i, j, k)`` index in the scan as it was received.
+    polarity
+        ``"dark"``, ``"bright"`` or ``"either"``: the scan against its pseudo-healthy reconstruction.
+    """
+
+    label: int
+    volume_ml: float
+    peak: float
+    mean: float
+    mni_mm: tuple[float, float, float]
+    voxel: tuple[int, int, int]
+    polarity: str = "either"
+
+
+@dataclass(frozen=True)
+class ScanScore:
+    """The result for one scan; one row of ``scores.parquet``.
+
+    ``scores`` holds every scan score by name, larger = more anomalous; ``p_values`` and ``percentiles`` hold
+    the same names once there is a calibration. ``score`` is the declared one, which is compared with the
+    threshold.
+    """
+
+    scan_id: str
+    status: ScanStatus
+    subject: str = ""
+    session: str = ""
+    modality: str = ""
+    source: str = ""
+    content_hash: str = ""
+    reason_code: str = ""
+    reason: str = ""
+    remedy: str = ""
+    score: float | None = None
+    p_value: float | None = None
+    percentile: float | None = None
+    flagged: bool | None = None
+    scores: dict[str, float] = field(default_factory=dict)
+    p_values: dict[str, float] = field(default_factory=dict)
+    percentiles: dict[str, float] = field(default_factory=dict)
+    regions: tuple[Region, ...] = ()
+    warnings: tuple[str, ...] = ()
+    numbers: dict[str, float] = field(default_factory=dict)
+    model_id: str = ""
+    calibration_id: str = ""
+    map_path: str = ""
+    mask_path: str = ""
+    provenance: dict[str, Any] = field(default_factory=dict)
