@@ -1,0 +1,1 @@
+"""Conformal p-values, operating points and their append-only record."""

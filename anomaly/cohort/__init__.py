@@ -1,0 +1,1 @@
+"""Many preprocessed scans: the manifest, splits by subject, lazy volumes, planted lesions."""

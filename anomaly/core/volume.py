@@ -76,12 +76,12 @@ class Geometry:
 
     def to_world(self, indices: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Return the RAS+ millimetre positions ``(..., 3)`` of voxel indices ``(..., 3)``."""
-        return np.asarray(indices, dtype=np.float64) @ self.affine[:3, :3].T + self.affine[:3, 3]
+        return np.asarray(np.asarray(indices) @ self.affine[:3, :3].T + self.affine[:3, 3], dtype=np.float64)
 
     def to_index(self, points_mm: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Return the (fractional) voxel indices ``(..., 3)`` of RAS+ millimetre positions ``(..., 3)``."""
         inverse = np.linalg.inv(self.affine)
-        return np.asarray(points_mm, dtype=np.float64) @ inverse[:3, :3].T + inverse[:3, 3]
+        return np.asarray(np.asarray(points_mm) @ inverse[:3, :3].T + inverse[:3, 3], dtype=np.float64)
 
     def same_as(self, other: Geometry, tolerance_mm: float = 1e-3) -> bool:
         """Return whether both grids have the same voxels at the same places."""

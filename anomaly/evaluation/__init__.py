@@ -1,0 +1,1 @@
+"""Detection, localisation, and intervals by bootstrap over subjects."""

@@ -1,0 +1,1 @@
+"""The families, one file each, all through the contract of base.py."""

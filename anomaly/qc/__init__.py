@@ -1,0 +1,1 @@
+"""Numbers of a scan and the findings they lead to."""

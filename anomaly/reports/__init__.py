@@ -1,0 +1,1 @@
+"""What a radiologist and an analyst read."""

@@ -1,0 +1,1 @@
+"""From a preprocessed volume to evidence maps, scan scores and regions."""

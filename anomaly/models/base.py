@@ -1,0 +1,159 @@
+"""The contract every model obeys, from an intensity threshold to a diffusion model.
+
+A detector answers two questions: what does normal look like, and how far is this from it? ``fit`` learns from
+healthy scans only; ``evidence`` answers for new images. Everything a detector has learnt is in its
+``state_dict`` (buffers for baselines, parameters for networks), so one way of saving serves all.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from anomaly.core.config import Settings
+from anomaly.core.views import View, VolumeSource
+from anomaly.core.volume import FloatArray, Geometry, MaskArray
+
+
+class ModelSettings(Settings):
+    """Base of every family's settings."""
+
+    family: str
+    view: View = View()
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """How far a batch of images is from normal.
+
+    Parameters
+    ----------
+    maps
+        Name → ``(B, 1, *S)``. ``"residual"`` is signed: the image minus what was expected, in the image's
+        intensity units (or in standard deviations). Every other map is unsigned, larger = more anomalous.
+    terms
+        Name → ``(B,)``, one number per image, larger = more anomalous, e.g. ``"kl"``, ``"negative_elbo"``.
+    reconstruction
+        ``(B, 1, *S)`` the pseudo-healthy image, in the units of the input.
+    """
+
+    maps: Mapping[str, Tensor]
+    reconstruction: Tensor
+    terms: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class PlantedScan:
+    """A held-out healthy validation scan with a synthetic lesion, for choosing checkpoints.
+
+    All arrays are ``(I, J, K)`` on the training grid.
+    """
+
+    voxels: FloatArray
+    mask: MaskArray
+    lesion: MaskArray
+
+
+@dataclass(frozen=True)
+class FitRun:
+    """Where and how a fit runs; everything that is not part of the model.
+
+    Parameters
+    ----------
+    folder
+        Working folder for checkpoints and logs.
+    seed
+        Seed of every random choice.
+    device
+        ``"auto"``, ``"cpu"`` or ``"cuda"``.
+    devices
+        Number of devices.
+    resume
+        Continue from the last checkpoint in ``folder`` where there is one.
+    progress
+        Called with ``(done, total, message)``; ``None`` for silence.
+    """
+
+    folder: Path
+    seed: int = 0
+    device: str = "auto"
+    devices: int = 1
+    resume: bool = True
+    progress: Callable[[int, int, str], None] | None = None
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What a fit did, for the model card."""
+
+    n_scans: int
+    steps: int = 0
+    seconds: float = 0.0
+    n_parameters: int = 0
+    validation: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+class Detector(nn.Module, ABC):
+    """What does normal look like, and how far is this from it?
+
+    Parameters
+    ----------
+    settings
+        The family's settings, stored; nothing is learnt or read here.
+    grid
+        The template grid the model works on.
+    """
+
+    family: ClassVar[str]
+    Settings: ClassVar[type[ModelSettings]]
+
+    def __init__(self, settings: ModelSettings, grid: Geometry) -> None:
+        super().__init__()
+        self.settings = settings
+        self.grid = grid
+
+    @property
+    def view(self) -> View:
+        """How volumes are cut into the images this model sees."""
+        return self.settings.view
+
+    @abstractmethod
+    def fit(self, train: VolumeSource, validation: Sequence[PlantedScan], run: FitRun) -> FitReport:
+        """Learn from healthy volumes; ``validation`` chooses checkpoints and is not learnt from."""
+
+    @abstractmethod
+    def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
+        """Return how far images ``(B, C, *S)`` are from normal inside ``mask`` ``(B, 1, *S)``.
+
+        Called under ``torch.inference_mode`` and in ``eval`` mode. Deterministic: the same input gives the same
+        evidence, whatever else is in the batch.
+        """
+
+    def n_parameters(self) -> int:
+        """Return the number of trainable parameters."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+
+@runtime_checkable
+class Reconstructor(Protocol):
+    """A model that can show the healthy version of an image."""
+
+    def reconstruct(self, images: Tensor, mask: Tensor) -> Tensor:
+        """Return the pseudo-healthy ``(B, 1, *S)`` for images ``(B, C, *S)``."""
+        ...
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """A model that can make new normal images."""
+
+    def sample(self, n: int, rng: torch.Generator) -> Tensor:
+        """Return ``n`` new images ``(n, C, *S)``."""
+        ...

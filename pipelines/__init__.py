@@ -1,0 +1,1 @@
+"""What a user runs: each file reads a config, calls the library and writes files."""
