@@ -1,0 +1,47 @@
+# make demo   install, then the whole chain on sample_data/
+# make test   install, then every test
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP_FLAGS := --quiet --disable-pip-version-check
+OUT ?= demo
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-fast lint bench benchmark-ixi sample-data clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
+
+install: $(VENV)/.installed ## a virtual environment with the tool and everything it needs
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'make: Python 3.11 or newer is needed; set PYTHON=<path>'; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install $(PIP_FLAGS) --constraint constraints.txt --editable '.[test,lint]'
+	@touch $@
+
+demo: install ## the whole chain on sample_data/, under 4 minutes; ends by naming the page to open
+	$(BIN)/python -m pipelines.demo --output $(OUT)
+
+test: install ## every test
+	$(BIN)/python -m pytest -n auto --dist loadfile -q
+
+test-fast: install ## the tests that train nothing and need no data, under a minute
+	$(BIN)/python -m pytest -n auto --dist loadfile -q -m "not slow and not real_data"
+
+lint: install ## style, types and layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: install ## speed and memory, on sample_data and on ANOMALY_DATA where it is set
+	$(BIN)/python -m pipelines.bench
+
+benchmark-ixi: install ## the tables of docs/benchmarks.md, from ANOMALY_DATA
+	$(BIN)/python -m pipelines.protocol --data "$$ANOMALY_DATA" --output work/protocol
+
+sample-data: install ## make sample_data/ again
+	$(BIN)/python sample_data/make.py
+
+clean: ## remove what the targets above made (not the environment)
+	rm -rf demo work build .mypy_cache .ruff_cache .pytest_cache

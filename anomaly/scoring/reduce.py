@@ -1,0 +1,54 @@
+"""From an evidence map to scan scores. Larger = more anomalous."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from anomaly.core.volume import FloatArray, MaskArray
+from anomaly.scoring.reference import HealthyReference
+
+SCORES = {
+    "reconstruction": "mean evidence of the most anomalous brain voxels (share: top_fraction)",
+    "reconstruction_p99": "99th percentile of the evidence in the brain",
+    "reconstruction_mean": "mean evidence in the brain",
+    "kl": "mean Kullback-Leibler divergence of the latent posterior from its prior (variational families)",
+    "negative_elbo": "mean negative evidence lower bound (variational families)",
+    "combined": "mean of reconstruction, kl and negative_elbo, each in healthy standard deviations",
+}
+"""Every scan score and its meaning; reports print these."""
+
+
+def scan_scores(
+    evidence: FloatArray, mask: MaskArray, terms: Mapping[str, float], top_fraction: float
+) -> dict[str, float]:
+    """Return every scan score but the combined one.
+
+    Parameters
+    ----------
+    evidence
+        ``(I, J, K)`` ≥ 0.
+    mask
+        Voxels that count.
+    terms
+        The detector's per-scan terms, e.g. ``{"kl": …, "negative_elbo": …}``.
+    """
+    values = np.sort(evidence[mask])[::-1].astype(np.float64)
+    n_top = max(1, round(top_fraction * values.size))
+    return {
+        "reconstruction": float(values[:n_top].mean()),
+        "reconstruction_p99": float(np.percentile(values, 99)),
+        "reconstruction_mean": float(values.mean()),
+        **terms,
+    }
+
+
+def combined_score(scores: Mapping[str, float], reference: HealthyReference) -> float:
+    """Return the mean of the independent kinds of evidence, each in standard deviations of healthy scans."""
+    kinds = [name for name in ("reconstruction", "kl", "negative_elbo") if name in scores]
+    return float(np.mean([_in_sd(name, scores[name], reference) for name in kinds]))
+
+
+def _in_sd(name: str, score: float, reference: HealthyReference) -> float:
+    return (score - reference.score_centre.get(name, 0.0)) / (reference.score_spread.get(name) or 1.0)

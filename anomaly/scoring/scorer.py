@@ -1,0 +1,131 @@
+"""One preprocessed scan in, one result out. Everything between the detector and the scan score."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from anomaly.core.errors import ScanRefusedError
+from anomaly.core.views import VolumeSource
+from anomaly.core.volume import FloatArray, MaskArray
+from anomaly.models.base import Detector
+from anomaly.scoring.maps import RawEvidence, raw_evidence
+from anomaly.scoring.postprocess import eroded, median_inside, smooth_inside
+from anomaly.scoring.reduce import combined_score, scan_scores
+from anomaly.scoring.reference import (
+    HealthyReference,
+    fit_reference,
+    sigma_in_voxels,
+    similarity,
+    standardised,
+)
+from anomaly.scoring.settings import ScoringSettings
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredVolume:
+    """The answer for one volume on the template grid.
+
+    Parameters
+    ----------
+    evidence
+        float32 ``(I, J, K)`` ≥ 0, larger = more anomalous, 0 outside ``mask``.
+    signed
+        float32 ``(I, J, K)``; negative = darker than expected; healthy standard deviations where standardised.
+    reconstruction
+        float32 ``(I, J, K)`` pseudo-healthy volume.
+    mask
+        Brain voxels that count for the scan score.
+    scores
+        Every scan score by name.
+    """
+
+    evidence: FloatArray
+    signed: FloatArray
+    reconstruction: FloatArray
+    mask: MaskArray
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Scorer:
+    """A fitted detector with its scoring settings and, once learnt, the healthy reference."""
+
+    detector: Detector
+    settings: ScoringSettings
+    reference: HealthyReference | None = None
+
+    def score(self, voxels: FloatArray, mask: MaskArray) -> ScoredVolume:
+        """Return maps and scan scores of one preprocessed volume ``(I, J, K)``.
+
+        Raises
+        ------
+        ScanRefusedError
+            The scan does not look like the scans the model was trained on at all.
+        """
+        self._refuse_what_is_something_else(voxels, mask)
+        raw = raw_evidence(self.detector, voxels, mask, self.settings.batch_size, self.settings.flip_average)
+        signed = self._standardise(self._filtered(raw, mask), mask)
+        inside = eroded(mask, self.settings.erode_mm, self.detector.grid.spacing)
+        evidence = np.where(inside, self._unsigned(signed), np.float32(0))
+        scores = scan_scores(evidence, inside, raw.terms, self.settings.top_fraction)
+        if self.reference is not None:
+            scores["combined"] = combined_score(scores, self.reference)
+        return ScoredVolume(evidence, signed, raw.reconstruction, inside, scores)
+
+    def learn_reference(self, healthy: VolumeSource, held_out: Iterable[tuple[FloatArray, MaskArray]]) -> Scorer:
+        """Return this scorer with what healthy scans look like: voxel statistics and score statistics.
+
+        Parameters
+        ----------
+        healthy
+            Scans for the voxelwise mean and SD.
+        held_out
+            Healthy scans the detector did not learn from, for the centre and spread of each scan score.
+        """
+        reference = fit_reference(self._filtered_scans(healthy), self.detector.grid, self.settings)
+        scorer = replace(self, reference=reference)
+        scores = [scorer.score(voxels, mask).scores for voxels, mask in held_out]
+        names = scores[0].keys() if scores else ()
+        return replace(
+            scorer,
+            reference=replace(
+                reference,
+                score_centre={name: float(np.mean([s[name] for s in scores])) for name in names},
+                score_spread={name: float(np.std([s[name] for s in scores])) for name in names},
+            ),
+        )
+
+    def _filtered_scans(self, healthy: VolumeSource) -> Iterable[tuple[FloatArray, FloatArray, MaskArray]]:
+        for index in range(len(healthy)):
+            voxels, mask = healthy[index]
+            raw = raw_evidence(self.detector, voxels, mask, self.settings.batch_size, self.settings.flip_average)
+            yield self._filtered(raw, mask), voxels, mask
+
+    def _filtered(self, raw: RawEvidence, mask: MaskArray) -> FloatArray:
+        values = median_inside(raw.maps[self.settings.map], mask, self.settings.median_voxels)
+        return smooth_inside(values, mask, sigma_in_voxels(self.settings.smoothing_mm, self.detector.grid))
+
+    def _standardise(self, signed: FloatArray, mask: MaskArray) -> FloatArray:
+        if self.settings.standardise == "none" or self.reference is None:
+            return signed
+        return standardised(signed, mask, self.reference)
+
+    def _unsigned(self, signed: FloatArray) -> FloatArray:
+        dark = self.settings.dark_weight * np.maximum(-signed, 0)
+        bright = self.settings.bright_weight * np.maximum(signed, 0)
+        return np.asarray(np.maximum(dark, bright), dtype=np.float32)
+
+    def _refuse_what_is_something_else(self, voxels: FloatArray, mask: MaskArray) -> None:
+        if self.reference is None:
+            return
+        found = similarity(voxels, mask, self.reference.appearance)
+        if found < self.settings.min_similarity:
+            raise ScanRefusedError(
+                "unlike_training_data",
+                found=f"a correlation of {found:.2f} with the mean healthy scan this model learnt from",
+                expected=f"at least {self.settings.min_similarity:.2f}",
+                remedy="check the modality and contrast of the scan, or use a model trained on scans like it",
+            )

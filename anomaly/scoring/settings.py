@@ -1,0 +1,44 @@
+"""How evidence becomes a map, a mask and a scan score. All of it is fixed before a scan is looked at."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from anomaly.core.config import Settings
+
+
+class ScoringSettings(Settings):
+    """From a model's raw maps to one evidence map and one declared scan score."""
+
+    map: str = Field(default="residual", description="the model's map that the evidence is made from")
+    smoothing_mm: float = Field(default=2.0, ge=0, description="Gaussian sigma applied to the signed map; 0 = none")
+    median_voxels: int = Field(
+        default=0, ge=0, description="width of a 3D median filter before smoothing; 0 = none"
+    )
+    standardise: Literal["voxelwise", "none"] = Field(
+        default="voxelwise", description="subtract the healthy mean and divide by the healthy SD, voxel by voxel"
+    )
+    sd_smoothing_mm: float = Field(default=4.0, ge=0, description="Gaussian sigma that steadies the SD map")
+    sd_floor: float = Field(default=0.5, ge=0, description="floor of the SD, as a share of its median in the brain")
+    dark_weight: float = Field(default=1.0, ge=0, description="weight of voxels darker than expected")
+    bright_weight: float = Field(default=1.0, ge=0, description="weight of voxels brighter than expected")
+    erode_mm: float = Field(default=0.0, ge=0, description="brain edge left out of the evidence, in millimetres")
+    flip_average: bool = Field(
+        default=False, description="average the model's answer with that for the left-right mirrored scan"
+    )
+    top_fraction: float = Field(
+        default=0.01, gt=0, le=1, description="the scan score is the mean of this share of brain voxels"
+    )
+    scan_score: str = Field(
+        default="reconstruction", description="the declared scan score, which is compared with the threshold"
+    )
+    voxel_alpha: float = Field(
+        default=0.005, gt=0, lt=0.5, description="share of healthy brain voxels above the voxel threshold"
+    )
+    min_region_ml: float = Field(default=0.1, ge=0, description="smaller flagged regions are dropped")
+    min_similarity: float = Field(
+        default=0.5, ge=-1, le=1, description="a scan less correlated with the healthy mean is refused"
+    )
+    batch_size: int = Field(default=16, ge=1, description="images per forward pass")
