@@ -1,0 +1,108 @@
+"""Conformal p-values: how unusual a score is among held-out healthy scans, with a guarantee.
+
+If a new healthy scan is exchangeable with the n reference scans (same population, same scanner, none seen in
+training), then ``P(p ≤ alpha) ≤ alpha`` for every alpha, whatever the model and however its scores are
+distributed (Vovk, Gammerman & Shafer 2005, *Algorithmic Learning in a Random World*, prop. 2.8; Bates et al.
+2023, *Testing for outliers with conformal p-values*, Ann. Statist. 51:149).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from anomaly.core.errors import AlphaTooSmallError
+
+Floats = npt.NDArray[np.float64]
+
+
+def p_values(scores: npt.ArrayLike, reference: npt.ArrayLike) -> Floats:
+    """Return the conformal p-value of each score, ``(1 + #{healthy ≥ score}) / (n + 1)``.
+
+    Parameters
+    ----------
+    scores
+        ``(...)`` scores of new scans, larger = more anomalous.
+    reference
+        ``(n,)`` scores of held-out healthy scans. A tie counts as "at least as anomalous", which keeps the
+        guarantee when scores are discrete.
+
+    Returns
+    -------
+    ndarray
+        ``(...)`` in ``[1 / (n + 1), 1]``.
+    """
+    ordered = sorted_reference(reference)
+    at_least = len(ordered) - np.searchsorted(ordered, _checked(scores), side="left")
+    return np.asarray((1 + at_least) / (len(ordered) + 1), dtype=np.float64)
+
+
+def percentiles(scores: npt.ArrayLike, reference: npt.ArrayLike) -> Floats:
+    """Return for each score the percentage ``(...)`` of healthy scans that score lower; 0 to 100."""
+    ordered = sorted_reference(reference)
+    below = np.searchsorted(ordered, _checked(scores), side="left")
+    return np.asarray(100.0 * below / len(ordered), dtype=np.float64)
+
+
+def minimum_alpha(n_healthy: int) -> float:
+    """Return the smallest false-flag rate that ``n_healthy`` reference scans can promise, ``1 / (n + 1)``."""
+    return 1.0 / (n_healthy + 1)
+
+
+def required_healthy(alpha: float) -> int:
+    """Return the number of reference scans that an ``alpha`` needs: the smallest n with 1 / (n + 1) ≤ alpha."""
+    _check_alpha(alpha)
+    n = max(1, math.floor(1 / alpha) - 2)
+    while minimum_alpha(n) > alpha:
+        n += 1
+    return n
+
+
+def flag_rank(n_healthy: int, alpha: float) -> int:
+    """Return l, the largest integer with ``l / (n + 1) ≤ alpha``.
+
+    A scan is flagged when fewer than l healthy scans score as high as it does. Written with the same division as
+    the p-value, so that "p ≤ alpha" and "score > threshold" agree to the last bit.
+
+    Raises
+    ------
+    AlphaTooSmallError
+        If l would be 0; the message says how many healthy scans the alpha needs.
+    """
+    _check_alpha(alpha)
+    rank = math.ceil((n_healthy + 1) * alpha) + 1
+    while rank > 0 and rank / (n_healthy + 1) > alpha:
+        rank -= 1
+    if rank == 0:
+        needed = required_healthy(alpha)
+        raise AlphaTooSmallError(
+            f"a false-flag rate of {alpha:g} was asked of {n_healthy} held-out healthy scans, which can promise "
+            f"{minimum_alpha(n_healthy):.4g} at best (1 / (n + 1)); use at least {needed} healthy scans "
+            f"({needed - n_healthy} more), or an alpha of at least {minimum_alpha(n_healthy):.4g}"
+        )
+    return rank
+
+
+def sorted_reference(reference: npt.ArrayLike) -> Floats:
+    """Return the reference scores ``(n,)`` in ascending order, checked: at least one, all finite."""
+    values = np.asarray(reference, dtype=np.float64)
+    if values.ndim != 1 or values.size == 0:
+        raise ValueError(f"expected reference scores of shape (n,) with n ≥ 1, found shape {values.shape}")
+    if not np.isfinite(values).all():
+        raise ValueError(f"{int((~np.isfinite(values)).sum())} of {values.size} reference scores are not finite")
+    return np.sort(values)
+
+
+def _checked(scores: npt.ArrayLike) -> npt.NDArray[Any]:
+    values = np.asarray(scores, dtype=np.float64)
+    if np.isnan(values).any():
+        raise ValueError("a score is NaN; a scan without a score has no p-value")
+    return values
+
+
+def _check_alpha(alpha: float) -> None:
+    if not 0 < alpha < 1:
+        raise ValueError(f"expected an alpha between 0 and 1, found {alpha!r}")

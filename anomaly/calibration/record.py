@@ -1,0 +1,362 @@
+"""Calibration records: who promised which false-flag rate, when, for what, on the strength of which scans.
+
+``model/calibrations/<id>.json`` holds one record each and ``model/reference_scores.parquet`` the healthy scores
+behind all of them, tagged with ``calibration_id``. Both only ever grow: a new calibration is a new record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from anomaly.calibration.conformal import Floats, p_values, percentiles
+from anomaly.calibration.operating_point import OperatingPoint, operating_point
+from anomaly.core.config import Settings
+from anomaly.core.errors import BundleError, CohortError, LeakageError, UncalibratedError, unknown_name
+from anomaly.core.files import atomic_path, read_json, sha256_of_json, write_json
+
+IDENTITY_COLUMNS = ("scan_id", "subject_hash", "content_hash")
+SCORE_PREFIX = "score_"
+CONFIDENCE = 0.95
+
+
+class Scope(Settings):
+    """What a calibration speaks for: new scans must come from the same population and scanner."""
+
+    modality: str
+    cohort: str = Field(description="name of the healthy cohort, without a path")
+    n_subjects: int = Field(ge=1)
+
+
+class CalibrationRecord(Settings):
+    """One promise, frozen."""
+
+    calibration_id: str
+    created_at: datetime = Field(description="UTC")
+    who: str
+    reason: str = Field(min_length=1)
+    scope: Scope
+    model_id: str
+    alpha: float = Field(gt=0, lt=1, description="promised false-flag rate on exchangeable healthy scans")
+    n_healthy: int = Field(ge=1, description="held-out healthy scans behind the promise")
+    score_name: str = Field(description="the declared score; a scan is flagged by this one alone")
+    threshold: float = Field(description="flag if and only if score > threshold, that is p ≤ alpha")
+    expected_rate: float = Field(description="false-flag rate to expect, floor((n + 1) alpha) / (n + 1)")
+    interval_low: float = Field(description="95 % interval of the false-flag rate of this calibration (Beta law)")
+    interval_high: float
+    voxel_alpha: float | None = Field(None, gt=0, lt=1, description="false-positive rate over healthy brain voxels")
+    voxel_threshold: float | None = Field(None, description="evidence above which a voxel is marked")
+    reference_sha256: str = Field(description="hash of the reference scores, so that altered ones are noticed")
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Purpose:
+    """Why a calibration is made, and by whom.
+
+    Parameters
+    ----------
+    who
+        The account that makes the promise.
+    reason
+        Why it is made; required.
+    scope
+        What it speaks for.
+    model_id
+        The exact model it was measured with.
+    """
+
+    who: str
+    reason: str
+    scope: Scope
+    model_id: str
+
+
+@dataclass(frozen=True)
+class VoxelPoint:
+    """The false-positive rate over healthy brain voxels, and the evidence threshold that keeps it."""
+
+    alpha: float
+    threshold: float
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """A record with the healthy scores behind it.
+
+    Parameters
+    ----------
+    record
+        The promise.
+    reference
+        One row per held-out healthy scan: ``scan_id``, ``subject_hash``, ``content_hash`` and
+        ``score_<name>`` for every score.
+    """
+
+    record: CalibrationRecord
+    reference: pd.DataFrame
+
+    @property
+    def score_names(self) -> list[str]:
+        """Names of the scores that have a reference."""
+        return _score_names(self.reference)
+
+    def reference_scores(self, name: str | None = None) -> Floats:
+        """Return the healthy scores ``(n,)`` of a score, by default the declared one."""
+        return _scores_of(self.reference, name or self.record.score_name)
+
+    def p_values(self, scores: Mapping[str, float]) -> dict[str, float]:
+        """Return the conformal p-value of each score of one scan."""
+        return {name: float(p_values(score, self.reference_scores(name))) for name, score in scores.items()}
+
+    def percentiles(self, scores: Mapping[str, float]) -> dict[str, float]:
+        """Return for each score of one scan the percentage of healthy scans that score lower."""
+        return {name: float(percentiles(score, self.reference_scores(name))) for name, score in scores.items()}
+
+    def flag(self, score: float) -> bool:
+        """Return whether the declared score of a scan is above the threshold."""
+        if np.isnan(score):
+            raise ValueError("a scan whose score is NaN cannot be flagged or cleared")
+        return bool(score > self.record.threshold)
+
+    def operating_point(self, alpha: float | None = None, name: str | None = None) -> OperatingPoint:
+        """Return the operating point of any score at any rate these scans can promise."""
+        return operating_point(self.reference_scores(name), alpha or self.record.alpha, CONFIDENCE)
+
+
+def calibrate(
+    reference: pd.DataFrame,
+    *,
+    alpha: float,
+    score_name: str,
+    purpose: Purpose,
+    voxels: VoxelPoint | None = None,
+    notes: tuple[str, ...] = (),
+    now: datetime | None = None,
+) -> Calibration:
+    """Return a calibration from held-out healthy scans; nothing is written (see :func:`append`).
+
+    Parameters
+    ----------
+    reference
+        One row per healthy scan, columns as in :class:`Calibration`.
+    alpha
+        The promised false-flag rate.
+    score_name
+        The declared score, without the ``score_`` prefix.
+    now
+        Time of the record, by default the present.
+
+    Raises
+    ------
+    AlphaTooSmallError
+        ``alpha < 1 / (n + 1)``.
+    CohortError
+        Columns are missing, a scan is there twice, or a score is not finite.
+    """
+    table = _checked(reference)
+    point = operating_point(_scores_of(table, score_name), alpha, CONFIDENCE)
+    created_at = (now or datetime.now(UTC)).astimezone(UTC)
+    fingerprint = _fingerprint(table)
+    facts = {
+        "created_at": created_at.isoformat(),
+        "who": purpose.who,
+        "reason": purpose.reason,
+        "scope": purpose.scope.model_dump(mode="json"),
+        "model_id": purpose.model_id,
+        "alpha": alpha,
+        "n_healthy": point.n_healthy,
+        "score_name": score_name,
+        "threshold": point.threshold,
+        "expected_rate": point.expected_rate,
+        "interval_low": point.interval.low,
+        "interval_high": point.interval.high,
+        "voxel_alpha": voxels.alpha if voxels else None,
+        "voxel_threshold": voxels.threshold if voxels else None,
+        "reference_sha256": fingerprint,
+        "notes": (*notes, *_caveats(table)),
+    }
+    name = f"cal-{created_at:%Y%m%dT%H%M%SZ}-{sha256_of_json(facts)[:8]}"
+    return Calibration(CalibrationRecord.parse({"calibration_id": name, **facts}, "calibration"), table)
+
+
+def append(model_dir: Path, calibration: Calibration) -> Path:
+    """Add a calibration to a model and return the path of its record.
+
+    The scores are written before the record that makes them count, so an interrupted call leaves no record
+    without scores.
+
+    Raises
+    ------
+    BundleError
+        A record of that name exists; nothing is overwritten.
+    """
+    record = calibration.record
+    path = _folder(model_dir) / f"{record.calibration_id}.json"
+    if path.exists():
+        raise BundleError(f"{path} exists and calibration records are never overwritten; calibrate again")
+    rows = calibration.reference.assign(calibration_id=record.calibration_id)
+    before = _all_rows(model_dir)
+    if not before.empty:
+        rows = pd.concat([before[before["calibration_id"] != record.calibration_id], rows], ignore_index=True)
+    with atomic_path(_table(model_dir)) as temporary:
+        rows.to_parquet(temporary, index=False)
+    write_json(path, record.model_dump(mode="json"))
+    return path
+
+
+def records(model_dir: Path) -> list[CalibrationRecord]:
+    """Return every record of a model, oldest first."""
+    found = [CalibrationRecord.parse(read_json(p), str(p)) for p in sorted(_folder(model_dir).glob("[!.]*.json"))]
+    return sorted(found, key=lambda record: (record.created_at, record.calibration_id))
+
+
+def load(model_dir: Path, calibration_id: str) -> Calibration:
+    """Return a calibration by its id.
+
+    Raises
+    ------
+    UncalibratedError
+        The model has no calibration of that id; the message lists those it has.
+    BundleError
+        The reference scores are not those the record was made from.
+    """
+    found = {record.calibration_id: record for record in records(model_dir)}
+    if calibration_id not in found:
+        raise UncalibratedError(
+            unknown_name("calibration", calibration_id, list(found)) if found else _none(model_dir)
+        )
+    rows = _all_rows(model_dir)
+    rows = rows[rows["calibration_id"] == calibration_id] if not rows.empty else rows
+    reference = rows.drop(columns="calibration_id", errors="ignore").dropna(axis=1, how="all")
+    reference = reference.reset_index(drop=True)
+    if reference.empty or _fingerprint(reference) != found[calibration_id].reference_sha256:
+        raise BundleError(
+            f"the scores of {calibration_id} in {_table(model_dir)} are not those it was made from; "
+            "restore the file or calibrate again"
+        )
+    return Calibration(found[calibration_id], reference)
+
+
+def latest(model_dir: Path) -> Calibration | None:
+    """Return the newest calibration of a model, or None if it has none."""
+    found = records(model_dir)
+    return load(model_dir, found[-1].calibration_id) if found else None
+
+
+def for_alpha(model_dir: Path, alpha: float) -> Calibration:
+    """Return the newest calibration that promises ``alpha``.
+
+    Raises
+    ------
+    UncalibratedError
+        There is none; the message lists the rates there are.
+    """
+    found = records(model_dir)
+    fitting = [record for record in found if np.isclose(record.alpha, alpha, rtol=1e-9)]
+    if not fitting:
+        rates = sorted({f"{record.alpha:g}" for record in found})
+        raise UncalibratedError(unknown_name("alpha", f"{alpha:g}", rates) if found else _none(model_dir))
+    return load(model_dir, fitting[-1].calibration_id)
+
+
+def check_leakage(
+    training_subjects: Collection[str], training_contents: Collection[str], scans: pd.DataFrame
+) -> None:
+    """Refuse scans that the model has seen in training, by subject or by content.
+
+    Parameters
+    ----------
+    training_subjects, training_contents
+        Hashed subject names and content hashes of the training scans (``training_subjects.json``).
+    scans
+        ``scan_id``, ``subject_hash`` and ``content_hash`` of the calibration scans.
+
+    Raises
+    ------
+    LeakageError
+        Naming every offending scan id.
+    """
+    subject = scans["subject_hash"].isin(set(training_subjects))
+    content = scans["content_hash"].isin(set(training_contents))
+    seen = scans.loc[subject | content, "scan_id"].astype(str).tolist()
+    if seen:
+        raise LeakageError(
+            f"{len(seen)} of {len(scans)} calibration scans were seen in training ({int(subject.sum())} by "
+            f"subject, {int(content.sum())} by content): {', '.join(seen)}; calibrate with subjects the model has not seen"
+        )
+
+
+def _checked(reference: pd.DataFrame) -> pd.DataFrame:
+    missing = [column for column in IDENTITY_COLUMNS if column not in reference.columns]
+    names = _score_names(reference)
+    if missing or not names:
+        raise CohortError(
+            f"reference scores lack {', '.join(missing) or f'a {SCORE_PREFIX}<name> column'}; expected "
+            f"{', '.join(IDENTITY_COLUMNS)} and {SCORE_PREFIX}<name> for every score"
+        )
+    table = reference[[*IDENTITY_COLUMNS, *(SCORE_PREFIX + name for name in names)]].reset_index(drop=True)
+    for column in ("scan_id", "content_hash"):
+        twice = table.loc[table[column].duplicated(keep=False), "scan_id"].astype(str)
+        if len(twice):
+            raise CohortError(f"the same scan counts twice in the calibration ({column}): {', '.join(twice)}")
+    for name in names:
+        bad = table.loc[~np.isfinite(_scores_of(table, name)), "scan_id"].astype(str)
+        if len(bad):
+            raise CohortError(f"score {name!r} is not finite for {', '.join(bad)}; leave those scans out")
+    return table
+
+
+def _caveats(table: pd.DataFrame) -> tuple[str, ...]:
+    n_subjects = table["subject_hash"].nunique()
+    if n_subjects == len(table):
+        return ()
+    return (
+        f"{len(table)} scans of {n_subjects} subjects: scans of one subject are alike, so the promise rests on "
+        "fewer independent scans than n_healthy says",
+    )
+
+
+def _scores_of(table: pd.DataFrame, name: str) -> Floats:
+    if SCORE_PREFIX + name not in table.columns:
+        raise UncalibratedError(unknown_name("calibrated score", name, _score_names(table)))
+    return table[SCORE_PREFIX + name].to_numpy(dtype=np.float64)
+
+
+def _score_names(table: pd.DataFrame) -> list[str]:
+    return [str(c).removeprefix(SCORE_PREFIX) for c in table.columns if str(c).startswith(SCORE_PREFIX)]
+
+
+def _fingerprint(table: pd.DataFrame) -> str:
+    rows: list[dict[str, Any]] = [
+        {
+            **{c: str(row[c]) for c in IDENTITY_COLUMNS},
+            **{n: float(row[SCORE_PREFIX + n]) for n in _score_names(table)},
+        }
+        for row in table.to_dict("records")
+    ]
+    return sha256_of_json(sorted(rows, key=lambda row: str(row["scan_id"])))
+
+
+def _all_rows(model_dir: Path) -> pd.DataFrame:
+    path = _table(model_dir)
+    return pd.read_parquet(path) if path.is_file() else pd.DataFrame()
+
+
+def _table(model_dir: Path) -> Path:
+    return model_dir / "reference_scores.parquet"
+
+
+def _folder(model_dir: Path) -> Path:
+    return model_dir / "calibrations"
+
+
+def _none(model_dir: Path) -> str:
+    return f"{model_dir} has no calibration; run `anomaly calibrate` with held-out healthy scans"
