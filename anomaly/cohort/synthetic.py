@@ -1,0 +1,312 @@
+"""Synthetic lesions planted in healthy scans. Never a substitute for real disease; always labelled synthetic.
+
+They serve to choose checkpoints without touching the pathology test set, and to measure detection and
+localisation in the same scans with and without a lesion, where the scanner cannot be what is detected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from anomaly.core.errors import InputError, unknown_name
+from anomaly.core.views import VolumeSource
+from anomaly.core.volume import FloatArray, Geometry, MaskArray, Volume
+
+Kind = Literal["dark", "bright", "texture", "mass_effect"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+STRENGTHS: dict[Kind, tuple[float, float]] = {
+    "dark": (0.15, 0.50),  # share of the signal lost
+    "bright": (0.15, 0.50),  # share of the signal added
+    "texture": (0.5, 1.5),  # SD of the texture, in SD of the brain's own intensities around the lesion
+    "mass_effect": (0.3, 0.6),  # displacement at the lesion's rim, in lesion radii
+}
+"""The range that strengths are drawn from, by kind."""
+
+EDGE_VOXELS = 0.7
+
+
+@dataclass(frozen=True, eq=False)
+class SyntheticScan:
+    """A healthy scan with a synthetic lesion. All arrays are ``(I, J, K)`` on one grid.
+
+    Parameters
+    ----------
+    voxels
+        float32 scan with the lesion.
+    mask
+        Foreground.
+    lesion
+        Where the lesion was planted, inside the foreground.
+    kind, strength
+        What was planted; see :data:`STRENGTHS`.
+    """
+
+    voxels: FloatArray
+    mask: MaskArray
+    lesion: MaskArray
+    kind: Kind
+    strength: float
+
+
+def plant(
+    voxels: FloatArray,
+    mask: MaskArray,
+    lesion: MaskArray,
+    kind: Kind,
+    strength: float,
+    rng: np.random.Generator,
+    *,
+    no_signal: float = 0.0,
+    edge_voxels: float | Sequence[float] = EDGE_VOXELS,
+) -> SyntheticScan:
+    """Return a scan with a lesion of soft edges; voxels outside the mask stay as they are.
+
+    Parameters
+    ----------
+    voxels
+        float32 ``(I, J, K)`` healthy scan, in any units.
+    mask, lesion
+        Foreground and lesion; the part of the lesion outside the foreground is dropped.
+    kind
+        ``"dark"`` and ``"bright"`` scale the signal by 1 ∓ strength; ``"texture"`` replaces the texture and keeps
+        the mean; ``"mass_effect"`` pushes the tissue outwards from the lesion's centre.
+    strength
+        See :data:`STRENGTHS`.
+    rng
+        Draws the texture; the other kinds do not use it.
+    no_signal
+        The intensity that means no signal: 0 for raw MR and percentile-normalised volumes; 0 HU (water) for CT.
+        For z-scored volumes give the z-score of zero signal.
+    edge_voxels
+        Standard deviation of the soft edge, voxels.
+    """
+    if kind not in KINDS:
+        raise InputError(unknown_name("kind of lesion", kind, list(KINDS)))
+    inside = lesion & mask
+    if not inside.any():
+        raise InputError("the lesion does not touch the foreground; move it or choose another shape")
+    soft = _soft(inside, edge_voxels) * mask
+    if kind == "mass_effect":
+        changed = _pushed(voxels, mask, inside, strength)
+    elif kind == "texture":
+        around = ndimage.binary_dilation(inside, iterations=3) & mask
+        changed = _textured(voxels, around, soft, strength, rng)
+    else:
+        factor = 1 + (strength if kind == "bright" else -strength) * soft
+        changed = np.asarray(no_signal + (voxels - no_signal) * factor, dtype=np.float32)
+    planted = np.where(mask, changed, voxels).astype(np.float32)
+    return SyntheticScan(planted, mask, inside, kind, strength)
+
+
+def draw_strength(kind: Kind, rng: np.random.Generator) -> float:
+    """Return a strength drawn uniformly from the kind's range."""
+    return float(rng.uniform(*STRENGTHS[kind]))
+
+
+def random_blob(mask: MaskArray, volume_ml: float, voxel_ml: float, rng: np.random.Generator) -> MaskArray:
+    """Return one connected, irregular lesion of about a given volume inside the mask.
+
+    A ball around a random voxel, its surface displaced by smooth noise: the ``volume_ml / voxel_ml`` voxels with
+    the lowest ``distance / radius + noise``, largest component.
+    """
+    n_voxels = max(1, round(volume_ml / voxel_ml))
+    if n_voxels > mask.sum():
+        raise InputError(
+            f"a lesion of {volume_ml:g} ml does not fit in {mask.sum() * voxel_ml:.1f} ml of foreground"
+        )
+    radius = (3 * n_voxels / (4 * np.pi)) ** (1 / 3)
+    deep = ndimage.binary_erosion(mask, iterations=max(1, round(radius / 2)))
+    centres = np.argwhere(deep if deep.any() else mask)
+    centre = centres[rng.integers(len(centres))]
+    distance = np.linalg.norm(np.moveaxis(np.indices(mask.shape), 0, -1) - centre, axis=-1)
+    field = distance / radius + 0.35 * _smooth_noise(mask.shape, radius / 2, rng)
+    field[~mask] = np.inf
+    blob = field <= np.partition(field.ravel(), n_voxels - 1)[n_voxels - 1]
+    return _largest_component(blob)
+
+
+class LesionShapes(Sequence[MaskArray]):
+    """Real lesion masks, read and put on a grid when asked for.
+
+    Parameters
+    ----------
+    folder
+        Binary masks in MNI space (``*.nii`` or ``*.nii.gz``), in the order of their names.
+    grid
+        The MNI grid to put them on.
+    """
+
+    def __init__(self, folder: Path, grid: Geometry) -> None:
+        self.paths = sorted([*folder.glob("*.nii"), *folder.glob("*.nii.gz")])
+        self.grid = grid
+        if not self.paths:
+            raise InputError(f"no lesion shapes in {folder}; expected binary masks *.nii or *.nii.gz in MNI space")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        image = nib.load(self.paths[index])
+        found = Geometry(image.shape, image.affine)
+        shape = (np.asarray(image.dataobj) > 0).astype(np.float32)
+        return resample(shape, found, self.grid) >= 0.5
+
+
+def lesion_shapes(folder: Path, grid: Geometry) -> LesionShapes:
+    """Return the real lesion masks ``(I, J, K)`` of a folder on a grid, lazily."""
+    return LesionShapes(folder, grid)
+
+
+def resample(
+    voxels: FloatArray, source: Geometry, target: Geometry, source_from_target: npt.ArrayLike | None = None
+) -> FloatArray:
+    """Return a volume on another grid, linearly interpolated; 0 outside its field of view.
+
+    Parameters
+    ----------
+    source_from_target
+        ``(4, 4)`` RAS+ mm of the target's world → RAS+ mm of the source's world; the identity by default.
+    """
+    between = np.eye(4) if source_from_target is None else np.asarray(source_from_target, dtype=np.float64)
+    index = np.linalg.inv(source.affine) @ between @ target.affine
+    moved = ndimage.affine_transform(
+        np.asarray(voxels, dtype=np.float32), index[:3, :3], index[:3, 3], output_shape=target.shape, order=1
+    )
+    return np.asarray(moved, dtype=np.float32)
+
+
+def plant_in_scan(
+    volume: Volume,
+    template_from_scan: npt.ArrayLike,
+    lesion: MaskArray,
+    lesion_grid: Geometry,
+    kind: Kind,
+    strength: float,
+    rng: np.random.Generator,
+    *,
+    brain: MaskArray | None = None,
+    edge_mm: float = 1.5,
+) -> tuple[Volume, MaskArray]:
+    """Plant a lesion drawn in template space in a scan as it was received, on the scan's own grid.
+
+    Parameters
+    ----------
+    volume
+        The raw scan.
+    template_from_scan
+        ``(4, 4)`` scan RAS+ mm → template RAS+ mm, as in the cohort's manifest.
+    lesion, lesion_grid
+        Lesion mask and the template grid it lies on.
+    brain
+        Where a lesion may be, ``(I, J, K)`` of the scan; voxels above 0 by default (brain-extracted scans).
+    edge_mm
+        Standard deviation of the soft edge.
+
+    Returns
+    -------
+    Volume, ndarray
+        The scan with the lesion (``meta["synthetic_lesion"]`` says what it is) and the lesion mask ``(I, J, K)``
+        in the scan's own grid.
+    """
+    moved = resample(lesion.astype(np.float32), lesion_grid, volume.geometry, template_from_scan) >= 0.5
+    inside = volume.voxels > 0 if brain is None else brain
+    edge = [edge_mm / s for s in volume.geometry.spacing]
+    planted = plant(volume.voxels, inside, moved, kind, strength, rng, edge_voxels=edge)
+    label = {"kind": kind, "strength": strength, "ml": float(planted.lesion.sum() * volume.geometry.voxel_ml)}
+    meta = {**volume.meta, "synthetic_lesion": label}
+    scan = Volume(planted.voxels, volume.geometry, volume.scan_id, volume.modality, meta)
+    return scan, planted.lesion
+
+
+def planted_scans(
+    source: VolumeSource,
+    seed: int,
+    *,
+    kinds: Sequence[Kind] = ("dark",),
+    shapes: Sequence[MaskArray] | None = None,
+    volume_ml: tuple[float, float] = (1.0, 30.0),
+    no_signal: float = 0.0,
+) -> Iterator[SyntheticScan]:
+    """Yield each scan of a source once, with one lesion; the same seed plants the same lesions.
+
+    Parameters
+    ----------
+    kinds
+        Taken in turn.
+    shapes
+        Lesion masks on the source's grid; procedural blobs where there are none.
+    volume_ml
+        Range of procedural volumes, drawn log-uniformly.
+    """
+    for index in range(len(source)):
+        rng = np.random.default_rng([seed, index])
+        voxels, mask = source[index]
+        kind = kinds[index % len(kinds)]
+        lesion = _shape_in(mask, shapes, rng) if shapes is not None else None
+        if lesion is None:
+            volume = min(float(np.exp(rng.uniform(*np.log(volume_ml)))), 0.1 * mask.sum() * source.grid.voxel_ml)
+            lesion = random_blob(mask, volume, source.grid.voxel_ml, rng)
+        yield plant(voxels, mask, lesion, kind, draw_strength(kind, rng), rng, no_signal=no_signal)
+
+
+def _shape_in(mask: MaskArray, shapes: Sequence[MaskArray], rng: np.random.Generator) -> MaskArray | None:
+    """Return a random shape that lies at least half inside the mask, or None if ten tries find none."""
+    for _ in range(10):
+        shape = shapes[int(rng.integers(len(shapes)))]
+        if shape.any() and (shape & mask).sum() >= 0.5 * shape.sum():
+            return shape
+    return None
+
+
+def _textured(
+    voxels: FloatArray, around: MaskArray, soft: FloatArray, strength: float, rng: np.random.Generator
+) -> FloatArray:
+    """Add band-limited noise whose soft-weighted mean over the lesion is 0: iso-intense, other texture."""
+    noise = _smooth_noise(voxels.shape, 1.0, rng)
+    noise = noise - np.sum(noise * soft) / np.sum(soft)
+    return np.asarray(voxels + soft * strength * float(voxels[around].std()) * noise, dtype=np.float32)
+
+
+def _pushed(voxels: FloatArray, mask: MaskArray, lesion: MaskArray, strength: float) -> FloatArray:
+    """Fetch every voxel from nearer the lesion's centre: tissue at distance r moves outwards.
+
+    The source of a voxel lies at ``r · (1 − strength · falloff · room)``. The fall-off is 1 inside the lesion's
+    radius R and ends at 2 R; the room ends at the edge of the foreground, so that the brain keeps its outline.
+    """
+    centre = np.argwhere(lesion).mean(axis=0)
+    radius = (3 * lesion.sum() / (4 * np.pi)) ** (1 / 3)
+    places = np.indices(voxels.shape, dtype=np.float32)
+    away = places - centre[:, None, None, None]
+    falloff = np.clip(2 - np.linalg.norm(away, axis=0) / radius, 0, 1)
+    room = np.clip(ndimage.distance_transform_edt(mask) / radius, 0, 1)
+    sources = places - strength * falloff * room * away
+    return np.asarray(ndimage.map_coordinates(voxels, sources, order=1, mode="nearest"), dtype=np.float32)
+
+
+def _soft(lesion: MaskArray, edge_voxels: float | Sequence[float]) -> FloatArray:
+    """Return the lesion with a Gaussian edge, 1 at its core however small it is."""
+    soft = ndimage.gaussian_filter(lesion.astype(np.float32), edge_voxels)
+    return np.asarray(soft / soft.max(), dtype=np.float32)
+
+
+def _smooth_noise(shape: tuple[int, ...], sigma: float, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    noise = ndimage.gaussian_filter(rng.standard_normal(shape), sigma)
+    return np.asarray((noise - noise.mean()) / max(float(noise.std()), 1e-12))
+
+
+def _largest_component(mask: MaskArray) -> MaskArray:
+    labels, n = ndimage.label(mask)
+    sizes = np.bincount(labels.ravel(), minlength=n + 1)
+    sizes[0] = 0
+    return np.asarray(labels == int(sizes.argmax()), dtype=bool)
