@@ -290,7 +290,8 @@ def check_leakage(
     if seen:
         raise LeakageError(
             f"{len(seen)} of {len(scans)} calibration scans were seen in training ({int(subject.sum())} by "
-            f"subject, {int(content.sum())} by content): {', '.join(seen)}; calibrate with subjects the model has not seen"
+            f"subject, {int(content.sum())} by content): {', '.join(seen)}; calibrate with other "
+            "subjects"
         )
 
 
