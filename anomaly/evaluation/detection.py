@@ -1,0 +1,123 @@
+"""Scan level: does the score tell ill scans from healthy ones, and how often does it call a healthy scan ill?
+
+Labels are True for scans with a lesion; scores are larger = more anomalous. The functions agree with
+scikit-learn and are written out because a bootstrap calls them thousands of times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+
+
+def auroc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
+    """Return the area under the ROC curve: the chance that an ill scan outscores a healthy one, ties half.
+
+    Mann–Whitney form (Hanley & McNeil 1982); nan if a class is missing.
+    """
+    ill, values = _checked(labels, scores)
+    n_ill, n_healthy = int(ill.sum()), int((~ill).sum())
+    if n_ill == 0 or n_healthy == 0:
+        return float("nan")
+    ranks = stats.rankdata(values)
+    return float((ranks[ill].sum() - n_ill * (n_ill + 1) / 2) / (n_ill * n_healthy))
+
+
+def average_precision(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
+    """Return the average precision, ``Σ (R_k − R_{k−1}) P_k`` over distinct scores; nan without an ill scan."""
+    ill, values = _checked(labels, scores)
+    return average_precision_of(values[ill], values[~ill])
+
+
+def average_precision_of(positives: npt.NDArray[np.floating], negatives: npt.NDArray[np.floating]) -> float:
+    """Return the average precision of positive ``(P,)`` against negative ``(N,)`` scores.
+
+    The mean over positives of the precision at their own score. Only the positives are sorted, so it is quick
+    where they are few among many, as voxels of a lesion are.
+    """
+    if positives.size == 0:
+        return float("nan")
+    _, true, false = counts_at_positives(positives, negatives)
+    gained = np.diff(true, prepend=0)
+    return float(np.sum(gained * true / (true + false)) / positives.size)
+
+
+def counts_at_positives(
+    positives: npt.NDArray[np.floating], negatives: npt.NDArray[np.floating]
+) -> tuple[npt.NDArray[np.floating], Floats, Floats]:
+    """Return the distinct positive scores, descending, and how many of either class score at least as high.
+
+    Returns
+    -------
+    thresholds, true, false
+        Each ``(T,)``; between two thresholds only false positives change.
+    """
+    ascending, counts = np.unique(positives, return_counts=True)
+    reached = np.searchsorted(ascending, negatives, side="right")  # positive scores at or below each negative
+    false = np.cumsum(np.bincount(reached, minlength=ascending.size + 1)[::-1])[:-1]
+    return ascending[::-1], np.cumsum(counts[::-1]).astype(np.float64), false.astype(np.float64)
+
+
+def sensitivity_at_specificity(labels: npt.ArrayLike, scores: npt.ArrayLike, specificity: float) -> float:
+    """Return the highest share of ill scans above a threshold that at least ``specificity`` of healthy ones meet.
+
+    The threshold is chosen on the same scans: an optimistic, descriptive number. The calibrated operating point
+    is the honest one.
+    """
+    ill, values = _checked(labels, scores)
+    healthy = np.sort(values[~ill])
+    if healthy.size == 0 or not ill.any():
+        return float("nan")
+    allowed = int(np.floor((1 - specificity) * healthy.size + 1e-9))
+    if allowed >= healthy.size:
+        return 1.0
+    return float(np.mean(values[ill] > healthy[healthy.size - 1 - allowed]))
+
+
+METRICS: dict[str, Callable[[npt.ArrayLike, npt.ArrayLike], float]] = {
+    "auroc": auroc,
+    "average_precision": average_precision,
+    "sensitivity_at_90_specificity": lambda labels, scores: sensitivity_at_specificity(labels, scores, 0.90),
+    "sensitivity_at_95_specificity": lambda labels, scores: sensitivity_at_specificity(labels, scores, 0.95),
+}
+"""Scan-level metrics by name: ``(labels, scores) → value``."""
+
+
+def roc_curve(labels: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[Floats, Floats]:
+    """Return false and true positive rates ``(K,)`` for falling thresholds, from (0, 0) to (1, 1)."""
+    _, false, true = _cumulative(labels, scores)
+    return np.append(0, false / max(false[-1], 1)), np.append(0, true / max(true[-1], 1))
+
+
+def precision_recall_curve(labels: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[Floats, Floats]:
+    """Return recall and precision ``(K,)`` for falling thresholds; the first point repeats at recall 0."""
+    _, false, true = _cumulative(labels, scores)
+    recall, precision = true / max(true[-1], 1), true / (true + false)
+    return np.append(0, recall), np.append(precision[0], precision)
+
+
+def false_flag_rates(p_values: npt.ArrayLike, alphas: npt.ArrayLike) -> Floats:
+    """Return the realised false-flag rate ``(A,)`` at each alpha from the p-values of healthy scans."""
+    found = np.asarray(p_values, dtype=np.float64)
+    return np.asarray((found[:, None] <= np.asarray(alphas)[None, :]).mean(axis=0), dtype=np.float64)
+
+
+def _cumulative(labels: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[Floats, Floats, Floats]:
+    """Return distinct scores, descending, with the number of healthy and ill scans at or above each."""
+    ill, values = _checked(labels, scores)
+    ascending, place = np.unique(values, return_inverse=True)
+    counts = [np.bincount(place[chosen], minlength=ascending.size)[::-1] for chosen in (~ill, ill)]
+    return ascending[::-1], np.cumsum(counts[0]).astype(np.float64), np.cumsum(counts[1]).astype(np.float64)
+
+
+def _checked(labels: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[Flags, Floats]:
+    ill, values = np.asarray(labels, dtype=bool), np.asarray(scores, dtype=np.float64)
+    if ill.shape != values.shape or ill.ndim != 1:
+        raise ValueError(f"expected labels and scores of one shape (n,), found {ill.shape} and {values.shape}")
+    return ill, values
