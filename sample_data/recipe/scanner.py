@@ -1,0 +1,164 @@
+"""From the tissue maps of a subject to the voxels a scanner would have stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from sample_data.recipe.anatomy import Anatomy, Array, BoolArray
+from sample_data.recipe.grid import Grid
+from sample_data.recipe.lesions import Lesion, lesion_mask, soft_edge
+from sample_data.recipe.subjects import Stream, Warp, random_stream
+
+HEAD_SIGNAL = {"table": 0.06, "diploe": 0.42, "fat": 1.25, "soft": 0.5, "eye": 0.2, "brain_fluid": 0.2}
+"""T1-weighted signal of what surrounds the brain, white matter being one."""
+
+DETAIL_SIGNAL = 0.7
+
+HOUNSFIELD = {
+    "white": 30.0,
+    "grey": 38.0,
+    "csf": 5.0,
+    "table": 1300.0,
+    "diploe": 650.0,
+    "fat": -80.0,
+    "soft": 48.0,
+    "eye": 10.0,
+    "brain_fluid": 6.0,
+}
+AIR_HU = -1000.0
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A finished scan and, where a lesion was planted, its mask in the same grid.
+
+    Parameters
+    ----------
+    voxels
+        Shape (I, J, K): MR signal in arbitrary units (uint8 brain, int16 head), CT in Hounsfield units (int16).
+    grid
+        Where the voxels lie.
+    brain
+        Brain mask, shape (I, J, K).
+    lesion
+        Lesion mask, shape (I, J, K), or None.
+    """
+
+    voxels: NDArray[np.uint8] | NDArray[np.int16]
+    grid: Grid
+    brain: BoolArray
+    lesion: BoolArray | None = None
+
+
+@dataclass(frozen=True)
+class Patient:
+    """One subject on the table: its tissue fractions read at the voxels of a scan.
+
+    Parameters
+    ----------
+    number
+        Number of the subject, which seeds scanner, noise and lesion.
+    grid
+        The grid of the scan.
+    template
+        Template coordinates of the voxels, shape (I, J, K, 3), RAS+ millimetres.
+    maps
+        Tissue name to fraction, shape (I, J, K).
+    """
+
+    number: int
+    grid: Grid
+    template: Array
+    maps: Mapping[str, Array]
+
+    @property
+    def brain(self) -> BoolArray:
+        """Brain mask, its largest piece, shape (I, J, K)."""
+        pieces, _ = ndimage.label(self.maps["brain"] > 0.5)
+        return np.asarray(pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:]))
+
+    def mix(self, values: Mapping[str, float]) -> Array:
+        """Sum the tissues, each weighted by its value, shape (I, J, K)."""
+        return np.asarray(sum(value * self.maps[name] for name, value in values.items()))
+
+    def lesion_mask(self, lesion: Lesion | None) -> BoolArray | None:
+        """Shape of a lesion in brain tissue, or None."""
+        if lesion is None:
+            return None
+        tissue = self.brain & (self.maps["white"] + self.maps["grey"] > 0.7)
+        return lesion_mask(lesion, self.number, self.template, tissue, self.grid)
+
+
+def place(number: int, anatomy: Anatomy, warp: Warp, grid: Grid) -> Patient:
+    """Read all maps of an anatomy where the voxels of a scan of this subject lie."""
+    template = warp.to_template(grid.points())
+    return Patient(number, grid, template, {name: anatomy.at(template, name) for name in anatomy.maps})
+
+
+def scan_mr(patient: Patient, lesion: Lesion | None = None, *, head: bool = False) -> Scan:
+    """Take a T1-weighted scan.
+
+    Parameters
+    ----------
+    patient
+        Who to scan; with ``head``, its maps must hold the tissues of the head.
+    lesion
+        What to plant in the brain, if anything.
+    head
+        Keep the head (int16); otherwise the brain alone, zero outside it (uint8).
+    """
+    rng = random_stream(patient.number, Stream.SCANNER)
+    means = {"white": 1.0, "grey": rng.normal(0.74, 0.015), "csf": rng.normal(0.26, 0.02)}
+    signal = np.clip(patient.mix({**means, "detail": DETAIL_SIGNAL}), 0.0, None) ** rng.uniform(0.92, 1.08)
+    mask = patient.lesion_mask(lesion)
+    if lesion is not None and mask is not None:
+        signal *= 1.0 + (lesion.amount - 1.0) * soft_edge(mask)
+    if head:
+        signal += patient.mix(HEAD_SIGNAL)
+    signal = ndimage.gaussian_filter(signal, rng.uniform(0.3, 0.45)) * _bias_field(patient, rng)
+    level = rng.uniform(110.0, 140.0)
+    received = _rician(level * signal, rng.uniform(0.018, 0.028) * level, patient.number)
+    if head:
+        return Scan(np.round(4.0 * received).astype(np.int16), patient.grid, patient.brain, mask)
+    voxels = np.clip(np.round(np.where(patient.brain, received, 0.0)), 0, 255).astype(np.uint8)
+    return Scan(voxels, patient.grid, patient.brain, mask)
+
+
+def scan_ct(patient: Patient, lesion: Lesion | None = None) -> Scan:
+    """Take a CT scan of the head, in Hounsfield units (int16)."""
+    rng = random_stream(patient.number, Stream.SCANNER)
+    density = {name: value + rng.normal(0.0, 0.03 * abs(value)) for name, value in HOUNSFIELD.items()}
+    hounsfield = AIR_HU + patient.mix({name: value - AIR_HU for name, value in density.items()})
+    mask = patient.lesion_mask(lesion)
+    if lesion is not None and mask is not None:
+        hounsfield += soft_edge(mask) * _hounsfield_change(lesion, hounsfield)
+    noise = random_stream(patient.number, Stream.NOISE).normal(0.0, rng.uniform(2.5, 3.5), patient.grid.shape)
+    voxels = np.clip(np.round(hounsfield + noise), -1024, 3071).astype(np.int16)
+    return Scan(voxels, patient.grid, patient.brain, mask)
+
+
+def _hounsfield_change(lesion: Lesion, hounsfield: Array) -> Array:
+    """Compute what a lesion adds to each voxel, shape (I, J, K), Hounsfield units."""
+    if lesion.effect == "hounsfield_value":
+        return lesion.amount - hounsfield
+    return np.full(hounsfield.shape, lesion.amount)
+
+
+def _bias_field(patient: Patient, rng: np.random.Generator) -> Array:
+    """Draw a smooth receive field about one, shape (I, J, K): a random cubic of the position in the head."""
+    x, y, z = np.moveaxis((patient.grid.points() - (0.0, -17.0, 6.0)) / 100.0, -1, 0)
+    terms = np.stack([x, y, z, x * y, y * z, x * z, x * x, y * y, z * z, x * y * z, x**3, y**3, z**3])
+    weights = rng.normal(0.0, 0.045, len(terms))
+    return np.asarray(np.exp(np.einsum("t,t...->...", weights, terms)))
+
+
+def _rician(signal: Array, sigma: float, number: int) -> Array:
+    """Magnitude of a complex signal with Gaussian noise of standard deviation ``sigma`` in each channel."""
+    rng = random_stream(number, Stream.NOISE)
+    real, imaginary = rng.normal(0.0, sigma, (2, *signal.shape))
+    return np.asarray(np.hypot(signal + real, imaginary))
