@@ -40,6 +40,8 @@ class ScoredVolume:
         Brain voxels that count for the scan score.
     scores
         Every scan score by name.
+    similarity
+        Correlation with the mean healthy scan; 1 before there is a reference.
     """
 
     evidence: FloatArray
@@ -47,6 +49,7 @@ class ScoredVolume:
     reconstruction: FloatArray
     mask: MaskArray
     scores: dict[str, float]
+    similarity: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +68,7 @@ class Scorer:
         ScanRefusedError
             The scan does not look like the scans the model was trained on at all.
         """
-        self._refuse_what_is_something_else(voxels, mask)
+        likeness = self._similarity(voxels, mask)
         raw = raw_evidence(self.detector, voxels, mask, self.settings.batch_size, self.settings.flip_average)
         signed = self._standardise(self._filtered(raw, mask), mask)
         inside = eroded(mask, self.settings.erode_mm, self.detector.grid.spacing)
@@ -73,7 +76,7 @@ class Scorer:
         scores = scan_scores(evidence, inside, raw.terms, self.settings.top_fraction)
         if self.reference is not None:
             scores["combined"] = combined_score(scores, self.reference)
-        return ScoredVolume(evidence, signed, raw.reconstruction, inside, scores)
+        return ScoredVolume(evidence, signed, raw.reconstruction, inside, scores, likeness)
 
     def learn_reference(self, healthy: VolumeSource, held_out: Iterable[tuple[FloatArray, MaskArray]]) -> Scorer:
         """Return this scorer with what healthy scans look like: voxel statistics and score statistics.
@@ -118,9 +121,10 @@ class Scorer:
         bright = self.settings.bright_weight * np.maximum(signed, 0)
         return np.asarray(np.maximum(dark, bright), dtype=np.float32)
 
-    def _refuse_what_is_something_else(self, voxels: FloatArray, mask: MaskArray) -> None:
+    def _similarity(self, voxels: FloatArray, mask: MaskArray) -> float:
+        """Return how alike a scan is to the healthy scans, refusing one that is something else altogether."""
         if self.reference is None:
-            return
+            return 1.0
         found = similarity(voxels, mask, self.reference.appearance)
         if found < self.settings.min_similarity:
             raise ScanRefusedError(
@@ -129,3 +133,4 @@ class Scorer:
                 expected=f"at least {self.settings.min_similarity:.2f}",
                 remedy="check the modality and contrast of the scan, or use a model trained on scans like it",
             )
+        return found

@@ -1,0 +1,61 @@
+"""From the template grid back to the scan as it was received: maps, mask and regions a radiologist can overlay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from anomaly.core.results import Region
+from anomaly.core.volume import AffineArray, FloatArray, Geometry, MaskArray
+from anomaly.preprocessing.grid import to_scan_grid
+from anomaly.scoring.regions import find_regions, flagged_mask
+from anomaly.scoring.scorer import ScoredVolume
+
+
+@dataclass(frozen=True, eq=False)
+class NativeResult:
+    """Evidence in the scan's own grid.
+
+    Parameters
+    ----------
+    evidence
+        float32 ``(I, J, K)`` of the scan, ≥ 0.
+    flagged
+        Voxels above the voxel threshold, in regions of at least the smallest size; all False without a threshold.
+    regions
+        The connected regions of ``flagged``, highest peak first.
+    """
+
+    evidence: FloatArray
+    flagged: MaskArray
+    regions: tuple[Region, ...]
+
+
+def in_scan_space(
+    scored: ScoredVolume,
+    grid: Geometry,
+    scan: Geometry,
+    template_from_scan: AffineArray,
+    voxel_threshold: float | None,
+    min_region_ml: float,
+) -> NativeResult:
+    """Return the evidence of a scored volume in the scan's own grid.
+
+    Parameters
+    ----------
+    grid
+        The template grid of ``scored``.
+    scan
+        The scan's own grid.
+    template_from_scan
+        ``(4, 4)`` scan RAS+ mm → template RAS+ mm.
+    voxel_threshold
+        From the calibration; None where there is none.
+    """
+    evidence = to_scan_grid(scored.evidence, grid, scan, template_from_scan, order=1)
+    if voxel_threshold is None:
+        return NativeResult(evidence, np.zeros(scan.shape, dtype=bool), ())
+    flagged = flagged_mask(evidence, voxel_threshold, scan, min_region_ml)
+    signed = to_scan_grid(scored.signed, grid, scan, template_from_scan, order=1)
+    return NativeResult(evidence, flagged, find_regions(flagged, evidence, signed, scan, template_from_scan))

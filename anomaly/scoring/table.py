@@ -1,0 +1,68 @@
+"""Results as tables: one row per scan, one column per fact."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from anomaly.core.files import atomic_path
+from anomaly.core.results import Region, ScanScore, ScanStatus
+
+COLUMNS = (
+    "scan_id", "subject", "session", "modality", "source", "content_hash", "status", "reason_code", "reason", "remedy",
+    "score", "p_value", "percentile", "flagged", "n_regions", "flagged_ml", "warnings", "model_id", "calibration_id",
+    "map_path", "mask_path",
+)  # fmt: skip
+NOT_SCORED = ("scan_id", "subject", "modality", "source", "status", "reason_code", "reason", "remedy")
+
+
+def from_json(values: dict[str, Any]) -> ScanScore:
+    """Return the result that ``dataclasses.asdict`` turned into ``values``."""
+    known = {field.name for field in fields(ScanScore)}
+    kept = {name: value for name, value in values.items() if name in known}
+    regions = tuple(
+        Region(**{**r, "mni_mm": tuple(r["mni_mm"]), "voxel": tuple(r["voxel"])}) for r in kept.pop("regions", ())
+    )
+    warnings = tuple(kept.pop("warnings", ()))
+    return ScanScore(**{**kept, "status": ScanStatus(kept["status"]), "regions": regions, "warnings": warnings})
+
+
+def to_frame(results: Sequence[ScanScore]) -> pd.DataFrame:
+    """Return one row per scan, most anomalous first: by p-value, then by score, then by name."""
+    frame = pd.DataFrame([_row(result) for result in results])
+    for column in COLUMNS:
+        if column not in frame:
+            frame[column] = None
+    frame = frame.astype({"score": "float64", "p_value": "float64", "percentile": "float64", "flagged": "boolean"})
+    ordered = [*COLUMNS, *sorted(set(frame.columns) - set(COLUMNS))]
+    return frame[ordered].sort_values(
+        ["p_value", "score", "scan_id"], ascending=[True, False, True], na_position="last", ignore_index=True
+    )
+
+
+def write_tables(folder: Path, results: Sequence[ScanScore]) -> None:
+    """Write ``scores.parquet``, ``scores.tsv`` and ``refused_failed.tsv``."""
+    frame = to_frame(results)
+    with atomic_path(folder / "scores.parquet") as temporary:
+        frame.to_parquet(temporary, index=False)
+    with atomic_path(folder / "scores.tsv") as temporary:
+        frame.to_csv(temporary, sep="\t", index=False, na_rep="n/a", float_format="%.6g")
+    left_out = frame[frame["status"] != ScanStatus.SCORED.value]
+    with atomic_path(folder / "refused_failed.tsv") as temporary:
+        left_out[list(NOT_SCORED)].to_csv(temporary, sep="\t", index=False, na_rep="n/a")
+
+
+def _row(result: ScanScore) -> dict[str, Any]:
+    row: dict[str, Any] = {name: getattr(result, name) for name in COLUMNS if hasattr(result, name)}
+    row["status"] = result.status.value
+    row["warnings"] = "; ".join(result.warnings)
+    row["n_regions"] = len(result.regions)
+    row["flagged_ml"] = round(sum(region.volume_ml for region in result.regions), 4)
+    row |= {f"score_{name}": value for name, value in result.scores.items()}
+    row |= {f"p_{name}": value for name, value in result.p_values.items()}
+    row |= {f"percentile_{name}": value for name, value in result.percentiles.items()}
+    return row

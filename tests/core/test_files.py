@@ -1,0 +1,44 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anomaly.core.files import append_line, atomic_path, read_json, sha256_of_voxels, write_json
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    write_json(path, {"old": 1})
+
+    with pytest.raises(RuntimeError, match="half-way"), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError("half-way")
+
+    assert read_json(path) == {"old": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_not_a_number_is_not_json(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "a.json", {"score": float("nan")})
+
+
+def test_numpy_values_are_written_as_plain_json(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"n": np.int64(3), "x": np.float32(0.5), "a": np.arange(2), "p": tmp_path})
+
+    assert read_json(tmp_path / "a.json") == {"n": 3, "x": 0.5, "a": [0, 1], "p": str(tmp_path)}
+
+
+def test_a_log_only_grows(tmp_path: Path) -> None:
+    append_line(tmp_path / "log" / "audit.jsonl", {"verb": "score"})
+    append_line(tmp_path / "log" / "audit.jsonl", {"verb": "report"})
+
+    assert (tmp_path / "log" / "audit.jsonl").read_text().count("\n") == 2
+
+
+def test_the_same_content_has_the_same_hash_whatever_its_type_and_another_place_has_another() -> None:
+    voxels = np.arange(24).reshape(2, 3, 4)
+
+    assert sha256_of_voxels(voxels.astype(np.uint8), np.eye(4)) == sha256_of_voxels(voxels.astype(float), np.eye(4))
+    assert sha256_of_voxels(voxels, np.eye(4)) != sha256_of_voxels(voxels, 2 * np.eye(4))
+    assert sha256_of_voxels(voxels, np.eye(4)) != sha256_of_voxels(voxels + 1, np.eye(4))

@@ -1,0 +1,40 @@
+import numpy as np
+
+from anomaly.scoring.postprocess import eroded, median_inside, smooth_inside
+from tests.scoring.factory import SHAPE, ball
+
+
+def test_a_constant_stays_constant_up_to_the_edge_of_the_mask() -> None:
+    mask = ball()
+    smoothed = smooth_inside(np.where(mask, 3.0, 0).astype(np.float32), mask, (1.0, 1.0, 1.0))
+
+    np.testing.assert_allclose(smoothed[mask], 3.0, rtol=1e-5)
+    assert not smoothed[~mask].any()
+
+
+def test_what_lies_outside_the_mask_does_not_leak_in() -> None:
+    mask = ball()
+    values = np.where(mask, 0, 1000).astype(np.float32)
+
+    assert not smooth_inside(values, mask, (2.0, 2.0, 2.0)).any()
+
+
+def test_smoothing_by_nothing_and_a_median_of_one_voxel_change_nothing() -> None:
+    mask, values = ball(), np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
+
+    np.testing.assert_array_equal(smooth_inside(values, mask, (0, 0, 0)), np.where(mask, values, 0))
+    np.testing.assert_array_equal(median_inside(values, mask, 1), np.where(mask, values, 0))
+
+
+def test_a_median_filter_removes_a_single_bright_voxel() -> None:
+    mask, values = ball(), np.zeros(SHAPE, dtype=np.float32)
+    values[8, 9, 6] = 50
+
+    assert median_inside(values, mask, 3).max() == 0
+
+
+def test_erosion_is_measured_in_millimetres_and_sees_the_edge_of_the_field_of_view() -> None:
+    mask = np.ones((9, 9, 9), dtype=bool)
+
+    assert eroded(mask, 0, (2.0, 2.0, 2.0)).all()
+    assert eroded(mask, 2.0, (2.0, 2.0, 2.0)).sum() == 7**3

@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+
+from anomaly.core.errors import ScanRefusedError
+from anomaly.scoring.scorer import Scorer
+from anomaly.scoring.settings import ScoringSettings
+from tests.scoring.factory import Constant, Scans, ball
+
+SETTINGS = ScoringSettings(smoothing_mm=0, sd_smoothing_mm=8, sd_floor=0.1)
+
+
+@pytest.fixture(scope="module")
+def scorer() -> Scorer:
+    scans = Scans()
+    return Scorer(Constant(), SETTINGS).learn_reference(scans, (scans[i] for i in range(4)))
+
+
+def planted(factor: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    voxels, mask = Scans(13)[12]
+    lesion = np.zeros_like(mask)
+    lesion[6:10, 7:11, 5:8] = True
+    return np.where(lesion, voxels * factor, voxels).astype(np.float32), mask, lesion
+
+
+def test_what_all_healthy_scans_share_is_no_evidence(scorer: Scorer) -> None:
+    voxels, mask = Scans(13)[12]
+    signed = scorer.score(voxels, mask).signed[mask]
+
+    assert abs(signed.mean()) < 0.2
+    assert 0.7 < signed.std() < 1.4
+
+
+@pytest.mark.parametrize(("factor", "sign"), [(0.3, -1), (1.7, 1)], ids=["dark", "bright"])
+def test_a_lesion_stands_out_and_keeps_its_sign(scorer: Scorer, factor: float, sign: int) -> None:
+    voxels, mask, lesion = planted(factor)
+    scored = scorer.score(voxels, mask)
+
+    assert np.sign(np.median(scored.signed[lesion])) == sign
+    assert np.median(scored.evidence[lesion]) > 3 * np.median(scored.evidence[mask & ~lesion])
+
+
+def test_a_lesion_raises_every_score(scorer: Scorer) -> None:
+    healthy = scorer.score(*Scans(13)[12]).scores
+    ill = scorer.score(*planted(0.3)[:2]).scores
+
+    assert {name for name in ill if ill[name] > healthy[name]} == set(ill)
+    assert {"reconstruction", "reconstruction_p99", "reconstruction_mean", "kl", "combined"} == set(ill)
+
+
+def test_a_weight_of_zero_leaves_bright_voxels_out() -> None:
+    scans = Scans()
+    dark_only = Scorer(Constant(), SETTINGS.model_copy(update={"bright_weight": 0.0}))
+    dark_only = dark_only.learn_reference(scans, [scans[0]])
+    voxels, mask, lesion = planted(1.7)
+
+    assert np.median(dark_only.score(voxels, mask).evidence[lesion]) == 0
+
+
+def test_a_scan_unlike_any_healthy_scan_is_refused_with_what_was_found(scorer: Scorer) -> None:
+    mask = ball()
+    inverted = np.where(mask, 3 - Scans()[0][0], 0).astype(np.float32)
+
+    with pytest.raises(ScanRefusedError, match=r"correlation of -\d\.\d\d.*expected at least 0\.50") as refusal:
+        scorer.score(inverted, mask)
+    assert refusal.value.code == "unlike_training_data"
+
+
+def test_the_same_scan_gives_bit_identical_evidence_twice(scorer: Scorer) -> None:
+    first, second = (scorer.score(*Scans()[3]) for _ in range(2))
+
+    np.testing.assert_array_equal(first.evidence, second.evidence)
+    assert first.scores == second.scores
