@@ -1,0 +1,82 @@
+"""Preprocessed volumes of a cohort, memory-mapped when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+
+from anomaly.cohort.table import ScanRecord, accepted, read_records
+from anomaly.core.errors import CohortError
+from anomaly.core.volume import FloatArray, Geometry, MaskArray
+
+
+class CohortVolumes:
+    """The volumes of chosen scans on their common grid; a ``core.views.VolumeSource``.
+
+    Nothing is held in memory: each item is a memory map of an uncompressed file, so that a model that wants one
+    slice reads one slice.
+
+    Parameters
+    ----------
+    folder
+        The cohort.
+    records
+        The scans, in this order; by default all accepted ones.
+    """
+
+    def __init__(self, folder: Path, records: Sequence[ScanRecord] | None = None) -> None:
+        self.folder = folder
+        self.records = tuple(accepted(read_records(folder) if records is None else records))
+        if not self.records:
+            raise CohortError(f"no accepted scan of {folder} was chosen; look at its manifest.tsv for the reasons")
+        self.grid = read_grid(folder / self.records[0].volume)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> tuple[FloatArray, MaskArray]:
+        """Return the voxels float32 ``(I, J, K)`` (0 outside the mask) and the foreground mask."""
+        record = self.records[index]
+        voxels = self._map(record.volume)
+        mask = self._map(record.mask)
+        return voxels, np.asarray(mask, dtype=np.bool_)
+
+    def __iter__(self) -> Any:
+        return (self[index] for index in range(len(self)))
+
+    def select(self, records: Sequence[ScanRecord]) -> CohortVolumes:
+        """Return the volumes of other scans of the same cohort."""
+        return CohortVolumes(self.folder, records)
+
+    def _map(self, name: str) -> npt.NDArray[Any]:
+        array = map_nifti(self.folder / name)
+        if array.shape != self.grid.shape:
+            raise CohortError(f"{name} has shape {array.shape}, the cohort's grid {self.grid.shape}; ingest again")
+        return array
+
+
+def map_nifti(path: Path) -> npt.NDArray[Any]:
+    """Return the stored values of an uncompressed NIfTI file as a memory map.
+
+    The map is copy-on-write: changing it never changes the file, and torch may wrap it without a warning.
+    """
+    try:
+        proxy = nib.load(path, mmap="c").dataobj
+        return np.asanyarray(proxy.get_unscaled())
+    except (OSError, ValueError, nib.filebasedimages.ImageFileError) as error:
+        raise CohortError(f"{path} is missing or damaged ({type(error).__name__}); ingest again") from error
+
+
+def read_grid(path: Path) -> Geometry:
+    """Return the grid of a preprocessed volume."""
+    try:
+        image = nib.load(path)
+    except (OSError, nib.filebasedimages.ImageFileError) as error:
+        raise CohortError(f"{path} is missing or damaged ({type(error).__name__}); ingest again") from error
+    i, j, k = image.shape
+    return Geometry((i, j, k), np.asarray(image.affine, dtype=np.float64))

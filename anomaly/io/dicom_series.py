@@ -1,0 +1,302 @@
+"""DICOM headers → series that are one scan each, or that are none, with the reason.
+
+Only headers are read here; ``dicom.py`` reads the pixels. A series is split where one SeriesInstanceUID holds
+several images of the same place (echoes, magnitude and phase, repeats) or planes that cannot form one volume.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from pydicom import Dataset, dcmread
+from pydicom.config import disable_value_validation
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import UID, MediaStorageDirectoryStorage
+
+from anomaly.core.errors import ScanRefusedError
+from anomaly.core.volume import Modality
+from anomaly.io.stored import StoredFile
+
+_TAGS = [
+    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "PatientID",
+    "PatientAge", "PatientSex", "Modality", "ImageType", "SeriesDescription", "ProtocolName", "SeriesNumber",
+    "BodyPartExamined", "AcquisitionNumber", "EchoTime", "RepetitionTime", "InversionTime", "ScanningSequence",
+    "AcquisitionContrast", "TemporalPositionIdentifier", "InstanceNumber", "Rows", "Columns", "NumberOfFrames",
+    "ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing",
+]  # fmt: skip
+_BROKEN = (InvalidDicomError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, RuntimeError)
+_MAX_REPEATS = 3  # more images of one place than this are a time series, not several scans
+_LOCALIZER = re.compile(r"localizer|localiser|scout|survey|topogram|surview", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the header of one DICOM file says; no patient name, birth date or identifier is kept."""
+
+    file: StoredFile
+    sop_class: str
+    sop_instance: str
+    series: str
+    subject_key: str
+    session_key: str
+    modality: str = ""
+    image_type: tuple[str, ...] = ()
+    description: str = ""
+    body_part: str = ""
+    contrast: str = ""
+    acquisition: str = ""
+    temporal: str = ""
+    instance: int = 0
+    echo_time: float | None = None
+    repetition_time: float | None = None
+    inversion_time: float | None = None
+    n_frames: int = 1
+    size: tuple[int, int] = (0, 0)
+    orientation: tuple[float, ...] = ()
+    position: tuple[float, ...] = ()
+    age: float | None = None
+    sex: str = ""
+
+
+@dataclass(frozen=True)
+class DicomSeries:
+    """Files that are one scan, or that cannot be one and why."""
+
+    headers: tuple[Header, ...]
+    modality: Modality
+    subject: str
+    session: str
+    acquisition: str
+    refusal: ScanRefusedError | None = field(default=None, compare=False)
+
+    @property
+    def files(self) -> tuple[StoredFile, ...]:
+        """The files in the order of their instance numbers."""
+        return tuple(h.file for h in self.headers)
+
+    @property
+    def scan_id(self) -> str:
+        """A pseudonymous name: digests of the patient, the study and the series."""
+        return f"{self.subject}_{self.session}_acq-{self.acquisition}_{self.modality.value}"
+
+
+def is_dicom(start: bytes) -> bool:
+    """Return whether a file's first 132 bytes are those of a DICOM file."""
+    return start[128:132] == b"DICM"
+
+
+def read_header(file: StoredFile, content: bytes | io.BufferedIOBase | Any) -> Header | None:
+    """Return the header of a DICOM file; ``None`` for what is not DICOM or is only an index (DICOMDIR).
+
+    Parameters
+    ----------
+    content
+        The file's bytes, or a stream of them; pixels are not read.
+    """
+    stream = io.BytesIO(content) if isinstance(content, bytes) else content
+    try:
+        with disable_value_validation():  # real headers often break DICOM's value rules
+            ds = dcmread(stream, stop_before_pixels=True, specific_tags=list(_TAGS), force=True)
+            return _header(file, ds)
+    except _BROKEN:
+        return None
+
+
+def group_series(headers: Iterable[Header]) -> list[DicomSeries]:
+    """Return the series of a set of files, each one scan or refused, in a fixed order."""
+    by_series: dict[str, dict[str, Header]] = defaultdict(dict)
+    for header in headers:
+        by_series[header.series].setdefault(header.sop_instance, header)  # the same image exported twice
+    found: list[DicomSeries] = []
+    for name in sorted(by_series):
+        ordered = sorted(by_series[name].values(), key=lambda h: (h.instance, h.file))
+        found.extend(_series(ordered))
+    return found
+
+
+def modality_of(header: Header) -> Modality:
+    """Return what a DICOM image is: by name where a name says it, else by its timing, else unknown."""
+    if header.modality == "CT":
+        return Modality.CT
+    if header.modality != "MR":
+        return Modality.UNKNOWN
+    return _by_name(f"{header.contrast} {header.description}") or _by_timing(header)
+
+
+_NAMES: tuple[tuple[str, Modality], ...] = (
+    (r"t2[\s_-]?\*|t2star|swi|swan|dwi|adc|dti|diff|bold|rest|fmri|ep2d|asl|perf|angio|tof|phase|map|field",
+     Modality.UNKNOWN),
+    (r"flair|fluid_attenuated|dark.?fluid|tirm", Modality.FLAIR),
+    (r"t1|mp2?rage|bravo|spgr|tfl", Modality.T1W),
+    (r"t2", Modality.T2W),
+)  # fmt: skip
+
+
+def _by_name(text: str) -> Modality | None:
+    return next((m for pattern, m in _NAMES if re.search(pattern, text, re.IGNORECASE)), None)
+
+
+def _by_timing(header: Header) -> Modality:
+    te, tr, ti = header.echo_time, header.repetition_time, header.inversion_time
+    if te is None or tr is None:
+        return Modality.UNKNOWN
+    if te >= 60 and ti is not None and ti >= 1500:
+        return Modality.FLAIR
+    if te >= 60 and tr >= 2000:
+        return Modality.T2W
+    if te <= 30 and (tr <= 1000 or (ti is not None and 400 <= ti <= 1400)):
+        return Modality.T1W
+    return Modality.UNKNOWN
+
+
+def _header(file: StoredFile, ds: Dataset) -> Header | None:
+    meta = getattr(ds, "file_meta", Dataset())
+    sop_class = _text(ds, "SOPClassUID") or _text(meta, "MediaStorageSOPClassUID")
+    if not sop_class or sop_class == MediaStorageDirectoryStorage:
+        return None
+    instance = _text(ds, "SOPInstanceUID") or _text(meta, "MediaStorageSOPInstanceUID") or file.name
+    frame = _text(ds, "FrameOfReferenceUID")
+    study = _text(ds, "StudyInstanceUID") or frame or instance
+    number = _text(ds, "SeriesNumber")
+    return Header(
+        file=file,
+        sop_class=sop_class,
+        sop_instance=instance,
+        series=_text(ds, "SeriesInstanceUID") or f"{study}/{number}/{_text(ds, 'SeriesDescription')}",
+        subject_key=_text(ds, "PatientID") or study,
+        session_key=study,
+        modality=_text(ds, "Modality"),
+        image_type=tuple(str(v) for v in _values(ds, "ImageType")),
+        description=f"{_text(ds, 'SeriesDescription')} {_text(ds, 'ProtocolName')}",
+        body_part=_text(ds, "BodyPartExamined"),
+        contrast=_text(ds, "AcquisitionContrast"),
+        acquisition=_text(ds, "AcquisitionNumber"),
+        temporal=_text(ds, "TemporalPositionIdentifier"),
+        instance=int(_number(ds, "InstanceNumber") or 0),
+        echo_time=_number(ds, "EchoTime"),
+        repetition_time=_number(ds, "RepetitionTime"),
+        inversion_time=_number(ds, "InversionTime"),
+        n_frames=int(_number(ds, "NumberOfFrames") or 1),
+        size=(int(_number(ds, "Rows") or 0), int(_number(ds, "Columns") or 0)),
+        orientation=tuple(float(v) for v in _values(ds, "ImageOrientationPatient")),
+        position=tuple(float(v) for v in _values(ds, "ImagePositionPatient")),
+        age=_age(_text(ds, "PatientAge")),
+        sex=_text(ds, "PatientSex")[:1].upper(),
+    )
+
+
+def _text(ds: Dataset, keyword: str) -> str:
+    value = ds.get(keyword, None)
+    return "" if value is None else str(value).strip()
+
+
+def _values(ds: Dataset, keyword: str) -> Sequence[Any]:
+    value = ds.get(keyword, None)
+    if value is None or value == "":
+        return ()
+    return value if not isinstance(value, str) and hasattr(value, "__len__") else [value]
+
+
+def _number(ds: Dataset, keyword: str) -> float | None:
+    values = _values(ds, keyword)
+    return float(values[0]) if values else None
+
+
+def _age(text: str) -> float | None:
+    """Return years of a DICOM age string such as ``045Y`` or ``018M``."""
+    match = re.fullmatch(r"(\d{1,3})([DWMY])", text)
+    if match is None:
+        return None
+    return round(int(match[1]) / {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}[match[2]], 2)
+
+
+def _series(headers: list[Header]) -> list[DicomSeries]:
+    localizer = [h for h in headers if _is_localizer(h)]
+    images = [h for h in headers if h not in localizer and h.size[0] > 0]
+    objects = [h for h in headers if h not in localizer and h.size[0] == 0]
+    found = [_refused(localizer, _localizer_refusal(len(localizer)))] if localizer else []
+    if objects:
+        found.append(_refused(objects, _object_refusal(objects[0])))
+    return [*_image_series(images), *found]
+
+
+def _is_localizer(header: Header) -> bool:
+    named = header.n_frames < 32 and bool(_LOCALIZER.search(header.description))
+    return "LOCALIZER" in header.image_type or named
+
+
+def _image_series(images: list[Header]) -> list[DicomSeries]:
+    planes = _split(images, lambda h: (h.size, tuple(np.round(h.orientation, 2) + 0.0)))
+    if len(planes) > 1 and max(len(p) for p in planes) < 16 and all(h.n_frames == 1 for h in images):
+        return [_refused(images, _localizer_refusal(len(images), len(planes)))]
+    return [series for plane in planes for series in _repeats(plane)]
+
+
+def _repeats(plane: list[Header]) -> list[DicomSeries]:
+    """Split images of the same places into scans: by echo, kind of image, then acquisition."""
+    keys: list[Callable[[Header], Hashable]] = [
+        lambda h: h.echo_time, lambda h: h.image_type, lambda h: (h.acquisition, h.temporal),
+    ]  # fmt: skip
+    parts = [plane]
+    for key in keys:
+        if not any(_repeat_positions(p) for p in parts):
+            break
+        split = [s for p in parts for s in (_split(p, key) if _repeat_positions(p) else [p])]
+        if len(split) <= _MAX_REPEATS * len(parts):
+            parts = split
+    return [_accepted(p) for p in parts]
+
+
+def _repeat_positions(headers: list[Header]) -> bool:
+    positions = [tuple(np.round(h.position, 2) + 0.0) for h in headers if len(h.position) == 3]
+    return len(set(positions)) < len(positions)
+
+
+def _split(headers: list[Header], key: Callable[[Header], Hashable]) -> list[list[Header]]:
+    parts: dict[Hashable, list[Header]] = defaultdict(list)
+    for header in headers:
+        parts[key(header)].append(header)
+    return list(parts.values())
+
+
+def _accepted(headers: list[Header]) -> DicomSeries:
+    first = headers[0]
+    return DicomSeries(
+        tuple(headers), modality_of(first), f"sub-{_digest('patient', first.subject_key)}",
+        f"ses-{_digest('study', first.session_key)}", _digest("series", first.series), _kind_refusal(first),
+    )  # fmt: skip
+
+
+def _refused(headers: list[Header], refusal: ScanRefusedError) -> DicomSeries:
+    return replace(_accepted(headers), refusal=refusal)
+
+
+def _digest(kind: str, value: str) -> str:
+    return hashlib.sha256(f"anomaly/{kind}/{value}".encode()).hexdigest()[:8]
+
+
+def _kind_refusal(header: Header) -> ScanRefusedError | None:
+    """Refuse what is no MR or CT image of a patient's anatomy in three dimensions."""
+    name = UID(header.sop_class).name
+    if header.modality not in {"CT", "MR"} or re.search("Secondary Capture|Spectroscopy|Raw Data", name):
+        return _object_refusal(header)
+    return None
+
+
+def _object_refusal(header: Header) -> ScanRefusedError:
+    name = UID(header.sop_class).name
+    kind = name if not name[:1].isdigit() else f"a {header.modality or 'private'} object"
+    return ScanRefusedError("non_image", kind, "CT or MR images", "give the series of the scan itself")
+
+
+def _localizer_refusal(n_images: int, n_planes: int = 1) -> ScanRefusedError:
+    planes = f" in {n_planes} planes" if n_planes > 1 else ""
+    return ScanRefusedError("localizer", f"a localizer of {n_images} images{planes}", "a diagnostic series",
+                            "give the series of the scan itself")  # fmt: skip

@@ -1,0 +1,318 @@
+"""What is a scan here? Files, folders, BIDS data sets, DICOM, zips and manifests → scans, not read yet."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+
+from anomaly.core.errors import InputError, ScanRefusedError
+from anomaly.core.files import sha256_of_json
+from anomaly.core.volume import Modality, Volume
+from anomaly.io.bids import (
+    Participant,
+    is_other_image,
+    is_scan_name,
+    lesion_mask_beside,
+    participants_of,
+    read_name,
+    safe,
+)
+from anomaly.io.dicom import read_series
+from anomaly.io.dicom_series import DicomSeries, Header, group_series, is_dicom, read_header
+from anomaly.io.manifest import ManifestRow, read_manifest
+from anomaly.io.nifti import is_nifti_name, read_nifti
+from anomaly.io.stored import StoredFile, unreadable
+
+_DICOM_ENDINGS = {".dcm", ".ima", ".dicom"}
+_NEVER_IMAGES = {
+    ".json", ".tsv", ".csv", ".txt", ".md", ".html", ".pdf", ".png", ".jpg", ".jpeg", ".gif", ".svg",
+    ".bval", ".bvec", ".py", ".yaml", ".yml", ".xml", ".npz", ".npy", ".parquet", ".safetensors", ".ckpt",
+    ".gz", ".log",
+}  # fmt: skip
+_OWN_OUTPUT = ("cohort.json", "run.json")
+_BIDS_SIDE_FOLDERS = {"derivatives", "sourcedata", "code", "stimuli"}
+
+
+@dataclass(frozen=True)
+class ScanSource:
+    """One scan that was found, and how to read it.
+
+    Parameters
+    ----------
+    scan_id
+        Unique among the scans found together; pseudonymous for DICOM.
+    files
+        What is read: one NIfTI file, or the files of a DICOM series.
+    origin, fragment
+        Where it came from, to be written down: the NIfTI file, or the folder or zip that the user named and the
+        pseudonym of the series in it. Names of DICOM files and folders may name patients, so they are left out.
+    lesion_mask
+        Expert or synthetic lesion mask, for evaluation.
+    series
+        The series, for DICOM.
+    refusal
+        Why it cannot be scored, where that is known without reading it.
+    """
+
+    scan_id: str
+    files: tuple[StoredFile, ...]
+    origin: Path
+    fragment: str = ""
+    subject: str = ""
+    session: str = ""
+    modality: Modality = Modality.UNKNOWN
+    group: str = ""
+    split: str = ""
+    age: float | None = None
+    sex: str = ""
+    lesion_mask: Path | None = None
+    series: DicomSeries | None = None
+    refusal: ScanRefusedError | None = field(default=None, compare=False)
+
+    @property
+    def is_dicom(self) -> bool:
+        """Whether the scan is a DICOM series."""
+        return self.series is not None
+
+    def read(self) -> Volume:
+        """Read the scan; raises ScanRefusedError where it must not be scored."""
+        if self.refusal is not None:
+            raise self.refusal
+        if self.series is not None:
+            return read_series(self.series, self.scan_id, self.modality)
+        return read_nifti(self.files[0], self.scan_id, self.modality)
+
+    def identity(self) -> str:
+        """Return a digest of names, sizes and times of change: the same as long as nothing was replaced."""
+        try:
+            files = [file.identity() for file in self.files]
+        except OSError:
+            files = [[str(file.path), file.member] for file in self.files]
+        return sha256_of_json([files, self.modality.value])
+
+
+def discover(sources: Iterable[Path | str], modality: Modality = Modality.UNKNOWN) -> list[ScanSource]:
+    """Return the scans of all sources, in a fixed order, each file once.
+
+    Parameters
+    ----------
+    sources
+        NIfTI files, folders, BIDS data sets, DICOM files and folders, zips, and ``manifest.csv`` files.
+    modality
+        What a NIfTI file is taken for when neither its name nor a manifest says. A DICOM series whose header does
+        not say stays unknown.
+
+    Raises
+    ------
+    InputError
+        If a source does not exist or no scan is found at all.
+    """
+    paths = [Path(source) for source in sources]
+    participants: dict[Path, dict[str, Participant]] = {}
+    found = [scan for path in paths for scan in _source(path, participants)]
+    if not found:
+        where = ", ".join(str(path) for path in paths) or "an empty list of sources"
+        raise InputError(f"no scan found in {where}; expected NIfTI, DICOM, zips of them or a manifest.csv")
+    known = [replace(s, modality=modality) if _takes_default(s) else s for s in found]
+    return _unique_names(_each_once(known))
+
+
+def _takes_default(scan: ScanSource) -> bool:
+    return scan.modality is Modality.UNKNOWN and not scan.is_dicom
+
+
+def _source(path: Path, participants: dict[Path, dict[str, Participant]]) -> list[ScanSource]:
+    if not path.exists():
+        raise InputError(f"no source at {path}; give a NIfTI file, a folder, a DICOM zip or a manifest.csv")
+    if path.is_file() and path.suffix.lower() in {".csv", ".tsv"}:
+        return [scan for row in read_manifest(path) for scan in _manifest_scans(row, participants)]
+    return _scans(path, participants)
+
+
+def _scans(path: Path, participants: dict[Path, dict[str, Participant]]) -> list[ScanSource]:
+    if path.is_dir():
+        return _folder(path, participants)
+    if zipfile.is_zipfile(path) or path.suffix.lower() == ".zip":
+        return _zip(path, path)
+    if is_nifti_name(path.name):
+        return [_named_nifti(path, participants)]
+    header = _probe(path)
+    return _dicom([header], path) if header else [_unreadable_file(StoredFile(path), path)]
+
+
+def _manifest_scans(row: ManifestRow, participants: dict[Path, dict[str, Participant]]) -> list[ScanSource]:
+    found = _scans(row.path, participants) if row.path.exists() else [_missing(row.path)]
+    return [
+        replace(
+            scan,
+            subject=row.subject or scan.subject,
+            session=row.session or scan.session,
+            modality=row.modality if row.modality is not Modality.UNKNOWN else scan.modality,
+            group=row.group or scan.group,
+            split=row.split or scan.split,
+            age=row.age if row.age is not None else scan.age,
+            sex=row.sex or scan.sex,
+            lesion_mask=row.mask or scan.lesion_mask,
+            refusal=None if _only_unnamed(scan) and row.modality is not Modality.UNKNOWN else scan.refusal,
+        )
+        for scan in found
+    ]
+
+
+def _only_unnamed(scan: ScanSource) -> bool:
+    return scan.refusal is not None and scan.refusal.code in {"wrong_modality", "not_a_scan"}
+
+
+def _missing(path: Path) -> ScanSource:
+    refusal = ScanRefusedError("missing_file", "no file at the path the manifest gives", "an existing file",
+                               "correct the path; it is relative to the manifest")  # fmt: skip
+    return ScanSource(read_name(path).scan_id, (StoredFile(path),), path, refusal=refusal)
+
+
+def _folder(root: Path, participants: dict[Path, dict[str, Participant]]) -> list[ScanSource]:
+    found: list[ScanSource] = []
+    headers: list[Header] = []
+    for path in _walk(root):
+        if is_nifti_name(path.name):
+            found.extend([_nifti(path, participants)] if is_scan_name(path.name) else [])
+        elif path.suffix.lower() == ".zip":
+            found.extend(_zip(path, path))
+        elif header := _probe(path):
+            headers.append(header)
+        elif path.suffix.lower() in _DICOM_ENDINGS:
+            found.append(_unreadable_file(StoredFile(path), root))
+    return found + _dicom(headers, root)
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    """Yield files in a fixed order; skip hidden folders, what this program wrote, and BIDS side folders."""
+    for folder, folders, names in os.walk(root):
+        is_bids = "dataset_description.json" in names or any(f.startswith("sub-") for f in folders)
+        folders[:] = sorted(
+            f for f in folders if not f.startswith(".") and f != "__MACOSX"
+            and not (is_bids and f in _BIDS_SIDE_FOLDERS)
+        )  # fmt: skip
+        if any(own in names for own in _OWN_OUTPUT):
+            folders.clear()
+            continue
+        yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
+
+
+def _probe(path: Path) -> Header | None:
+    """Return the DICOM header of a file, if it is DICOM by its magic word or its ending."""
+    ending = path.suffix.lower()
+    if ending in _NEVER_IMAGES:
+        return None
+    try:
+        with path.open("rb") as stream:
+            if not is_dicom(stream.read(132)) and ending not in _DICOM_ENDINGS:
+                return None
+            stream.seek(0)
+            return read_header(StoredFile(path), stream)
+    except OSError:
+        return None
+
+
+def _zip(path: Path, origin: Path) -> list[ScanSource]:
+    """Return the scans in a zip; it is listed and read in memory, nothing is unpacked."""
+    headers: list[Header] = []
+    found: list[ScanSource] = []
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in sorted(m.filename for m in archive.infolist() if not m.is_dir()):
+                file = StoredFile(path, member)
+                if file.name.startswith(".") or "__MACOSX" in member:
+                    continue
+                if is_nifti_name(member):
+                    found.extend([_zipped_nifti(file, origin)] if is_scan_name(file.name) else [])
+                elif PurePosixPath(member).suffix.lower() not in _NEVER_IMAGES:
+                    headers.extend(_probe_member(archive, file))
+    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, EOFError):
+        return [_unreadable_file(StoredFile(path), origin)]
+    return (found + _dicom(headers, origin)) or [_unreadable_file(StoredFile(path), origin)]
+
+
+def _probe_member(archive: zipfile.ZipFile, file: StoredFile) -> list[Header]:
+    with archive.open(file.member) as stream:
+        start = stream.read(132)
+        if not is_dicom(start) and PurePosixPath(file.member).suffix.lower() not in _DICOM_ENDINGS:
+            return []
+        stream.seek(0)
+        header = read_header(file, stream)
+    return [header] if header else []
+
+
+def _dicom(headers: Sequence[Header], origin: Path) -> list[ScanSource]:
+    return [
+        ScanSource(
+            scan_id=series.scan_id,
+            files=series.files,
+            origin=origin,
+            fragment=series.scan_id,
+            subject=series.subject,
+            session=series.session,
+            modality=series.modality,
+            age=series.headers[0].age,
+            sex=series.headers[0].sex,
+            series=series,
+            refusal=series.refusal,
+        )
+        for series in group_series(headers)
+    ]
+
+
+def _nifti(path: Path, participants: dict[Path, dict[str, Participant]]) -> ScanSource:
+    name = read_name(path)
+    person = participants_of(path, participants).get(name.subject, Participant())
+    refusal = None
+    if is_other_image(name):
+        refusal = ScanRefusedError("wrong_modality", f"a {name.suffix} image by its name", "T1w, T2w, FLAIR or CT",
+                                   "name the modality in a manifest.csv if the name misleads")  # fmt: skip
+    return ScanSource(
+        name.scan_id, (StoredFile(path),), path, "", name.subject, name.session, name.modality, person.group,
+        "", person.age, person.sex, lesion_mask_beside(path), None, refusal,
+    )  # fmt: skip
+
+
+def _named_nifti(path: Path, participants: dict[Path, dict[str, Participant]]) -> ScanSource:
+    """Return a file that the user named; a mask among them is refused rather than passed over in silence."""
+    scan = _nifti(path, participants)
+    if is_scan_name(path.name):
+        return scan
+    return replace(scan, refusal=ScanRefusedError(
+        "not_a_scan", "a mask or label map by its name", "a scan",
+        "rename the file, or name its modality in a manifest.csv, if it is a scan",
+    ))  # fmt: skip
+
+
+def _zipped_nifti(file: StoredFile, origin: Path) -> ScanSource:
+    scan = _nifti(Path(file.member.replace("\\", "/")), {})
+    return replace(scan, files=(file,), origin=origin, fragment=file.member, lesion_mask=None)
+
+
+def _unreadable_file(file: StoredFile, origin: Path) -> ScanSource:
+    name = safe(origin.stem) if file.path == origin else f"{safe(origin.name)}_unreadable"
+    refusal = unreadable("a file that is no NIfTI, DICOM or zip")
+    return ScanSource(name, (file,), origin, subject=name, refusal=refusal)
+
+
+def _each_once(scans: Sequence[ScanSource]) -> list[ScanSource]:
+    """Keep the last word on a file that several sources name (a manifest after its folder adds what it knows)."""
+    by_files = {tuple((f.path.resolve(), f.member) for f in scan.files): scan for scan in scans}
+    return list(by_files.values())
+
+
+def _unique_names(scans: Sequence[ScanSource]) -> list[ScanSource]:
+    taken: set[str] = set()
+    named: list[ScanSource] = []
+    for scan in scans:
+        name, count = scan.scan_id, 1
+        while name.lower() in taken:  # some file systems do not tell cases apart
+            count += 1
+            name = f"{scan.scan_id}_{count}"
+        taken.add(name.lower())
+        named.append(replace(scan, scan_id=name))
+    return named

@@ -1,0 +1,221 @@
+"""NIfTI: a file → Volume, and maps → files."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from pathlib import Path
+from typing import Any, Literal
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError, SpatialImage
+
+from anomaly.core.errors import ScanRefusedError
+from anomaly.core.files import atomic_path
+from anomaly.core.volume import AffineArray, FloatArray, Geometry, Modality, Volume
+from anomaly.io.stored import MAX_FILE_BYTES, StoredFile, read_bytes, too_large, unreadable
+
+ENDINGS = (".nii", ".nii.gz")
+MIN_SPACING_MM = 0.1
+MAX_SPACING_MM = 10.0
+MAX_VOXELS = 1 << 30
+
+_BROKEN = (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError, TypeError)
+
+
+def is_nifti_name(name: str) -> bool:
+    """Return whether a file is NIfTI by its name."""
+    return name.lower().endswith(ENDINGS)
+
+
+def stem(name: str) -> str:
+    """Return a file's name without ``.nii`` or ``.nii.gz``."""
+    lower = name.lower()
+    return next((name[: -len(ending)] for ending in reversed(ENDINGS) if lower.endswith(ending)), name)
+
+
+def read_nifti(
+    file: Path | StoredFile, scan_id: str | None = None, modality: Modality = Modality.UNKNOWN
+) -> Volume:
+    """Read one scan.
+
+    Parameters
+    ----------
+    file
+        ``.nii`` or ``.nii.gz``, on disk or in a zip.
+    scan_id
+        Name of the scan; by default the file's name without its ending.
+    modality
+        What the voxels are.
+
+    Returns
+    -------
+    Volume
+        float32 ``(I, J, K)`` with the file's scaling applied; geometry of the sform, or of the qform.
+
+    Raises
+    ------
+    ScanRefusedError
+        If the file is damaged, not 3D, not finite, constant, or has no plausible geometry.
+    """
+    stored = file if isinstance(file, StoredFile) else StoredFile(file)
+    image = _open(stored)
+    affine = _affine(image)
+    voxels = _voxels(image)
+    geometry = Geometry(voxels.shape, affine)
+    refuse_absurd_geometry(geometry)
+    refuse_unusable_voxels(voxels)
+    return Volume(voxels, geometry, scan_id or stem(stored.name), modality)
+
+
+def read_geometry(path: Path) -> Geometry:
+    """Return the grid of a NIfTI file without reading its voxels."""
+    image = _open(StoredFile(path))
+    return Geometry(_shape(image), _affine(image))
+
+
+def read_mask(path: Path) -> npt.NDArray[np.bool_]:
+    """Return a mask ``(I, J, K)``: where the file is above zero (a mask may be empty, so it is never refused)."""
+    return _voxels(_open(StoredFile(path))) > 0
+
+
+def write_nifti(
+    path: Path,
+    values: npt.NDArray[Any],
+    geometry: Geometry,
+    dtype: Literal["float32", "int16", "uint8"] = "float32",
+) -> None:
+    """Write values ``(I, J, K)`` atomically; the same values give the same bytes.
+
+    Parameters
+    ----------
+    path
+        Ends in ``.nii.gz`` (compressed fast, level 1) or ``.nii`` (can be memory-mapped).
+    dtype
+        ``"int16"`` is scaled so that the largest magnitude is kept to 1 part in 32767 and 0 stays 0.
+    """
+    if values.shape != geometry.shape:
+        raise ValueError(f"values have shape {values.shape}, the geometry says {geometry.shape}")
+    content = _encode(values, geometry, dtype)
+    with atomic_path(path) as temporary:
+        if path.name.endswith(".gz"):
+            with temporary.open("wb") as raw, gzip.GzipFile("", "wb", 1, raw, mtime=0) as packed:
+                packed.write(content)
+        else:
+            temporary.write_bytes(content)
+
+
+def refuse_absurd_geometry(geometry: Geometry) -> None:
+    """Raise ScanRefusedError if the affine is degenerate or the voxel size cannot be that of a head scan."""
+    matrix = geometry.affine
+    remedy = "convert the scan again from its DICOM files, or correct the affine"
+    if not np.isfinite(matrix).all():
+        raise ScanRefusedError("absurd_geometry", "an affine that is not finite", "finite numbers", remedy)
+    spacing = np.array(geometry.spacing)
+    if (spacing < MIN_SPACING_MM).any() or (spacing > MAX_SPACING_MM).any():
+        found = "voxels of " + " × ".join(f"{s:.3g}" for s in spacing) + " mm"
+        raise ScanRefusedError("absurd_geometry", found, f"{MIN_SPACING_MM} to {MAX_SPACING_MM} mm", remedy)
+    volume = abs(float(np.linalg.det(matrix[:3, :3])))
+    if volume < 0.25 * float(np.prod(spacing)):
+        raise ScanRefusedError("absurd_geometry", "an affine whose axes are nearly parallel",
+                               "three independent axes", remedy)  # fmt: skip
+
+
+def refuse_unusable_voxels(voxels: FloatArray) -> None:
+    """Raise ScanRefusedError if voxels are constant or not finite."""
+    low, high = float(voxels.min()), float(voxels.max())  # NaN propagates, so one pass is enough
+    if not (np.isfinite(low) and np.isfinite(high)):
+        n_bad = int(voxels.size - np.isfinite(voxels).sum())
+        raise ScanRefusedError("non_finite", f"{n_bad} voxels that are not numbers", "finite intensities",
+                               "replace them, or export the scan again")  # fmt: skip
+    if low == high:
+        raise ScanRefusedError("constant", f"{low:g} in every voxel", "an image",
+                               "check that the export worked")  # fmt: skip
+
+
+def _open(file: StoredFile) -> SpatialImage:
+    try:
+        image = nib.load(file.path) if not file.member else _from_bytes(file)
+    except _BROKEN as error:
+        raise unreadable(f"a NIfTI file that cannot be opened ({type(error).__name__})") from error
+    if not isinstance(image, nib.Nifti1Image):
+        raise unreadable(f"a {type(image).__name__} under a NIfTI name")
+    if image.get_data_dtype().fields is not None or image.get_data_dtype().kind == "c":
+        raise ScanRefusedError("not_scalar", "colour or complex voxels", "one number per voxel",
+                               "give the scan itself, not a picture of it")  # fmt: skip
+    if int(np.prod(image.shape, dtype=np.int64)) > MAX_VOXELS:
+        raise too_large(int(np.prod(image.shape, dtype=np.int64)) * image.get_data_dtype().itemsize)
+    return image
+
+
+def _from_bytes(file: StoredFile) -> SpatialImage:
+    content = read_bytes(file)
+    if file.name.lower().endswith(".gz"):
+        content = gzip.GzipFile(fileobj=io.BytesIO(content)).read(MAX_FILE_BYTES + 1)
+    kind = nib.Nifti2Image if content[:4] in {b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c"} else nib.Nifti1Image
+    return kind.from_bytes(content)
+
+
+def _shape(image: SpatialImage) -> tuple[int, int, int]:
+    shape = tuple(int(n) for n in image.shape)
+    if len(shape) < 3 or any(n != 1 for n in shape[3:]) or min(shape[:3]) < 2:
+        raise ScanRefusedError("not_3d", "an image of shape " + " × ".join(map(str, shape)), "one 3D volume",
+                               "give one volume; split a 4D series first")  # fmt: skip
+    return shape[0], shape[1], shape[2]
+
+
+def _affine(image: SpatialImage) -> AffineArray:
+    header = image.header
+    if int(header["sform_code"]) > 0:
+        return np.asarray(header.get_sform(), dtype=np.float64)
+    if int(header["qform_code"]) > 0:
+        return _qform(header)
+    raise ScanRefusedError("missing_geometry", "neither sform nor qform", "an image that knows where it lies",
+                           "convert the scan again from its DICOM files")  # fmt: skip
+
+
+def _qform(header: Any) -> AffineArray:
+    try:
+        return np.asarray(header.get_qform(), dtype=np.float64)
+    except (HeaderDataError, ValueError) as error:
+        raise ScanRefusedError("absurd_geometry", "a qform that is not a rotation", "a valid qform or sform",
+                               "convert the scan again from its DICOM files") from error  # fmt: skip
+
+
+def _voxels(image: SpatialImage) -> FloatArray:
+    shape = _shape(image)
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = np.asarray(image.get_fdata(caching="unchanged", dtype=np.float32))
+    except _BROKEN as error:
+        raise unreadable(f"a NIfTI file that ends early or is damaged ({type(error).__name__})") from error
+    return values.reshape(shape, order="A")
+
+
+def _encode(values: npt.NDArray[Any], geometry: Geometry, dtype: str) -> bytes:
+    slope = 1.0
+    if dtype == "int16":
+        slope = float(np.abs(values).max(initial=0.0)) / 32767 or 1.0
+        values = np.rint(values / np.float32(slope))
+    image = nib.Nifti1Image(np.asarray(values, dtype=dtype), geometry.affine)
+    image.header.set_xyzt_units("mm")
+    image.set_sform(geometry.affine, code=1)
+    image.set_qform(geometry.affine, code=0 if _is_sheared(geometry.affine) else 1)
+    content = bytearray(image.to_bytes())
+    if slope != 1.0:
+        _set_slope(content, slope)
+    return bytes(content)
+
+
+def _set_slope(content: bytearray, slope: float) -> None:
+    """Write scl_slope into the header: nibabel itself would quantise a second time."""
+    content[112:120] = np.array([slope, 0.0], dtype="<f4").tobytes()
+
+
+def _is_sheared(affine: AffineArray) -> bool:
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return not np.allclose(axes.T @ axes, np.eye(3), atol=1e-4)

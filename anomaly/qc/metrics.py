@@ -1,0 +1,67 @@
+"""Numbers of a scan as it was received."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from anomaly.core.volume import Volume
+
+_MAX_SAMPLE = 400_000
+
+
+def measure(volume: Volume) -> dict[str, float]:
+    """Return the quality numbers of a scan, by name.
+
+    Intensities are taken from an even sample of the voxels, so that a 1 mm scan costs milliseconds; the sample is
+    the same every time.
+
+    ============================  =================================================================================
+    ``min_extent_mm``             field of view along its shortest axis
+    ``min_slices``                number of voxels along the axis with the fewest
+    ``min_spacing_mm``, ``max_…`` voxel size
+    ``foreground_share``          share of voxels that are not background (CT: above −500 HU)
+    ``foreground_ml``             their volume
+    ``p01``, ``p50``, ``p99``     percentiles of all voxels
+    ``minimum``, ``maximum``      of all voxels in the sample
+    ``below_minus_200``           share of voxels below −200: air in Hounsfield units, rare in MR
+    ``n_values``                  number of different values in the sample
+    ============================  =================================================================================
+    """
+    geometry = volume.geometry
+    sample = _sample(volume.voxels)
+    share = _foreground_share(sample, volume.modality.is_ct)
+    low, p01, p50, p99, high = (float(v) for v in np.percentile(sample, [0, 1, 50, 99, 100]))
+    return {
+        "min_extent_mm": min(geometry.extent_mm),
+        "min_slices": float(min(geometry.shape)),
+        "min_spacing_mm": min(geometry.spacing),
+        "max_spacing_mm": max(geometry.spacing),
+        "foreground_share": share,
+        "foreground_ml": share * volume.voxels.size * geometry.voxel_ml,
+        "p01": p01,
+        "p50": p50,
+        "p99": p99,
+        "minimum": low,
+        "maximum": high,
+        "below_minus_200": float((sample < -200).mean()),
+        "n_values": float(len(np.unique(sample))),
+    }
+
+
+def _sample(voxels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    flat = voxels.ravel(order="K")
+    step = max(1, flat.size // _MAX_SAMPLE) | 1  # odd, so that it does not lock onto rows of even length
+    return flat[::step]
+
+
+def _foreground_share(sample: npt.NDArray[Any], is_ct: bool) -> float:
+    """Return the share above background: above −500 HU, or 5 % of the way from darkest to bright."""
+    if is_ct and float(sample.min()) < -500:
+        return float((sample > -500).mean())
+    low, high = float(sample.min()), float(np.percentile(sample, 99.5))
+    if high <= low:
+        high = float(sample.max())
+    return float((sample > low + 0.05 * (high - low)).mean())
