@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from anomaly.core.config import Settings
 from anomaly.core.views import View, VolumeSource
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
+from anomaly.training.settings import TrainingSettings
 
 
 class ModelSettings(Settings):
@@ -68,8 +69,10 @@ class FitRun:
     ----------
     folder
         Working folder for checkpoints and logs.
+    training
+        How networks are trained; closed-form families do not read it.
     seed
-        Seed of every random choice.
+        Seed of every random choice; ``None`` for the one in ``training``.
     device
         ``"auto"``, ``"cpu"`` or ``"cuda"``.
     devices
@@ -81,7 +84,8 @@ class FitRun:
     """
 
     folder: Path
-    seed: int = 0
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    seed: int | None = None
     device: str = "auto"
     devices: int = 1
     resume: bool = True

@@ -1,1 +1,1 @@
-"""The one place that builds a lightning Trainer."""
+"""How networks are trained: batches, augmentation, checkpoints, and the one lightning Trainer."""

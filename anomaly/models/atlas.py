@@ -1,0 +1,106 @@
+"""Atlas: every voxel against the healthy mean and SD at its place. A baseline.
+
+    z(v) = (x(v) − μ(v)) / (σ(v) + σ₀)
+
+μ and σ are the mean and standard deviation over healthy scans in template space, taken over the scans whose
+mask covers the voxel, and smoothed lightly, because registration leaves a voxel or two of disagreement. σ₀ is a
+share of the median σ: where healthy scans hardly vary, a tiny difference must not look enormous.
+
+Source: the classical voxelwise z-map, e.g. Bowles et al. 2016, "Pseudo-healthy image synthesis for white matter
+lesion segmentation" (as the comparison it is used for there).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import torch
+from monai.networks.layers import GaussianFilter
+from pydantic import Field
+from torch import Tensor
+
+from anomaly.core.views import VolumeSource
+from anomaly.core.volume import Geometry
+from anomaly.models.base import Detector, Evidence, FitReport, FitRun, ModelSettings, PlantedScan
+from anomaly.models.closed_form import WholeVolumeSettings, check_cohort, volumes
+from anomaly.models.network import residual, within
+
+FEWEST_SCANS = 3
+
+
+class AtlasSettings(WholeVolumeSettings):
+    """Settings of the atlas."""
+
+    family: Literal["atlas"] = "atlas"
+    smooth_mm: float = Field(3.0, ge=0, description="SD of the Gaussian that smooths mean and SD")
+    floor: float = Field(0.5, gt=0, description="σ₀ as a share of the median SD")
+
+
+class Atlas(Detector):
+    """Signed z-score against the voxelwise healthy mean and SD.
+
+    Attributes
+    ----------
+    mean, sd
+        ``(I, J, K)`` healthy mean and standard deviation; ``sd`` includes the floor and is 1 outside every mask.
+    """
+
+    family = "atlas"
+    Settings: ClassVar[type[ModelSettings]] = AtlasSettings
+    settings: AtlasSettings
+    mean: Tensor
+    sd: Tensor
+
+    def __init__(self, settings: ModelSettings, grid: Geometry) -> None:
+        super().__init__(settings, grid)
+        self.register_buffer("mean", torch.zeros(grid.shape))
+        self.register_buffer("sd", torch.ones(grid.shape))
+
+    def fit(self, train: VolumeSource, validation: Sequence[PlantedScan], run: FitRun) -> FitReport:
+        """Learn mean and SD in one pass over the scans (Welford's method); see the base class."""
+        del validation, run
+        check_cohort(train, self.grid, self.family, FEWEST_SCANS)
+        started = time.monotonic()
+        count = torch.zeros(self.grid.shape, dtype=torch.float64)
+        mean, squares = torch.zeros_like(count), torch.zeros_like(count)
+        for voxels, mask in volumes(train):
+            count += mask
+            step = (voxels - mean) * mask
+            mean += step / count.clamp_min(1)
+            squares += step * (voxels - mean)
+        self._learn(count, mean, (squares / (count - 1).clamp_min(1)).sqrt())
+        self.eval()
+        return FitReport(n_scans=len(train), seconds=time.monotonic() - started)
+
+    def _learn(self, count: Tensor, mean: Tensor, sd: Tensor) -> None:
+        covered = count >= FEWEST_SCANS
+        typical = sd[covered].median() if covered.any() else torch.tensor(1.0, dtype=torch.float64)
+        sigmas = [self.settings.smooth_mm / s for s in self.grid.spacing]
+        spread = smooth(torch.where(covered, sd, typical), count > 0, sigmas)
+        self.mean = smooth(mean, count > 0, sigmas).float()
+        self.sd = torch.where(count > 0, spread + self.settings.floor * typical + 1e-6, 1.0).float()
+
+    def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
+        """Return the signed z-score as ``"residual"``; see the base class."""
+        reconstruction = self.reconstruct(images, mask)
+        return Evidence(
+            {"residual": residual(images, reconstruction, mask) / self.sd}, within(reconstruction, mask)
+        )
+
+    def reconstruct(self, images: Tensor, mask: Tensor) -> Tensor:
+        """Return the healthy mean ``(B, 1, I, J, K)``."""
+        del mask
+        return self.mean.expand(len(images), 1, *self.mean.shape)
+
+
+def smooth(values: Tensor, inside: Tensor, sigmas: Sequence[float]) -> Tensor:
+    """Return values ``(I, J, K)`` smoothed by a Gaussian that sees only the inside; 0 elsewhere."""
+    if not any(sigmas):
+        return values * inside
+    gaussian = GaussianFilter(3, list(sigmas)).double()
+    stacked = torch.stack([values * inside, inside.double()])[None]
+    with torch.no_grad():
+        blurred, weight = gaussian(stacked.double())[0]
+    return torch.where(inside, blurred / weight.clamp_min(1e-6), 0.0)

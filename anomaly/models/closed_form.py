@@ -1,0 +1,47 @@
+"""What the closed-form baselines share: they see whole volumes, and learn in one pass without a training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from pydantic import field_validator
+from torch import Tensor
+
+from anomaly.core.errors import TrainingError
+from anomaly.core.views import View, VolumeSource
+from anomaly.core.volume import Geometry
+from anomaly.models.base import ModelSettings
+
+
+class WholeVolumeSettings(ModelSettings):
+    """Settings of a family that compares voxels at the same place of the template."""
+
+    view: View = View(kind="volume")
+
+    @field_validator("view")
+    @classmethod
+    def _whole_volumes(cls, view: View) -> View:
+        if view.kind != "volume":
+            raise ValueError(
+                "this family compares voxels by their place in the template; set view.kind to 'volume'"
+            )
+        return view
+
+
+def check_cohort(train: VolumeSource, grid: Geometry, family: str, fewest: int) -> None:
+    """Raise TrainingError where there are too few scans, or they lie on another grid."""
+    if len(train) < fewest:
+        raise TrainingError(
+            f"found {len(train)} healthy scan(s) to train {family!r} on; expected at least {fewest}; ingest more "
+            "scans, or give the training part a larger share of the split"
+        )
+    if train.grid.shape != grid.shape:
+        raise TrainingError(f"the cohort's grid has shape {train.grid.shape}, the model's {grid.shape}")
+
+
+def volumes(train: VolumeSource) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield voxels float32 and mask bool, each ``(I, J, K)``, one scan at a time."""
+    for index in range(len(train)):
+        voxels, mask = train[index]
+        yield torch.tensor(voxels), torch.tensor(mask, dtype=torch.bool)

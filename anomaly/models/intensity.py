@@ -1,0 +1,69 @@
+"""Intensity threshold: how far a voxel's intensity is from the healthy median. The simplest baseline.
+
+    r(v) = x(v) − m,    m = the median over healthy scans of the median intensity inside their mask
+
+It knows nothing of anatomy. A model that does not beat it has learnt nothing useful; on FLAIR, where lesions are
+simply bright, few do.
+
+Source: Meissen, Kaissis & Rueckert 2021, "Challenging Current Semi-Supervised Anomaly Segmentation Methods for
+Brain MRI".
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from anomaly.core.views import VolumeSource
+from anomaly.core.volume import Geometry
+from anomaly.models.base import Detector, Evidence, FitReport, FitRun, ModelSettings, PlantedScan
+from anomaly.models.closed_form import WholeVolumeSettings, check_cohort, volumes
+from anomaly.models.network import residual, within
+
+
+class IntensitySettings(WholeVolumeSettings):
+    """Settings of the intensity threshold: none but the view."""
+
+    family: Literal["intensity"] = "intensity"
+
+
+class IntensityThreshold(Detector):
+    """Signed distance of a voxel's intensity from the healthy median.
+
+    Attributes
+    ----------
+    median
+        ``()`` healthy median intensity.
+    """
+
+    family = "intensity"
+    Settings: ClassVar[type[ModelSettings]] = IntensitySettings
+    median: Tensor
+
+    def __init__(self, settings: ModelSettings, grid: Geometry) -> None:
+        super().__init__(settings, grid)
+        self.register_buffer("median", torch.zeros(()))
+
+    def fit(self, train: VolumeSource, validation: Sequence[PlantedScan], run: FitRun) -> FitReport:
+        """Learn the median; see the base class."""
+        del validation, run
+        check_cohort(train, self.grid, self.family, fewest=1)
+        started = time.monotonic()
+        medians = [voxels[mask].median() for voxels, mask in volumes(train) if mask.any()]
+        self.median = torch.stack(medians).median()
+        self.eval()
+        return FitReport(n_scans=len(train), seconds=time.monotonic() - started)
+
+    def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
+        """Return image minus median as ``"residual"``; see the base class."""
+        reconstruction = self.reconstruct(images, mask)
+        return Evidence({"residual": residual(images, reconstruction, mask)}, within(reconstruction, mask))
+
+    def reconstruct(self, images: Tensor, mask: Tensor) -> Tensor:
+        """Return the median everywhere ``(B, 1, I, J, K)``."""
+        del mask
+        return self.median.expand(len(images), 1, *images.shape[2:])

@@ -1,0 +1,105 @@
+"""Principal components: normal scans span a subspace; the residual is what lies outside it. A baseline.
+
+With healthy scans as rows of X (n × V), centred, and the Gram matrix X Xᵀ = U Λ Uᵀ (n × n, small):
+
+    P = Λ^{-½} Uᵀ X             the k leading components, orthonormal rows of length V
+    x̂ = μ + Pᵀ P (x − μ),       r = x − x̂
+    T² = Σ_i (n − 1) · (P (x − μ))_i² / Λ_i      Hotelling: how unusual the scan is inside the subspace
+
+Source: Turk & Pentland 1991, "Eigenfaces for Recognition" (the Gram matrix where V ≫ n); Hotelling 1931.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from anomaly.core.errors import TrainingError
+from anomaly.core.views import VolumeSource
+from anomaly.core.volume import Geometry
+from anomaly.models.base import Detector, Evidence, FitReport, FitRun, ModelSettings, PlantedScan
+from anomaly.models.closed_form import WholeVolumeSettings, check_cohort, volumes
+from anomaly.models.network import residual, within
+
+
+class PCASettings(WholeVolumeSettings):
+    """Settings of the principal components."""
+
+    family: Literal["pca"] = "pca"
+    components: int = Field(60, ge=1, description="k; needs more than k healthy scans")
+
+
+class PrincipalComponents(Detector):
+    """Residual of the projection on the principal components of healthy scans.
+
+    Attributes
+    ----------
+    mean
+        ``(V,)`` healthy mean, V = I·J·K.
+    components
+        ``(k, V)`` orthonormal rows.
+    variance
+        ``(k,)`` variance of healthy scans along each component.
+    """
+
+    family = "pca"
+    Settings: ClassVar[type[ModelSettings]] = PCASettings
+    settings: PCASettings
+    mean: Tensor
+    components: Tensor
+    variance: Tensor
+
+    def __init__(self, settings: ModelSettings, grid: Geometry) -> None:
+        super().__init__(settings, grid)
+        voxels, k = math.prod(grid.shape), self.settings.components
+        self.register_buffer("mean", torch.zeros(voxels))
+        self.register_buffer("components", torch.zeros(k, voxels))
+        self.register_buffer("variance", torch.ones(k))
+
+    def fit(self, train: VolumeSource, validation: Sequence[PlantedScan], run: FitRun) -> FitReport:
+        """Learn mean and components from the Gram matrix; holds all scans in memory once. See the base class."""
+        del validation, run
+        k = self.settings.components
+        check_cohort(train, self.grid, self.family, k + 1)
+        started = time.monotonic()
+        X = torch.stack([torch.where(mask, voxels, 0.0).flatten() for voxels, mask in volumes(train)])
+        self.mean = X.mean(dim=0)
+        X -= self.mean
+        eigenvalues, U = torch.linalg.eigh((X @ X.T).double())
+        eigenvalues, U = eigenvalues.flip(0)[:k].float(), U.flip(1)[:, :k].float()
+        self._check_rank(eigenvalues)
+        self.components = (U.T @ X) / eigenvalues.sqrt()[:, None]
+        self.variance = eigenvalues / (len(X) - 1)
+        self.eval()
+        return FitReport(n_scans=len(train), seconds=time.monotonic() - started)
+
+    def _check_rank(self, eigenvalues: Tensor) -> None:
+        rank = int((eigenvalues > 1e-6 * eigenvalues[0]).sum()) if eigenvalues[0] > 0 else 0
+        if rank < self.settings.components:
+            raise TrainingError(
+                f"the healthy scans vary along {rank} directions only, fewer than model.components = "
+                f"{self.settings.components}; lower it, or check the cohort for duplicates"
+            )
+
+    def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
+        """Return the residual, and Hotelling's T² as the term ``"hotelling"``; see the base class."""
+        codes = self._codes(images, mask)
+        reconstruction = self._decode(codes)
+        terms = {"hotelling": (codes**2 / self.variance).sum(dim=1)}
+        return Evidence({"residual": residual(images, reconstruction, mask)}, within(reconstruction, mask), terms)
+
+    def reconstruct(self, images: Tensor, mask: Tensor) -> Tensor:
+        """Return μ + PᵀP(x − μ) ``(B, 1, I, J, K)``."""
+        return self._decode(self._codes(images, mask))
+
+    def _codes(self, images: Tensor, mask: Tensor) -> Tensor:
+        return (within(images, mask).flatten(1) - self.mean) @ self.components.T
+
+    def _decode(self, codes: Tensor) -> Tensor:
+        return (self.mean + codes @ self.components).reshape(-1, 1, *self.grid.shape)

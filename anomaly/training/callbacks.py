@@ -1,0 +1,180 @@
+"""What happens beside the training steps: averaged weights, validation, checkpoints, progress."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from anomaly.core.files import atomic_path
+from anomaly.training.protocols import LabelledScan, state_on_cpu
+from anomaly.training.validation import planted_precision
+
+BEST = "best.safetensors"
+LAST = "last.ckpt"
+
+
+class AveragedWeights(Callback):
+    """Keeps an exponential running mean of the weights, which is what is validated and kept.
+
+    The decay rises with the steps taken, min(decay, (1 + n) / (10 + n)), so that short trainings are not held
+    back by their first weights. Buffers are copied.
+    """
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self.learner: Any = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Start from a copy of the learner."""
+        del trainer, stage
+        self.learner = copy.deepcopy(pl_module.learner).requires_grad_(False)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Move the copy to where the learner trains."""
+        del trainer
+        self.learner.to(pl_module.device).eval()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Follow every optimiser step."""
+        del outputs, batch
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            self.update(pl_module.learner)
+
+    @torch.no_grad()
+    def update(self, learner: nn.Module) -> None:
+        """Move the mean towards the current weights."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        mean, current = list(self.learner.parameters()), list(learner.parameters())
+        get_ema_multi_avg_fn(decay)(mean, current, 0)
+        for kept, buffer in zip(self.learner.buffers(), learner.buffers(), strict=True):
+            kept.copy_(buffer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed training needs."""
+        return {"updates": self.updates, "weights": self.learner.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a checkpoint."""
+        self.updates = state_dict["updates"]
+        self.learner.load_state_dict(state_dict["weights"])
+
+
+class PlantedValidation(Callback):
+    """Keeps the averaged weights that find planted lesions in held-out healthy scans best.
+
+    Longer training can teach a denoiser to copy lesions, so the training loss cannot choose. Without
+    validation scans the last weights are kept.
+    """
+
+    def __init__(
+        self, weights: AveragedWeights, scans: Sequence[LabelledScan], folder: Path, patience: int
+    ) -> None:
+        self.weights, self.scans, self.folder, self.patience = weights, scans, folder, patience
+        self.best, self.best_step, self.worse, self.stopped = -1.0, 0, 0, False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Do not go on with a training that had stopped early."""
+        del pl_module
+        trainer.should_stop = trainer.should_stop or self.stopped
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Validate, keep the weights if they are the best, stop if patience is at its end."""
+        score = planted_precision(self.weights.learner, self.scans, pl_module.device) if self.scans else None
+        if score is None or score > self.best:
+            self.best, self.best_step, self.worse = -1.0 if score is None else score, trainer.global_step, 0
+            if trainer.is_global_zero:
+                save_weights(self.weights.learner, self.folder / BEST)
+        else:
+            self.worse += 1
+        self.stopped = bool(self.patience) and self.worse >= self.patience
+        trainer.should_stop = trainer.should_stop or self.stopped
+        if score is not None:
+            write_log(trainer, {"planted_ap": score})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed training needs."""
+        return {key: getattr(self, key) for key in ("best", "best_step", "worse", "stopped")}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a checkpoint."""
+        for key, value in state_dict.items():
+            setattr(self, key, value)
+
+
+class LastCheckpoint(Callback):
+    """Writes the checkpoint a killed training continues from; whole or not at all."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / LAST
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the checkpoint, after validation has been recorded."""
+        del pl_module
+        with atomic_path(self.path) as temporary:
+            trainer.save_checkpoint(temporary)
+
+
+class Progress(Callback):
+    """Tells the caller how far training is and how long it will take, and writes the logs."""
+
+    LOG_EVERY = 10
+    TELL_EVERY_SECONDS = 0.5
+
+    def __init__(self, total: int, report: Callable[[int, int, str], None] | None) -> None:
+        self.total, self.report = total, report
+        self.start, self.first, self.told = time.monotonic(), 0, 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        del pl_module
+        self.start, self.first = time.monotonic(), trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log every few steps, and report at most twice a second."""
+        del outputs, batch
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        done, now = trainer.global_step, time.monotonic()
+        if done % self.LOG_EVERY == 0:
+            write_log(trainer, {name: float(value) for name, value in pl_module.latest.items()})
+        if self.report and (now - self.told > self.TELL_EVERY_SECONDS or done == self.total):
+            self.told = now
+            self.report(done, self.total, self._message(done, now, pl_module.latest))
+
+    def _message(self, done: int, now: float, latest: dict[str, Tensor]) -> str:
+        left = (now - self.start) / max(1, done - self.first) * (self.total - done)
+        return f"loss {float(latest['loss']):.4g}, {duration(left)} left"
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as people say it, e.g. ``"3 min"``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def save_weights(learner: nn.Module, path: Path) -> None:
+    """Write a learner's state as safetensors, atomically."""
+    with atomic_path(path) as temporary:
+        save_file(state_on_cpu(learner), temporary)
+
+
+def write_log(trainer: Trainer, values: dict[str, float]) -> None:
+    """Write numbers to every log at the current step."""
+    for logger in trainer.loggers:
+        logger.log_metrics(values, step=trainer.global_step)

@@ -1,0 +1,118 @@
+"""One training step, as lightning wants it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from anomaly.core.errors import TrainingError
+from anomaly.training.augment import augment
+from anomaly.training.protocols import Learner, Moment
+from anomaly.training.settings import TrainingSettings
+from anomaly.training.stream import Batch
+
+GPU_CHECK_EVERY = 10  # reading a number from the GPU waits for it, so it is not done at every step
+
+
+class LearnerModule(LightningModule):
+    """A learner with its optimiser; knows nothing of how images are scored.
+
+    Parameters
+    ----------
+    learner
+        The model to train.
+    settings
+        The recipe of the training.
+    fingerprint
+        Of everything a resumed training must share with the one it continues.
+    """
+
+    def __init__(self, learner: Learner, settings: TrainingSettings, fingerprint: str) -> None:
+        super().__init__()
+        assert isinstance(learner, nn.Module)  # noqa: S101 - a Protocol cannot say that it is a module
+        self.learner = learner
+        self.settings = settings
+        self.fingerprint = fingerprint
+        self.batches_done = 0
+        self.latest: dict[str, Tensor] = {}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Augment the batch where it lies and return its loss."""
+        del batch_idx  # starts anew at every validation; the batch knows its own number
+        number, images, mask = batch
+        rng = self._generator(number)
+        with torch.no_grad():
+            images, mask = augment(images, mask, self.learner.view, self.settings.augmentation, rng)
+        at = Moment(number // self.settings.accumulate, self.settings.steps, rng)
+        losses = self.learner.loss(images, mask, at)
+        self.latest = {name: value.detach() for name, value in losses.items()}
+        if self._checks(at.step):
+            self._refuse_non_finite(self.latest, at.step)
+        self.batches_done = number + 1
+        return losses["loss"]
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
+    ) -> None:
+        """Clip the gradient by its L2 norm, and refuse one that is not finite before it reaches the weights."""
+        del optimizer, gradient_clip_val, gradient_clip_algorithm  # lightning's own way, not used
+        norm = nn.utils.clip_grad_norm_(self.learner.parameters(), self.settings.gradient_clip)
+        self.latest["gradient_norm"] = norm.detach()
+        if self._checks(self.global_step):
+            self._refuse_non_finite({"gradient norm": norm}, self.global_step)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW with a linear warm-up and a cosine to zero (Loshchilov & Hutter 2017, 2019)."""
+        settings = self.settings
+        parameters = self.learner.parameters()
+        optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_share(step, settings))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what a resumed training needs beside the weights."""
+        checkpoint["anomaly"] = {"batches_done": self.batches_done, "fingerprint": self.fingerprint}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to continue a training that had other settings or other scans."""
+        saved = checkpoint.get("anomaly", {})
+        if saved.get("fingerprint") != self.fingerprint:
+            raise TrainingError(
+                "the working folder holds a checkpoint of a training with other settings or another number of "
+                "scans, which this one cannot continue; give another folder, or start anew without resuming"
+            )
+        self.batches_done = int(saved["batches_done"])
+
+    def _generator(self, number: int) -> torch.Generator:
+        words = np.random.SeedSequence([self.settings.seed, self.global_rank, number, 1]).generate_state(
+            2, np.uint32
+        )
+        seed = (int(words[0]) << 31) ^ int(words[1])
+        return torch.Generator(device=self.device).manual_seed(seed)
+
+    def _checks(self, step: int) -> bool:
+        return bool(self.device.type == "cpu") or step % GPU_CHECK_EVERY == 0
+
+    def _refuse_non_finite(self, values: dict[str, Tensor], step: int) -> None:
+        wrong = {name: float(value) for name, value in values.items() if not math.isfinite(float(value))}
+        if wrong:
+            found = ", ".join(f"{name} = {value}" for name, value in wrong.items())
+            raise TrainingError(
+                f"training went wrong at step {step}: {found}; expected finite numbers. Lower "
+                f"training.learning_rate (now {self.settings.learning_rate:g}) or training.gradient_clip (now "
+                f"{self.settings.gradient_clip:g}), and check the intensities of the cohort. The last good "
+                "weights and checkpoint are kept in the working folder"
+            )
+
+
+def learning_rate_share(step: int, settings: TrainingSettings) -> float:
+    """Return the share of the peak learning rate at a step: linear warm-up, then half a cosine."""
+    if step < settings.warmup:
+        return (step + 1) / (settings.warmup + 1)
+    done = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))

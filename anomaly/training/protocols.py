@@ -1,0 +1,138 @@
+"""What training asks of a model, of a validation scan and of a run, so that it need not know any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from anomaly.core.views import View
+from anomaly.core.volume import FloatArray, MaskArray
+
+
+@dataclass(frozen=True, eq=False)
+class Moment:
+    """Where a training stands when a loss is asked for.
+
+    Parameters
+    ----------
+    step
+        Optimiser steps taken, from 0.
+    steps
+        Optimiser steps in all; schedules such as a warm-up of β are shares of it.
+    rng
+        Random numbers of this step, on the device of the images.
+    """
+
+    step: int
+    steps: int
+    rng: torch.Generator
+
+
+class EvidenceLike(Protocol):
+    """The part of a model's evidence that validation reads."""
+
+    @property
+    def maps(self) -> Mapping[str, Tensor]:
+        """Name → ``(B, 1, *S)``."""
+        ...
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """A ``torch.nn.Module`` that can be trained."""
+
+    @property
+    def view(self) -> View:
+        """How volumes are cut into the images this model sees."""
+        ...
+
+    def loss(self, images: Tensor, mask: Tensor, at: Moment) -> dict[str, Tensor]:
+        """Return scalars by name; ``"loss"`` is minimised, the others are logged.
+
+        ``images`` are ``(B, C, *S)``, ``mask`` is ``(B, 1, *S)`` bool.
+        """
+        ...
+
+    def evidence(self, images: Tensor, mask: Tensor) -> EvidenceLike:
+        """Return how far images are from normal; validation reads the map ``"residual"``."""
+        ...
+
+
+class LabelledScan(Protocol):
+    """A scan with a known lesion; arrays are ``(I, J, K)``."""
+
+    @property
+    def voxels(self) -> FloatArray:
+        """The scan, float32."""
+        ...
+
+    @property
+    def mask(self) -> MaskArray:
+        """Foreground."""
+        ...
+
+    @property
+    def lesion(self) -> MaskArray:
+        """Where the lesion is."""
+        ...
+
+
+class Run(Protocol):
+    """Where and how a training runs."""
+
+    @property
+    def folder(self) -> Path:
+        """Working folder for checkpoints and logs."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """``"auto"``, ``"cpu"`` or ``"cuda"``."""
+        ...
+
+    @property
+    def devices(self) -> int:
+        """Number of devices."""
+        ...
+
+    @property
+    def resume(self) -> bool:
+        """Whether to continue from the last checkpoint in the folder."""
+        ...
+
+    @property
+    def progress(self) -> Callable[[int, int, str], None] | None:
+        """Called with ``(done, total, message)``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training did.
+
+    Parameters
+    ----------
+    steps
+        Optimiser steps taken.
+    seconds
+        Wall time of this run (the part after a resume).
+    validation
+        ``"planted_ap"`` and ``"best_step"`` of the weights that were kept.
+    notes
+        Sentences for the model card.
+    """
+
+    steps: int
+    seconds: float
+    validation: Mapping[str, float]
+    notes: tuple[str, ...] = ()
+
+
+def state_on_cpu(module: Any) -> dict[str, Tensor]:
+    """Return a copy of a module's state on the CPU, each tensor with its own contiguous memory."""
+    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in module.state_dict().items()}

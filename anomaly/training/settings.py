@@ -1,0 +1,43 @@
+"""What can be set about a training run. Imports no deep-learning library."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from anomaly.core.config import Settings
+
+
+class AugmentationSettings(Settings):
+    """How a healthy scan is varied, as another scanner or registration would have given it. 0 switches one off."""
+
+    flip: float = Field(0.5, ge=0, le=1, description="chance of a left-right mirror image")
+    translate: float = Field(0.0, ge=0, description="largest shift, voxels")
+    rotate: float = Field(0.0, ge=0, description="largest rotation, degrees")
+    scale: float = Field(0.0, ge=0, lt=0.5, description="largest change of size, share")
+    elastic: float = Field(0.0, ge=0, description="largest smooth displacement, voxels")
+    gamma: float = Field(0.2, ge=0, description="largest |log exponent| of the contrast curve")
+    brightness: float = Field(0.04, ge=0, description="largest |log factor| on all intensities")
+    bias_field: float = Field(0.1, ge=0, description="largest |log factor| of a smooth intensity drift")
+    noise: float = Field(0.03, ge=0, description="largest SD of added Gaussian noise, intensity units")
+    blur: float = Field(0.5, ge=0, le=1, description="largest blend towards the mean of the 3-voxel neighbourhood")
+
+
+class TrainingSettings(Settings):
+    """How a network is trained."""
+
+    steps: int = Field(4000, ge=1, description="optimiser steps")
+    batch_size: int = Field(16, ge=1, description="images per batch")
+    accumulate: int = Field(1, ge=1, description="batches whose gradients are added up for one optimiser step")
+    learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
+    warmup: int = Field(50, ge=0, description="steps over which the learning rate rises; then it falls as a cosine")
+    weight_decay: float = Field(1e-4, ge=0, description="decoupled weight decay of AdamW")
+    gradient_clip: float = Field(1.0, gt=0, description="largest L2 norm of the gradient")
+    ema_decay: float = Field(0.99, ge=0, lt=1, description="decay of the weights' running mean; 0 = last weights")
+    precision: Literal["auto", "32", "bf16"] = Field("auto", description="auto = bf16-mixed on GPU, float32 on CPU")
+    validate_every: int = Field(250, ge=1, description="steps between planted-lesion validations, and checkpoints")
+    patience: int = Field(0, ge=0, description="validations without improvement before stopping; 0 = never stop")
+    seed: int = Field(0, ge=0, description="seed of every random choice")
+    num_workers: int = Field(1, ge=0, description="threads that read batches ahead; 0 = read in line")
+    augmentation: AugmentationSettings = AugmentationSettings()

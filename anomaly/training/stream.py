@@ -1,0 +1,109 @@
+"""The endless, reproducible stream of training batches.
+
+The batch of step t depends on the seed and on t alone, never on what was read before. A training that was
+killed and resumed therefore sees the very batches an uninterrupted one would have seen.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anomaly.core.errors import TrainingError
+from anomaly.core.views import Array, View, VolumeSource
+
+Place = tuple[slice, slice, slice]
+Batch = tuple[int, Tensor, Tensor]
+
+
+class ImageStream:
+    """Random images of random scans, cut straight from the (memory-mapped) volumes into batch tensors.
+
+    Parameters
+    ----------
+    source
+        Healthy volumes.
+    view
+        How images are cut.
+    batch_size
+        Images per batch.
+    seed
+        Together with the step it decides every batch.
+    rank
+        Number of this process among several that train together; each sees its own batches.
+    """
+
+    def __init__(self, source: VolumeSource, view: View, batch_size: int, seed: int, rank: int = 0) -> None:
+        if len(source) == 0:
+            raise TrainingError("the cohort holds no healthy scan to train on; check its groups and statuses")
+        self.source, self.view, self.batch_size = source, view, batch_size
+        self.seed, self.rank = seed, rank
+        self._places: dict[int, list[Place]] = {}
+
+    def batch(self, step: int) -> Batch:
+        """Return ``(step, images (B, C, *S) float32, mask (B, 1, *S) bool)`` of one step."""
+        rng = np.random.default_rng([self.seed, self.rank, step])
+        shape = self.view.image_shape(self.source.grid.shape)
+        images = torch.empty((self.batch_size, self.view.channels, *shape))
+        mask = torch.empty((self.batch_size, 1, *shape), dtype=torch.bool)
+        for row, scan in enumerate(rng.integers(len(self.source), size=self.batch_size)):
+            self._fill(images[row].numpy(), mask[row].numpy(), int(scan), rng)
+        return step, images, mask
+
+    def _fill(self, image: Array, mask: Array, scan: int, rng: np.random.Generator) -> None:
+        voxels, foreground = self.source[scan]
+        if scan not in self._places:
+            self._places[scan] = self.view.places(foreground)
+        places = self._places[scan]
+        place = places[int(rng.integers(len(places)))]
+        image[...] = self.view.cut(voxels, place)
+        mask[...] = self.view.target(foreground, place)
+
+
+class StepLoader:
+    """Batches of one stretch of training, read ahead by threads. What lightning calls a data loader.
+
+    Parameters
+    ----------
+    stream
+        Where batches come from.
+    first
+        Returns the step to start at, asked anew at every iteration: training may have been resumed.
+    length
+        Batches per stretch.
+    threads
+        Reading threads; 0 reads in line. Reading threads need no copies and no pickling, and numpy lets go of
+        the interpreter while it copies.
+    """
+
+    def __init__(self, stream: ImageStream, first: Callable[[], int], length: int, threads: int) -> None:
+        self.stream, self.first, self.length, self.threads = stream, first, length, threads
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[Batch]:
+        start = self.first()
+        steps = range(start, start + self.length)
+        if self.threads == 0:
+            return map(self.stream.batch, steps)
+        return self._read_ahead(steps)
+
+    def _read_ahead(self, steps: range) -> Iterator[Batch]:
+        with ThreadPoolExecutor(self.threads, thread_name_prefix="batches") as pool:
+            waiting: deque[Future[Batch]] = deque()
+            try:
+                for step in steps:
+                    waiting.append(pool.submit(self.stream.batch, step))
+                    if len(waiting) > self.threads:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()

@@ -1,0 +1,148 @@
+"""The one place that builds a lightning Trainer."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from safetensors.torch import load_file
+from torch import nn
+
+from anomaly.core.views import VolumeSource
+from anomaly.training.callbacks import BEST, LAST, AveragedWeights, LastCheckpoint, PlantedValidation, Progress
+from anomaly.training.module import LearnerModule
+from anomaly.training.protocols import LabelledScan, Learner, Outcome, Run
+from anomaly.training.settings import TrainingSettings
+from anomaly.training.stream import ImageStream, StepLoader
+
+_ACCELERATORS = {"auto": "auto", "cpu": "cpu", "cuda": "gpu"}
+_SILENCED = (
+    r".*does not have many workers.*",  # batches are cut from memory maps by threads of our own
+    r".*The number of training batches.*is smaller than the logging interval.*",  # we log by ourselves
+    r".*Experiment logs directory .* exists and is not empty.*",  # a resumed training adds to its logs
+    r".*LeafSpec.* is deprecated.*",  # of torch, used inside lightning
+    r".*GPU available but not used.*",  # the caller chose the device
+)
+
+
+def train(
+    learner: Learner,
+    source: VolumeSource,
+    validation: Sequence[LabelledScan],
+    settings: TrainingSettings,
+    run: Run,
+    fingerprint: str,
+) -> Outcome:
+    """Train a learner in place; afterwards it holds the best weights, on the CPU, in ``eval`` mode.
+
+    Parameters
+    ----------
+    learner
+        The model.
+    source
+        Healthy volumes to learn from.
+    validation
+        Scans with planted lesions that choose the weights to keep; may be empty.
+    settings
+        The recipe.
+    run
+        Folder, device, whether to resume, and whom to tell about progress. The folder afterwards holds
+        ``last.ckpt`` (to continue from), ``best.safetensors`` (the weights kept) and ``logs/``.
+    fingerprint
+        Of everything a resumed training must share with the one it continues.
+
+    Raises
+    ------
+    TrainingError
+        If a loss or gradient is not finite, or the folder holds another training.
+    """
+    started = time.monotonic()
+    run.folder.mkdir(parents=True, exist_ok=True)
+    module = LearnerModule(learner, settings, fingerprint).train()
+    weights = AveragedWeights(settings.ema_decay)
+    chosen = PlantedValidation(weights, validation, run.folder, settings.patience)
+    with quiet():
+        trainer = _trainer(settings, run, [weights, chosen, LastCheckpoint(run.folder),
+                                           Progress(settings.steps, run.progress)])  # fmt: skip
+        stream = ImageStream(source, learner.view, settings.batch_size, settings.seed, trainer.global_rank)
+        length = settings.validate_every * settings.accumulate
+        loader = StepLoader(stream, lambda: module.batches_done, length, settings.num_workers)
+        trainer.fit(module, loader, ckpt_path=_checkpoint(run), weights_only=True)
+    _keep_best(learner, run.folder)
+    return _outcome(trainer, chosen, time.monotonic() - started)
+
+
+def _trainer(settings: TrainingSettings, run: Run, callbacks: list[Any]) -> Trainer:
+    on_gpu = run.device == "cuda" or (run.device == "auto" and torch.cuda.is_available())
+    mixed = settings.precision == "bf16" or (settings.precision == "auto" and on_gpu)
+    return Trainer(
+        accelerator=_ACCELERATORS[run.device],
+        devices=run.devices,
+        strategy="auto",
+        precision="bf16-mixed" if mixed else "32-true",
+        max_steps=settings.steps,
+        accumulate_grad_batches=settings.accumulate,
+        callbacks=callbacks,
+        logger=_loggers(run.folder),
+        default_root_dir=run.folder,
+        enable_checkpointing=False,  # LastCheckpoint and PlantedValidation write whole files at one moment
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_autolog_hparams=False,
+        use_distributed_sampler=False,  # the stream gives every process its own batches
+        num_sanity_val_steps=0,
+    )
+
+
+def _loggers(folder: Path) -> list[Any]:
+    csv = CSVLogger(folder, name="logs")
+    return [csv, TensorBoardLogger(folder, name="logs", version=csv.version)]
+
+
+def _checkpoint(run: Run) -> Path | None:
+    path = run.folder / LAST
+    return path if run.resume and path.is_file() else None
+
+
+def _keep_best(learner: Learner, folder: Path) -> None:
+    assert isinstance(learner, nn.Module)  # noqa: S101 - a Protocol cannot say that it is a module
+    learner.to("cpu")
+    learner.load_state_dict(load_file(folder / BEST))
+    learner.eval()
+
+
+def _outcome(trainer: Trainer, chosen: PlantedValidation, seconds: float) -> Outcome:
+    numbers = {"best_step": float(chosen.best_step)}
+    notes = []
+    if chosen.scans:
+        numbers["planted_ap"] = chosen.best
+    else:
+        notes.append("no validation scans: the last weights were kept, not the best")
+    if chosen.stopped:
+        notes.append(f"stopped early at step {trainer.global_step}: validation no longer improved")
+    return Outcome(trainer.global_step, seconds, numbers, tuple(notes))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence lightning's own lines and the warnings listed above, for as long as it trains."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            for message in _SILENCED:
+                warnings.filterwarnings("ignore", message=message)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

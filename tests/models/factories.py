@@ -1,0 +1,60 @@
+"""Small healthy "cohorts" in memory, and scans with planted lesions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anomaly.core.views import View
+from anomaly.core.volume import FloatArray, Geometry, MaskArray
+from anomaly.models.base import PlantedScan
+
+GRID = Geometry((16, 20, 12), np.diag([8.0, 8.0, 8.0, 1.0]))
+
+
+@dataclass(frozen=True, eq=False)
+class MemoryCohort:
+    """Volumes held in memory; obeys VolumeSource."""
+
+    volumes: list[tuple[FloatArray, MaskArray]]
+    grid: Geometry = GRID
+
+    def __len__(self) -> int:
+        return len(self.volumes)
+
+    def __getitem__(self, index: int) -> tuple[FloatArray, MaskArray]:
+        return self.volumes[index]
+
+
+def healthy_scan(seed: int, grid: Geometry = GRID) -> tuple[FloatArray, MaskArray]:
+    """Return one anatomy with a little individual variation."""
+    rng = np.random.default_rng(seed)
+    axes = np.meshgrid(*[(np.arange(n) - (n - 1) / 2) / (0.48 * n) for n in grid.shape], indexing="ij")
+    radius = np.sqrt(sum(a**2 for a in axes)) * rng.uniform(0.95, 1.05)
+    mask = radius < 1
+    anatomy = 0.7 + 0.2 * np.cos(5 * radius) + 0.1 * np.cos(3 * axes[1]) * rng.uniform(0.8, 1.2)
+    voxels = np.where(mask, anatomy * rng.uniform(0.97, 1.03) + rng.normal(0, 0.01, grid.shape), 0)
+    return voxels.astype(np.float32), mask
+
+
+def healthy_cohort(n: int = 10, first: int = 0, grid: Geometry = GRID) -> MemoryCohort:
+    return MemoryCohort([healthy_scan(first + seed, grid) for seed in range(n)], grid)
+
+
+def planted_scan(seed: int = 100, loss: float = 0.6, grid: Geometry = GRID) -> PlantedScan:
+    """Return a scan with a dark ball near its centre."""
+    voxels, mask = healthy_scan(seed, grid)
+    centre = np.array(grid.shape).reshape(3, 1, 1, 1) // 2 + np.array([2, 1, 0]).reshape(3, 1, 1, 1)
+    lesion = (np.sqrt(((np.indices(grid.shape) - centre) ** 2).sum(0)) < 2.6) & mask
+    return PlantedScan(np.where(lesion, voxels * (1 - loss), voxels).astype(np.float32), mask, lesion)
+
+
+def images_of(voxels: FloatArray, mask: MaskArray, view: View) -> tuple[Tensor, Tensor]:
+    """Return all images ``(B, C, *S)`` of a scan, and their masks ``(B, 1, *S)``."""
+    places = view.places(mask)
+    images = np.stack([view.cut(voxels, place) for place in places])
+    masks = np.stack([view.target(mask, place) for place in places])
+    return torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(np.ascontiguousarray(masks))
