@@ -38,10 +38,10 @@ bench: install ## speed and memory, on sample_data and on ANOMALY_DATA where it 
 	$(BIN)/python -m pipelines.bench
 
 benchmark-ixi: install ## the tables of docs/benchmarks.md, from ANOMALY_DATA
-	$(BIN)/python -m pipelines.protocol --data "$$ANOMALY_DATA" --output work/protocol
+	$(BIN)/anomaly benchmark --config ixi --data "$$ANOMALY_DATA" --output work/ixi
 
 sample-data: install ## make sample_data/ again
-	$(BIN)/python sample_data/make.py
+	$(BIN)/python -m sample_data.make
 
 clean: ## remove what the targets above made (not the environment)
 	rm -rf demo work build .mypy_cache .ruff_cache .pytest_cache

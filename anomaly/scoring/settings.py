@@ -22,8 +22,8 @@ class ScoringSettings(Settings):
     )
     sd_smoothing_mm: float = Field(default=4.0, ge=0, description="Gaussian sigma that steadies the SD map")
     sd_floor: float = Field(default=0.5, ge=0, description="floor of the SD, as a share of its median in the brain")
-    dark_weight: float = Field(default=1.0, ge=0, description="weight of voxels darker than expected")
-    bright_weight: float = Field(default=1.0, ge=0, description="weight of voxels brighter than expected")
+    dark_weight: float = Field(default=1.0, gt=0, description="weight of voxels darker than expected")
+    bright_weight: float = Field(default=1.0, gt=0, description="weight of voxels brighter than expected")
     erode_mm: float = Field(default=0.0, ge=0, description="brain edge left out of the evidence, in millimetres")
     flip_average: bool = Field(
         default=False, description="average the model's answer with that for the left-right mirrored scan"

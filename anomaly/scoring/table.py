@@ -13,9 +13,9 @@ from anomaly.core.files import atomic_path
 from anomaly.core.results import Region, ScanScore, ScanStatus
 
 COLUMNS = (
-    "scan_id", "subject", "session", "modality", "source", "content_hash", "status", "reason_code", "reason", "remedy",
-    "score", "p_value", "percentile", "flagged", "n_regions", "flagged_ml", "warnings", "model_id", "calibration_id",
-    "map_path", "mask_path",
+    "scan_id", "subject", "session", "modality", "source", "content_hash", "status", "reason_code", "reason",
+    "remedy", "score", "p_value", "percentile", "flagged", "n_regions", "flagged_ml", "warnings", "model_id",
+    "calibration_id", "map_path", "mask_path",
 )  # fmt: skip
 NOT_SCORED = ("scan_id", "subject", "modality", "source", "status", "reason_code", "reason", "remedy")
 

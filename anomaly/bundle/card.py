@@ -1,0 +1,68 @@
+"""The model card: what a physicist reads before a model is let near a scan (Mitchell et al. 2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from anomaly import RESEARCH_USE_ONLY
+from anomaly.bundle.config import ExperimentConfig
+
+
+def model_card(config: ExperimentConfig, model_id: str, facts: Mapping[str, Any]) -> str:
+    """Return the card as Markdown."""
+    data, training = facts["data"], facts["training"]
+    lines = [
+        f"# {config.name}",
+        "",
+        f"**{RESEARCH_USE_ONLY}**",
+        "",
+        config.description,
+        "",
+        "| | |",
+        "|---|---|",
+        f"| Model id | `{model_id}` |",
+        f"| Family | {config.model['family']} |",
+        f"| Trainable parameters | {training['n_parameters']:,} |",
+        f"| Modality | {config.modality.value} |",
+        f"| Made | {facts['created_at']} by {facts['who']} |",
+        "",
+        "## Intended use",
+        "",
+        str(facts["intended_use"]),
+        "",
+        "## Trained on",
+        "",
+        f"{data['n_train']} healthy scans of {data['n_train_subjects']} subjects; {data['n_validation']} scans of "
+        f"{data['n_validation_subjects']} other healthy subjects, with synthetic lesions, chose the checkpoint.",
+        _ages(data),
+        "",
+        "## Training",
+        "",
+        f"{training['steps']} steps in {training['seconds']:.0f} s on {training['device']}, "
+        f"seed {training['seed']}.",
+        *(f"- {name}: {value:.4g}" for name, value in training["validation"].items()),
+        *(f"- {note}" for note in training["notes"]),
+        "",
+        "## How it scores",
+        "",
+        f"The declared scan score is `{config.scoring.scan_score}`: the evidence is the model's signed "
+        f"`{config.scoring.map}`, smoothed ({config.scoring.smoothing_mm:g} mm), standardised "
+        f"({config.scoring.standardise}) against healthy scans. A scan less correlated with the mean healthy scan "
+        f"than {config.scoring.min_similarity:g} is refused.",
+        "",
+        "## Limits",
+        "",
+        "- Flags need a calibration on held-out healthy scans of the same scanner and population; when either "
+        "changes, the promised false-flag rate no longer holds.",
+        "- It tells that a scan is unlike the healthy scans it has seen, not what the finding is.",
+        "- Checkpoints are chosen on synthetic lesions; measure the sensitivity to real disease where it is used.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _ages(data: Mapping[str, Any]) -> str:
+    if data.get("age_mean") is None:
+        return "Their ages are not known."
+    return f"Age {data['age_mean']:.0f} years on average ({data['age_min']:.0f} to {data['age_max']:.0f})."

@@ -1,0 +1,79 @@
+"""The complete description of an experiment: what a model is trained on, how, and how it scores.
+
+One YAML file says all of it. ``model`` is checked by the family it names, ``preprocessing`` may be given as the
+name of a shipped chain, which is written out in full when the config is resolved.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from anomaly.core.config import Settings, load_yaml
+from anomaly.core.errors import ConfigError, unknown_name
+from anomaly.core.volume import Modality
+from anomaly.models.base import ModelSettings
+from anomaly.models.registry import settings_class
+from anomaly.preprocessing.chain import ChainSettings
+from anomaly.scoring.settings import ScoringSettings
+from anomaly.training.settings import TrainingSettings
+
+
+class ExperimentConfig(Settings):
+    """Everything needed to train a model and to score with it."""
+
+    name: str = Field(description="what the model is called in reports")
+    description: str = Field(default="", description="one sentence for people")
+    preprocessing: ChainSettings = Field(description="the chain every scan goes through")
+    model: dict[str, Any] = Field(description="family and its settings")
+    training: TrainingSettings = Field(default_factory=TrainingSettings)
+    scoring: ScoringSettings = Field(default_factory=ScoringSettings)
+    validation_fraction: float = Field(
+        default=0.12, ge=0, lt=1, description="share of the training subjects that choose the checkpoint"
+    )
+
+    @field_validator("model")
+    @classmethod
+    def _checked_by_its_family(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return _model_settings(values).model_dump(mode="json")
+
+    @property
+    def modality(self) -> Modality:
+        """What scans the model is for; others are refused."""
+        return self.preprocessing.modality
+
+    def model_settings(self) -> ModelSettings:
+        """Return the settings of the family."""
+        return _model_settings(self.model)
+
+
+def load_experiment(path: Path, chains: dict[str, Path]) -> ExperimentConfig:
+    """Read an experiment config; ``preprocessing: <name>`` is replaced by that shipped chain.
+
+    Parameters
+    ----------
+    path
+        The YAML file.
+    chains
+        Shipped chains by name.
+
+    Raises
+    ------
+    ConfigError
+        Naming the file, the wrong key and the valid ones.
+    """
+    values = load_yaml(path)
+    if isinstance(values, dict) and isinstance(values.get("preprocessing"), str):
+        name = values["preprocessing"]
+        if name not in chains:
+            raise ConfigError(f"{path}: " + unknown_name("preprocessing", name, list(chains)))
+        values = {**values, "preprocessing": load_yaml(chains[name])}
+    return ExperimentConfig.parse(values, where=str(path))
+
+
+def _model_settings(values: dict[str, Any]) -> ModelSettings:
+    if "family" not in values:
+        raise ConfigError("model: missing key 'family'")
+    return settings_class(values["family"]).parse(values, where="model")

@@ -1,0 +1,170 @@
+"""A model on disk. Never pickle: weights are safetensors, the rest is JSON and YAML.
+
+A bundle is self-contained: it carries the complete configuration (preprocessing included), so a new scan always
+goes through the chain the model was trained with, and the hash of every file it was saved with, so that a
+damaged or altered model refuses to load.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save_file as save_arrays
+from safetensors.torch import load_file as load_tensors
+from safetensors.torch import save_file as save_tensors
+
+from anomaly.bundle.config import ExperimentConfig
+from anomaly.core.config import dump_yaml, load_yaml
+from anomaly.core.errors import BundleError
+from anomaly.core.files import atomic_path, read_json, sha256_of_file, write_json, write_text
+from anomaly.core.volume import Geometry
+from anomaly.models.base import Detector
+from anomaly.models.registry import create
+from anomaly.scoring.reference import HealthyReference
+from anomaly.scoring.scorer import Scorer
+
+FORMAT_VERSION = 1
+HASHED = ("config.yaml", "weights.safetensors", "reference.safetensors", "training_subjects.json")
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A model ready to score: fitted detector, scoring settings, healthy reference, provenance."""
+
+    folder: Path
+    config: ExperimentConfig
+    scorer: Scorer
+    metadata: Mapping[str, Any]
+
+    @property
+    def model_id(self) -> str:
+        """Twelve hex digits that name exactly these weights, reference and settings."""
+        return str(self.metadata["model_id"])
+
+    @property
+    def grid(self) -> Geometry:
+        """The template grid the model works on."""
+        return self.scorer.detector.grid
+
+    def training_fingerprints(self) -> dict[str, list[str]]:
+        """Return the hashed subject names and the content hashes of the scans seen in training."""
+        return dict(read_json(self.folder / "training_subjects.json"))
+
+
+def hash_subject(subject: str) -> str:
+    """Return a one-way name of a subject, so that a bundle can tell who it has seen without naming them."""
+    return hashlib.sha256(f"anomaly subject {subject}".encode()).hexdigest()[:32]
+
+
+def save_bundle(
+    folder: Path,
+    config: ExperimentConfig,
+    scorer: Scorer,
+    training: Sequence[tuple[str, str]],
+    facts: Mapping[str, Any],
+) -> str:
+    """Write a bundle and return its model id.
+
+    Parameters
+    ----------
+    training
+        ``(subject, content hash)`` of every scan the model has seen, validation scans included.
+    facts
+        What the metadata and the model card say of the data and the training.
+
+    Raises
+    ------
+    BundleError
+        The folder holds a model already.
+    """
+    if (folder / "metadata.json").exists():
+        raise BundleError(f"{folder} already holds a model; choose another output folder")
+    if scorer.reference is None:
+        raise BundleError("a model without a healthy reference cannot be saved; call learn_reference first")
+    write_text(folder / "config.yaml", dump_yaml(config))
+    state = {
+        name: value.detach().cpu().contiguous().clone() for name, value in scorer.detector.state_dict().items()
+    }
+    with atomic_path(folder / "weights.safetensors") as temporary:
+        save_tensors(state, temporary)
+    with atomic_path(folder / "reference.safetensors") as temporary:
+        save_arrays({k: np.ascontiguousarray(v) for k, v in scorer.reference.arrays().items()}, temporary)
+    write_json(
+        folder / "training_subjects.json",
+        {
+            "subjects": sorted({hash_subject(subject) for subject, _ in training}),
+            "content_hashes": sorted({content for _, content in training}),
+        },
+    )
+    hashes = {name: sha256_of_file(folder / name) for name in HASHED}
+    model_id = hashlib.sha256("".join(hashes[name] for name in HASHED).encode()).hexdigest()[:12]
+    grid = scorer.detector.grid
+    write_json(
+        folder / "metadata.json",
+        {
+            "format_version": FORMAT_VERSION,
+            "model_id": model_id,
+            "grid": {"shape": list(grid.shape), "affine": grid.affine.tolist()},
+            "score_centre": dict(scorer.reference.score_centre),
+            "score_spread": dict(scorer.reference.score_spread),
+            **facts,
+            "hashes": hashes,
+        },
+    )
+    return model_id
+
+
+def load_bundle(folder: Path, device: str = "cpu") -> Bundle:
+    """Read a bundle, refusing one whose files are not those it was saved with.
+
+    Parameters
+    ----------
+    device
+        Where the detector goes, e.g. ``"cpu"`` or ``"cuda"``.
+    """
+    metadata = _verified_metadata(folder)
+    config = ExperimentConfig.parse(load_yaml(folder / "config.yaml"), where=str(folder / "config.yaml"))
+    grid = Geometry(tuple(metadata["grid"]["shape"]), np.array(metadata["grid"]["affine"]))
+    detector = _detector(folder, config, grid).to(torch.device(device)).eval()
+    arrays = load_arrays(folder / "reference.safetensors")
+    reference = HealthyReference(
+        **arrays, score_centre=metadata["score_centre"], score_spread=metadata["score_spread"]
+    )
+    return Bundle(folder, config, Scorer(detector, config.scoring, reference), metadata)
+
+
+def _detector(folder: Path, config: ExperimentConfig, grid: Geometry) -> Detector:
+    detector = create(config.model_settings(), grid)
+    try:
+        detector.load_state_dict(load_tensors(folder / "weights.safetensors"))
+    except RuntimeError as error:
+        raise BundleError(f"{folder}: the weights do not fit the model of config.yaml: {error}") from error
+    return detector
+
+
+def _verified_metadata(folder: Path) -> dict[str, Any]:
+    path = folder / "metadata.json"
+    if not path.is_file():
+        raise BundleError(f"{folder} holds no model (no metadata.json); give the folder that `anomaly train` wrote")
+    metadata: dict[str, Any] = read_json(path)
+    if metadata.get("format_version") != FORMAT_VERSION:
+        raise BundleError(
+            f"{path}: found format version {metadata.get('format_version')!r}, expected {FORMAT_VERSION}; "
+            "train the model again or use the version of anomaly that made it"
+        )
+    for name, expected in metadata["hashes"].items():
+        file = folder / name
+        found = sha256_of_file(file) if file.is_file() else "no such file"
+        if found != expected:
+            raise BundleError(
+                f"{file}: found {found[:12]}, expected {expected[:12]}; the model was altered or damaged after it "
+                "was saved, restore it from where it was made"
+            )
+    return metadata

@@ -1,0 +1,5 @@
+"""``python -m pipelines`` is ``anomaly``."""
+
+from pipelines.cli import main
+
+main()

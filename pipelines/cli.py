@@ -1,0 +1,257 @@
+"""The command line. Heavy imports happen inside commands, so that ``anomaly --help`` is instant."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from anomaly import RESEARCH_USE_ONLY
+from anomaly.core.errors import AnomalyError
+from pipelines.common import Exit, Progress, exit_code, no_progress
+
+app = typer.Typer(
+    name="anomaly",
+    help="Learns what healthy tissue looks like in MRI and CT, and tells which new scans do not look healthy, "
+    f"where, and how sure it is. {RESEARCH_USE_ONLY}",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    epilog="ingest → train → calibrate → score → report: `anomaly VERB --help` shows an example of each.",
+)
+
+Sources = Annotated[
+    list[Path],
+    typer.Argument(metavar="SOURCE…", help="NIfTI files, folders, BIDS, DICOM folders or zips, manifest.csv"),
+]
+Jobs = Annotated[int, typer.Option(min=0, help="Processes that prepare scans; 0 = one per core.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON on standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
+
+
+@app.command(epilog="anomaly ingest healthy/ extra.zip -o cohort/")
+def ingest(
+    sources: Sources,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The cohort folder to make or continue.")],
+    preprocessing: Annotated[str, typer.Option(help="A shipped chain (anomaly info) or a YAML file.")] = "t1w",
+    modality: Annotated[
+        str | None, typer.Option(help="What scans are whose modality neither name nor header tells (T1w, CT, …).")
+    ] = None,
+    jobs: Jobs = 0,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find scans, check them, and prepare them; refuse with a reason what must not be used."""
+    from pipelines.ingest import ingest as run
+
+    with _errors(), _progress(quiet) as progress:
+        summary = run(sources, output, preprocessing=preprocessing, modality=modality, jobs=jobs, progress=progress)
+    _finish(summary.as_dict(), as_json, refused=summary.refused + summary.failed)
+
+
+@app.command(epilog="anomaly train --config dae --cohort cohort/ -o model/")
+def train(
+    cohort: Annotated[Path, typer.Option(help="An ingested cohort of healthy scans.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The model bundle to make.")],
+    config: Annotated[str, typer.Option(help="A shipped config (anomaly info) or a YAML file.")] = "dae",
+    seed: Annotated[int | None, typer.Option(help="Instead of the config's seed.")] = None,
+    device: Device = "auto",
+    devices: Annotated[int, typer.Option(min=1, help="Number of devices.")] = 1,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Learn what healthy scans look like. Interrupted, the same command continues."""
+    from pipelines.train import train as run
+
+    with _errors(), _progress(quiet) as progress:
+        summary = run(config, cohort, output, seed=seed, device=device, devices=devices, progress=progress)
+    _finish(summary, as_json)
+
+
+@app.command(
+    epilog='anomaly calibrate model/ --cohort healthy_holdout/ --alpha 0.05 --reason "scanner A, autumn 2026"'
+)
+def calibrate(
+    model: Annotated[Path, typer.Argument(help="The model bundle.")],
+    cohort: Annotated[Path, typer.Option(help="Held-out healthy scans: an ingested cohort, or raw scans.")],
+    reason: Annotated[str, typer.Option(help="Why, and for which scanner and population; kept in the record.")],
+    alpha: Annotated[
+        list[float] | None, typer.Option(help="Promised false-flag rate; may be given several times. Default 0.05.")
+    ] = None,
+    jobs: Jobs = 0,
+    device: Device = "auto",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fix the threshold that keeps a promised false-flag rate, on healthy scans the model has not seen."""
+    from pipelines.calibrate import calibrate as run
+
+    with _errors(), _progress(quiet) as progress:
+        summary = run(model, cohort, alpha or [0.05], reason, jobs=jobs, device=device, progress=progress)
+    _finish(summary, as_json)
+
+
+@app.command(epilog="anomaly score model/ new_scans/ -o run/")
+def score(
+    model: Annotated[Path, typer.Argument(help="The model bundle.")],
+    sources: Sources,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The run folder to make or continue.")],
+    alpha: Annotated[float | None, typer.Option(help="Use the calibration that promises this rate.")] = None,
+    calibration: Annotated[str | None, typer.Option(help="Use the calibration of this id.")] = None,
+    split: Annotated[str | None, typer.Option(help="Only scans of this split of the cohort or manifest.")] = None,
+    jobs: Jobs = 0,
+    device: Device = "auto",
+    overwrite: Annotated[bool, typer.Option(help="Score again what has been scored already.")] = False,
+    fail_on_flag: Annotated[bool, typer.Option(help="Exit with 6 if any scan is flagged.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score new scans. Interrupted, the same command continues and gives the same result."""
+    from pipelines.score import ScoreRequest
+    from pipelines.score import score as run
+
+    request = ScoreRequest(
+        model=model, sources=tuple(sources), output=output, alpha=alpha, calibration=calibration, split=split,
+        jobs=jobs, device=device, overwrite=overwrite,
+    )  # fmt: skip
+    with _errors(), _progress(quiet) as progress:
+        summary = run(request, progress=progress)
+    if summary["calibration_id"] is None:
+        _say("This model has no calibration: scores only, nothing is flagged. Run `anomaly calibrate` first.")
+    flagged = fail_on_flag and summary["flagged"] > 0
+    _finish(summary, as_json, refused=summary["refused"] + summary["failed"], flagged=flagged)
+
+
+@app.command(epilog="anomaly report run/ --pdf")
+def report(
+    run: Annotated[Path, typer.Argument(help="The run folder that `anomaly score` made.")],
+    pdf: Annotated[bool, typer.Option("--pdf", help="Also write PDF files of the same.")] = False,
+    flagged_only: Annotated[bool, typer.Option(help="Pages for flagged scans only.")] = False,
+    jobs: Jobs = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Make the worklist and one page per scan."""
+    from pipelines.report import report as make
+
+    with _errors(), _progress(quiet) as progress:
+        index = make(run, pdf=pdf, cases="flagged" if flagged_only else "all", jobs=jobs, progress=progress)
+    typer.echo(index)
+
+
+@app.command(epilog="anomaly evaluate run/ --labels labels.tsv")
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="The run folder that `anomaly score` made.")],
+    labels: Annotated[Path, typer.Option(help="TSV with scan_id or subject, label (0/1), mask (optional).")],
+    masks: Annotated[Path | None, typer.Option(help="Folder the mask paths are relative to.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: RUN/evaluation.")] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare a run with the truth: detection, localisation and the kept promise, with intervals."""
+    from pipelines.evaluate import evaluate as measure
+
+    with _errors(), _progress(quiet) as progress:
+        result = measure(run, labels, masks, output, progress=progress)
+    _finish(result, as_json)
+
+
+@app.command(epilog="anomaly benchmark --config baselines -o benchmark/")
+def benchmark(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of models, runs and the comparison.")],
+    config: Annotated[str, typer.Option(help="A shipped benchmark (anomaly info) or a YAML file.")] = "sample",
+    data: Annotated[
+        Path | None, typer.Option(help="Folder the benchmark's paths are relative to; default: beside the config.")
+    ] = None,
+    jobs: Jobs = 0,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Train and evaluate several families on one cohort under one protocol; one comparison table."""
+    from pipelines.benchmark import benchmark as compare
+
+    with _errors(), _progress(quiet) as progress:
+        table = compare(config, output, data=data, jobs=jobs, device=device, progress=progress)
+    typer.echo(table.read_text(encoding="utf-8"))
+
+
+@app.command(epilog="anomaly info --json")
+def info(as_json: AsJson = False) -> None:
+    """Show versions, devices, families and configs."""
+    from pipelines.info import as_text, facts
+
+    typer.echo(json.dumps(facts(), indent=2) if as_json else as_text(facts()))
+
+
+def main() -> None:
+    """Run the command line; what ``anomaly`` calls."""
+    app()
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """Turn an expected error into one line on standard error and its exit code."""
+    try:
+        yield
+    except AnomalyError as error:
+        _say(f"anomaly: {error}")
+        raise typer.Exit(exit_code(error)) from error
+    except KeyboardInterrupt as error:
+        _say("anomaly: interrupted; nothing computed is lost, the same command continues")
+        raise typer.Exit(130) from error
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Progress]:
+    """Yield a callback that draws a bar with the time left, on standard error."""
+    if quiet or (not sys.stderr.isatty() and not os.environ.get("FORCE_COLOR")):
+        yield _log_lines() if not quiet else no_progress
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("", total=None)
+        yield lambda done, total, message: bars.update(task, completed=done, total=total, description=message)
+
+
+def _log_lines(every_seconds: float = 10.0) -> Progress:
+    """Return a callback for a log file: a line now and then instead of a bar."""
+    from time import monotonic
+
+    started = last = monotonic()
+
+    def report(done: int, total: int, message: str) -> None:
+        nonlocal last
+        now = monotonic()
+        if now - last >= every_seconds:
+            last = now
+            left = (now - started) / done * (total - done) if done else 0.0
+            _say(f"{done}/{total} {message} ({left:.0f} s left)")
+
+    return report
+
+
+def _finish(summary: dict[str, Any], as_json: bool, refused: int = 0, flagged: bool = False) -> None:
+    if as_json:
+        typer.echo(json.dumps(summary, indent=2, ensure_ascii=False))
+    else:
+        for key, value in summary.items():
+            if not isinstance(value, dict | list):
+                typer.echo(f"{key.replace('_', ' '):<22} {value}")
+    if flagged:
+        raise typer.Exit(Exit.FLAGGED)
+    if refused:
+        raise typer.Exit(Exit.SOME_REFUSED)
+
+
+_say: Callable[[str], None] = lambda text: typer.echo(text, err=True)  # noqa: E731

@@ -1,0 +1,162 @@
+"""Healthy scans in, model bundle out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anomaly.bundle.card import model_card
+from anomaly.bundle.config import ExperimentConfig, load_experiment
+from anomaly.bundle.store import save_bundle
+from anomaly.cohort.splits import split_by_subject
+from anomaly.cohort.synthetic import planted_scans
+from anomaly.cohort.table import ScanRecord
+from anomaly.cohort.volumes import CohortVolumes
+from anomaly.core.errors import BundleError
+from anomaly.core.files import write_text
+from anomaly.models.base import FitReport, FitRun, PlantedScan
+from anomaly.models.registry import create
+from anomaly.scoring.scorer import Scorer
+from pipelines.common import Progress, audit, find_config, no_progress, now, shipped_configs, software, who
+from pipelines.intake import healthy_records
+
+INTENDED_USE = (
+    "Research on marking scans that do not look like the healthy scans the model has seen, for review by a "
+    "radiologist. Not for diagnosis, not for ruling out disease."
+)
+
+
+def train(
+    config: str | Path,
+    cohort: Path,
+    output: Path,
+    *,
+    seed: int | None = None,
+    device: str = "auto",
+    devices: int = 1,
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """Train one model and write its bundle.
+
+    Parameters
+    ----------
+    config
+        A shipped name, or the path of a YAML file.
+    cohort
+        An ingested cohort. Where its scans name a split, only ``train`` is used; only healthy scans ever are.
+    output
+        The bundle folder. Checkpoints and logs go to ``output/training``; an interrupted call continues from them.
+
+    Returns
+    -------
+    dict
+        Model id, folder, numbers of scans and steps, seconds.
+    """
+    experiment = load_experiment(find_config(config, "models"), shipped_configs("preprocessing"))
+    if (output / "metadata.json").exists():
+        raise BundleError(f"{output} already holds a model; choose another output folder")
+    records = healthy_records(cohort, experiment, split="train")
+    training, validation = _hold_out(records, experiment.validation_fraction)
+    volumes, held_out = CohortVolumes(cohort, training), CohortVolumes(cohort, validation)
+    chosen_seed = experiment.training.seed if seed is None else seed
+    detector = create(experiment.model_settings(), volumes.grid)
+    run = FitRun(
+        folder=output / "training", training=experiment.training, seed=chosen_seed, device=device, devices=devices,
+        progress=progress,
+    )  # fmt: skip
+    report = detector.fit(volumes, _planted(held_out), run)
+    progress(0, len(volumes), "learning the healthy reference")
+    scorer = Scorer(detector, experiment.scoring).learn_reference(
+        volumes, (held_out[i] for i in range(len(held_out)))
+    )
+    facts = _display(scorer) | _facts(experiment, training, validation, report, chosen_seed, device)
+    seen = [(record.subject, record.content_hash) for record in records]
+    model_id = save_bundle(output, experiment, scorer, seen, facts)
+    write_text(output / "MODEL_CARD.md", model_card(experiment, model_id, facts))
+    audit(output, "train", model_id=model_id)
+    return {
+        "model_id": model_id,
+        "model": str(output),
+        "family": experiment.model["family"],
+        "train_scans": len(training),
+        "validation_scans": len(validation),
+        "steps": report.steps,
+        "seconds": round(report.seconds, 1),
+        "parameters": report.n_parameters,
+    }
+
+
+def _hold_out(records: Sequence[ScanRecord], fraction: float) -> tuple[list[ScanRecord], list[ScanRecord]]:
+    """Return training and validation scans; the same subjects are held out whatever the seed of the training."""
+    unsplit = [replace(record, split="") for record in records]
+    parts = split_by_subject(unsplit, {"train": 1 - fraction, "validation": fraction})
+    return parts["train"], parts["validation"]
+
+
+def _planted(volumes: CohortVolumes) -> list[PlantedScan]:
+    """Plant one lesion in each validation scan: dark, bright and textured in turn. Never learnt from."""
+    return [
+        PlantedScan(voxels=p.voxels, mask=p.mask, lesion=p.lesion)
+        for p in planted_scans(volumes, seed=0, kinds=("dark", "dark", "bright", "texture"))
+    ]
+
+
+def _facts(
+    experiment: ExperimentConfig,
+    training: Sequence[ScanRecord],
+    validation: Sequence[ScanRecord],
+    report: FitReport,
+    seed: int,
+    device: str,
+) -> dict[str, Any]:
+    return {
+        "name": experiment.name,
+        "family": experiment.model["family"],
+        "modality": experiment.modality.value,
+        "version": "0.1.0",
+        "intended_use": INTENDED_USE,
+        "created_at": now(),
+        "who": who(),
+        "data": {
+            "n_train": len(training),
+            "n_train_subjects": len({r.subject for r in training}),
+            "n_validation": len(validation),
+            "n_validation_subjects": len({r.subject for r in validation}),
+            **_age_facts([r.age for r in (*training, *validation) if r.age is not None]),
+        },
+        "training": {
+            "steps": report.steps,
+            "seconds": report.seconds,
+            "seed": seed,
+            "device": device,
+            "n_parameters": report.n_parameters,
+            "validation": dict(report.validation),
+            "notes": list(report.notes),
+        },
+        "software": software(),
+        "changelog": {"0.1.0": "first training"},
+    }
+
+
+def _display(scorer: Scorer) -> dict[str, Any]:
+    """Return scales for pictures, the same for every scan."""
+    reference = scorer.reference
+    if reference is None:
+        raise BundleError("the healthy reference must be learnt before scales can be chosen")
+    seen = reference.appearance[reference.appearance > 0]
+    return {
+        "display": {
+            "intensity_max": float(np.percentile(seen, 99.5)),
+            "evidence_typical": reference.score_centre.get("reconstruction_p99", 1.0),
+        }
+    }
+
+
+def _age_facts(ages: Sequence[float]) -> dict[str, float | None]:
+    if not ages:
+        return {"age_mean": None, "age_min": None, "age_max": None}
+    return {"age_mean": sum(ages) / len(ages), "age_min": min(ages), "age_max": max(ages)}
