@@ -1,0 +1,114 @@
+"""Figures of an evaluation, print-quality and readable by colour-blind people (Okabe & Ito 2008 palette)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from anomaly.core.files import atomic_path
+from anomaly.evaluation.detection import auroc, average_precision, precision_recall_curve, roc_curve
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+STYLES = ("-", "--", "-.", ":")
+GREY = "#767676"
+
+Scans = tuple[npt.ArrayLike, npt.ArrayLike]
+"""Labels ``(n,)`` (True = lesion) and scores ``(n,)``."""
+
+
+@dataclass(frozen=True, eq=False)
+class CalibrationCurve:
+    """Realised against promised false-flag rate; every field ``(A,)`` but the last.
+
+    Parameters
+    ----------
+    alphas
+        Promised rates.
+    rates
+        Realised rates on healthy test scans.
+    band_low, band_high
+        Rates that chance allows.
+    promised
+        The rate of the calibration in use; marked.
+    """
+
+    alphas: npt.NDArray[np.float64]
+    rates: npt.NDArray[np.float64]
+    band_low: npt.NDArray[np.float64]
+    band_high: npt.NDArray[np.float64]
+    promised: float | None = None
+
+
+def roc_figure(curves: Mapping[str, Scans]) -> Figure:
+    """Return the ROC curve of each score or model; the legend gives its area."""
+    figure, axes = _square("1 − specificity", "sensitivity")
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
+    for index, (name, scans) in enumerate(curves.items()):
+        false, true = roc_curve(*scans)
+        axes.step(false, true, where="post", label=f"{name}, AUROC {auroc(*scans):.2f}", **_line(index))
+    return _with_legend(figure, axes, "lower right")
+
+
+def precision_recall_figure(curves: Mapping[str, Scans]) -> Figure:
+    """Return the precision-recall curve of each score or model; dotted: the share of ill scans."""
+    figure, axes = _square("recall (sensitivity)", "precision")
+    for index, (name, scans) in enumerate(curves.items()):
+        recall, precision = precision_recall_curve(*scans)
+        label = f"{name}, AP {average_precision(*scans):.2f}"
+        axes.step(recall, precision, where="pre", label=label, **_line(index))
+        axes.axhline(float(np.mean(np.asarray(scans[0]))), color=GREY, linewidth=0.8, linestyle=":")
+    return _with_legend(figure, axes, "lower left")
+
+
+def calibration_figure(curve: CalibrationCurve) -> Figure:
+    """Return the realised false-flag rate against the promised one, with the band that chance allows."""
+    figure, axes = _square("promised false-flag rate (alpha)", "realised false-flag rate")
+    top = float(max(curve.alphas.max(), curve.rates.max(), 0.01)) * 1.05
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":", label="promised")
+    axes.fill_between(
+        curve.alphas, curve.band_low, curve.band_high,
+        step="post", color=COLOURS[0], alpha=0.15, linewidth=0, label="99 % band of chance",
+    )  # fmt: skip
+    axes.step(curve.alphas, curve.rates, where="post", color=COLOURS[0], label="realised on healthy test scans")
+    if curve.promised is not None:
+        axes.axvline(curve.promised, color=COLOURS[1], linewidth=1, linestyle="--", label="alpha in use")
+    axes.set_xlim(0, top)
+    axes.set_ylim(0, max(top, float(curve.band_high.max()) * 1.02))
+    axes.set_aspect("auto")
+    return _with_legend(figure, axes, "upper left")
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG at 300 dots per inch (or as the ending says)."""
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=300, bbox_inches="tight")
+
+
+def _square(x: str, y: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(3.5, 3.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_xlabel(x, fontsize=9)
+    axes.set_ylabel(y, fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1.02)
+    return figure, axes
+
+
+def _line(index: int) -> dict[str, Any]:
+    return {"color": COLOURS[index % len(COLOURS)], "linestyle": STYLES[index % len(STYLES)], "linewidth": 1.5}
+
+
+def _with_legend(figure: Figure, axes: Axes, place: Literal["lower right", "lower left", "upper left"]) -> Figure:
+    axes.legend(fontsize=7, frameon=False, loc=place)
+    return figure

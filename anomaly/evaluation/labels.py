@@ -1,0 +1,180 @@
+"""The truth about scans: which are healthy, which have a lesion, and where its mask is.
+
+::
+
+    scan_id         label    mask
+    sub-01_T1w      healthy
+    sub-07_T1w      lesion   masks/sub-07_lesion.nii.gz
+
+A row names a scan by ``scan_id`` or, for every scan of a subject, by ``subject``. ``label`` is 0 or 1, or
+healthy or lesion. ``mask`` is optional, on the scan's own grid, and relative to the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from anomaly.core.errors import InputError, unknown_name
+
+HEALTHY = ("0", "healthy", "control", "normal", "false")
+LESION = ("1", "lesion", "pathology", "patient", "true")
+MASK_ENDINGS = ("", "_mask", "_lesion", "_label-lesion_mask")
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is known of one scan.
+
+    Parameters
+    ----------
+    ill
+        Whether it has a lesion.
+    mask
+        Its lesion mask; None where none is given.
+    """
+
+    ill: bool
+    mask: Path | None = None
+
+
+@dataclass(frozen=True)
+class Labels:
+    """A table of labels.
+
+    Parameters
+    ----------
+    key
+        The column that names scans: ``"scan_id"`` or ``"subject"``.
+    truths
+        Name → truth.
+    """
+
+    key: str
+    truths: dict[str, Truth]
+
+
+def read_labels(path: Path, masks_dir: Path | None = None) -> Labels:
+    """Read a table of labels (``.tsv``, or ``.csv`` with commas).
+
+    Parameters
+    ----------
+    path
+        The table.
+    masks_dir
+        Folder that mask paths are relative to; by default the folder of the table. A lesion without a mask path
+        is looked for there by name: ``<name>.nii.gz``, ``<name>_mask.nii.gz``, ``<name>_label-lesion_mask.nii.gz``.
+
+    Raises
+    ------
+    InputError
+        The table is missing or empty, a column is missing, or a label is unknown or contradicts another.
+    """
+    table = _read(path)
+    key = next((name for name in ("scan_id", "subject") if name in table.columns), None)
+    if key is None or "label" not in table.columns:
+        raise InputError(
+            f"{path}: found columns {', '.join(map(str, table.columns)) or 'none'}; expected scan_id (or subject), "
+            "label, and optionally mask"
+        )
+    truths: dict[str, Truth] = {}
+    for line, row in enumerate(table.to_dict("records"), start=2):
+        name, truth = str(row[key]).strip(), _truth(path, line, row, str(row[key]).strip(), masks_dir)
+        if truths.setdefault(name, truth) != truth:
+            raise InputError(
+                f"{path}, line {line}: {key} {name!r} has two different rows; name the scans by scan_id instead"
+            )
+    return Labels(key, truths)
+
+
+@dataclass(frozen=True, eq=False)
+class Matched:
+    """The scans of a run that have a label.
+
+    Parameters
+    ----------
+    table
+        Their rows of the scores table, with ``ill`` and with a subject in every row (its own name if unknown).
+    truths
+        Scan id → truth.
+    unlabelled, unscored
+        Scan ids of the run without a label; names in the labels without a scored scan.
+    """
+
+    table: pd.DataFrame
+    truths: dict[str, Truth]
+    unlabelled: tuple[str, ...]
+    unscored: tuple[str, ...]
+
+
+def match(scores: pd.DataFrame, labels: Labels) -> Matched:
+    """Match the scores of a run with labels.
+
+    Parameters
+    ----------
+    scores
+        ``scan_id``, ``subject`` and ``score`` (nan where a scan was refused or failed).
+
+    Raises
+    ------
+    InputError
+        Nothing matches; the message shows names from both sides.
+    """
+    names = scores[labels.key].astype(str)
+    known = names.isin(set(labels.truths))
+    if not known.any():
+        raise InputError(
+            f"no {labels.key} of the labels is in the run: the run has {_some(names)}; the labels have "
+            f"{_some(labels.truths)}"
+        )
+    table = scores[known].reset_index(drop=True)
+    scan_ids = table["scan_id"].astype(str)
+    truths = {scan: labels.truths[name] for scan, name in zip(scan_ids, names[known], strict=True)}
+    subjects = table["subject"].fillna("").astype(str)
+    table = table.assign(
+        ill=[truths[scan].ill for scan in scan_ids], subject=subjects.where(subjects != "", scan_ids)
+    )
+    scored = set(names[known][scores.loc[known, "score"].notna()])
+    return Matched(
+        table=table,
+        truths=truths,
+        unlabelled=tuple(scores.loc[~known, "scan_id"].astype(str)),
+        unscored=tuple(name for name in labels.truths if name not in scored),
+    )
+
+
+def _some(names: Iterable[object], n: int = 3) -> str:
+    found = [str(name) for name in names]
+    return ", ".join(found[:n]) + (", …" if len(found) > n else "")
+
+
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        separator = "," if path.suffix.lower() == ".csv" else "\t"
+        table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise InputError(f"cannot read the labels {path}: {error}") from error
+    if table.empty:
+        raise InputError(f"{path} holds no rows; expected one per scan or subject")
+    return table
+
+
+def _truth(path: Path, line: int, row: dict[object, object], name: str, masks_dir: Path | None) -> Truth:
+    label = str(row["label"]).strip().lower()
+    if label not in (*HEALTHY, *LESION):
+        raise InputError(f"{path}, line {line}: {unknown_name('label', label, [*HEALTHY, *LESION])}")
+    ill = label in LESION
+    given = str(row.get("mask", "")).strip()
+    if not ill:
+        return Truth(ill=False)
+    if given and given != "n/a":
+        return Truth(ill, (masks_dir or path.parent) / given)
+    return Truth(ill, _by_name(masks_dir, name) if masks_dir else None)
+
+
+def _by_name(folder: Path, name: str) -> Path | None:
+    candidates = (folder / f"{name}{ending}{kind}" for ending in MASK_ENDINGS for kind in (".nii.gz", ".nii"))
+    return next((path for path in candidates if path.is_file()), None)

@@ -1,0 +1,73 @@
+"""Localisation in one scan from files: its evidence map and flagged mask against its lesion mask."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+
+from anomaly.core.errors import InputError
+from anomaly.core.volume import FloatArray, Geometry, MaskArray
+from anomaly.evaluation.localisation import ScanLocalisation, localise
+
+SAME_PLACE_VOXELS = 0.1  # how far the corners of two grids that count as one may lie apart
+
+
+def localise_files(evidence_path: Path, lesion_path: Path, flagged_path: Path | None) -> ScanLocalisation:
+    """Return how well a scan's maps show its lesion; all three files lie on the scan's own grid.
+
+    Where there is no evidence (0: outside the brain) nothing can be found, and a lesion there counts as missed.
+
+    Parameters
+    ----------
+    flagged_path
+        The mask at the healthy-calibrated threshold; None without a calibration.
+
+    Raises
+    ------
+    InputError
+        A file is missing, unreadable, on another grid, or the lesion mask is empty.
+    """
+    evidence, grid = read_image(evidence_path, "evidence map")
+    lesion = _read_mask(lesion_path, grid, "lesion mask")
+    flagged = _read_mask(flagged_path, grid, "flagged mask") if flagged_path else None
+    if not lesion.any():
+        raise InputError(f"the lesion mask {lesion_path} is empty; label the scan healthy or give its mask")
+    return localise(evidence, lesion, evidence > 0, flagged, grid.voxel_ml)
+
+
+def read_image(path: Path, what: str) -> tuple[FloatArray, Geometry]:
+    """Return the voxels float32 ``(I, J, K)`` and the grid of a NIfTI file, without trailing axes of length 1."""
+    if not path.is_file():
+        raise InputError(f"there is no {what} at {path}")
+    try:
+        image = nib.load(path)
+        voxels = np.asarray(image.dataobj, dtype=np.float32)
+    except (OSError, EOFError, ValueError, ImageFileError) as error:
+        raise InputError(f"cannot read the {what} {path}: {error}") from error
+    if voxels.ndim > 3 and set(voxels.shape[3:]) == {1}:
+        voxels = voxels.reshape(voxels.shape[:3])
+    if voxels.ndim != 3:
+        raise InputError(f"the {what} {path} has shape {voxels.shape}; expected three axes")
+    return voxels, Geometry(voxels.shape, image.affine)
+
+
+def _read_mask(path: Path, grid: Geometry, what: str) -> MaskArray:
+    voxels, found = read_image(path, what)
+    if found.shape != grid.shape or _corner_distance(found, grid) > SAME_PLACE_VOXELS * min(grid.spacing):
+        raise InputError(
+            f"the {what} {path} lies on another grid than the scan: found {found.shape} voxels of {_mm(found)} mm, "
+            f"expected {grid.shape} of {_mm(grid)} mm at the same place; resample it to the scan"
+        )
+    return voxels > 0
+
+
+def _corner_distance(first: Geometry, second: Geometry) -> float:
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in first.shape], indexing="ij")).reshape(3, -1).T
+    return float(np.linalg.norm(first.to_world(corners) - second.to_world(corners), axis=1).max())
+
+
+def _mm(grid: Geometry) -> str:
+    return " × ".join(f"{s:.3g}" for s in grid.spacing)
