@@ -1,0 +1,226 @@
+"""A run against the truth: detection, localisation and the kept promise, with intervals over subjects.
+
+Reads ``run/`` and a table of labels; writes ``evaluation/``::
+
+    metrics.json       every number, machine-readable
+    metrics.tsv        one row per estimate
+    per_scan.parquet   one row per labelled scan (+ .tsv): what `compare` and other analyses start from
+    results.md         the tables for people
+    roc.png  precision_recall.png  calibration.png
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from anomaly.calibration.operating_point import PromiseCheck, beta_binomial_band, clopper_pearson
+from anomaly.core.errors import InputError
+from anomaly.core.files import atomic_path, write_json, write_text
+from anomaly.evaluation.compare import VOXEL_METRICS
+from anomaly.evaluation.detection import false_flag_rates
+from anomaly.evaluation.figures import (
+    CalibrationCurve,
+    calibration_figure,
+    precision_recall_figure,
+    roc_figure,
+    save,
+)
+from anomaly.evaluation.tables import as_json, markdown, number_table, text_table
+from pipelines.common import Progress, audit, no_progress
+from pipelines.measure import Evaluation, Protocol, healthy_values, measure
+
+
+def evaluate(
+    run_dir: Path,
+    labels_tsv: Path,
+    masks_dir: Path | None = None,
+    output: Path | None = None,
+    *,
+    protocol: Protocol | None = None,
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """Evaluate a run, write ``evaluation/`` and return a summary.
+
+    Parameters
+    ----------
+    run_dir
+        The folder that `anomaly score` made.
+    labels_tsv
+        See :mod:`anomaly.evaluation.labels`.
+    masks_dir
+        Folder of lesion masks, if not beside the labels.
+    output
+        Where to write; ``run_dir/evaluation`` by default.
+
+    Returns
+    -------
+    dict
+        Headline numbers, the path of ``report``, and under ``"metrics"`` the content of ``metrics.json``.
+
+    Raises
+    ------
+    InputError
+        No run, no labels, no scan in both, or masks of which none can be used.
+    """
+    found = measure(run_dir, labels_tsv, masks_dir, protocol=protocol or Protocol(), progress=progress)
+    folder = output or run_dir / "evaluation"
+    audit(run_dir, "evaluate", labels=labels_tsv.name, output=str(folder))
+    return _write(found, folder)
+
+
+def read_per_scan(evaluation_dir: Path) -> pd.DataFrame:
+    """Return the per-scan table of an evaluation; give several to :func:`anomaly.evaluation.compare.compare`."""
+    path = evaluation_dir / "per_scan.parquet"
+    if not path.is_file():
+        raise InputError(f"no evaluation in {evaluation_dir}; make one with `anomaly evaluate`")
+    return pd.read_parquet(path)
+
+
+def _write(found: Evaluation, folder: Path) -> dict[str, Any]:
+    """Write everything under ``folder`` and return the summary."""
+    metrics = _metrics(found)
+    write_json(folder / "metrics.json", metrics)
+    rows = {**found.detection, "localisation": found.localisation}
+    _write_table(number_table(rows), folder / "metrics.tsv")
+    _write_table(found.per_scan, folder / "per_scan.tsv")
+    with atomic_path(folder / "per_scan.parquet") as temporary:
+        found.per_scan.to_parquet(temporary, index=False)
+    write_text(folder / "results.md", _markdown(found))
+    _write_figures(found, folder)
+    return {**_headline(found), "report": str(folder / "results.md"), "metrics": metrics}
+
+
+def _write_table(table: pd.DataFrame, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, sep="\t", index=False, na_rep="n/a", float_format="%.6g")
+
+
+def _metrics(found: Evaluation) -> dict[str, Any]:
+    model, calibration = found.run.get("model") or {}, found.run.get("calibration") or {}
+    values: dict[str, Any] = as_json(
+        {
+            "run": {
+                **{key: model.get(key) for key in ("model_id", "name", "family")},
+                **{key: calibration.get(key) for key in ("calibration_id", "alpha", "n_healthy", "threshold")},
+                "score_name": found.run.get("score_name"),
+            },
+            "scans": {**_counts(found), "unlabelled": found.unlabelled, "unscored": found.unscored},
+            "detection": {s: {m: asdict(e) for m, e in es.items()} for s, es in found.detection.items()},
+            "promises": [
+                {**asdict(p), "kept": p.kept, "inside_plain_band": p.inside_plain_band} for p in found.promises
+            ],
+            "localisation": {metric: asdict(e) for metric, e in found.localisation.items()},
+            "lesion_recall": {size: {"found": k, "all": n} for size, (k, n) in found.recall.items()},
+            "oracle_threshold": found.oracle_threshold,
+            "drift": asdict(found.drift) if found.drift else None,
+            "problems": [asdict(problem) for problem in found.problems],
+            "protocol": asdict(found.protocol),
+        }
+    )
+    return values
+
+
+def _counts(found: Evaluation) -> dict[str, int]:
+    scored = found.per_scan[found.per_scan["score"].notna()]
+    n_ill = int(scored["ill"].sum())
+    n_masks = int(scored["voxel_average_precision"].notna().sum())
+    return {
+        "healthy_scans": len(scored) - n_ill,
+        "lesion_scans": n_ill,
+        "lesion_masks_used": n_masks,
+        "subjects": scored["subject"].nunique(),
+    }
+
+
+def _headline(found: Evaluation) -> dict[str, Any]:
+    detection = next(iter(found.detection.values()))
+    promise = found.promises[0] if found.promises else None
+    headline = {
+        **_counts(found),
+        "auroc": detection["auroc"].value,
+        **{name: found.localisation[name].value for name in VOXEL_METRICS if name in found.localisation},
+        "realised_false_flag_rate": promise.rate if promise else None,
+        "promised_false_flag_rate": promise.alpha if promise else None,
+        "promise_kept": promise.kept if promise else None,
+        "problems": len(found.problems),
+    }
+    values: dict[str, Any] = as_json(headline)
+    return values
+
+
+def _markdown(found: Evaluation) -> str:
+    """Return the tables for people. Every interval is 95 %, every section says what it was measured on."""
+    counts, protocol = _counts(found), found.protocol
+    parts = [
+        "# Evaluation\n",
+        f"{counts['healthy_scans']} healthy and {counts['lesion_scans']} lesion scans of {counts['subjects']} "
+        f"subjects. In brackets: 95 % percentile intervals of {protocol.n_draws} bootstrap draws over subjects "
+        f"(seed {protocol.seed}). Research use only.\n",
+        "## Scans\n\n" + markdown(text_table(found.detection, "score")),
+    ]
+    if found.promises:
+        parts.append("## False flags on healthy scans\n\n" + markdown(_promise_table(found.promises)))
+    if found.drift:
+        parts.append(found.drift.message + "\n")
+    if found.localisation:
+        parts.append("## Voxels\n\n" + markdown(text_table({"run": found.localisation}, "")))
+        parts.append('"Oracle" thresholds were chosen by looking at the lesion masks; `dice` was not.\n')
+    if any(n for _, n in found.recall.values()):
+        parts.append("## Lesions found, by size\n\n" + markdown(_recall_table(found.recall)))
+    if found.problems:
+        parts.append("## Left out\n\n" + markdown(pd.DataFrame([asdict(p) for p in found.problems])))
+    return "\n".join(parts)
+
+
+def _promise_table(promises: Sequence[PromiseCheck]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "promised": [f"{p.alpha:g}" for p in promises],
+            "flagged": [f"{p.n_flagged} of {p.n_test}" for p in promises],
+            "realised (95 % Clopper-Pearson)": [
+                f"{p.rate:.3f} ({p.interval.low:.3f} to {p.interval.high:.3f})" for p in promises
+            ],
+            "99 % beta-binomial band": [f"{p.band.low:g} to {p.band.high:g}" for p in promises],
+            "99 % binomial band": [f"{p.plain_band.low:g} to {p.plain_band.high:g}" for p in promises],
+            "count lies": [f"{p.verdict} the band" for p in promises],
+        }
+    )
+
+
+def _recall_table(recall: Mapping[str, tuple[int, int]]) -> pd.DataFrame:
+    rows = []
+    for size, (k, n) in recall.items():
+        interval = clopper_pearson(k, n) if n else None
+        rate = f"{k / n:.2f} ({interval.low:.2f} to {interval.high:.2f})" if interval else "–"
+        rows.append({"size": size, "found": f"{k} of {n}", "recall (95 % Clopper-Pearson)": rate})
+    return pd.DataFrame(rows)
+
+
+def _write_figures(found: Evaluation, folder: Path) -> None:
+    scored = found.per_scan[found.per_scan["score"].notna()]
+    if scored["ill"].nunique() == 2:
+        curves = {next(iter(found.detection)): (scored["ill"].to_numpy(), scored["score"].to_numpy())}
+        save(roc_figure(curves), folder / "roc.png")
+        save(precision_recall_figure(curves), folder / "precision_recall.png")
+    if found.promises:
+        save(calibration_figure(_calibration_curve(found)), folder / "calibration.png")
+
+
+def _calibration_curve(found: Evaluation) -> CalibrationCurve:
+    """Return the realised rate at every alpha up to 0.5 that the reference scans can promise."""
+    p_values, n = healthy_values(found.per_scan, "p_value"), found.promises[0].n_healthy
+    alphas = np.arange(1, (n + 1) // 2 + 1) / (n + 1)
+    bands = [beta_binomial_band(len(p_values), n, float(alpha)) for alpha in alphas]
+    return CalibrationCurve(
+        alphas=alphas,
+        rates=false_flag_rates(p_values, alphas),
+        band_low=np.array([band.low for band in bands]) / len(p_values),
+        band_high=np.array([band.high for band in bands]) / len(p_values),
+        promised=found.promises[0].alpha,
+    )
