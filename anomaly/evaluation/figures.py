@@ -71,7 +71,6 @@ def precision_recall_figure(curves: Mapping[str, Scans]) -> Figure:
 def calibration_figure(curve: CalibrationCurve) -> Figure:
     """Return the realised false-flag rate against the promised one, with the band that chance allows."""
     figure, axes = _square("promised false-flag rate (alpha)", "realised false-flag rate")
-    top = float(max(curve.alphas.max(), curve.rates.max(), 0.01)) * 1.05
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":", label="promised")
     axes.fill_between(
         curve.alphas, curve.band_low, curve.band_high,
@@ -80,8 +79,8 @@ def calibration_figure(curve: CalibrationCurve) -> Figure:
     axes.step(curve.alphas, curve.rates, where="post", color=COLOURS[0], label="realised on healthy test scans")
     if curve.promised is not None:
         axes.axvline(curve.promised, color=COLOURS[1], linewidth=1, linestyle="--", label="alpha in use")
-    axes.set_xlim(0, top)
-    axes.set_ylim(0, max(top, float(curve.band_high.max()) * 1.02))
+    axes.set_xlim(0, float(curve.alphas.max()) * 1.05)
+    axes.set_ylim(0, float(max(curve.band_high.max(), curve.rates.max())) * 1.05)
     axes.set_aspect("auto")
     return _with_legend(figure, axes, "upper left")
 
@@ -110,5 +109,5 @@ def _line(index: int) -> dict[str, Any]:
 
 
 def _with_legend(figure: Figure, axes: Axes, place: Literal["lower right", "lower left", "upper left"]) -> Figure:
-    axes.legend(fontsize=7, frameon=False, loc=place)
+    axes.legend(fontsize=7, framealpha=0.8, edgecolor="none", loc=place)
     return figure
