@@ -1,0 +1,126 @@
+"""The page of one scan: the verdict, where and how sure, the pictures, the viewer, the provenance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from anomaly.core.results import ScanScore
+from anomaly.reports import figures, pages, wording
+from anomaly.reports.run_folder import Run, ScanVolumes
+
+MOST_PLACES = 3
+
+Rows = list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class PlaceShown:
+    """One place and its figure."""
+
+    title: str
+    png: bytes
+
+
+@dataclass(frozen=True)
+class Case:
+    """Everything the page of one scan shows; HTML and PDF are two views of it."""
+
+    run: Run
+    score: ScanScore
+    verdict: wording.Verdict
+    meaning: str
+    places: tuple[PlaceShown, ...]
+    overview: bytes
+    distribution: bytes
+    thumbnail: bytes
+    scores: tuple[tuple[str, float, float | None, float | None, bool], ...]
+    numbers: Rows
+    provenance: Rows
+
+    @property
+    def regions_title(self) -> str:
+        """Return what the regions are called: flagged only if the scan is."""
+        return "Flagged regions" if self.score.flagged else "Regions above the voxel threshold"
+
+
+def make_case(run: Run, score: ScanScore, volumes: ScanVolumes) -> Case:
+    """Draw the figures of one scan and gather its numbers."""
+    marked = volumes.marked(score.regions, run.display.voxel_threshold)
+    points = places(score, volumes)
+    shown = ((score.score, score.flagged),) if score.score is not None else ()
+    return Case(
+        run=run,
+        score=score,
+        verdict=wording.verdict(score),
+        meaning=wording.meaning(score, run),
+        places=tuple(PlaceShown(t, figures.place_figure(volumes, run.display, p, marked)) for t, p in points),
+        overview=figures.mosaic(volumes, run.display, marked),
+        distribution=figures.score_distribution(run.reference, run.threshold, shown, run.score_name),
+        thumbnail=figures.thumbnail(volumes, run.display, points[0][1]),
+        scores=_all_scores(score, run.score_name),
+        numbers=[(name.replace("_", " "), wording.number(value)) for name, value in score.numbers.items()],
+        provenance=_provenance(score),
+    )
+
+
+def places(score: ScanScore, volumes: ScanVolumes) -> list[tuple[str, tuple[float, float, float]]]:
+    """Return the titles and MNI positions worth a figure: the first regions, or else the peak."""
+    ordered = sorted(score.regions, key=lambda region: -region.peak)[:MOST_PLACES]
+    if not ordered:
+        return [(f"Highest evidence at MNI {wording.millimetres(volumes.peak_mm)} mm", volumes.peak_mm)]
+    return [
+        (f"Region {r.label}: {wording.place(r)}, MNI {wording.millimetres(r.mni_mm)} mm", r.mni_mm) for r in ordered
+    ]
+
+
+def render_case(case: Case, viewer: tuple[str, int]) -> str:
+    """Return the page of one scan as HTML.
+
+    Parameters
+    ----------
+    case
+        What to show.
+    viewer
+        The interactive viewer's document and its height in pixels.
+    """
+    return pages.render("case.html.j2", case=case, score=case.score, run=case.run,
+                        viewer_document=viewer[0], viewer_height=viewer[1],
+                        model=model_rows(case.run), calibration=calibration_rows(case.run),
+                        software=software_rows(case.run))  # fmt: skip
+
+
+def model_rows(run: Run) -> Rows:
+    """Return the provenance of the model."""
+    return wording.flatten(run.model)
+
+
+def calibration_rows(run: Run) -> Rows:
+    """Return the provenance of the calibration, or one row that says there is none."""
+    kept = {k: v for k, v in (run.calibration or {}).items() if not isinstance(v, list | dict)}
+    return wording.flatten(kept) if kept else [("calibration", "none: scores only")]
+
+
+def software_rows(run: Run) -> Rows:
+    """Return the run's own provenance: versions, date, command."""
+    values: dict[str, Any] = {"scored": run.created_at, "command": run.command, "version": run.version}
+    return wording.flatten(values | {"software": run.software})
+
+
+def _provenance(score: ScanScore) -> Rows:
+    values = {
+        "source": score.source,
+        "content hash (SHA-256)": score.content_hash,
+        "model": score.model_id,
+        "calibration": score.calibration_id,
+        "map in the scan's space": score.map_path,
+        "mask in the scan's space": score.mask_path,
+    }
+    return wording.flatten({k: v for k, v in values.items() if v} | score.provenance)
+
+
+def _all_scores(score: ScanScore, declared: str) -> tuple[tuple[str, float, float | None, float | None, bool], ...]:
+    return tuple(
+        (name.replace("_", " "), value, score.p_values.get(name), score.percentiles.get(name), name == declared)
+        for name, value in score.scores.items()
+    )

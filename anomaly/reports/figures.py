@@ -1,0 +1,242 @@
+"""Pictures of one scan and of a run, as PNG bytes.
+
+Figures are `matplotlib.figure.Figure` objects; no state is shared between them, and the same input gives the
+same bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from io import BytesIO
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from anomaly.core.volume import MaskArray
+from anomaly.reports.panels import (  # fmt: skip
+    AXIAL,
+    CORONAL,
+    INK,
+    OUTLINE,
+    QUIET,
+    SAGITTAL,
+    Array,
+    Extent,
+    Kind,
+    Point,
+    draw_panel,
+    label_panel,
+    overlay,
+    shown,
+    sides,
+    signed,
+)
+from anomaly.reports.run_folder import Display, ScanVolumes
+
+EVIDENCE_LABEL = "evidence (healthy standard deviations)"
+PAPER, REFERENCE, REFERENCE_INK, MARK, FLAG = "#000000", "#8a97a6", "#5b6775", "#334155", "#c2410c"
+_GAP_MM = 5.0
+_KINDS: tuple[tuple[Kind, str], ...] = (
+    ("scan", "Scan"), ("reconstruction", "Pseudo-healthy reconstruction"), ("evidence", "Evidence on the scan")
+)  # fmt: skip
+
+
+def place_figure(
+    volumes: ScanVolumes, display: Display, point_mm: Point, marked: MaskArray, width_px: int = 1040
+) -> bytes:
+    """Draw one place: a row per plane; scan, pseudo-healthy reconstruction and evidence beside each other.
+
+    Parameters
+    ----------
+    volumes
+        The scan on the template grid.
+    display
+        The fixed scales of the run.
+    point_mm
+        Where the planes meet, MNI152 RAS millimetres.
+    marked
+        Voxels to outline on the evidence, ``(I, J, K)``.
+    width_px
+        Width of the picture.
+    """
+    what, planes = shown(volumes, marked, display), (AXIAL, CORONAL, SAGITTAL)
+    sizes = [what.size(plane) for plane in planes]
+    column, canvas_up = max(width for width, _ in sizes), sum(height for _, height in sizes) + 2 * _GAP_MM
+    figure, axes = _canvas((3 * column + 2 * _GAP_MM, canvas_up), width_px, head=0.30, side=0.85)
+    top = canvas_up
+    for plane, size in zip(planes, sizes, strict=True):
+        for index, (kind, _) in enumerate(_KINDS):
+            origin = (index * (column + _GAP_MM) + (column - size[0]) / 2, top - size[1])
+            draw_panel(axes, what, plane, point_mm, kind, origin)
+            label_panel(axes, plane, point_mm, origin, size, first=index == 0)
+        top -= size[1] + _GAP_MM
+    for index, (_, title) in enumerate(_KINDS):
+        centre = index * (column + _GAP_MM) + column / 2
+        axes.text(centre, canvas_up + 3, title, color=INK, fontsize=10, ha="center", va="bottom")
+    _colour_bar(figure, axes, display)
+    return _png(figure)
+
+
+def mosaic(volumes: ScanVolumes, display: Display, marked: MaskArray, columns: int = 8, rows: int = 2) -> bytes:
+    """Draw an overview: axial slices from bottom to top with the evidence on them."""
+    what = shown(volumes, marked, display)
+    wide, deep = what.size(AXIAL)
+    canvas = (columns * (wide + _GAP_MM) - _GAP_MM, rows * (deep + _GAP_MM) - _GAP_MM)
+    figure, axes = _canvas(canvas, 1040, head=0.05, side=0.05)
+    for index, share in enumerate(np.linspace(0.1, 0.9, columns * rows)):
+        row, column = divmod(index, columns)
+        origin = (column * (wide + _GAP_MM), canvas[1] - row * (deep + _GAP_MM) - deep)
+        x, y, z = what.volumes.geometry.to_world(share * (np.array(what.volumes.geometry.shape) - 1))
+        draw_panel(axes, what, AXIAL, (x, y, z), "overview", origin)
+        axes.text(origin[0], origin[1], f"z {signed(z)}", color=QUIET, fontsize=7, va="bottom")
+        if index == 0:
+            sides(axes, AXIAL, origin, (wide, deep), fontsize=8)
+    return _png(figure)
+
+
+def thumbnail(volumes: ScanVolumes, display: Display, point_mm: Point, height_px: int = 92) -> bytes:
+    """Draw the axial slice through one place with the evidence on it, for a row of the worklist."""
+    what = shown(volumes, np.zeros(volumes.mask.shape, dtype=bool), display)
+    size = what.size(AXIAL)
+    figure = Figure(figsize=(height_px * size[0] / size[1] / 100, height_px / 100), dpi=100, facecolor=PAPER)
+    axes = _bare_axes(figure, (0, 0, 1, 1), size)
+    draw_panel(axes, what, AXIAL, point_mm, "overview", (0.0, 0.0))
+    return _png(figure, palette=True)
+
+
+def score_distribution(
+    reference: Sequence[float],
+    threshold: float | None,
+    scores: Sequence[tuple[float, bool | None]],
+    name: str,
+    size_px: tuple[int, int] = (560, 190),
+) -> bytes:
+    """Draw the healthy reference as a histogram, the threshold as a line, and scans as marks below.
+
+    Parameters
+    ----------
+    reference
+        Scores of healthy scans; may be empty.
+    threshold
+        Score from which a scan is flagged, or None.
+    scores
+        Score and flag of each scan to mark: triangle = flagged, circle = not, diamond = no calibration.
+    name
+        Name of the score, for the axis.
+    size_px
+        Width and height.
+    """
+    figure = Figure(figsize=(size_px[0] / 100, size_px[1] / 100), dpi=200)
+    figure.patch.set_alpha(0)
+    axes = figure.add_axes((0.02, 0.25, 0.96, 0.60))
+    axes.patch.set_alpha(0)
+    values = np.array([*reference, *(score for score, _ in scores)], dtype=float)
+    logarithmic = bool(values.size and values.min() > 0 and values.max() > 12 * np.median(values))
+    if logarithmic:
+        axes.set_xscale("log")
+    tallest = _histogram(axes, np.asarray(reference, dtype=float), values, logarithmic)
+    _marks(axes, scores, tallest)
+    if threshold is not None:
+        axes.axvline(threshold, color=FLAG, linewidth=1.3, linestyle=(0, (4, 2)))
+        axes.text(threshold, 1.03, f"threshold {threshold:.3g}", color=FLAG, fontsize=7, ha="center",
+                  transform=axes.get_xaxis_transform())  # fmt: skip
+    axes.set_ylim(-0.28 * tallest, 1.06 * tallest)
+    axes.set_xlabel(f"score: {name.replace('_', ' ')}" + (" (logarithmic)" if logarithmic else ""), fontsize=7.5)
+    axes.tick_params(axis="x", labelsize=7, length=2.5)
+    axes.set_yticks([])
+    for side in ("left", "right", "top"):
+        axes.spines[side].set_visible(False)
+    return _png(figure, transparent=True, palette=True)
+
+
+def data_uri(png: bytes) -> str:
+    """Return PNG bytes as a URI that a page carries inside itself."""
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def _colour_bar(figure: Figure, axes: Axes, display: Display) -> None:
+    left, bottom, width, height = axes.get_position().bounds
+    bar = figure.add_axes((left + width + 0.018, bottom + 0.18 * height, 0.016, 0.64 * height))
+    ramp = np.linspace(0, display.evidence_max, 256)
+    colours = overlay(ramp, display)[:, None, :]
+    colours = colours[..., :3] * colours[..., 3:] + 0.30 * (1 - colours[..., 3:])  # as it looks on grey tissue
+    bar.imshow(colours, origin="lower", aspect="auto", extent=(0, 1, 0, display.evidence_max))
+    bar.set_xticks([])
+    bar.yaxis.tick_right()
+    bar.tick_params(colors=INK, labelsize=8, length=2)
+    bar.set_ylabel(EVIDENCE_LABEL, color=INK, fontsize=8, labelpad=4)
+    bar.yaxis.set_label_position("right")
+    if display.voxel_threshold is not None and display.voxel_threshold < display.evidence_max:
+        bar.axhline(display.voxel_threshold, color=OUTLINE, linewidth=1.4)
+        bar.text(0.5, -0.02, f"line: voxel\nthreshold\n{display.voxel_threshold:.3g}", color=OUTLINE, fontsize=7.5,
+                 ha="center", va="top", transform=bar.transAxes)  # fmt: skip
+
+
+def _histogram(axes: Axes, reference: Array, values: Array, logarithmic: bool) -> float:
+    if not values.size:
+        return 1.0
+    low, high = float(values.min()), float(values.max())
+    pad = 0.04 * (high - low or abs(high) or 1.0)
+    span = (low / 1.1, high * 1.1) if logarithmic else (low - pad, high + pad)
+    axes.set_xlim(*span)
+    if not reference.size:
+        return 1.0
+    edges = np.geomspace(*span, 41) if logarithmic else np.linspace(*span, 41)
+    counts, *_ = axes.hist(reference, bins=list(edges), color=REFERENCE, alpha=0.75, edgecolor="none")
+    axes.text(
+        0.0,
+        1.03,
+        f"{reference.size} healthy reference scans",
+        color=REFERENCE_INK,
+        fontsize=7,
+        transform=axes.transAxes,
+    )
+    return float(np.max(counts))
+
+
+def _marks(axes: Axes, scores: Sequence[tuple[float, bool | None]], tallest: float) -> None:
+    styles: tuple[tuple[bool | None, str, str, str], ...] = (
+        (False, "o", "none", MARK), (None, "D", "none", MARK), (True, "^", FLAG, FLAG)
+    )  # fmt: skip
+    axes.axhline(0, color=REFERENCE_INK, linewidth=0.6)
+    for flag, marker, face, edge in styles:
+        chosen = [score for score, flagged in scores if flagged is flag]
+        below = [-0.14 * tallest] * len(chosen)
+        axes.plot(chosen, below, marker, markersize=5.5, markerfacecolor=face, markeredgecolor=edge, clip_on=False)
+
+
+def _canvas(size_mm: tuple[float, float], width_px: int, head: float, side: float) -> tuple[Figure, Axes]:
+    width = width_px / 100
+    drawn = width - side - 0.1
+    height = drawn * size_mm[1] / size_mm[0]
+    figure = Figure(figsize=(width, height + head + 0.1), dpi=100, facecolor=PAPER)
+    place = (0.1 / width, 0.1 / (height + head + 0.1), drawn / width, height / (height + head + 0.1))
+    return figure, _bare_axes(figure, place, size_mm)
+
+
+def _bare_axes(figure: Figure, place: Extent, size_mm: tuple[float, float]) -> Axes:
+    axes = figure.add_axes(place)
+    axes.set_axis_off()
+    axes.set_xlim(0, size_mm[0])
+    axes.set_ylim(0, size_mm[1])
+    return axes
+
+
+def _png(figure: Figure, palette: bool = False, transparent: bool = False) -> bytes:
+    stream = BytesIO()
+    # The software's version is left out of the file: the same scan gives the same bytes.
+    figure.savefig(stream, format="png", transparent=transparent, metadata={"Software": None},
+                   facecolor="none" if transparent else PAPER)  # fmt: skip
+    return _with_palette(stream.getvalue()) if palette else stream.getvalue()
+
+
+def _with_palette(png: bytes) -> bytes:
+    """Return the same picture in 256 colours: a quarter of the size, no visible difference at this scale."""
+    from PIL import Image
+
+    stream = BytesIO()
+    with Image.open(BytesIO(png)) as picture:
+        picture.quantize(256, method=Image.Quantize.FASTOCTREE).save(stream, format="png", optimize=True)
+    return stream.getvalue()

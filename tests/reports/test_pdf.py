@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from anomaly.core.results import ScanScore
+from anomaly.reports.case import make_case
+from anomaly.reports.pdf import write_case_pdf, write_worklist_pdf
+from anomaly.reports.run_folder import Run, ScanVolumes, read_run
+from anomaly.reports.worklist import WorklistRow, make_worklist
+from tests.reports.factory import HOSTILE, scan_score
+
+
+def test_a_case_is_a_pdf_and_the_same_bytes_twice(
+    run: Run, score: ScanScore, volumes: ScanVolumes, tmp_path: Path
+) -> None:
+    case = make_case(run, score, volumes)
+    first, second = tmp_path / "a.pdf", tmp_path / "b.pdf"
+    write_case_pdf(case, first)
+    write_case_pdf(case, second)
+    assert first.read_bytes()[:5] == b"%PDF-"
+    assert first.read_bytes() == second.read_bytes()
+    assert first.stat().st_size < 5_000_000
+
+
+def test_a_worklist_is_a_pdf_whatever_its_scans_are_called(run: Run, tmp_path: Path) -> None:
+    rows = [WorklistRow(scan_score(HOSTILE, 3.0)), *(WorklistRow(scan_score(f"s{i}", 2.0)) for i in range(60))]
+    path = tmp_path / "index.pdf"
+    write_worklist_pdf(make_worklist(run, rows, [scan_score("<b>", 1.0)]), path)
+    assert path.read_bytes()[:5] == b"%PDF-"
+
+
+def test_an_uncalibrated_worklist_is_a_pdf_too(uncalibrated_dir: Path, tmp_path: Path) -> None:
+    path = tmp_path / "index.pdf"
+    write_worklist_pdf(make_worklist(read_run(uncalibrated_dir), [], []), path)
+    assert path.stat().st_size > 1000

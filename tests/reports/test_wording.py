@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from anomaly.core.results import Region
+from anomaly.reports import wording
+from anomaly.reports.run_folder import Run
+from tests.reports.factory import scan_score
+
+
+def test_the_meaning_names_the_actual_numbers(run: Run) -> None:
+    text = wording.meaning(replace(scan_score("a", 3.0), p_value=0.03), run)
+    assert text.startswith(
+        "Of 100 healthy scans like the 60 in the reference, about 3 would look at least this unusual."
+    )
+    assert text.count(". ") == 1
+
+
+def test_a_very_small_p_value_is_never_no_scan_at_all(run: Run) -> None:
+    assert "fewer than 1 would" in wording.meaning(replace(scan_score("a", 3.0), p_value=0.004), run)
+
+
+def test_a_scan_that_is_not_flagged_is_not_called_healthy(run: Run) -> None:
+    score = scan_score("a", 1.4)
+    assert "does not rule out disease" in wording.meaning(score, run)
+    assert wording.verdict(score).words == "Not flagged"
+
+
+def test_without_a_calibration_nothing_is_promised(run: Run) -> None:
+    score = scan_score("a", 9.0, calibrated=False)
+    text = wording.meaning(score, replace(run, calibration=None)) + wording.verdict(score).words
+    assert "flag" not in text.lower()
+    assert "has not been calibrated" in text
+
+
+@pytest.mark.parametrize(
+    ("point", "words"),
+    [((-38, -22, 20), "left, middle, mid-height"), ((2, 60, 50), "midline, front, upper"),
+     ((40, -80, -30), "right, back, lower")],
+)  # fmt: skip
+def test_a_place_is_a_side_and_two_directions_and_never_a_lobe(
+    point: tuple[float, float, float], words: str
+) -> None:
+    assert wording.place(Region(1, 1.0, 5.0, 4.0, point, (0, 0, 0))) == words
+
+
+def test_the_realised_share_is_set_beside_the_promise(run: Run) -> None:
+    few, many = [scan_score(f"h{i}", 1.4) for i in range(20)], [scan_score(f"p{i}", 6.0) for i in range(10)]
+    assert "agrees with what is seen" in wording.flag_share(few, run)
+    assert "10 of 30 scans flagged (33.3 %)" in wording.flag_share(few + many, run)
+    assert "there are more" in wording.flag_share(few + many, run)
+
+
+def test_numbers_read_well() -> None:
+    assert [wording.number(v) for v in (None, 0.12345, -3.0, 1421.0, 12345.6, "x", True)] == [
+        "–", "0.123", "−3", "1 421", "12346", "x", "True"]  # fmt: skip
+    assert wording.p_value(0.0004) == "< 0.001"
+    assert wording.millimetres((-0.2, 30.4, -12.0)) == "0, +30, −12"

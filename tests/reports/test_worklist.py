@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+from anomaly.core.results import ScanStatus
+from anomaly.reports.run_folder import Run, read_run, read_scores
+from anomaly.reports.worklist import Worklist, WorklistRow, make_worklist, render_worklist
+from tests.reports.factory import HOSTILE, scan_score
+from tests.reports.pages import Page, external_addresses
+
+
+def _worklist(folder: Path) -> Worklist:
+    scores = read_scores(folder)
+    rows = [WorklistRow(score, page=True) for score in scores if score.status == ScanStatus.SCORED]
+    return make_worklist(read_run(folder), rows, [s for s in scores if s.status != ScanStatus.SCORED])
+
+
+@pytest.fixture(scope="module")
+def html(run_dir: Path) -> str:
+    return render_worklist(_worklist(run_dir))
+
+
+def test_the_most_unusual_scan_comes_first(run_dir: Path) -> None:
+    rows = _worklist(run_dir).scored
+    assert [row.score.p_value for row in rows] == sorted(row.score.p_value or 0 for row in rows)
+    assert [row.score.scan_id for row in rows][:2] == ["sub-01_T1w", "sub-02_T1w"]  # equal p-values: by score
+
+
+def test_refused_and_failed_scans_stand_there_with_reason_and_remedy(html: str) -> None:
+    text = Page(html).text
+    for words in (
+        "found 41 mm of head",
+        "export the whole head",
+        "registration did not converge",
+        "use a model for CT",
+    ):
+        assert words in text
+
+
+def test_the_worklist_loads_nothing_from_outside_but_its_own_pages(html: str) -> None:
+    assert external_addresses(html) == []
+    links = [unquote(link) for link in Page(html).links if link.endswith("report.html")]
+    assert f"{HOSTILE}/report.html" in links
+
+
+def test_a_hostile_scan_id_is_text_and_nothing_else(html: str) -> None:
+    assert "<img src=x" not in html
+    assert HOSTILE in Page(html).text
+
+
+def test_an_uncalibrated_worklist_never_says_flagged_and_says_why(uncalibrated_dir: Path) -> None:
+    html = render_worklist(_worklist(uncalibrated_dir))
+    assert "flagged" not in html.lower()
+    assert "Scores only, no flags." in html
+
+
+def test_verdicts_are_words_and_not_colours_alone(html: str) -> None:
+    text = " ".join(Page(html).text.split())
+    assert "▲ Flagged" in text
+    assert "○ Not flagged" in text
+
+
+def test_the_promise_stands_beside_the_realised_share(html: str) -> None:
+    text = " ".join(Page(html).text.split())
+    assert "promised false-flag rate 5 %" in text
+    assert "3 of 5 scans flagged (60 %)" in text
+
+
+def test_a_page_that_could_not_be_made_is_named(run: Run) -> None:
+    row = WorklistRow(scan_score("sub-07_T1w", 2.0), problem="ValueError: no mask")
+    html = render_worklist(make_worklist(run, [row], []))
+    assert "page not made: ValueError: no mask" in html
+    assert "sub-07_T1w/report.html" not in html
+
+
+def test_an_empty_run_has_a_worklist_too(run: Run) -> None:
+    assert "0 scored scans" in render_worklist(make_worklist(run, [], []))
+
+
+def test_five_hundred_scans_fit_in_a_small_page(run: Run) -> None:
+    rows = [
+        WorklistRow(scan_score(f"sub-{i:03d}_T1w", 1 + i / 100), "data:," + "x" * 4000, True) for i in range(500)
+    ]
+    assert len(render_worklist(make_worklist(run, rows, []))) < 3_000_000
