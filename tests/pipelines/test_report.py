@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from anomaly.core.errors import InputError
+from anomaly.reports.run_folder import volumes_path
+from pipelines.report import make_page, report
+from tests.reports.factory import HOSTILE, write_run
+from tests.reports.pages import Page
+
+SCORED = ("sub-01_T1w", "sub-02_T1w", HOSTILE, "sub-10_T1w")
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    return write_run(tmp_path / "run", healthy=1)
+
+
+def test_every_scored_scan_gets_a_page_and_the_others_a_row(run_dir: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    index = report(run_dir, progress=lambda done, total: seen.append((done, total)))
+    assert index == run_dir / "index.html"
+    assert all((run_dir / scan_id / "report.html").is_file() for scan_id in SCORED)
+    assert not (run_dir / "sub-91_T1w" / "report.html").exists()
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert index.read_text(encoding="utf-8").count('<img src="data:image/png;base64,') == 4 + 1
+
+
+def test_pages_that_are_up_to_date_are_left_alone(run_dir: Path) -> None:
+    first = report(run_dir).read_bytes()
+    pages = [run_dir / scan_id / "report.html" for scan_id in SCORED]
+    before = [page.stat().st_mtime_ns for page in pages]
+    os.truncate(volumes_path(run_dir, "sub-10_T1w"), 200)
+    pages[1].unlink()
+    index = report(run_dir)
+    after = [page.stat().st_mtime_ns for page in pages]
+    assert [new == old for new, old in zip(after, before, strict=True)] == [True, False, True, True]
+    assert "page not made" in index.read_text(encoding="utf-8")
+    assert b"page not made" not in first
+
+
+def test_one_page_that_fails_does_not_stop_the_others(run_dir: Path) -> None:
+    volumes_path(run_dir, "sub-02_T1w").write_bytes(b"not an archive")
+    text = Page(report(run_dir).read_text(encoding="utf-8")).text
+    assert "page not made" in text
+    assert (run_dir / "sub-01_T1w" / "report.html").is_file()
+    assert not (run_dir / "sub-02_T1w" / "report.html").exists()
+
+
+def test_only_flagged_scans_get_a_page_if_asked_for(run_dir: Path) -> None:
+    report(run_dir, cases="flagged")
+    assert (run_dir / "sub-01_T1w" / "report.html").is_file()
+    assert not (run_dir / "sub-10_T1w" / "report.html").exists()
+
+
+def test_pdf_is_written_beside_each_page_even_where_the_page_is_older(run_dir: Path) -> None:
+    report(run_dir, cases="flagged")
+    report(run_dir, pdf=True, cases="flagged")
+    assert (run_dir / "index.pdf").read_bytes()[:5] == b"%PDF-"
+    assert (run_dir / "sub-01_T1w" / "report.pdf").read_bytes()[:5] == b"%PDF-"
+
+
+def test_several_processes_make_the_same_pages_as_one(run_dir: Path) -> None:
+    report(run_dir, cases="flagged", jobs=2)
+    page = run_dir / "sub-02_T1w" / "report.html"
+    several = page.read_bytes()
+    page.unlink()
+    assert make_page(run_dir, "sub-02_T1w").problem == ""
+    assert page.read_bytes() == several
+
+
+def test_what_is_wrong_is_said_before_anything_is_made(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="valid: all, flagged"):
+        report(tmp_path, cases="some")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="no run at"):
+        report(tmp_path)
+
+
+def test_importing_the_pipeline_draws_in_nothing_heavy() -> None:
+    code = (
+        "import sys, pipelines.report; print(*(m for m in ('torch', 'matplotlib', 'nilearn') if m in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
