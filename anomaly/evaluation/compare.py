@@ -23,7 +23,7 @@ class Comparison:
 
     Parameters
     ----------
-    estimates
+    values
         Run → metric → estimate.
     reference
         The run that differences are taken from.
@@ -33,7 +33,7 @@ class Comparison:
         Scans that every run scored, and scans that some run did not.
     """
 
-    estimates: dict[str, dict[str, Estimate]]
+    values: dict[str, dict[str, Estimate]]
     reference: str
     differences: dict[str, dict[str, Estimate]]
     n_scans: int
@@ -68,10 +68,10 @@ def compare(
     if chosen not in runs:
         raise InputError(unknown_name("run", chosen, list(runs)))
     tables, n_left_out = _aligned(runs)
-    estimates = {name: _values(table, None, n_draws, seed) for name, table in tables.items()}
+    values = {name: _values(table, None, n_draws, seed) for name, table in tables.items()}
     others = (name for name in tables if name != chosen)
     differences = {name: _values(tables[chosen], tables[name], n_draws, seed) for name in others}
-    return Comparison(estimates, chosen, differences, len(tables[chosen]), n_left_out)
+    return Comparison(values, chosen, differences, len(tables[chosen]), n_left_out)
 
 
 def _aligned(runs: Mapping[str, pd.DataFrame]) -> tuple[dict[str, pd.DataFrame], int]:
