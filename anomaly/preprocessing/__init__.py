@@ -1,1 +1,1 @@
-"""From a scan to the template grid, one step per file."""
+"""From a scan as received to a normalised brain on the template grid: one step per file, ``chain`` runs them."""

@@ -1,0 +1,180 @@
+"""Extract the brain from an MR head by fitting the head to the MNI152 brain.
+
+The template has no head, so the match is measured only in its brain and a narrow dark rim around it (CSF and
+skull): correlation then rewards bright brain inside and darkness just outside. The coarse stages see the head
+without its scalp, which would otherwise pull the fit outwards. The template's mask, carried over, is the brain.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk  # noqa: N813 - the name its users know
+from pydantic import Field
+from scipy import ndimage
+
+from anomaly.core.config import Settings
+from anomaly.core.errors import ScanRefusedError
+from anomaly.core.volume import AffineArray, FloatArray, Geometry, MaskArray, Modality, Volume
+from anomaly.preprocessing.affine_fit import FixedImage, fit, match, to_itk
+from anomaly.preprocessing.grid import resample, world_grid
+from anomaly.preprocessing.registration import fixed_image
+from anomaly.preprocessing.template import template_on
+
+SEARCH_MM, MIDDLE_MM, FINE_MM = 8.0, 4.0, 2.0
+FITTED_STARTS = 4
+UPPER_HEAD_MM = 110.0  # below the top of the head: the neck no longer pulls the centre down
+SCALP_TO_BRAIN_MM = 12.0
+BRIGHT_PERCENTILE = 98.0  # fat is brighter than brain: clipped
+
+
+class ExtractMrSettings(Settings):
+    """How the brain is extracted from an MR head."""
+
+    peel_mm: float = Field(
+        default=7.0,
+        ge=0,
+        le=15,
+        description="the coarse stages do not see this much under the head's surface (scalp)",
+    )
+    coarse_rim_mm: float = Field(
+        default=4.0,
+        ge=2,
+        le=15,
+        description="coarse stages: the match is measured this far around the template's brain",
+    )
+    fine_rim_mm: float = Field(default=3.0, ge=1, le=15, description="the same for the last stage")
+    iterations: tuple[int, int, int] = Field(default=(50, 60, 40), description="most steps at 8, 4 and 2 mm")
+    sampling: float = Field(
+        default=0.15, gt=0, le=1, description="share of the voxels the last stage looks at (always the same ones)"
+    )
+    grow_mm: float = Field(
+        default=2.0,
+        ge=-5,
+        le=5,
+        description="the mask reaches this far beyond the template's: the CSF around the brain",
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Head:
+    """A head on an isotropic grid along RAS+ axes.
+
+    Parameters
+    ----------
+    image
+        float32 ``(I, J, K)``, bright fat clipped.
+    peeled
+        The same without its scalp.
+    inside
+        The head, filled.
+    geometry
+        The grid.
+    """
+
+    image: FloatArray
+    peeled: FloatArray
+    inside: MaskArray
+    geometry: Geometry
+
+
+def extract_mr(volume: Volume, settings: ExtractMrSettings) -> MaskArray:
+    """Return the brain mask ``(I, J, K)`` of an MR head on the scan's grid; CSF around the brain included."""
+    scan_from_template = fit_head(volume, settings)
+    template = template_on(FINE_MM, multiple=1)
+    depth = resample(template.depth_mm(), template.geometry, volume.geometry, np.linalg.inv(scan_from_template),
+                     outside=-99.0)  # fmt: skip
+    return np.asarray(depth >= -settings.grow_mm)
+
+
+def fit_head(volume: Volume, settings: ExtractMrSettings) -> AffineArray:
+    """Return the affine ``(4, 4)`` template RAS+ mm → scan RAS+ mm that lays the template's brain over the head's.
+
+    Three stages: a grid of poses at 8 mm of which the best are fitted, 4 mm, both without scalp; then 2 mm with it.
+    """
+    head = _head(volume, settings.peel_mm)
+    best = _search(head, volume.modality, settings)
+    fixed = _fixed(MIDDLE_MM, volume.modality, settings.coarse_rim_mm)
+    best, _ = fit(fixed, to_itk(head.peeled, head.geometry), best, "correlation", 2.0, settings.iterations[1])
+    grid = world_grid(volume.geometry, FINE_MM)
+    fine = np.minimum(resample(volume.voxels, volume.geometry, grid), head.image.max())
+    fixed = _fixed(FINE_MM, volume.modality, settings.fine_rim_mm)
+    best, _ = fit(fixed, to_itk(fine, grid), best, "correlation", 1.0, settings.iterations[2], settings.sampling)
+    return best
+
+
+def _head(volume: Volume, peel_mm: float) -> _Head:
+    grid = world_grid(volume.geometry, MIDDLE_MM)
+    image = resample(volume.voxels, volume.geometry, grid)
+    image = np.minimum(image, np.percentile(image[image > 0.3 * image.mean()], BRIGHT_PERCENTILE))
+    inside = _head_foreground(image)
+    depth = ndimage.distance_transform_edt(np.pad(inside, 1), sampling=MIDDLE_MM)[1:-1, 1:-1, 1:-1]
+    return _Head(image, np.where(depth > peel_mm, image, 0), inside, grid)
+
+
+def _head_foreground(image: FloatArray) -> MaskArray:
+    positive = image[image > 0]
+    if positive.size == 0:
+        raise ScanRefusedError("empty_scan", "no voxel above zero", "an image of a head", "send it again")
+    otsu = sitk.OtsuThresholdImageFilter()
+    otsu.Execute(sitk.GetImageFromArray(positive[None, None, :]))
+    closed = ndimage.binary_closing(np.pad(image > 0.5 * otsu.GetThreshold(), 5), iterations=4)[5:-5, 5:-5, 5:-5]
+    labels, count = ndimage.label(closed)
+    largest = closed if count < 2 else labels == 1 + np.bincount(labels.ravel())[1:].argmax()
+    return np.asarray(ndimage.binary_fill_holes(largest))
+
+
+def _search(head: _Head, modality: Modality, settings: ExtractMrSettings) -> AffineArray:
+    """Return the best of many poses (nod, size, place) on the coarse grid, after fitting the most promising."""
+    grid = world_grid(head.geometry, SEARCH_MM, margin_mm=0.0)
+    moving = to_itk(resample(head.peeled, head.geometry, grid), grid)
+    fixed = _fixed(SEARCH_MM, modality, settings.coarse_rim_mm)
+    poses = sorted(_poses(head), key=lambda pose: -match(fixed, moving, pose, "correlation"))
+    fitted = [
+        fit(fixed, moving, pose, "correlation", 4.0, settings.iterations[0]) for pose in poses[:FITTED_STARTS]
+    ]
+    return max(fitted, key=lambda pair: pair[1])[0]
+
+
+def _poses(head: _Head) -> list[AffineArray]:
+    """Return transforms template → head: the template's brain hung under the top of the head."""
+    template = template_on(MIDDLE_MM, multiple=1)
+    brain = template.geometry.to_world(np.argwhere(template.mask))
+    centre, height = brain.mean(0), brain[:, 2].max() - brain[:, 2].mean()
+    middle, top = _upper_head(head)
+    return [
+        _pose(
+            centre,
+            middle + np.array([0.0, forward, top - SCALP_TO_BRAIN_MM + up - height * size - middle[2]]),
+            nod,
+            size,
+        )
+        for nod, size, up, forward in product((-15.0, 0.0, 15.0), (0.78, 0.9), (-12.0, 0.0), (-6.0, 6.0))
+    ]
+
+
+def _upper_head(head: _Head) -> tuple[npt.NDArray[np.float64], float]:
+    """Return the centre of the upper head (RAS+ mm) and the height of its top (mm)."""
+    slices = np.flatnonzero(head.inside.sum((0, 1)) > 10)
+    bottom = max(0, int(slices.max() - UPPER_HEAD_MM / MIDDLE_MM))
+    upper = np.argwhere(head.inside[:, :, bottom:]) + np.array([0, 0, bottom])
+    return head.geometry.to_world(upper.mean(0)), float(head.geometry.to_world((0, 0, slices.max()))[2])
+
+
+def _pose(
+    centre: npt.NDArray[np.float64], place: npt.NDArray[np.float64], nod_deg: float, size: float
+) -> AffineArray:
+    cosine, sine = np.cos(np.radians(nod_deg)), np.sin(np.radians(nod_deg))
+    pose = np.eye(4)
+    pose[:3, :3] = size * np.array([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]])
+    pose[:3, 3] = place - pose[:3, :3] @ centre
+    return pose
+
+
+@lru_cache(maxsize=16)
+def _fixed(spacing_mm: float, modality: Modality, rim_mm: float) -> FixedImage:
+    return fixed_image(template_on(spacing_mm, multiple=1), modality, rim_mm)
