@@ -108,13 +108,13 @@ def discover(sources: Iterable[Path | str], modality: Modality = Modality.UNKNOW
     Raises
     ------
     InputError
-        If a source does not exist or no scan is found at all.
+        If a source does not exist, or none of them holds a scan.
     """
     paths = [Path(source) for source in sources]
     participants: dict[Path, dict[str, Participant]] = {}
     found = [scan for path in paths for scan in _source(path, participants)]
-    if not found:
-        where = ", ".join(str(path) for path in paths) or "an empty list of sources"
+    if paths and not found:
+        where = ", ".join(str(path) for path in paths)
         raise InputError(f"no scan found in {where}; expected NIfTI, DICOM, zips of them or a manifest.csv")
     known = [replace(s, modality=modality) if _takes_default(s) else s for s in found]
     return _unique_names(_each_once(known))

@@ -165,8 +165,9 @@ def _hounsfield(numbers: Mapping[str, float], settings: QcSettings) -> Iterator[
         yield Finding(Level.REFUSAL, "not_hounsfield", found, f"Hounsfield units, {low:.0f} to {high:.0f}", remedy)
     elif numbers["maximum"] < 30:
         yield Finding(Level.REFUSAL, "not_hounsfield", found, "brain, at 20 to 45 HU, and bone", remedy)
-    elif numbers["minimum"] >= 0 and numbers["p50"] > 200:
-        yield Finding(Level.REFUSAL, "not_hounsfield", f"{found}, none negative", "air near -1000 HU", remedy)
+    elif not -150 < numbers["tissue_median"] < 300:
+        yield Finding(Level.REFUSAL, "not_hounsfield", f"tissue at a median of {numbers['tissue_median']:.0f}",
+                      "tissue near 40 HU", remedy)  # fmt: skip
 
 
 def _not_hounsfield(numbers: Mapping[str, float], settings: QcSettings) -> Iterator[Finding]:

@@ -24,6 +24,7 @@ def measure(volume: Volume) -> dict[str, float]:
     ``min_spacing_mm``, ``max_…`` voxel size
     ``foreground_share``          share of voxels that are not background (CT: above −500 HU)
     ``foreground_ml``             their volume
+    ``tissue_median``             their median value
     ``p01``, ``p50``, ``p99``     percentiles of all voxels
     ``minimum``, ``maximum``      of all voxels in the sample
     ``below_minus_200``           share of voxels below −200: air in Hounsfield units, rare in MR
@@ -32,7 +33,8 @@ def measure(volume: Volume) -> dict[str, float]:
     """
     geometry = volume.geometry
     sample = _sample(volume.voxels)
-    share = _foreground_share(sample, volume.modality.is_ct)
+    foreground = sample > _background(sample, volume.modality.is_ct)
+    share = float(foreground.mean())
     low, p01, p50, p99, high = (float(v) for v in np.percentile(sample, [0, 1, 50, 99, 100]))
     return {
         "min_extent_mm": min(geometry.extent_mm),
@@ -41,6 +43,7 @@ def measure(volume: Volume) -> dict[str, float]:
         "max_spacing_mm": max(geometry.spacing),
         "foreground_share": share,
         "foreground_ml": share * volume.voxels.size * geometry.voxel_ml,
+        "tissue_median": float(np.median(sample[foreground])) if share else 0.0,
         "p01": p01,
         "p50": p50,
         "p99": p99,
@@ -57,11 +60,9 @@ def _sample(voxels: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return flat[::step]
 
 
-def _foreground_share(sample: npt.NDArray[Any], is_ct: bool) -> float:
-    """Return the share above background: above −500 HU, or 5 % of the way from darkest to bright."""
-    if is_ct and float(sample.min()) < -500:
-        return float((sample > -500).mean())
+def _background(sample: npt.NDArray[Any], is_ct: bool) -> float:
+    """Return the highest value of background: -500 HU, or 5 % of the way from darkest to bright."""
     low, high = float(sample.min()), float(np.percentile(sample, 99.5))
-    if high <= low:
-        high = float(sample.max())
-    return float((sample > low + 0.05 * (high - low)).mean())
+    if is_ct and low < -500:
+        return -500.0
+    return low + 0.05 * ((high if high > low else float(sample.max())) - low)

@@ -1,0 +1,283 @@
+"""Scans become a cohort: each recorded, duplicates dropped, interrupted builds continued."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anomaly.cohort.build import build_cohort, read_cohort
+from anomaly.cohort.table import ScanRecord, read_manifest, read_records
+from anomaly.core.errors import CohortError
+from anomaly.core.results import ScanStatus
+from anomaly.core.volume import Modality
+from anomaly.io.discover import discover
+from anomaly.io.nifti import read_nifti
+from tests.cohort.factory import LENIENT, FakeChain, FakeSettings, put_scans
+from tests.io.dicom_factory import make_series, write_series
+
+
+def build(
+    source: Path, cohort: Path, jobs: int = 0, notes: Path | None = None, **settings: float
+) -> list[ScanRecord]:
+    if notes is not None:
+        notes.mkdir(exist_ok=True)
+    chain = FakeChain(FakeSettings(**settings), notes)
+    return list(build_cohort(discover([source]), chain, cohort, jobs=jobs, modality=Modality.T1W, qc=LENIENT))
+
+
+def statuses(records: list[ScanRecord]) -> dict[str, str]:
+    return {r.scan_id.removeprefix("sub-").removesuffix("_T1w"): r.status.value for r in records}
+
+
+def worked_on(notes: Path) -> dict[str, int]:
+    return {path.name.removeprefix("sub-").removesuffix("_T1w"): len(path.read_text()) for path in notes.iterdir()}
+
+
+def untimed(records: list[ScanRecord]) -> list[dict]:
+    rows = [asdict(record) for record in records]
+    for row in rows:
+        row["numbers"] = {k: v for k, v in row["numbers"].items() if not k.startswith("seconds")}
+    return rows
+
+
+def test_an_accepted_scan_has_volume_mask_geometry_and_numbers(tmp_path: Path) -> None:
+    source, cohort = put_scans(tmp_path / "in", "a"), tmp_path / "cohort"
+    (record,) = build(source, cohort)
+    scan = read_nifti(source / "sub-a_T1w.nii.gz")
+    np.testing.assert_allclose(read_nifti(cohort / record.volume).voxels, scan.voxels * 2)
+    assert record.geometry.same_as(scan.geometry)
+    assert record.source == "../in/sub-a_T1w.nii.gz"
+    assert record.numbers["overlap"] == 0.9
+    assert {"seconds_read", "seconds_check", "seconds_preprocess", "seconds_write"} <= set(record.numbers)
+
+
+def test_every_scan_is_recorded_whatever_becomes_of_it(tmp_path: Path) -> None:
+    source = put_scans(tmp_path / "in", "a", "refuse", "fail", "memory")
+    (source / "sub-broken_T1w.nii.gz").write_text("broken")
+    records = build(source, tmp_path / "cohort")
+    assert statuses(records) == {
+        "a": "accepted", "broken": "refused", "fail": "failed", "memory": "failed", "refuse": "refused",
+    }  # fmt: skip
+    by_id = {record.scan_id: record for record in records}
+    assert by_id["sub-refuse_T1w"].reason_code == "no_brain"
+    assert by_id["sub-fail_T1w"].reason.endswith("while trying to preprocess the scan: the chain broke")
+    assert by_id["sub-memory_T1w"].reason_code == "out_of_memory"
+    assert read_records(tmp_path / "cohort") == [
+        ScanRecord(**{**asdict(r), "status": r.status, "made_from": ""}) for r in records
+    ]
+
+
+def test_scans_of_another_modality_are_refused_unread(tmp_path: Path) -> None:
+    (tmp_path / "sub-a_CT.nii.gz").write_text("never read")
+    (record,) = build(tmp_path, tmp_path / "cohort")
+    assert (record.status, record.reason_code) == (ScanStatus.REFUSED, "wrong_modality")
+
+
+def test_mr_is_refused_where_ct_is_expected_even_if_its_header_names_no_contrast(tmp_path: Path) -> None:
+    write_series(tmp_path / "in", make_series(8, SeriesDescription="ax", EchoTime=40))
+    scans = discover([tmp_path / "in"], Modality.CT)
+    (record,) = build_cohort(scans, FakeChain(FakeSettings()), tmp_path / "cohort", jobs=0, modality=Modality.CT)
+    assert record.reason_code == "wrong_modality"
+
+
+def test_a_scan_whose_header_names_no_contrast_is_taken_for_what_is_expected_and_marked(tmp_path: Path) -> None:
+    write_series(tmp_path / "in", make_series(8, SeriesDescription="ax", EchoTime=40))
+    (record,) = build(tmp_path / "in", tmp_path / "cohort")
+    assert (record.status, record.modality) == (ScanStatus.ACCEPTED, "T1w")
+    assert "taken for that" in record.warnings[0]
+
+
+def test_a_duplicate_is_dropped_and_names_its_twin(tmp_path: Path) -> None:
+    cohort = tmp_path / "cohort"
+    records = build(put_scans(tmp_path / "in", "a", "b", "a-again"), cohort)
+    assert statuses(records) == {"a": "accepted", "aagain": "duplicate", "b": "accepted"}
+    duplicate = records[1]
+    assert duplicate.duplicate_of == "sub-a_T1w"
+    assert "same content as sub-a_T1w" in duplicate.reason
+    assert not (cohort / "volumes" / "sub-aagain_T1w.nii").exists()
+
+
+def test_records_and_volumes_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
+    source = put_scans(tmp_path / "in", "a", "b", "a-again", "refuse", "fail", "c")
+    alone, together = build(source, tmp_path / "one", jobs=0), build(source, tmp_path / "two", jobs=2)
+    assert untimed(alone) == untimed(together)
+    for record in alone:
+        if record.volume:
+            assert (tmp_path / "one" / record.volume).read_bytes() == (
+                tmp_path / "two" / record.volume
+            ).read_bytes()
+
+
+def test_a_scan_that_kills_its_worker_is_a_failed_row_and_stops_nothing(tmp_path: Path) -> None:
+    records = build(put_scans(tmp_path / "in", "a", "b", "die", "e", "f"), tmp_path / "cohort", jobs=2)
+    assert statuses(records) == {
+        "a": "accepted", "b": "accepted", "die": "failed", "e": "accepted", "f": "accepted",
+    }  # fmt: skip
+    assert records[2].reason_code == "worker_died"
+
+
+def test_what_was_done_before_is_not_done_again(tmp_path: Path) -> None:
+    source, notes = put_scans(tmp_path / "in", "a", "refuse", "a-again"), tmp_path / "notes"
+    first = build(source, tmp_path / "cohort", notes=notes)
+    second = build(source, tmp_path / "cohort", notes=notes)
+    assert first == second
+    assert worked_on(notes) == {"a": 1, "refuse": 1, "aagain": 1}
+
+
+def test_a_failed_scan_is_tried_again(tmp_path: Path) -> None:
+    source, notes = put_scans(tmp_path / "in", "a", "fail"), tmp_path / "notes"
+    for _ in range(2):
+        build(source, tmp_path / "cohort", notes=notes)
+    assert worked_on(notes) == {"a": 1, "fail": 2}
+
+
+def test_a_changed_file_is_done_again(tmp_path: Path) -> None:
+    source, notes = put_scans(tmp_path / "in", "a", "b"), tmp_path / "notes"
+    (before, _) = build(source, tmp_path / "cohort", notes=notes)
+    (source / "sub-a_T1w.nii.gz").write_bytes((source / "sub-b_T1w.nii.gz").read_bytes())
+    after = build(source, tmp_path / "cohort", notes=notes)
+    assert worked_on(notes) == {"a": 2, "b": 1}
+    assert after[0].content_hash != before.content_hash
+    assert statuses(after) == {"a": "accepted", "b": "duplicate"}
+
+
+def test_a_duplicate_whose_twin_is_gone_is_done_again(tmp_path: Path) -> None:
+    source = put_scans(tmp_path / "in", "a", "a-again")
+    build(source, tmp_path / "cohort")
+    (source / "sub-a_T1w.nii.gz").unlink()
+    assert statuses(build(source, tmp_path / "cohort")) == {"aagain": "accepted"}
+
+
+def test_another_chain_does_all_again(tmp_path: Path) -> None:
+    source, notes = put_scans(tmp_path / "in", "a"), tmp_path / "notes"
+    build(source, tmp_path / "cohort", notes=notes)
+    build(source, tmp_path / "cohort", notes=notes, gain=3.0)
+    assert worked_on(notes) == {"a": 2}
+
+
+def test_a_lost_volume_is_made_again(tmp_path: Path) -> None:
+    source = put_scans(tmp_path / "in", "a")
+    (record,) = build(source, tmp_path / "cohort")
+    (tmp_path / "cohort" / record.volume).unlink()
+    build(source, tmp_path / "cohort")
+    assert (tmp_path / "cohort" / record.volume).is_file()
+
+
+def test_what_a_manifest_says_now_goes_into_records_made_before(tmp_path: Path) -> None:
+    source, notes = put_scans(tmp_path / "in", "a"), tmp_path / "notes"
+    build(source, tmp_path / "cohort", notes=notes)
+    (tmp_path / "manifest.csv").write_text("path,group,split\nin/sub-a_T1w.nii.gz,healthy,train\n")
+    (record,) = build(tmp_path / "manifest.csv", tmp_path / "cohort", notes=notes)
+    assert (record.group, record.split) == ("healthy", "train")
+    assert worked_on(notes) == {"a": 1}
+
+
+def test_a_scan_that_is_refused_now_leaves_no_volume_behind(tmp_path: Path) -> None:
+    source = put_scans(tmp_path / "in", "a")
+    (before,) = build(source, tmp_path / "cohort")
+    (source / "sub-a_T1w.nii.gz").write_text("broken")
+    build(source, tmp_path / "cohort")
+    assert not (tmp_path / "cohort" / before.volume).exists()
+    assert not (tmp_path / "cohort" / before.mask).exists()
+
+
+def test_records_come_one_by_one_while_the_rest_is_under_way(tmp_path: Path) -> None:
+    source = put_scans(tmp_path / "in", *"abcdef")
+    records = build_cohort(discover([source]), FakeChain(FakeSettings()), tmp_path / "cohort", jobs=0, qc=LENIENT)
+    first = next(records)
+    assert (tmp_path / "cohort" / first.volume).is_file()
+    assert len(list((tmp_path / "cohort" / "records").iterdir())) == 1
+    assert not (tmp_path / "cohort" / "manifest.parquet").exists()
+    records.close()  # type: ignore[attr-defined]
+
+
+def test_a_consumer_that_stops_early_leaves_what_was_done(tmp_path: Path) -> None:
+    source, notes = put_scans(tmp_path / "in", *"abcdef"), tmp_path / "notes"
+    notes.mkdir()
+    chain = FakeChain(FakeSettings(), notes)
+    records = build_cohort(discover([source]), chain, tmp_path / "cohort", jobs=1, qc=LENIENT)
+    next(records)
+    records.close()  # type: ignore[attr-defined]
+    done = set(worked_on(notes))
+    list(build_cohort(discover([source]), chain, tmp_path / "cohort", jobs=1, qc=LENIENT))
+    assert all(count == 1 for name, count in worked_on(notes).items() if name in done)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
+def test_an_interrupted_build_continues_and_ends_the_same(tmp_path: Path, how: signal.Signals) -> None:
+    source, notes, cohort = put_scans(tmp_path / "in", *"abcdef"), tmp_path / "notes", tmp_path / "cohort"
+    notes.mkdir()
+    process = _build_in_another_process(source, cohort, notes)
+    _wait_for(lambda: len(list((cohort / "records").glob("*.json"))) >= 2)
+    process.send_signal(how)
+    process.wait(30)
+    assert not (cohort / "manifest.parquet").exists()
+    if how is signal.SIGKILL:
+        time.sleep(1)  # workers notice that their parent is gone
+    before = dict(worked_on(notes))
+    done = {json.loads(p.read_text())["scan_id"] for p in (cohort / "records").glob("*.json")}
+    continued = build(source, cohort, notes=notes, seconds=0.3)
+    again = {f"sub-{name}_T1w" for name, count in worked_on(notes).items() if count > before.get(name, 0)}
+    assert not done & again
+    assert untimed(continued) == untimed(build(source, tmp_path / "straight", seconds=0.3))
+
+
+def _build_in_another_process(source: Path, cohort: Path, notes: Path) -> subprocess.Popen[bytes]:
+    code = (
+        "from pathlib import Path\n"
+        "from anomaly.cohort.build import build_cohort\n"
+        "from anomaly.core.volume import Modality\n"
+        "from anomaly.io.discover import discover\n"
+        "from tests.cohort.factory import *\n"
+        "if __name__ == '__main__':\n"
+        f"    chain = FakeChain(FakeSettings(seconds=0.3), Path({str(notes)!r}))\n"
+        f"    scans = discover([{str(source)!r}])\n"
+        f"    list(build_cohort(scans, chain, Path({str(cohort)!r}), jobs=1, modality=Modality.T1W, qc=LENIENT))\n"
+    )
+    repository = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    return subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.DEVNULL)
+
+
+def _wait_for(condition: object, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.05)
+
+
+def test_the_cohort_says_what_was_done_to_it(tmp_path: Path) -> None:
+    build(put_scans(tmp_path / "in", "a", "refuse"), tmp_path / "cohort")
+    cohort = read_cohort(tmp_path / "cohort")
+    assert cohort["complete"]
+    assert cohort["chain"] == {"gain": 2.0, "seconds": 0.0}
+    assert cohort["grid"]["shape"] == [12, 14, 10]
+    assert cohort["scans"] == {"accepted": 1, "refused": 1}
+    assert cohort["versions"]["numpy"] == np.__version__
+
+
+def test_a_folder_that_is_no_cohort_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(CohortError, match="anomaly ingest"):
+        read_cohort(tmp_path)
+
+
+def test_nothing_in_a_cohort_of_dicom_names_the_patient(tmp_path: Path) -> None:
+    write_series(tmp_path / "in" / "DOE_JANE_4711", make_series(8))
+    broken = make_series(8, series="broken")
+    broken[2].PixelData = b"Doe^Jane"
+    write_series(tmp_path / "in" / "DOE_JANE_4711" / "b", broken)
+    records = build(tmp_path / "in", tmp_path / "cohort")
+    assert sorted(r.status.value for r in records) == ["accepted", "refused"]
+    written = " ".join(str(p.relative_to(tmp_path)) for p in (tmp_path / "cohort").rglob("*"))
+    written += " ".join(p.read_text() for p in (tmp_path / "cohort").rglob("*.[jt]s*"))
+    assert not any(word in written.lower() for word in ("doe", "jane", "4711", "19700101"))
+    assert read_manifest(tmp_path / "cohort")["source"].str.startswith("../in#sub-").all()

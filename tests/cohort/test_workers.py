@@ -1,0 +1,52 @@
+"""Work over processes keeps its order and survives the death of a process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from anomaly.cohort.workers import run_in_order
+from tests.cohort.factory import die_once, square, square_or_die, threads
+
+
+def lost(number: int, reason: str) -> int:
+    assert "killed twice" in reason
+    return -1
+
+
+@pytest.mark.parametrize("jobs", [0, 1, 2])
+def test_results_come_in_the_order_of_the_tasks(jobs: int) -> None:
+    assert list(run_in_order(square, range(7), lost, jobs)) == [0, 1, 4, 9, 16, 25, 36]
+
+
+def test_a_task_that_kills_its_process_is_lost_alone() -> None:
+    assert list(run_in_order(square_or_die, range(7), lost, 2)) == [0, 1, 4, -1, 16, 25, 36]
+
+
+def test_a_task_whose_process_is_killed_once_is_tried_again(tmp_path: Path) -> None:
+    tasks = [(tmp_path, number) for number in range(4)]
+    assert list(run_in_order(die_once, tasks, lambda *_: -1, 2)) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("jobs", [0, 1])
+def test_numeric_libraries_use_one_thread(jobs: int) -> None:
+    assert list(run_in_order(threads, [0], lambda *_: (0, 0), jobs)) == [(1, 1)]
+
+
+def test_no_more_tasks_are_taken_than_the_workers_can_soon_do() -> None:
+    taken = []
+
+    def tasks() -> object:
+        for number in range(100):
+            taken.append(number)
+            yield number
+
+    results = run_in_order(square, tasks(), lost, 2)
+    assert next(results) == 0
+    assert len(taken) <= 5
+    results.close()
+
+
+def test_without_tasks_no_process_is_started() -> None:
+    assert list(run_in_order(square, [], lost, 2)) == []

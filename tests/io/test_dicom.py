@@ -1,0 +1,389 @@
+"""A DICOM series becomes a volume in RAS+ millimetres, or is refused with what was found."""
+
+from __future__ import annotations
+
+import subprocess
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import highdicom
+import nibabel as nib
+import numpy as np
+import pytest
+from highdicom.legacy import LegacyConvertedEnhancedMRImage
+from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
+from scipy.ndimage import map_coordinates
+
+from anomaly.core.errors import ScanRefusedError
+from anomaly.core.volume import Modality, Volume
+from anomaly.io.discover import discover
+from tests.io.dicom_factory import AXIAL, make_series, make_slice, uid, write_series, write_zip
+
+TILT = np.deg2rad(18.5)
+OBLIQUE = (0.96, 0.28, 0.0, -0.28 * np.cos(0.4), 0.96 * np.cos(0.4), np.sin(0.4))
+
+
+def read_one(folder: Path) -> Volume:
+    (scan,) = discover([folder])
+    return scan.read()
+
+
+def refusal(folder: Path) -> ScanRefusedError:
+    (scan,) = discover([folder])
+    with pytest.raises(ScanRefusedError) as caught:
+        scan.read()
+    return caught.value
+
+
+def with_dcm2niix(source: Path, output: Path, *options: str) -> dict[str, nib.Nifti1Image]:
+    dcm2niix = pytest.importorskip("dcm2niix", reason="dcm2niix is the reference reader")
+    output.mkdir()
+    command = [dcm2niix.bin, "-z", "n", "-b", "n", *options, "-f", "scan", "-o", str(output), str(source)]
+    subprocess.run(command, check=True, capture_output=True)
+    return {path.stem: nib.load(path) for path in sorted(output.glob("*.nii"))}
+
+
+def assert_same_image(volume: Volume, reference: nib.Nifti1Image, atol_mm: float = 1e-3) -> None:
+    """Both have the same values at the same places, however the axes are ordered."""
+    ours = nib.as_closest_canonical(nib.Nifti1Image(volume.voxels, volume.geometry.affine))
+    theirs = nib.as_closest_canonical(reference)
+    assert ours.shape == theirs.shape
+    np.testing.assert_allclose(ours.affine, theirs.affine, atol=atol_mm)
+    np.testing.assert_allclose(ours.get_fdata(), theirs.get_fdata(), rtol=1e-5, atol=1e-3)
+
+
+def test_voxels_lie_where_the_header_says(tmp_path: Path) -> None:
+    series = make_series(n_slices=5, orientation=OBLIQUE, step=3.0 * np.cross(OBLIQUE[:3], OBLIQUE[3:]))
+    volume = read_one(write_series(tmp_path / "series", series))
+    row, column, index = 3, 7, 2
+    ds = series[index]
+    lps = (
+        np.array(ds.ImagePositionPatient, dtype=float)
+        + column * ds.PixelSpacing[1] * np.array(ds.ImageOrientationPatient[:3])
+        + row * ds.PixelSpacing[0] * np.array(ds.ImageOrientationPatient[3:])
+    )
+    found = volume.geometry.to_index(lps * [-1, -1, 1])
+    np.testing.assert_allclose(found, [column, row, index], atol=1e-4)
+    assert volume.voxels[column, row, index] == ds.pixel_array[row, column]
+
+
+@pytest.mark.parametrize("step", [(0, 0, 3.0), (0, 0, -3.0)], ids=["upwards", "downwards"])
+def test_geometry_agrees_with_dcm2niix(tmp_path: Path, step: Sequence[float]) -> None:
+    folder = write_series(tmp_path / "series", make_series(step=step))
+    (reference,) = with_dcm2niix(folder, tmp_path / "reference").values()
+    assert_same_image(read_one(folder), reference)
+
+
+def test_oblique_geometry_agrees_with_dcm2niix(tmp_path: Path) -> None:
+    normal = np.cross(OBLIQUE[:3], OBLIQUE[3:])
+    folder = write_series(tmp_path / "series", make_series(orientation=OBLIQUE, step=2.5 * normal))
+    (reference,) = with_dcm2niix(folder, tmp_path / "reference").values()
+    assert_same_image(read_one(folder), reference)
+
+
+def test_rescale_gives_hounsfield_units(tmp_path: Path) -> None:
+    series = make_series(modality="CT")
+    volume = read_one(write_series(tmp_path / "series", series))
+    assert volume.modality is Modality.CT
+    assert volume.voxels[0, 0, 0] == int(series[0].pixel_array[0, 0]) - 1024
+
+
+def test_each_slice_has_its_own_rescale(tmp_path: Path) -> None:
+    series = make_series(n_slices=3)
+    for index, ds in enumerate(series):
+        ds.RescaleSlope, ds.RescaleIntercept = index + 1, 10 * index
+    volume = read_one(write_series(tmp_path / "series", series))
+    expected = series[2].pixel_array.astype(float) * 3 + 20
+    np.testing.assert_array_equal(volume.voxels[:, :, 2], expected.T)
+
+
+def test_monochrome1_is_turned_so_that_larger_is_brighter(tmp_path: Path) -> None:
+    series = make_series(PhotometricInterpretation="MONOCHROME1")
+    volume = read_one(write_series(tmp_path / "series", series))
+    np.testing.assert_array_equal(volume.voxels[:, :, 0], 65535.0 - series[0].pixel_array.T)
+
+
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, RLELossless, JPEGLSLossless], ids=lambda s: s.name)
+def test_compressed_pixels_are_the_same_pixels(tmp_path: Path, syntax: str) -> None:
+    plain = read_one(write_series(tmp_path / "plain", make_series(shape=(64, 48))))
+    series = make_series(shape=(64, 48))
+    for ds in series:
+        ds.compress(syntax, generate_instance_uid=False)
+    packed = read_one(write_series(tmp_path / "packed", series))
+    np.testing.assert_array_equal(plain.voxels, packed.voxels)
+
+
+def test_an_enhanced_multi_frame_image_reads_like_its_single_frames(tmp_path: Path) -> None:
+    series = make_series(n_slices=6, orientation=OBLIQUE, step=2.5 * np.cross(OBLIQUE[:3], OBLIQUE[3:]))
+    enhanced = LegacyConvertedEnhancedMRImage(series, uid("enhanced"), 9, uid("enhanced", 1), 1)
+    classic = read_one(write_series(tmp_path / "classic", series))
+    multi = read_one(write_series(tmp_path / "enhanced", [enhanced]))
+    np.testing.assert_array_equal(classic.voxels, multi.voxels)
+    assert classic.geometry.same_as(multi.geometry)
+
+
+def test_geometry_agrees_with_highdicom(tmp_path: Path) -> None:
+    series = make_series(n_slices=5, orientation=OBLIQUE, step=2.5 * np.cross(OBLIQUE[:3], OBLIQUE[3:]))
+    theirs = highdicom.get_volume_from_series(series)
+    ours = read_one(write_series(tmp_path / "series", series))
+    image = nib.Nifti1Image(np.asarray(theirs.array, dtype=np.float32), np.diag([-1, -1, 1, 1]) @ theirs.affine)
+    assert_same_image(ours, image)
+
+
+def test_gantry_tilt_is_carried_exactly(tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "series", _tilted())
+    volume = read_one(folder)
+    np.testing.assert_array_equal(
+        volume.voxels, np.round(_anatomy(volume.geometry.affine, volume.voxels.shape)) - 1024
+    )
+    _, j, k = volume.geometry.affine[:3, :3].T
+    assert abs(np.dot(j, k)) > 0.1 * np.linalg.norm(j) * np.linalg.norm(k), "the slices are shifted, not turned"
+
+
+def test_tilted_slices_show_the_same_world_as_the_corrected_image_of_dcm2niix(tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "series", _tilted())
+    corrected = next(i for name, i in with_dcm2niix(folder, tmp_path / "reference").items() if "Tilt" in name)
+    volume = read_one(folder)
+    indices = np.moveaxis(np.indices(corrected.shape), 0, -1)
+    world = indices @ corrected.affine[:3, :3].T + corrected.affine[:3, 3]
+    ours = map_coordinates(volume.voxels, np.moveaxis(volume.geometry.to_index(world), -1, 0), order=1, cval=np.nan)
+    inside = np.isfinite(ours) & (corrected.get_fdata() > -1000)
+    assert inside.mean() > 0.6
+    assert np.percentile(np.abs(ours - corrected.get_fdata())[inside], 95) < 3
+
+
+def _anatomy(affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return a smooth function of the place in the world, 200 to 1800."""
+    x, y, z = np.moveaxis(np.moveaxis(np.indices(shape), 0, -1) @ affine[:3, :3].T + affine[:3, 3], -1, 0)
+    return 1000 + 300 * np.sin(x / 25) + 300 * np.cos(y / 30) + 200 * np.sin(z / 40)
+
+
+def _tilted() -> list:
+    orientation = (1.0, 0.0, 0.0, 0.0, np.cos(TILT), -np.sin(TILT))
+    slices = []
+    for k in range(40):
+        affine = np.eye(4)
+        affine[:3, 0] = 1.5 * np.array([-1.0, 0.0, 0.0])
+        affine[:3, 1] = 1.5 * np.array([0.0, -np.cos(TILT), -np.sin(TILT)])
+        affine[:3, 3] = [70.0, 60.0, -80.0 + 3.0 * k]
+        pixels = np.round(_anatomy(affine, (96, 96, 1)))[:, :, 0].T.astype(np.int16)
+        slices.append(
+            make_slice(k, (-70.0, -60.0, -80.0 + 3.0 * k), pixels, "CT", orientation=orientation,
+                       spacing=(1.5, 1.5), GantryDetectorTilt=18.5)
+        )  # fmt: skip
+    return slices
+
+
+def test_a_missing_slice_is_refused_with_the_spacings_found(tmp_path: Path) -> None:
+    series = make_series(n_slices=20)
+    del series[9]
+    error = refusal(write_series(tmp_path / "series", series))
+    assert error.code == "missing_slices"
+    assert "3.00 mm apart (17×), 6.00 mm apart (1×): 1 missing" in error.found
+
+
+def test_uneven_spacing_is_refused_with_the_spacings_found(tmp_path: Path) -> None:
+    thin, thick = make_series(n_slices=6), make_series(n_slices=6, start=(-10, -20, 27), step=(0, 0, 5), seed=1)
+    for index, ds in enumerate(thick):
+        ds.SOPInstanceUID = uid("thick", index)
+    error = refusal(write_series(tmp_path / "series", thin + thick))
+    assert error.code == "uneven_spacing"
+    assert "3.00 mm apart (5×)" in error.found
+    assert "5.00 mm apart (5×)" in error.found
+
+
+def test_a_slice_shifted_sideways_is_refused(tmp_path: Path) -> None:
+    series = make_series(n_slices=8)
+    series[4].ImagePositionPatient[0] += 4
+    assert refusal(write_series(tmp_path / "series", series)).code == "uneven_spacing"
+
+
+def test_positions_rounded_by_the_scanner_are_accepted(tmp_path: Path) -> None:
+    series = make_series(n_slices=20, step=(0, 0, 2.96))
+    for ds in series:
+        ds.ImagePositionPatient[2] = round(float(ds.ImagePositionPatient[2]), 1)
+    assert read_one(write_series(tmp_path / "series", series)).voxels.shape[2] == 20
+
+
+def test_the_same_slice_twice_counts_once(tmp_path: Path) -> None:
+    series = make_series(n_slices=6)
+    copy = make_series(n_slices=6)[2]
+    copy.SOPInstanceUID = uid("copy")
+    assert read_one(write_series(tmp_path / "series", [*series, copy])).voxels.shape[2] == 6
+
+
+def test_several_volumes_in_one_series_are_refused(tmp_path: Path) -> None:
+    volumes = [make_series(n_slices=4, seed=t, series="bold") for t in range(5)]
+    for t, volume in enumerate(volumes):
+        for k, ds in enumerate(volume):
+            ds.SOPInstanceUID, ds.AcquisitionNumber = uid("bold", t, k), t
+    error = refusal(write_series(tmp_path / "series", [ds for volume in volumes for ds in volume]))
+    assert error.code == "not_3d"
+
+
+def test_two_echoes_in_one_series_are_two_scans(tmp_path: Path) -> None:
+    first, second = make_series(EchoTime=12.0), make_series(EchoTime=90.0, seed=1)
+    for index, ds in enumerate(second):
+        ds.SOPInstanceUID = uid("second", index)
+    scans = discover([write_series(tmp_path / "series", first + second)])
+    assert [len(scan.files) for scan in scans] == [6, 6]
+    assert len({scan.scan_id for scan in scans}) == 2
+
+
+def test_two_series_in_one_folder_are_two_scans(tmp_path: Path) -> None:
+    both = make_series(series="one") + make_series(series="two", seed=1)
+    assert len(discover([write_series(tmp_path / "both", both)])) == 2
+
+
+def test_a_localizer_of_three_planes_is_refused(tmp_path: Path) -> None:
+    planes = (AXIAL, (1.0, 0, 0, 0, 0, -1.0), (0, 1.0, 0, 0, 0, -1.0))
+    series = [ds for n, p in enumerate(planes) for ds in make_series(3, orientation=p, series="loc")]
+    for index, ds in enumerate(series):
+        ds.SOPInstanceUID = uid("loc", index)
+    assert refusal(write_series(tmp_path / "series", series)).code == "localizer"
+
+
+def test_a_scout_inside_a_ct_series_is_refused_and_the_scan_is_read(tmp_path: Path) -> None:
+    series = make_series(n_slices=20, modality="CT")
+    scout = make_slice(99, (0, 0, 0), np.zeros((40, 30), np.uint16), "CT", orientation=(1, 0, 0, 0, 0, -1),
+                       ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])  # fmt: skip
+    scan, refused = discover([write_series(tmp_path / "series", [*series, scout])])
+    assert scan.read().voxels.shape[2] == 20
+    assert refused.refusal is not None
+    assert refused.refusal.code == "localizer"
+
+
+@pytest.mark.parametrize(
+    ("sop_class", "modality"),
+    [("1.2.840.10008.5.1.4.1.1.88.11", "SR"), ("1.2.840.10008.5.1.4.1.1.104.1", "DOC"),
+     ("1.2.840.10008.5.1.4.1.1.481.3", "RTSTRUCT"), ("1.2.840.10008.5.1.4.1.1.7", "OT")],
+    ids=["structured report", "PDF", "contours", "screenshot"],
+)  # fmt: skip
+def test_what_is_no_scan_is_refused(tmp_path: Path, sop_class: str, modality: str) -> None:
+    ds = make_series(1)[0]
+    ds.SOPClassUID, ds.Modality = sop_class, modality
+    if modality != "OT":
+        del ds.PixelData, ds.Rows, ds.Columns
+    assert refusal(write_series(tmp_path / "object", [ds])).code == "non_image"
+
+
+def test_images_without_a_position_are_refused(tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "series", make_series(ImagePositionPatient=None))
+    assert refusal(folder).code == "missing_geometry"
+
+
+def test_a_truncated_file_is_refused_as_unreadable(tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "series", make_series())
+    victim = sorted(folder.iterdir())[0]
+    victim.write_bytes(victim.read_bytes()[:-60])
+    assert refusal(folder).code == "unreadable"
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"SeriesDescription": "Sag T1 MPRAGE"}, Modality.T1W),
+        ({"SeriesDescription": "AX T2 FLAIR"}, Modality.FLAIR),
+        ({"SeriesDescription": "ax t2 tse"}, Modality.T2W),
+        ({"SeriesDescription": "t2*_swi"}, Modality.UNKNOWN),
+        ({"SeriesDescription": "ep2d_diff_b1000"}, Modality.UNKNOWN),
+        (
+            {"SeriesDescription": "ax", "EchoTime": 100, "RepetitionTime": 9000, "InversionTime": 2500},
+            Modality.FLAIR,
+        ),
+        ({"SeriesDescription": "ax", "EchoTime": 100, "RepetitionTime": 5000}, Modality.T2W),
+        ({"SeriesDescription": "ax", "EchoTime": 3, "RepetitionTime": 8}, Modality.T1W),
+    ],
+    ids=lambda value: " ".join(map(str, value.values())) if isinstance(value, dict) else value.value,
+)
+def test_the_header_says_what_kind_of_mr_it_is(tmp_path: Path, values: dict, expected: Modality) -> None:
+    (scan,) = discover([write_series(tmp_path / "series", make_series(**values))])
+    assert scan.modality is expected
+
+
+def test_nothing_that_is_written_names_the_patient(tmp_path: Path) -> None:
+    folder = tmp_path / "exports" / "DOE_JANE"
+    write_series(folder, make_series())
+    (scan,) = discover([tmp_path / "exports"])
+    written = f"{scan.scan_id} {scan.subject} {scan.session} {scan.origin.name}#{scan.fragment}".lower()
+    assert not any(word in written for word in ("doe", "jane", "4711", "1970"))
+    assert scan.scan_id.startswith("sub-")
+    assert scan.scan_id.endswith("_T1w")
+
+
+def test_the_pseudonym_of_a_patient_is_the_same_for_all_series(tmp_path: Path) -> None:
+    both = make_series(series="one") + make_series(series="two", seed=1)
+    first, second = discover([write_series(tmp_path / "both", both)])
+    assert first.subject == second.subject
+    assert first.scan_id != second.scan_id
+
+
+def test_series_without_patient_id_of_two_studies_are_two_subjects(tmp_path: Path) -> None:
+    one = make_series(series="one", PatientID="")
+    two = make_series(series="two", PatientID="", StudyInstanceUID=uid("another study"))
+    first, second = discover([write_series(tmp_path / "both", one + two)])
+    assert first.subject != second.subject
+
+
+def test_a_zip_is_read_in_memory_and_nothing_is_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "inbox").mkdir()
+    path = write_zip(tmp_path / "inbox" / "scan.zip", make_series(), folder="../../outside")
+    before = sorted(tmp_path.rglob("*"))
+    volume = read_one(path)
+    plain = read_one(write_series(tmp_path / "plain", make_series()))
+    np.testing.assert_array_equal(volume.voxels, plain.voxels)
+    assert sorted(p for p in tmp_path.rglob("*") if "plain" not in p.parts) == before
+
+
+def test_a_damaged_zip_is_refused(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "scan.zip", make_series())
+    path.write_bytes(path.read_bytes()[:200])
+    assert refusal(path).code == "unreadable"
+
+
+def test_a_zip_without_scans_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "notes.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("notes.txt", "nothing")
+    assert refusal(path).code == "unreadable"
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", ["mr_t1_384slices", "ct_body_jpeg2000"])
+def test_a_real_series_agrees_with_dcm2niix(anomaly_data: Path, tmp_path: Path, name: str) -> None:
+    source = anomaly_data / "dicom" / f"{name}.zip"
+    with zipfile.ZipFile(source) as archive:
+        archive.extractall(tmp_path / "files")
+    (reference,) = with_dcm2niix(tmp_path / "files", tmp_path / "reference").values()
+    assert_same_image(read_one(source), reference, atol_mm=2e-2)
+
+
+@pytest.mark.real_data
+def test_the_real_t1_series_is_recognised(anomaly_data: Path) -> None:
+    (scan,) = discover([anomaly_data / "dicom" / "mr_t1_384slices.zip"])
+    assert scan.modality is Modality.T1W
+    assert len(scan.files) == 384
+
+
+@pytest.mark.real_data
+def test_the_real_ct_with_three_spacings_is_refused(anomaly_data: Path) -> None:
+    error = refusal(anomaly_data / "dicom" / "ct_head_gantry_tilt.zip")
+    assert error.code == "uneven_spacing"
+    assert error.found == "slices 1.08 mm apart (1×), 4.00 mm apart (13×), 7.00 mm apart (13×)"
+
+
+@pytest.mark.real_data
+def test_the_real_body_ct_is_in_hounsfield_units(anomaly_data: Path) -> None:
+    volume = read_one(anomaly_data / "dicom" / "ct_body_jpeg2000.zip")
+    assert volume.modality is Modality.CT
+    assert volume.voxels.min() == -1024
+    soft = volume.voxels[(volume.voxels > -200) & (volume.voxels < 200)]
+    assert -120 < np.median(soft) < 80
+
+
+@pytest.mark.real_data
+def test_the_real_enhanced_time_series_is_refused(anomaly_data: Path) -> None:
+    error = refusal(anomaly_data / "dicom" / "mr_enhanced_multiframe.zip")
+    assert error.code == "not_3d"
+    assert "24 images of 6 places" in error.found

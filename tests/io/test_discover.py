@@ -1,0 +1,252 @@
+"""What is a scan here, what is not, and what is it called."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anomaly.core.errors import InputError, ScanRefusedError
+from anomaly.core.volume import Modality
+from anomaly.io.discover import ScanSource, discover
+from anomaly.io.nifti import write_nifti
+from tests.conftest import make_volume
+from tests.io.dicom_factory import make_series, write_series, write_zip
+
+
+def put(path: Path, seed: int = 0) -> Path:
+    volume = make_volume(seed=seed)
+    write_nifti(path, volume.voxels, volume.geometry)
+    return path
+
+
+@pytest.fixture
+def bids(tmp_path: Path) -> Path:
+    root = tmp_path / "bids"
+    put(root / "sub-01" / "ses-a" / "anat" / "sub-01_ses-a_T1w.nii.gz")
+    put(root / "sub-01" / "ses-a" / "anat" / "sub-01_ses-a_FLAIR.nii.gz")
+    put(root / "sub-01" / "ses-a" / "anat" / "sub-01_ses-a_label-lesion_mask.nii.gz")
+    put(root / "sub-02" / "anat" / "sub-02_T1w.nii.gz")
+    put(root / "sub-02" / "anat" / "sub-02_desc-brain_mask.nii.gz")
+    put(root / "sub-02" / "anat" / "sub-02_dseg.nii.gz")
+    put(root / "derivatives" / "tool" / "sub-02" / "sub-02_T1w.nii.gz")
+    (root / "dataset_description.json").write_text("{}")
+    (root / "participants.tsv").write_text(
+        "participant_id\tage\tsex\tgroup\tother\nsub-01\t61.5\tF\tpatient\tx\nsub-02\tn/a\tmale\tn/a\ty\n"
+    )
+    return root
+
+
+def ids(scans: list[ScanSource]) -> list[str]:
+    return [scan.scan_id for scan in scans]
+
+
+def test_bids_names_say_subject_session_and_modality(bids: Path) -> None:
+    scans = {scan.scan_id: scan for scan in discover([bids])}
+    assert sorted(scans) == ["sub-01_ses-a_FLAIR", "sub-01_ses-a_T1w", "sub-02_T1w"]
+    scan = scans["sub-01_ses-a_FLAIR"]
+    assert (scan.subject, scan.session, scan.modality) == ("sub-01", "ses-a", Modality.FLAIR)
+
+
+def test_participants_say_age_sex_and_group(bids: Path) -> None:
+    scans = {scan.scan_id: scan for scan in discover([bids])}
+    first, second = scans["sub-01_ses-a_T1w"], scans["sub-02_T1w"]
+    assert (first.age, first.sex, first.group) == (61.5, "F", "patient")
+    assert (second.age, second.sex, second.group) == (None, "M", "")
+
+
+def test_participants_are_found_for_a_single_file_too(bids: Path) -> None:
+    (scan,) = discover([bids / "sub-01" / "ses-a" / "anat" / "sub-01_ses-a_T1w.nii.gz"])
+    assert scan.age == 61.5
+
+
+def test_the_lesion_mask_beside_a_scan_goes_with_it(bids: Path) -> None:
+    scans = {scan.scan_id: scan for scan in discover([bids])}
+    mask = scans["sub-01_ses-a_T1w"].lesion_mask
+    assert mask is not None
+    assert mask.name == "sub-01_ses-a_label-lesion_mask.nii.gz"
+    assert scans["sub-02_T1w"].lesion_mask is None
+
+
+def test_a_mask_that_the_user_names_is_refused_not_passed_over(bids: Path) -> None:
+    (scan,) = discover([bids / "sub-02" / "anat" / "sub-02_desc-brain_mask.nii.gz"])
+    assert scan.refusal is not None
+    assert scan.refusal.code == "not_a_scan"
+
+
+def test_images_of_other_kinds_are_refused_unread(tmp_path: Path) -> None:
+    (tmp_path / "sub-01_task-rest_bold.nii.gz").write_bytes(b"never read")
+    (scan,) = discover([tmp_path])
+    with pytest.raises(ScanRefusedError) as caught:
+        scan.read()
+    assert caught.value.code == "wrong_modality"
+
+
+def test_files_named_by_modality_alone_belong_to_their_folder(tmp_path: Path) -> None:
+    put(tmp_path / "patient7" / "T1.nii.gz")
+    put(tmp_path / "patient8" / "T1.nii.gz")
+    scans = discover([tmp_path])
+    assert ids(scans) == ["patient7_T1", "patient8_T1"]
+    assert [scan.subject for scan in scans] == ["patient7", "patient8"]
+    assert {scan.modality for scan in scans} == {Modality.T1W}
+
+
+def test_a_default_modality_is_for_those_that_do_not_say(tmp_path: Path, bids: Path) -> None:
+    put(tmp_path / "plain" / "a.nii.gz")
+    scans = {s.scan_id: s.modality for s in discover([tmp_path / "plain", bids], Modality.T2W)}
+    assert scans["a"] is Modality.T2W
+    assert scans["sub-02_T1w"] is Modality.T1W
+
+
+def test_the_same_file_named_twice_is_one_scan(bids: Path) -> None:
+    assert len(discover([bids, bids / "sub-02", bids])) == 3
+
+
+def test_equal_names_from_different_folders_stay_apart(tmp_path: Path) -> None:
+    put(tmp_path / "a" / "scan7.nii.gz", seed=1)
+    put(tmp_path / "b" / "scan7.nii.gz", seed=2)
+    assert ids(discover([tmp_path])) == ["scan7", "scan7_2"]
+
+
+def test_a_manifest_adds_what_it_knows(tmp_path: Path, bids: Path) -> None:
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text(
+        "path,subject,group,split,mask,age\n"
+        "bids/sub-02/anat/sub-02_T1w.nii.gz,someone,healthy,test,bids/sub-02/anat/sub-02_dseg.nii.gz,\n"
+    )
+    (scan,) = discover([manifest])
+    assert (scan.subject, scan.group, scan.split) == ("someone", "healthy", "test")
+    assert scan.sex == "M"
+    assert scan.lesion_mask is not None
+
+
+def test_a_manifest_may_name_a_folder_of_dicom(tmp_path: Path) -> None:
+    write_series(tmp_path / "series", make_series())
+    (tmp_path / "manifest.csv").write_text("path,subject,group\nseries,sub-9,healthy\n")
+    (scan,) = discover([tmp_path / "manifest.csv"])
+    assert (scan.subject, scan.group, scan.is_dicom) == ("sub-9", "healthy", True)
+
+
+def test_a_missing_file_of_a_manifest_is_refused_and_stops_nothing(tmp_path: Path) -> None:
+    put(tmp_path / "a.nii.gz")
+    (tmp_path / "manifest.csv").write_text("path\na.nii.gz\ngone.nii.gz\n")
+    scan, missing = discover([tmp_path / "manifest.csv"])
+    assert scan.read().voxels.shape == (12, 14, 10)
+    assert missing.refusal is not None
+    assert missing.refusal.code == "missing_file"
+
+
+def test_sources_mix(tmp_path: Path, bids: Path) -> None:
+    write_series(tmp_path / "dicom", make_series(series="folder"))
+    write_zip(tmp_path / "scan.zip", make_series(series="zip", seed=3))
+    scans = discover([bids, tmp_path / "dicom", tmp_path / "scan.zip"])
+    assert [scan.is_dicom for scan in scans] == [False, False, False, True, True]
+
+
+def test_a_zip_may_hold_nifti(tmp_path: Path) -> None:
+    path = put(tmp_path / "sub-05_T1w.nii.gz")
+    with zipfile.ZipFile(tmp_path / "scans.zip", "w") as archive:
+        archive.write(path, "study/sub-05_T1w.nii.gz")
+        archive.write(path, "study/sub-05_desc-brain_mask.nii.gz")
+    path.unlink()
+    (scan,) = discover([tmp_path])
+    assert (scan.scan_id, scan.origin.name, scan.fragment) == (
+        "sub-05_T1w", "scans.zip", "study/sub-05_T1w.nii.gz",
+    )  # fmt: skip
+    np.testing.assert_array_equal(scan.read().voxels, make_volume().voxels)
+
+
+def test_files_of_other_kinds_are_passed_over(tmp_path: Path) -> None:
+    put(tmp_path / "a.nii.gz")
+    for name in ("notes.txt", "DICOMDIR", "a.json", ".hidden.nii.gz", "binary"):
+        (tmp_path / name).write_bytes(b"\0" * 200)
+    assert ids(discover([tmp_path])) == ["a"]
+
+
+def test_a_broken_dicom_file_is_refused_not_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "broken.dcm").write_bytes(b"\0" * 200)
+    (scan,) = discover([tmp_path])
+    assert scan.refusal is not None
+    assert scan.refusal.code == "unreadable"
+
+
+def test_what_this_program_wrote_is_not_found_again(tmp_path: Path) -> None:
+    put(tmp_path / "a.nii.gz")
+    put(tmp_path / "cohort" / "volumes" / "a.nii")
+    (tmp_path / "cohort" / "cohort.json").write_text("{}")
+    assert ids(discover([tmp_path])) == ["a"]
+
+
+def test_a_source_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no source at"):
+        discover([tmp_path / "nowhere"])
+
+
+def test_a_source_without_scans_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no scan found"):
+        discover([tmp_path])
+
+
+def test_a_replaced_file_is_another_scan_to_resume(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.nii.gz")
+    (before,) = discover([path])
+    digest = before.identity()
+    assert digest == before.identity()
+    put(path, seed=5)
+    assert before.identity() != digest
+
+
+def test_the_faulty_scans_of_the_sample_data_are_refused_for_their_faults(sample_data: Path) -> None:
+    assert {_name(scan): _code(scan) for scan in discover([sample_data / "refuse"])} == {
+        "truncated": "unreadable",
+        "four_dimensional": "not_3d",
+        "constant": "constant",
+        "not_a_number": "non_finite",
+        "zero_affine": "absurd_geometry",
+        "absurd_spacing": "absurd_geometry",
+        "tiny_field_of_view": "",  # reads well; the quality checks refuse it
+        "missing_slice": "missing_slices",
+        "no_image": "non_image",
+    }
+
+
+def _name(scan: ScanSource) -> str:
+    return scan.files[0].path.parent.name if scan.is_dicom else scan.scan_id.removesuffix("_T1w")
+
+
+def _code(scan: ScanSource) -> str:
+    try:
+        scan.read()
+    except ScanRefusedError as error:
+        return error.code
+    return ""
+
+
+def test_the_dicom_twins_of_the_sample_data_lie_where_the_nifti_files_lie(sample_data: Path) -> None:
+    for modality, subject, suffix in (("mr", "sub-47", "T1w"), ("ct", "sub-62", None)):
+        (dicom,) = discover([sample_data / "dicom" / modality])
+        nifti = next(s for s in discover([sample_data / modality / subject]) if suffix in {None, s.modality.value})
+        ours, twin = dicom.read(), nifti.read()
+        corner = ours.geometry.to_index(twin.geometry.to_world([3, 4, 5]))
+        i, j, k = np.rint(corner).astype(int)
+        np.testing.assert_allclose(corner, [i, j, k], atol=1e-2)
+        assert ours.voxels[i, j, k] == pytest.approx(twin.voxels[3, 4, 5], abs=1e-3)
+        assert ours.voxels.sum() == pytest.approx(twin.voxels.sum(), rel=1e-5)
+
+
+@pytest.mark.real_data
+def test_every_real_brain_is_found_with_age_and_sex(anomaly_data: Path) -> None:
+    scans = discover([anomaly_data / "ixi"])
+    assert len(scans) == 153
+    assert {scan.modality for scan in scans} == {Modality.T1W}
+    assert {scan.group for scan in scans} == {"healthy"}
+    assert all(scan.age is not None and scan.sex in {"M", "F"} for scan in scans)
+
+
+@pytest.mark.real_data
+def test_real_lesion_masks_are_not_scans(anomaly_data: Path) -> None:
+    scans = discover([anomaly_data / "pathology"])
+    assert len(scans) == 4
+    assert sum(scan.lesion_mask is not None for scan in scans) == 3

@@ -1,0 +1,193 @@
+"""A NIfTI file becomes a volume, or is refused; maps become files that overlay the scan."""
+
+from __future__ import annotations
+
+import gzip
+import zipfile
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from anomaly.core.errors import ScanRefusedError
+from anomaly.core.volume import Geometry, Modality
+from anomaly.io.nifti import read_geometry, read_mask, read_nifti, write_nifti
+from anomaly.io.stored import StoredFile
+from tests.conftest import make_volume
+
+OBLIQUE = np.array([[-1.9, 0.3, 0.2, 60], [0.3, 1.9, -0.5, -70], [0.2, 0.6, 2.9, -40], [0, 0, 0, 1.0]])
+FLIPPED = np.array([[0, 0, 2.0, -70], [-2.0, 0, 0, 74], [0, 1.5, 0, -67], [0, 0, 0, 1.0]])
+SHEARED = np.array([[-1.5, 0, 0, 70], [0, -1.42, 0, 60], [0, -0.48, 3.0, -80], [0, 0, 0, 1.0]])
+
+
+def save(path: Path, data: np.ndarray, affine: np.ndarray | None = None) -> Path:
+    image = nib.Nifti1Image(data, np.diag([2.0, 2, 2, 1]) if affine is None else affine)
+    path.write_bytes(gzip.compress(image.to_bytes()) if path.name.endswith(".gz") else image.to_bytes())
+    return path
+
+
+def noise(shape: tuple[int, ...] = (9, 8, 7), dtype: type = np.float32) -> np.ndarray:
+    return np.random.default_rng(0).normal(100, 20, shape).astype(dtype)
+
+
+def refusal(path: Path) -> ScanRefusedError:
+    with pytest.raises(ScanRefusedError) as caught:
+        read_nifti(path)
+    return caught.value
+
+
+@pytest.mark.parametrize("affine", [OBLIQUE, FLIPPED, SHEARED], ids=["oblique", "flipped", "sheared"])
+@pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz"])
+def test_what_is_written_reads_back_at_the_same_place(tmp_path: Path, affine: np.ndarray, name: str) -> None:
+    geometry = Geometry((9, 8, 7), affine)
+    write_nifti(tmp_path / name, noise(), geometry)
+    volume = read_nifti(tmp_path / name, modality=Modality.T1W)
+    np.testing.assert_array_equal(volume.voxels, noise())
+    assert volume.geometry.same_as(geometry)
+    assert volume.scan_id == "scan"
+    assert volume.modality is Modality.T1W
+
+
+def test_the_scaling_of_the_file_is_applied(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(noise(dtype=np.int16), np.eye(4) * [2, 2, 2, 1])
+    content = bytearray(image.to_bytes())
+    content[112:120] = np.array([0.5, -10], "<f4").tobytes()
+    (tmp_path / "scan.nii").write_bytes(content)
+    np.testing.assert_allclose(read_nifti(tmp_path / "scan.nii").voxels, noise(dtype=np.int16) * 0.5 - 10)
+
+
+def test_without_sform_the_qform_says_where_it_lies(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(noise(), None)
+    image.set_qform(FLIPPED, code=1)
+    image.set_sform(None, code=0)
+    (tmp_path / "scan.nii").write_bytes(image.to_bytes())
+    np.testing.assert_allclose(read_nifti(tmp_path / "scan.nii").geometry.affine, FLIPPED, atol=1e-5)
+
+
+def test_a_fourth_axis_of_one_is_dropped(tmp_path: Path) -> None:
+    assert read_nifti(save(tmp_path / "scan.nii", noise((9, 8, 7, 1)))).voxels.shape == (9, 8, 7)
+
+
+@pytest.mark.parametrize("shape", [(9, 8, 7, 3), (9, 8), (9, 8, 1)], ids=["4D", "2D", "one slice"])
+def test_what_is_not_3d_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    assert refusal(save(tmp_path / "scan.nii", noise(shape))).code == "not_3d"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_voxels_that_are_not_numbers_are_refused(tmp_path: Path, value: float) -> None:
+    data = noise()
+    data[3, 3, :2] = value
+    error = refusal(save(tmp_path / "scan.nii", data))
+    assert error.code == "non_finite"
+    assert "2 voxels" in error.found
+
+
+def test_a_constant_image_is_refused(tmp_path: Path) -> None:
+    assert refusal(save(tmp_path / "scan.nii", np.full((9, 8, 7), 5, np.int16))).code == "constant"
+
+
+def test_an_image_without_geometry_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "scan.nii", noise())
+    content = bytearray(path.read_bytes())
+    content[252:256] = bytes(4)  # qform_code and sform_code
+    path.write_bytes(content)
+    assert refusal(path).code == "missing_geometry"
+
+
+@pytest.mark.parametrize(
+    "affine",
+    [np.diag([0.0, 2, 2, 1]), np.diag([400.0, 400, 400, 1]), np.diag([0.01, 1, 1, 1]),
+     np.array([[1, 1, 0, 0], [1, 1.01, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]), np.diag([np.nan, 1, 1, 1])],
+    ids=["zero", "400 mm", "10 µm", "parallel axes", "not a number"],
+)  # fmt: skip
+def test_absurd_geometry_is_refused(tmp_path: Path, affine: np.ndarray) -> None:
+    path = save(tmp_path / "scan.nii", noise())
+    content = bytearray(path.read_bytes())
+    content[280:328] = affine[:3].astype("<f4").tobytes()  # nibabel refuses to write some of these
+    path.write_bytes(content)
+    assert refusal(path).code == "absurd_geometry"
+
+
+@pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz"])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.6, 0.99])
+def test_a_truncated_file_is_refused_as_unreadable(tmp_path: Path, name: str, share: float) -> None:
+    path = save(tmp_path / name, noise((30, 30, 30)))
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    assert refusal(path).code == "unreadable"
+
+
+def test_what_is_not_nifti_is_refused_as_unreadable(tmp_path: Path) -> None:
+    (tmp_path / "scan.nii.gz").write_text("not an image")
+    assert refusal(tmp_path / "scan.nii.gz").code == "unreadable"
+
+
+def test_colour_images_are_refused(tmp_path: Path) -> None:
+    colours = np.zeros((9, 8, 7), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+    assert refusal(save(tmp_path / "scan.nii", colours)).code == "not_scalar"
+
+
+def test_a_header_that_promises_an_impossible_size_is_refused_without_reading_it(tmp_path: Path) -> None:
+    path = save(tmp_path / "scan.nii", noise())
+    content = bytearray(path.read_bytes())
+    content[40:48] = np.array([3, 32000, 32000, 32000], "<i2").tobytes()
+    path.write_bytes(content)
+    assert refusal(path).code == "too_large"
+
+
+def test_a_file_in_a_zip_reads_like_one_on_disk(tmp_path: Path) -> None:
+    path = save(tmp_path / "scan.nii.gz", noise())
+    with zipfile.ZipFile(tmp_path / "scans.zip", "w") as archive:
+        archive.write(path, "inner/scan.nii.gz")
+    zipped = read_nifti(StoredFile(tmp_path / "scans.zip", "inner/scan.nii.gz"))
+    np.testing.assert_array_equal(zipped.voxels, read_nifti(path).voxels)
+
+
+def test_int16_maps_keep_zero_and_four_digits(tmp_path: Path) -> None:
+    volume = make_volume()
+    values = volume.voxels - 90 * (volume.voxels > 0)
+    write_nifti(tmp_path / "map.nii.gz", values, volume.geometry, "int16")
+    stored = nib.load(tmp_path / "map.nii.gz")
+    assert stored.get_data_dtype() == np.int16
+    np.testing.assert_allclose(stored.get_fdata(), values, atol=np.abs(values).max() / 32767)
+    assert (stored.get_fdata()[values == 0] == 0).all()
+
+
+def test_an_empty_mask_can_be_written_and_read(tmp_path: Path) -> None:
+    geometry = Geometry((4, 4, 4), np.eye(4))
+    for dtype in ("uint8", "int16"):
+        write_nifti(tmp_path / "mask.nii.gz", np.zeros((4, 4, 4)), geometry, dtype)
+        assert not read_mask(tmp_path / "mask.nii.gz").any()
+
+
+def test_the_same_values_give_the_same_bytes(tmp_path: Path) -> None:
+    volume = make_volume()
+    for name in ("a.nii.gz", "b.nii.gz"):
+        write_nifti(tmp_path / name, volume.voxels, volume.geometry)
+    assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
+
+
+def test_viewers_that_prefer_the_qform_see_the_same_place(tmp_path: Path) -> None:
+    write_nifti(tmp_path / "map.nii", noise(), Geometry((9, 8, 7), FLIPPED))
+    header = nib.load(tmp_path / "map.nii").header
+    np.testing.assert_allclose(header.get_qform(), header.get_sform(), atol=1e-5)
+
+
+def test_a_map_of_the_wrong_shape_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="shape"):
+        write_nifti(tmp_path / "map.nii", noise(), Geometry((9, 8, 6), np.eye(4)))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_grid_is_read_without_the_voxels(tmp_path: Path) -> None:
+    path = save(tmp_path / "scan.nii", noise(), OBLIQUE)
+    path.write_bytes(path.read_bytes()[:400])
+    assert read_geometry(path).shape == (9, 8, 7)
+
+
+@pytest.mark.real_data
+def test_a_real_brain_is_read(anomaly_data: Path) -> None:
+    volume = read_nifti(anomaly_data / "ixi" / "sub-IXI012" / "anat" / "sub-IXI012_T1w.nii.gz")
+    assert volume.geometry.spacing == pytest.approx((2, 2, 2), abs=1e-3)
+    assert volume.voxels.max() > 50
