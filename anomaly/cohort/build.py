@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from anomaly.cohort.prepare import Recipe, ScanChain, chain_hash, lost, prepare, remove_volumes
-from anomaly.cohort.table import RECORDS, ScanRecord, record_path, write_manifest
+from anomaly.cohort.record import RECORDS, ScanRecord, record_path
+from anomaly.cohort.table import write_manifest
 from anomaly.cohort.volumes import read_grid
 from anomaly.cohort.workers import run_in_order
 from anomaly.core.errors import CohortError

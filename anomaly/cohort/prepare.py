@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from anomaly.cohort.table import ScanRecord, record_path
+from anomaly.cohort.record import ScanRecord, record_path
 from anomaly.core.config import Settings
 from anomaly.core.errors import AnomalyError, ScanRefusedError
 from anomaly.core.files import sha256_of_json, sha256_of_voxels

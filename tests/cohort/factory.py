@@ -10,8 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from anomaly.cohort.prepare import Recipe, prepare
-from anomaly.cohort.table import ScanRecord
 from anomaly.core.config import Settings
 from anomaly.core.errors import ScanRefusedError
 from anomaly.core.volume import AffineArray, FloatArray, Geometry, MaskArray, Volume
@@ -67,11 +65,6 @@ def put_scans(folder: Path, *names: str) -> Path:
         volume = make_volume(seed=seed)
         write_nifti(folder / f"sub-{name.replace('-', '')}_T1w.nii.gz", volume.voxels, volume.geometry)
     return folder
-
-
-def slow_then_prepare(scan: object, recipe: Recipe) -> ScanRecord:
-    time.sleep(0.2)
-    return prepare(scan, recipe)  # type: ignore[arg-type]
 
 
 def square(number: int) -> int:

@@ -11,13 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from anomaly.cohort.record import ScanRecord, record_path
 from anomaly.cohort.table import (
     COLUMNS,
-    ScanRecord,
     accepted,
     read_manifest,
     read_records,
-    record_path,
     write_manifest,
 )
 from anomaly.core.errors import CohortError

@@ -1,0 +1,132 @@
+"""What became of one scan that was found: one row of the manifest, one file in ``records/``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from anomaly.core.files import read_json, write_json
+from anomaly.core.results import ScanStatus
+from anomaly.core.volume import Geometry
+
+RECORDS = "records"
+
+
+@dataclass(frozen=True)
+class ScanRecord:
+    """One scan that was found: one row of the manifest, one file in ``records/``.
+
+    Parameters
+    ----------
+    source
+        Path relative to the cohort folder (``path#series`` for DICOM and zips).
+    volume, mask
+        Preprocessed volume and foreground mask, relative to the cohort folder; ``""`` unless accepted.
+    lesion_mask
+        Lesion mask in the scan's own space, relative to the cohort folder; for evaluation only.
+    duplicate_of
+        The ``scan_id`` with the same content that was kept.
+    warnings
+        Findings that do not refuse the scan.
+    shape, affine
+        The scan's own grid: 3 ints; 16 floats, row-major, voxel index → RAS+ mm.
+    template_from_scan
+        16 floats, row-major: scan RAS+ mm → template RAS+ mm.
+    numbers
+        Quality numbers and seconds per step.
+    made_from
+        Digest of the source files and of everything that was done to them; the record is reused while it is the
+        same. Not part of the manifest.
+    """
+
+    scan_id: str
+    status: ScanStatus
+    subject: str = ""
+    session: str = ""
+    modality: str = ""
+    group: str = ""
+    split: str = ""
+    age: float | None = None
+    sex: str = ""
+    source: str = ""
+    content_hash: str = ""
+    reason_code: str = ""
+    reason: str = ""
+    remedy: str = ""
+    volume: str = ""
+    mask: str = ""
+    lesion_mask: str = ""
+    duplicate_of: str = ""
+    warnings: tuple[str, ...] = ()
+    shape: tuple[int, ...] = ()
+    affine: tuple[float, ...] = ()
+    template_from_scan: tuple[float, ...] = ()
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    made_from: str = ""
+
+    @property
+    def geometry(self) -> Geometry:
+        """The scan's own grid."""
+        i, j, k = self.shape
+        return Geometry((i, j, k), np.array(self.affine).reshape(4, 4))
+
+    @property
+    def template_from_scan_matrix(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """``(4, 4)``: scan RAS+ mm → template RAS+ mm."""
+        return np.array(self.template_from_scan, dtype=np.float64).reshape(4, 4)
+
+    def because(self, status: ScanStatus, code: str, reason: str, remedy: str) -> ScanRecord:
+        """Return the record of the same scan with no volume, for a reason."""
+        return replace(
+            self, status=status, reason_code=code, reason=reason, remedy=remedy, volume="", mask="",
+            template_from_scan=(),
+        )  # fmt: skip
+
+    def row(self) -> dict[str, Any]:
+        """Return the values of a manifest row, plain and with the dictionaries as JSON."""
+        values = asdict(self)
+        values["status"] = self.status.value
+        values["warnings"] = json.dumps(list(self.warnings), ensure_ascii=False)
+        values["numbers"] = json.dumps(dict(self.numbers), sort_keys=True)
+        del values["made_from"]
+        return values
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Self:
+        """Return the record of a manifest row."""
+        values = dict(row)
+        values["warnings"] = json.loads(values["warnings"])
+        values["numbers"] = json.loads(values["numbers"])
+        return cls._from_values(values)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Return a record of ``records/``."""
+        return cls._from_values(read_json(path))
+
+    def save(self, folder: Path) -> None:
+        """Write ``records/<scan_id>.json`` of a cohort folder, atomically."""
+        write_json(record_path(folder, self.scan_id), asdict(self))
+
+    @classmethod
+    def _from_values(cls, values: dict[str, Any]) -> Self:
+        known = {f.name for f in fields(cls)}
+        kept = {key: value for key, value in values.items() if key in known}
+        age = kept.get("age")
+        kept["age"] = None if age is None or np.isnan(age) else float(age)
+        kept["status"] = ScanStatus(kept["status"])
+        kept["warnings"] = tuple(kept.get("warnings", ()))
+        kept["shape"] = tuple(int(n) for n in kept.get("shape", ()))
+        for name in ("affine", "template_from_scan"):
+            kept[name] = tuple(float(v) for v in kept.get(name, ()))
+        return cls(**kept)
+
+
+def record_path(folder: Path, scan_id: str) -> Path:
+    """Return where a cohort keeps the record of a scan."""
+    return folder / RECORDS / f"{scan_id}.json"
