@@ -17,9 +17,12 @@ from pydantic import Field
 from torch import Tensor
 
 from anomaly.core.config import Settings
-from anomaly.training.fields import chance, smooth_field, uniform
+from anomaly.training.fields import chance, smooth_field, uniform, upsample
 
 Spacing = tuple[float, float, float]
+
+NOWHERE = 30.0  # log-odds that are as good as certain
+ELSEWHERE_MM = 40.0
 
 
 class CorruptionSettings(Settings):
@@ -61,18 +64,16 @@ def corrupt(
     changed
         ``(B, 1, *S)``, 0 to 1: how far a voxel lies inside a local change.
     """
-    slab = as_slab(images)
-    foreground = slab != 0
-    noises = [_noise(slab, scale, spacing, rng) for scale in settings.noise_scales_mm]
-    corrupted = _add_noise(slab, noises, settings, rng)
-    changed = torch.zeros_like(slab)
-    for number in range(settings.blobs):
-        blob = _blob(slab, mask, noises, spacing, settings, rng)
-        blob = blob * chance(slab, 1 - number / (settings.blobs + 1), rng)
-        corrupted = torch.lerp(corrupted, _target(corrupted, slab, noises, settings, rng), blob)
-        changed = torch.maximum(changed, blob)
-    corrupted = from_slab(corrupted * foreground, images)
-    changed = from_slab(changed * foreground, images)
+    with torch.autocast(images.device.type, enabled=False):
+        slab = as_slab(images)
+        foreground = (slab != 0).float()
+        change = _draw(slab, mask, spacing, settings, rng)
+        blob = torch.sigmoid(change[:, :1]) * foreground
+        gain, offset, foreign, noise = change[:, 1:].split(1, dim=1)
+        other = _elsewhere(slab, spacing, rng)
+        difference = gain * slab + offset + foreign * (other - slab) * (other != 0).float()
+        corrupted = from_slab((slab + blob * difference + noise) * foreground, images)
+        changed = from_slab(blob, images)
     middle = changed.shape[1] // 2
     return corrupted, changed[:, middle : middle + 1]
 
@@ -87,85 +88,123 @@ def from_slab(slab: Tensor, like: Tensor) -> Tensor:
     return slab[:, 0] if like.ndim == 4 else slab
 
 
-def _noise(slab: Tensor, scale_mm: float, spacing: Spacing, rng: torch.Generator) -> Tensor:
-    nodes = [max(1.0, scale_mm / s) for s in spacing]
-    return smooth_field(len(slab), slab.shape[2:], nodes, rng)
+def _draw(
+    slab: Tensor, mask: Tensor, spacing: Spacing, settings: CorruptionSettings, rng: torch.Generator
+) -> Tensor:
+    """Return five fields ``(B, 5, X, Y, Z)``: log-odds of lying in a blob, gain, offset, foreign share, noise.
+
+    All are smooth, so they are drawn on every second voxel and interpolated; the logistic of interpolated
+    log-odds still has the sharp edge that an interpolated blob would lose. Where blobs meet, the deeper one wins.
+    """
+    shape = _every_second(slab, mask)
+    steps = [s * (n - 1) / max(1, few - 1) for s, n, few in zip(spacing, slab.shape[2:], shape, strict=True)]
+    noises = [smooth_field(len(slab), shape, [max(1.0, mm / s) for s in steps], rng)
+              for mm in settings.noise_scales_mm]  # fmt: skip
+    blobs = [_blob(slab, mask, noises, steps, spacing, settings, rng) for _ in range(settings.blobs)]
+    blobs = [_drop(blob, 1 - n / (len(blobs) + 1), rng) for n, blob in enumerate(blobs)]
+    deepest = blobs[0] if blobs else torch.zeros((len(slab), 4, *shape), device=slab.device) - NOWHERE
+    for blob in blobs[1:]:
+        deepest = torch.where(blob[:, :1] > deepest[:, :1], blob, deepest)
+    return upsample(torch.cat([deepest, _noise(slab, noises, settings, rng)], dim=1), slab.shape[2:])
 
 
-def _add_noise(slab: Tensor, noises: list[Tensor], settings: CorruptionSettings, rng: torch.Generator) -> Tensor:
-    """Add noise of one scale per image, over all of it or, in half of the images, over a smooth part."""
+def _every_second(slab: Tensor, mask: Tensor) -> tuple[int, ...]:
+    """Return the shape that fields are drawn on: half along every axis but the few slices of a slab."""
+    return tuple(n if mask.ndim == 4 and axis == 0 else max(2, n // 2) for axis, n in enumerate(slab.shape[2:]))
+
+
+def _drop(blob: Tensor, probability: float, rng: torch.Generator) -> Tensor:
+    """Keep a blob in some images only."""
+    keep = chance(blob, probability, rng).float()
+    return torch.cat([blob[:, :1] * keep - NOWHERE * (1 - keep), blob[:, 1:]], dim=1)
+
+
+def _noise(slab: Tensor, noises: list[Tensor], settings: CorruptionSettings, rng: torch.Generator) -> Tensor:
+    """Return noise of one scale per image, over all of it or, in half of the images, over a smooth part."""
     strength = uniform(slab, *settings.noise, rng) * chance(slab, settings.noise_probability, rng)
-    part = torch.sigmoid(4 * _permuted(noises[-1], rng))
-    part = torch.where(chance(slab, 0.5, rng), part, 1.0)
-    return slab + strength * _one_of(noises, slab, rng) * part
-
-
-def _one_of(fields: list[Tensor], like: Tensor, rng: torch.Generator) -> Tensor:
-    """Return for every image one of the fields."""
-    choice = uniform(like, 0, len(fields), rng).long()
-    return torch.stack([field * (choice == n) for n, field in enumerate(fields)]).sum(0)
+    choice = uniform(slab, 0, len(noises), rng).long()
+    grain = torch.stack([noise * (choice == n) for n, noise in enumerate(noises)]).sum(0)
+    everywhere = chance(slab, 0.5, rng) * NOWHERE
+    return strength * grain * torch.sigmoid(4 * _permuted(noises[-1], rng) + everywhere)
 
 
 def _permuted(field: Tensor, rng: torch.Generator) -> Tensor:
     """Return a field that belongs to another image of the batch, mirrored by chance: new noise at no cost."""
     order = torch.randperm(len(field), generator=rng, device=field.device)
-    return torch.where(chance(field, 0.5, rng), field.flip(-1, -2), field)[order]
+    return torch.lerp(field, field.flip(-1, -2), chance(field, 0.5, rng).float())[order]
 
 
 def _blob(
     slab: Tensor,
     mask: Tensor,
     noises: list[Tensor],
+    steps: list[float],
     spacing: Spacing,
     settings: CorruptionSettings,
     rng: torch.Generator,
 ) -> Tensor:
-    """Return a soft random shape per image, 0 to 1: an ellipsoid whose surface is displaced by smooth noise."""
+    """Return log-odds, gain, offset and foreign share ``(B, 4, *coarse)`` of one random shape per image.
+
+    The shape is an ellipsoid whose surface is displaced by smooth noise.
+    """
     low, high = settings.blob_radius_mm
     radius = low * (high / low) ** uniform(slab, 0.0, 1.0, rng)
-    distance = _distance(slab, _places(slab, mask, rng), radius, spacing, rng)
+    distance = _distance(_places(mask, slab, rng), noises[0], steps, spacing, radius, rng)
     wobble = uniform(slab, 0.0, 0.35, rng) * _permuted(noises[min(1, len(noises) - 1)], rng)
     softness = uniform(slab, 0.4, 1.5, rng) * min(spacing)
-    return torch.sigmoid((1 - distance - wobble) * radius / softness)
+    log_odds = (1 - distance - wobble) * radius / softness
+    return torch.cat([log_odds, *_effect(slab, noises, settings, rng)], dim=1)
 
 
-def _places(slab: Tensor, mask: Tensor, rng: torch.Generator) -> Tensor:
-    """Return a random voxel ``(B, 3)`` of each mask; of a slab, at the middle slice or one beside it."""
-    flat = mask.reshape(len(mask), -1).float() + 1e-6
-    index = torch.multinomial(flat, 1, generator=rng)[:, 0] if flat.shape[1] < 2**24 else _any_voxel(flat, rng)
-    shape = slab.shape[2:]
-    if mask.ndim == 4:
-        index = index + (shape[0] // 2) * shape[1] * shape[2]
-    return torch.stack(torch.unravel_index(index, tuple(shape)), dim=1)
+def _places(mask: Tensor, slab: Tensor, rng: torch.Generator) -> Tensor:
+    """Return a random voxel ``(B, 3)`` of each mask; of slices, in the middle one of their slab."""
+    few = mask[:, 0, ::4, ::4, ::4] if mask.ndim == 5 else mask[:, 0, ::4, ::4]
+    index = torch.multinomial(few.flatten(1).float() + 1e-9, 1, generator=rng)[:, 0]
+    place = torch.stack(torch.unravel_index(index, few.shape[1:]), dim=1) * 4
+    if mask.ndim == 5:
+        return place
+    return torch.cat([torch.full_like(place[:, :1], slab.shape[2] // 2), place], dim=1)
 
 
-def _any_voxel(flat: Tensor, rng: torch.Generator) -> Tensor:
-    return torch.randint(flat.shape[1], (len(flat),), generator=rng, device=flat.device)
-
-
-def _distance(slab: Tensor, places: Tensor, radius: Tensor, spacing: Spacing, rng: torch.Generator) -> Tensor:
+def _distance(
+    places: Tensor, like: Tensor, steps: list[float], spacing: Spacing, radius: Tensor, rng: torch.Generator
+) -> Tensor:
     """Return the distance from a place in units of the radius, another radius along every axis."""
-    total = torch.zeros((), device=slab.device)
-    for axis, (length, size) in enumerate(zip(slab.shape[2:], spacing, strict=True)):
-        along = radius * uniform(slab, -0.5, 0.5, rng).exp()
-        positions = torch.arange(length, device=slab.device).reshape([-1 if a == axis else 1 for a in range(3)])
-        offset = (positions - places[:, axis].reshape(-1, 1, 1, 1, 1)) * size
-        total = total + (offset / along) ** 2
+    total = torch.zeros((), device=like.device)
+    for axis, length in enumerate(like.shape[2:]):
+        positions = torch.arange(length, device=like.device) * steps[axis]
+        positions = positions.reshape([-1 if other == axis else 1 for other in range(3)])
+        offset = positions - places[:, axis].reshape(-1, 1, 1, 1, 1) * spacing[axis]
+        total = total + (offset / (radius * uniform(like, -0.5, 0.5, rng).exp())) ** 2
     return total.sqrt()
 
 
-def _target(
-    current: Tensor, original: Tensor, noises: list[Tensor], settings: CorruptionSettings, rng: torch.Generator
-) -> Tensor:
-    """Return what the inside of a blob turns into, one kind per image."""
-    kind = uniform(current, 0.0, 1.0, rng)
-    texture = 1 + uniform(current, 0.0, 0.3, rng) * _permuted(noises[0], rng)
-    sign = torch.where(chance(current, settings.dark, rng), -1.0, 1.0)
-    lowest = current.amin(dim=(1, 2, 3, 4), keepdim=True).clamp_max(0)  # 0 unless intensities may be negative
-    shifted = current + sign * uniform(current, *settings.shift, rng) * texture * (current - lowest)
-    top = original.amax(dim=(1, 2, 3, 4), keepdim=True)
-    flat = (lowest + uniform(current, 0.1, 0.9, rng) * (top - lowest)) * texture
-    order = torch.randperm(len(original), generator=rng, device=original.device)
-    foreign = torch.where(original[order] != 0, original[order], current)
-    inside = torch.where(kind < settings.flat, flat, shifted)
-    return torch.where(kind > 1 - settings.foreign, foreign, inside)
+def _effect(
+    slab: Tensor, noises: list[Tensor], settings: CorruptionSettings, rng: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return gain, offset and foreign share of what becomes of the inside of a blob: one kind per image.
+
+    The inside turns into x + gain · x + offset + foreign · (elsewhere − x).
+    """
+    kind = uniform(slab, 0.0, 1.0, rng)
+    texture = 1 + uniform(slab, 0.0, 0.3, rng) * _permuted(noises[0], rng)
+    sign = 1 - 2 * chance(slab, settings.dark, rng).float()
+    # Intensities below 0 (z-scores): a shift is a share of the distance from the lowest intensity, not from 0.
+    lowest = slab.amin(dim=(1, 2, 3, 4), keepdim=True)
+    top = slab.amax(dim=(1, 2, 3, 4), keepdim=True)
+    shift = sign * uniform(slab, *settings.shift, rng) * texture
+    level = (lowest + uniform(slab, 0.1, 0.9, rng) * (top - lowest)) * texture
+    foreign = (kind > 1 - settings.foreign).float()
+    flat = (kind < settings.flat).float()
+    shifted = 1 - foreign - flat
+    return shifted * shift - flat, flat * level - shifted * shift * lowest, foreign.expand_as(texture)
+
+
+def _elsewhere(slab: Tensor, spacing: Spacing, rng: torch.Generator) -> Tensor:
+    """Return another scan of the batch, moved by up to ELSEWHERE_MM along the axes of the image."""
+    moved = slab[torch.randperm(len(slab), generator=rng, device=slab.device)]
+    for axis, (length, size) in enumerate(zip(slab.shape[2:], spacing, strict=True), start=2):
+        reach = min(length // 2, round(ELSEWHERE_MM / size))
+        shift = torch.randint(-reach, reach + 1, (1,), generator=rng, device=slab.device)
+        moved = moved.index_select(axis, (torch.arange(length, device=slab.device) + shift) % length)
+    return moved

@@ -2,16 +2,20 @@
 
 Idea. A healthy image x is corrupted to x̃ = c(x); the network learns to give back x. It thereby learns what
 belongs at a place given everything around it. In a new scan it undoes what does not look healthy; what it undid
-is the evidence:
+is the evidence. With the network's correction g_θ:
 
-    r = x − x̂,    x̂ = x + g_θ(x),    L = Σ w (x̂(x̃) − x)² / Σ w,    w = mask · (1 + λ · changed)
+    x̂ = x + g_θ(x),    r = x − x̂
+    L = Σ w (x̃ + g_θ(x̃) − x)² / (2 s² Σ m),    w = m · (1 + λ · changed),    m the mask
 
-The network predicts the correction g, so that an untrained network changes nothing. The skip connections of the
-U-Net keep fine anatomy; the corruption must therefore be coarse and local, or the network learns to pass
-lesions through.
+The skip connections of the U-Net keep fine anatomy; the corruption must therefore be local or coarse, or the
+network learns to pass lesions through. Beside the image, the network sees what a radiologist compares with: the
+mirror image (the other hemisphere) and the healthy mean at the place.
+
+A second output says how sure the network is that a voxel was changed, and to which side (``severity``): log-odds
+of "too dark" and "too bright", trained by cross-entropy against how far the corruption moved the voxel.
 
 Source: Kascenas, Pugeault & O'Neil 2022, "Denoising Autoencoders for Unsupervised Anomaly Detection in Brain
-MRI" (coarse noise); Naval Marimont et al. 2023, "DISYRE" (undoing many kinds of synthetic change).
+MRI" (coarse noise); Naval Marimont et al. 2023, "DISYRE" (many kinds of synthetic change, predicted severity).
 """
 
 from __future__ import annotations
@@ -24,24 +28,25 @@ from monai.networks.nets import BasicUNet
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from anomaly.core.errors import TrainingError
 from anomaly.core.views import View, VolumeSource
-from anomaly.models.base import ModelSettings
+from anomaly.models.base import Evidence, ModelSettings
 from anomaly.models.corruption import CorruptionSettings, Spacing, corrupt
-from anomaly.models.network import NetworkDetector, centre, crop, masked_mean, pad, padded_shape
+from anomaly.models.network import NetworkDetector, centre, crop, pad, padded_shape, residual, within
 from anomaly.training.protocols import Moment
 
 HALVINGS = 4  # of MONAI's BasicUNet
 GROUPS = 8
+LARGE_CHANGE = 0.1  # a change of this size, in intensity units, is as severe as it gets
+RARE = 3.0  # log-odds against a change, so that an untrained network says that nothing was changed
 
 
 class DenoisingSettings(ModelSettings):
     """Settings of the denoising autoencoder."""
 
     family: Literal["dae"] = "dae"
-    view: View = View(kind="slice", axis=2, neighbours=2)
+    view: View = View(kind="volume")
     features: tuple[int, int, int, int, int, int] = Field(
-        (32, 32, 64, 96, 96, 32), description="channels of the five levels and of the last layer, multiples of 8"
+        (16, 16, 48, 96, 96, 16), description="channels of the five levels and of the last layer, multiples of 8"
     )
     space_to_depth: Literal[1, 2] = Field(
         2, description="2: every 2×2(×2) voxels become channels, four (eight) times fewer positions to compute"
@@ -49,10 +54,10 @@ class DenoisingSettings(ModelSettings):
     mirror: bool = Field(
         True, description="also show the left-right mirror image; not for patches or sagittal slices"
     )
-    healthy_mean: bool = Field(
-        False, description="also show the voxelwise healthy mean; only with view kind volume"
-    )
+    healthy_mean: bool = Field(True, description="also show the voxelwise healthy mean; only with view kind volume")
     changed_weight: float = Field(3.0, ge=0, description="λ: extra weight of the loss inside local changes")
+    error_sd: float = Field(0.16, gt=0, description="s: the error that counts ½, intensity units")
+    severity_weight: float = Field(1.0, ge=0, description="weight of the severity loss; 0 = no severity output")
     corruption: CorruptionSettings = CorruptionSettings()
 
     @model_validator(mode="after")
@@ -66,6 +71,23 @@ class DenoisingSettings(ModelSettings):
         if self.healthy_mean and self.view.kind != "volume":
             raise ValueError("healthy_mean needs view kind 'volume', because only there a voxel knows its place")
         return self
+
+
+class FullPrecision(nn.Module):
+    """A part of a network that runs in float32 even where the rest runs in bfloat16.
+
+    At the coarsest level, of a few voxels, bfloat16 convolutions give non-finite weight gradients on CPU.
+    """
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Return ``part(*inputs)`` in float32."""
+        with torch.autocast(inputs[0].device.type, enabled=False):
+            out: Tensor = self.part(*(tensor.float() for tensor in inputs))
+            return out
 
 
 class DenoisingAutoencoder(NetworkDetector):
@@ -85,29 +107,24 @@ class DenoisingAutoencoder(NetworkDetector):
     def build(self) -> nn.Module:
         """Return a U-Net on the (folded) input channels that starts by predicting no correction."""
         settings = self.settings
-        shape = self.grid.shape if settings.healthy_mean else None
-        self.register_buffer("mean", None if shape is None else torch.zeros(1, 1, *shape))
+        self.register_buffer("mean", torch.zeros(1, 1, *self.grid.shape) if settings.healthy_mean else None)
         fold = settings.space_to_depth**self.view.spatial_dims
         shown = self.view.channels * (1 + settings.mirror) + settings.healthy_mean
-        network: nn.Module = BasicUNet(
+        network: Any = BasicUNet(
             spatial_dims=self.view.spatial_dims,
             in_channels=shown * fold,
-            out_channels=fold,
+            out_channels=(3 if settings.severity_weight else 1) * fold,
             features=settings.features,
             norm=("group", {"num_groups": GROUPS}),
             act=("leakyrelu", {"negative_slope": 0.1, "inplace": True}),
             upsample="nontrainable",
         )
-        final: Any = network.final_conv
-        nn.init.zeros_(final.weight)
-        nn.init.zeros_(final.bias)
-        return network
-
-    def check(self, train: VolumeSource) -> None:
-        """Refuse images too small for the U-Net's halvings."""
-        del train
-        if min(self.image_shape) < 2:
-            raise TrainingError(f"images of shape {self.image_shape} are too thin for a U-Net; expected ≥ 2 voxels")
+        network.down_4 = FullPrecision(network.down_4)
+        network.upcat_4 = FullPrecision(network.upcat_4)
+        nn.init.zeros_(network.final_conv.weight)
+        nn.init.zeros_(network.final_conv.bias)
+        built: nn.Module = network
+        return built
 
     def prepare(self, train: VolumeSource) -> None:
         """Learn the voxelwise healthy mean, where the network is shown it."""
@@ -119,20 +136,38 @@ class DenoisingAutoencoder(NetworkDetector):
         self.mean = (total / len(train)).float()[None, None]
 
     def loss(self, images: Tensor, mask: Tensor, at: Moment) -> dict[str, Tensor]:
-        """Return the weighted squared error of undoing a random corruption."""
+        """Return the weighted squared error of undoing a random corruption, and the severity loss."""
         with torch.no_grad():
             corrupted, changed = corrupt(images, mask, self.slab_spacing, self.settings.corruption, at.rng)
-            weight = mask * (1 + self.settings.changed_weight * changed)
-        error = centre(corrupted) + self.correction(corrupted) - centre(images)
-        return {"loss": masked_mean(error.float() ** 2, weight)}
+            moved = centre(corrupted) - centre(images)
+            inside = mask.float()
+            weight = inside * (1 + self.settings.changed_weight * changed)
+        output = self.forward(corrupted)
+        voxels = inside.sum().clamp_min(1)
+        error = (output[:, :1] + moved) / self.settings.error_sd
+        losses = {"restoration": 0.5 * (weight * error**2).sum() / voxels}
+        if self.settings.severity_weight:
+            target = torch.cat([-moved, moved], dim=1).div_(LARGE_CHANGE).clamp_(0, 1) * (changed > 0.05)
+            entropy = F.binary_cross_entropy_with_logits(output[:, 1:], target, weight=inside, reduction="sum")
+            losses["severity"] = self.settings.severity_weight * entropy / voxels
+        return {"loss": torch.stack(list(losses.values())).sum(), **losses}
 
     def reconstruct(self, images: Tensor, mask: Tensor) -> Tensor:
         """Return x + g(x)."""
         del mask
-        return centre(images) + self.correction(images)
+        return centre(images) + self.forward(images)[:, :1]
 
-    def correction(self, images: Tensor) -> Tensor:
-        """Return g(x) ``(B, 1, *S)`` for images ``(B, C, *S)``."""
+    def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
+        """Return the signed residual and, where it is learnt, the severity: P(too dark or too bright)."""
+        output = self.forward(images)
+        reconstruction = centre(images) + output[:, :1]
+        maps = {"residual": residual(images, reconstruction, mask)}
+        if self.settings.severity_weight:
+            maps["severity"] = within(output[:, 1:].amax(dim=1, keepdim=True).sigmoid(), mask)
+        return Evidence(maps, within(reconstruction, mask))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the correction g and the two log-odds of severity ``(B, 1 or 3, *S)``."""
         shown = [images]
         if self.settings.mirror:
             shown.append(images.flip(2))
@@ -140,8 +175,9 @@ class DenoisingAutoencoder(NetworkDetector):
             shown.append(self.mean.expand_as(images))
         fold = self.settings.space_to_depth
         shape = padded_shape(images.shape[2:], fold, least=fold * 2**HALVINGS)
-        out = self.network(space_to_depth(pad(torch.cat(shown, dim=1), shape), fold))
-        return crop(depth_to_space(out, fold), images.shape[2:])
+        output = self.network(space_to_depth(pad(torch.cat(shown, dim=1), shape), fold))
+        output = crop(depth_to_space(output.float(), fold), images.shape[2:])
+        return torch.cat([output[:, :1], output[:, 1:] - RARE], dim=1)
 
     @property
     def slab_spacing(self) -> Spacing:
@@ -150,14 +186,14 @@ class DenoisingAutoencoder(NetworkDetector):
         if self.view.kind != "slice":
             return i, j, k
         across = (i, j, k)[self.view.axis]
-        within = [s for axis, s in enumerate((i, j, k)) if axis != self.view.axis]
-        return across, within[0], within[1]
+        within_slice = [s for axis, s in enumerate((i, j, k)) if axis != self.view.axis]
+        return across, within_slice[0], within_slice[1]
 
 
 def space_to_depth(images: Tensor, factor: int) -> Tensor:
     """Return ``(B, C·fᴰ, *S/f)``: neighbouring voxels as channels, losing nothing."""
     if factor == 1 or images.ndim == 4:
-        return F.pixel_unshuffle(images, factor)
+        return F.pixel_unshuffle(images, factor) if factor > 1 else images
     b, c, i, j, k = images.shape
     folded = images.reshape(b, c, i // factor, factor, j // factor, factor, k // factor, factor)
     return folded.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(b, -1, i // factor, j // factor, k // factor)
@@ -166,7 +202,7 @@ def space_to_depth(images: Tensor, factor: int) -> Tensor:
 def depth_to_space(images: Tensor, factor: int) -> Tensor:
     """Undo :func:`space_to_depth`."""
     if factor == 1 or images.ndim == 4:
-        return F.pixel_shuffle(images, factor)
+        return F.pixel_shuffle(images, factor) if factor > 1 else images
     b, c, i, j, k = images.shape
     unfolded = images.reshape(b, c // factor**3, factor, factor, factor, i, j, k)
     return unfolded.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(b, -1, i * factor, j * factor, k * factor)

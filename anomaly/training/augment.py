@@ -37,7 +37,7 @@ def augment(
     """
     images, mask = mirror(images, mask, view, settings.flip, rng)
     images, mask = deform(images, mask, settings, rng)
-    foreground = images != 0
+    foreground = (images != 0).float()
     images = blur(images, foreground, settings.blur, rng)
     images = recontrast(images, settings, rng)
     if settings.noise:
@@ -53,7 +53,7 @@ def mirror(
     if probability == 0 or (view.kind == "slice" and view.axis == 0):
         return images, mask
     chosen = chance(images, probability, rng)
-    return torch.where(chosen, images.flip(2), images), torch.where(chosen, mask.flip(2), mask)
+    return torch.lerp(images, images.flip(2), chosen.float()), torch.where(chosen, mask.flip(2), mask)
 
 
 def deform(
@@ -94,12 +94,19 @@ def _affine_grid(images: Tensor, settings: AugmentationSettings, rng: torch.Gene
 
 
 def blur(images: Tensor, foreground: Tensor, amount: float, rng: torch.Generator) -> Tensor:
-    """Blend each image with the mean of its 3-voxel neighbourhood inside the foreground."""
+    """Smooth by one step of diffusion between neighbouring foreground voxels, of a random strength per image."""
     if amount == 0:
         return images
-    pool = F.avg_pool2d if images.ndim == 4 else F.avg_pool3d
-    weight = pool(foreground.float(), 3, stride=1, padding=1).clamp_min(1e-3)
-    return torch.lerp(images, pool(images, 3, stride=1, padding=1) / weight, uniform(images, 0.0, amount, rng))
+    strength = uniform(images, 0.0, amount, rng) / 3
+    smoothed = images.clone()
+    for axis in range(2, images.ndim):
+        length = images.shape[axis] - 1
+        before, after = images.narrow(axis, 0, length), images.narrow(axis, 1, length)
+        both = foreground.narrow(axis, 0, length) * foreground.narrow(axis, 1, length)
+        flow = (after - before) * both * strength
+        smoothed.narrow(axis, 0, length).add_(flow)
+        smoothed.narrow(axis, 1, length).sub_(flow)
+    return smoothed
 
 
 def recontrast(images: Tensor, settings: AugmentationSettings, rng: torch.Generator) -> Tensor:

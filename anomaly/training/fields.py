@@ -8,8 +8,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
 
-_MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
-
 
 def uniform(like: Tensor, low: float, high: float, rng: torch.Generator) -> Tensor:
     """Return one number per image ``(B, 1, 1, …)`` from U(low, high), shaped to broadcast over ``like``."""
@@ -23,19 +21,34 @@ def chance(like: Tensor, probability: float, rng: torch.Generator) -> Tensor:
 
 
 def smooth_field(
-    batch: int, shape: Sequence[int], spacing: float | Sequence[float], rng: torch.Generator, channels: int = 1
+    batch: int, shape: Sequence[int], spacing: Sequence[float], rng: torch.Generator, channels: int = 1
 ) -> Tensor:
-    """Return smooth noise ``(batch, channels, *shape)``, standard normal at nodes ``spacing`` voxels apart.
+    """Return smooth noise ``(batch, channels, *shape)``, standard normal at nodes ``spacing`` samples apart.
 
     White noise on a coarse grid, linearly upsampled (Kascenas et al. 2022, "Denoising autoencoders for
-    unsupervised anomaly detection in brain MRI"); the cost is one interpolation whatever the scale.
+    unsupervised anomaly detection in brain MRI"); the cost hardly depends on the scale.
     """
-    spacings = [spacing] * len(shape) if isinstance(spacing, float | int) else spacing
-    nodes = [max(2, round(n / s) + 1) for n, s in zip(shape, spacings, strict=True)]
-    coarse = torch.randn((batch, channels, *nodes), generator=rng, device=rng.device)
-    return upsample(coarse, shape)
+    nodes = [max(2, round(n / s) + 1) for n, s in zip(shape, spacing, strict=True)]
+    return upsample(torch.randn((batch, channels, *nodes), generator=rng, device=rng.device), shape)
 
 
 def upsample(coarse: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return ``(B, C, *coarse)`` linearly interpolated to ``(B, C, *shape)``."""
-    return F.interpolate(coarse, size=tuple(shape), mode=_MODES[len(shape)], align_corners=True)
+    """Return ``(B, C, *coarse)`` linearly interpolated to ``(B, C, *shape)``; corners stay corners.
+
+    One small matrix product per axis that grows: for volumes several times faster than trilinear interpolation.
+    A slab whose slices stay is interpolated slice by slice.
+    """
+    if len(shape) == 3 and coarse.shape[2] == shape[0]:
+        slices = F.interpolate(coarse.flatten(1, 2), size=tuple(shape[1:]), mode="bilinear", align_corners=True)
+        return slices.reshape(*coarse.shape[:2], *shape)
+    for axis, length in sorted(enumerate(shape, start=2), key=lambda pair: pair[1] / coarse.shape[pair[0]]):
+        if coarse.shape[axis] != length:
+            weights = _linear_weights(coarse.shape[axis], length, coarse.device)
+            coarse = (coarse.movedim(axis, -1) @ weights).movedim(-1, axis)
+    return coarse
+
+
+def _linear_weights(nodes: int, length: int, device: torch.device) -> Tensor:
+    """Return the ``(nodes, length)`` matrix of linear interpolation."""
+    positions = torch.linspace(0, nodes - 1, length, device=device)
+    return (1 - (positions - torch.arange(nodes, device=device)[:, None]).abs()).clamp_min(0)

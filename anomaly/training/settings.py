@@ -21,7 +21,7 @@ class AugmentationSettings(Settings):
     brightness: float = Field(0.04, ge=0, description="largest |log factor| on all intensities")
     bias_field: float = Field(0.1, ge=0, description="largest |log factor| of a smooth intensity drift")
     noise: float = Field(0.03, ge=0, description="largest SD of added Gaussian noise, intensity units")
-    blur: float = Field(0.5, ge=0, le=1, description="largest blend towards the mean of the 3-voxel neighbourhood")
+    blur: float = Field(0.5, ge=0, le=1, description="largest diffusion between neighbouring voxels, 1 = full step")
 
 
 class TrainingSettings(Settings):

@@ -19,7 +19,12 @@ from anomaly.training.settings import TrainingSettings
 from tests.models.factories import GRID, MemoryCohort, healthy_cohort, healthy_scan, images_of, planted_scan
 
 SMALL: dict[str, dict[str, Any]] = {
-    "dae": {"features": (8, 8, 8, 8, 16, 8), "space_to_depth": 1},
+    "dae": {
+        "view": {"kind": "slice", "neighbours": 1},
+        "features": (8, 8, 8, 8, 16, 8),
+        "space_to_depth": 1,
+        "healthy_mean": False,
+    },
     "ae": {"channels": (8, 16), "latent_size": 8},
     "vae": {"channels": (8, 16), "latent_size": 8, "kl_gradient": True},
     "atlas": {},

@@ -1,0 +1,149 @@
+"""How much a training step costs beyond the network itself."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anomaly.core.views import VolumeSource
+from anomaly.training.settings import TrainingSettings
+from anomaly.training.stream import ImageStream
+from anomaly.training.trainer import train
+
+WARM_UP = 3
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """Median seconds of one step.
+
+    Parameters
+    ----------
+    full
+        As training runs it: reading, augmentation, corruption, loss, averaging of weights, guards, logs.
+    bare
+        Forward, backward and optimiser of the same network on tensors that lie in memory.
+    """
+
+    full: float
+    bare: float
+
+    @property
+    def ratio(self) -> float:
+        """Full cost over bare cost."""
+        return self.full / self.bare
+
+
+@dataclass(frozen=True)
+class _Run:
+    folder: Path
+    device: str
+    progress: Callable[[int, int, str], None] | None = None
+    devices: int = 1
+    resume: bool = False
+
+
+class _Clocked:
+    """A learner's stand-in for one method: notes when it was called."""
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self.call, self.times = call, list[float]()
+
+    def __call__(self, *arguments: Any) -> Any:
+        self.times.append(time.perf_counter())
+        return self.call(*arguments)
+
+
+def step_overhead(
+    learner: Any,
+    source: VolumeSource,
+    settings: TrainingSettings,
+    folder: Path,
+    steps: int = 20,
+    device: str = "cpu",
+) -> StepCost:
+    """Measure full and bare training steps of a reconstructing network, in turn, on one machine.
+
+    Parameters
+    ----------
+    learner
+        A network detector with ``loss`` and ``reconstruct``; its weights are changed.
+    source
+        Volumes to train on, as training would be given them (memory-mapped).
+    settings
+        The recipe; ``steps`` and ``validate_every`` are replaced.
+    folder
+        For the training's files.
+    steps
+        Steps to time, after a few to warm up.
+    device
+        ``"cpu"`` or ``"cuda"``.
+    """
+    bare = _bare_steps(learner, source, settings, steps, device)
+    full = _full_steps(learner, source, settings, folder, steps, device)
+    bare += _bare_steps(learner, source, settings, steps, device)
+    return StepCost(full=statistics.median(full), bare=statistics.median(bare))
+
+
+def _full_steps(
+    learner: Any, source: VolumeSource, settings: TrainingSettings, folder: Path, steps: int, device: str
+) -> list[float]:
+    total = steps + WARM_UP + 1
+    timed = settings.model_copy(update={"steps": total, "validate_every": total})
+    clock = _Clocked(learner.loss)
+    learner.loss = clock
+    try:
+        train(learner, source, [], timed, _Run(folder, device), "bench")
+    finally:
+        del learner.loss
+    _wait(device)
+    return _differences(clock.times[WARM_UP:])
+
+
+def _bare_steps(
+    learner: Any, source: VolumeSource, settings: TrainingSettings, steps: int, device: str
+) -> list[float]:
+    learner.to(device).train()
+    _, images, mask = ImageStream(source, learner.view, settings.batch_size, settings.seed).batch(0)
+    images, mask = images.to(device), mask.to(device)
+    optimizer = torch.optim.AdamW(learner.parameters(), lr=settings.learning_rate)
+    times = []
+    for _ in range(steps + WARM_UP + 1):
+        times.append(time.perf_counter())
+        _bare_step(learner, images, mask, optimizer, settings, device)
+        _wait(device)
+    return _differences(times[WARM_UP:])
+
+
+def _bare_step(
+    learner: Any,
+    images: Tensor,
+    mask: Tensor,
+    optimizer: torch.optim.Optimizer,
+    settings: TrainingSettings,
+    device: str,
+) -> None:
+    mixed = settings.precision == "bf16" or (settings.precision == "auto" and device == "cuda")
+    with torch.autocast(device, dtype=torch.bfloat16, enabled=mixed):
+        error = learner.reconstruct(images, mask) - images[:, :1]
+    loss = (error.float() ** 2 * mask).mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def _differences(times: list[float]) -> list[float]:
+    return [later - earlier for earlier, later in pairwise(times)]
