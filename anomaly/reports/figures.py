@@ -13,6 +13,7 @@ from io import BytesIO
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator
 
 from anomaly.core.volume import MaskArray
 from anomaly.reports.panels import (  # fmt: skip
@@ -130,19 +131,19 @@ def score_distribution(
     """
     figure = Figure(figsize=(size_px[0] / 100, size_px[1] / 100), dpi=200)
     figure.patch.set_alpha(0)
-    axes = figure.add_axes((0.02, 0.25, 0.96, 0.60))
+    foot, head = 46 / size_px[1], 22 / size_px[1]
+    axes = figure.add_axes((0.012, foot, 0.976, 1 - foot - head))
     axes.patch.set_alpha(0)
     values = np.array([*reference, *(score for score, _ in scores)], dtype=float)
-    logarithmic = bool(values.size and values.min() > 0 and values.max() > 12 * np.median(values))
+    logarithmic = bool(values.size and values.min() > 0 and values.max() > 12 * np.median(reference or values))
     if logarithmic:
-        axes.set_xscale("log")
+        axes.set_xscale("log", subs=[])
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
     tallest = _histogram(axes, np.asarray(reference, dtype=float), values, logarithmic)
     _marks(axes, scores, tallest)
-    if threshold is not None:
-        axes.axvline(threshold, color=FLAG, linewidth=1.3, linestyle=(0, (4, 2)))
-        axes.text(threshold, 1.03, f"threshold {threshold:.3g}", color=FLAG, fontsize=7, ha="center",
-                  transform=axes.get_xaxis_transform())  # fmt: skip
-    axes.set_ylim(-0.28 * tallest, 1.06 * tallest)
+    _labels(axes, len(reference), threshold)
+    axes.set_ylim(-0.28 * tallest, (1.06 if reference else 0.0) * tallest)
     axes.set_xlabel(f"score: {name.replace('_', ' ')}" + (" (logarithmic)" if logarithmic else ""), fontsize=7.5)
     axes.tick_params(axis="x", labelsize=7, length=2.5)
     axes.set_yticks([])
@@ -185,15 +186,21 @@ def _histogram(axes: Axes, reference: Array, values: Array, logarithmic: bool) -
         return 1.0
     edges = np.geomspace(*span, 41) if logarithmic else np.linspace(*span, 41)
     counts, *_ = axes.hist(reference, bins=list(edges), color=REFERENCE, alpha=0.75, edgecolor="none")
-    axes.text(
-        0.0,
-        1.03,
-        f"{reference.size} healthy reference scans",
-        color=REFERENCE_INK,
-        fontsize=7,
-        transform=axes.transAxes,
-    )
     return float(np.max(counts))
+
+
+def _labels(axes: Axes, healthy: int, threshold: float | None) -> None:
+    across, aside = axes.get_xaxis_transform(), 0.0
+    if threshold is not None:
+        axes.axvline(threshold, color=FLAG, linewidth=1.3, linestyle=(0, (4, 2)))
+        axes.text(
+            threshold, 1.03, f"threshold {threshold:.3g}", color=FLAG, fontsize=7, ha="center", transform=across
+        )
+        place = axes.transAxes.inverted().transform(axes.transData.transform((threshold, 0.0)))
+        aside = 1.0 if place[0] < 0.45 else 0.0
+    if healthy:
+        axes.text(aside, 1.03, f"{healthy} healthy reference scans", color=REFERENCE_INK, fontsize=7,
+                  ha="right" if aside else "left", transform=axes.transAxes)  # fmt: skip
 
 
 def _marks(axes: Axes, scores: Sequence[tuple[float, bool | None]], tallest: float) -> None:

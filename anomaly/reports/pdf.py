@@ -60,13 +60,13 @@ def write_case_pdf(case: Case, path: Path) -> None:
         _text("What the numbers mean", "heading"),
         _text(case.meaning),
         *(_text(f"Warning. {warning}", "warning") for warning in case.score.warnings),
-        _picture(case.distribution, 0.72 * width),
+        *([_picture(case.distribution, 0.66 * width)] if case.run.reference else []),
         *_regions(case, width),
+        KeepTogether([_text("Overview", "heading"), _picture(case.overview, width)]),
     ]
     story += [KeepTogether([_text(s.title, "heading"), _picture(s.png, 0.76 * width)]) for s in case.places]
-    story.append(_text(wording.HOW_TO_READ, "quiet"))
     story += [
-        KeepTogether([_text("Overview", "heading"), _picture(case.overview, width)]),
+        _text(wording.HOW_TO_READ, "quiet"),
         _text("All scores", "heading"),
         _table(["Score", "Value", "p-value", "Percentile"], [_score_row(row) for row in case.scores],
                [0.4, 0.2, 0.2, 0.2], width),

@@ -48,9 +48,9 @@ class Run:
     created_at: str
     model: dict[str, Any]
     calibration: dict[str, Any] | None
-    reference_scores: dict[str, list[float]]
     display: Display
     score_name: str
+    reference_scores: dict[str, list[float]] = field(default_factory=dict)
     version: str = ""
     software: dict[str, Any] = field(default_factory=dict)
     command: str = ""
@@ -132,12 +132,15 @@ def read_run(folder: Path) -> Run:
     Raises
     ------
     InputError
-        If the folder holds no run.
+        If the folder holds no run, or its ``run.json`` lacks what a page needs.
     """
     path = folder / "run.json"
     if not path.is_file():
         raise InputError(f"no run at {folder}: expected {path.name} there; make one with `anomaly score`")
     values = read_json(path)
+    missing = [key for key in ("created_at", "model", "display", "score_name") if key not in values]
+    if missing:
+        raise InputError(f"{path} lacks {', '.join(missing)}; score the scans again with `anomaly score`")
     known = {f.name for f in fields(Run)} - {"folder", "display", "fingerprint", "calibration"}
     kept: dict[str, Any] = {key: value for key, value in values.items() if key in known and value is not None}
     return Run(

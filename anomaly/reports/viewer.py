@@ -68,7 +68,9 @@ def viewer_html(
             title="",
         )
     document = _LINKS.sub("", view.html).replace("</head>", _STYLE + "</head>", 1)
-    return _PARAMETERS.sub(lambda found: _placed(found, scan, point_mm), document, count=1), int(view.height)
+    return _PARAMETERS.sub(lambda found: _placed(found, scan, point_mm), document, count=1), round(
+        0.88 * view.height
+    )  # nilearn leaves room for a title
 
 
 def _placed(found: re.Match[str], image: nib.Nifti1Image, point_mm: tuple[float, float, float]) -> str:

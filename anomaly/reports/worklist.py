@@ -85,7 +85,9 @@ def make_worklist(run: Run, rows: Sequence[WorklistRow], unscored: Sequence[Scan
         unscored=tuple(sorted(unscored, key=lambda score: (score.status, score.scan_id))),
         counts=_counts(run, scored, unscored),
         share=wording.flag_share([row.score for row in scored], run),
-        distribution=figures.score_distribution(run.reference, run.threshold, marks, run.score_name, (1120, 210)),
+        distribution=figures.score_distribution(
+            run.reference, run.threshold, marks, run.score_name, (1120, 210 if run.reference else 90)
+        ),
     )
 
 

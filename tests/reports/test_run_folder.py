@@ -17,6 +17,13 @@ def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
         read_run(tmp_path)
 
 
+def test_a_run_that_lacks_what_a_page_needs_is_refused(run_dir: Path, tmp_path: Path) -> None:
+    values = read_json(run_dir / "run.json")
+    write_json(tmp_path / "run.json", {key: value for key, value in values.items() if key != "display"})
+    with pytest.raises(InputError, match="lacks display"):
+        read_run(tmp_path)
+
+
 def test_the_reference_is_that_of_the_declared_score(run: Run) -> None:
     assert run.reference == REFERENCE.tolist()
 
