@@ -72,7 +72,9 @@ def corrupt(
         gain, offset, foreign, noise = change[:, 1:].split(1, dim=1)
         other = _elsewhere(slab, spacing, rng)
         difference = gain * slab + offset + foreign * (other - slab) * (other != 0).float()
-        corrupted = from_slab((slab + blob * difference + noise) * foreground, images)
+        corrupted = torch.minimum(slab + blob * difference + noise, slab.amax(dim=(1, 2, 3, 4), keepdim=True))
+        corrupted = torch.maximum(corrupted, slab.amin(dim=(1, 2, 3, 4), keepdim=True)) * foreground
+        corrupted = from_slab(corrupted, images)
         changed = from_slab(blob, images)
     middle = changed.shape[1] // 2
     return corrupted, changed[:, middle : middle + 1]

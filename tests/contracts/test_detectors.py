@@ -90,7 +90,9 @@ def test_evidence_has_the_promised_shapes_and_is_finite(trained: Detector) -> No
     for tensor in (*evidence.maps.values(), evidence.reconstruction):
         assert tensor.shape == mask.shape
     assert all(term.shape == (len(images),) for term in evidence.terms.values())
-    assert all(tensor.isfinite().all() and tensor.dtype == torch.float32 for tensor in everything(evidence).values())
+    assert all(
+        tensor.isfinite().all() and tensor.dtype == torch.float32 for tensor in everything(evidence).values()
+    )
 
 
 def test_evidence_outside_the_mask_is_zero(trained: Detector) -> None:

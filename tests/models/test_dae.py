@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from anomaly.core.errors import ConfigError
+from anomaly.models import registry
+from anomaly.models.base import FitRun
+from anomaly.models.dae import DenoisingAutoencoder, depth_to_space, space_to_depth
+from anomaly.training.settings import TrainingSettings
+from tests.models.factories import GRID, healthy_cohort, healthy_scan, images_of, planted_scan
+
+SMALL = {"family": "dae", "features": (8, 8, 8, 8, 16, 8)}
+
+
+def new(**changes: Any) -> DenoisingAutoencoder:
+    detector = registry.create(registry.parse_settings({**SMALL, **changes}, "model"), GRID)
+    assert isinstance(detector, DenoisingAutoencoder)
+    return detector
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 6, 8), (2, 3, 6, 8, 4)])
+@pytest.mark.parametrize("factor", [1, 2])
+def test_folding_loses_nothing(shape: tuple[int, ...], factor: int) -> None:
+    images = torch.arange(torch.Size(shape).numel()).float().reshape(shape)
+    folded = space_to_depth(images, factor)
+    assert folded.shape[2:] == tuple(n // factor for n in shape[2:])
+    assert torch.equal(depth_to_space(folded, factor), images)
+
+
+def test_an_untrained_network_changes_nothing() -> None:
+    detector = new()
+    images, mask = images_of(*healthy_scan(0), detector.view)
+    torch.testing.assert_close(detector.reconstruct(images, mask), images)
+
+
+def test_a_volume_of_any_shape_is_padded_and_cropped() -> None:
+    detector = new(healthy_mean=False)
+    images = torch.rand(1, 1, 17, 19, 13)
+    assert detector.reconstruct(images, images > 0).shape == images.shape
+
+
+def test_volumes_are_learnt_and_the_healthy_mean_is_shown(tmp_path: Path) -> None:
+    detector = new()
+    training = TrainingSettings(steps=2, batch_size=1, validate_every=1, num_workers=1)
+    detector.fit(healthy_cohort(4), [planted_scan()], FitRun(tmp_path, training, device="cpu"))
+    assert detector.mean is not None
+    expected = sum(torch.from_numpy(healthy_scan(seed)[0]) for seed in range(4)) / 4
+    torch.testing.assert_close(detector.mean[0, 0], expected)
+    with torch.inference_mode():
+        evidence = detector.evidence(*images_of(*healthy_scan(9), detector.view))
+    assert set(evidence.maps) == {"residual", "severity"}
+    assert 0 <= evidence.maps["severity"].min() <= evidence.maps["severity"].max() <= 1
+
+
+def test_patches_are_learnt(tmp_path: Path) -> None:
+    detector = new(view={"kind": "patch", "size": (8, 8, 8)}, mirror=False, healthy_mean=False, severity_weight=0.0)
+    training = TrainingSettings(steps=1, batch_size=2, validate_every=1, num_workers=0)
+    detector.fit(healthy_cohort(2), [], FitRun(tmp_path, training, device="cpu"))
+    with torch.inference_mode():
+        assert set(detector.evidence(*images_of(*healthy_scan(9), detector.view)).maps) == {"residual"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"features": (8, 8, 8, 8, 20, 8)}, "multiples of 8"),
+        ({"features": (8, 8, 8, 8, 8, 8)}, "16 features or more"),
+        ({"view": {"kind": "patch"}, "healthy_mean": False}, "set mirror to false"),
+        ({"view": {"kind": "slice"}}, "healthy_mean needs view kind 'volume'"),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        new(**changes)

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from anomaly.core.views import View
+from anomaly.training.augment import augment
+from anomaly.training.fields import smooth_field, upsample
+from anomaly.training.settings import AugmentationSettings
+from tests.models.factories import healthy_scan, images_of
+
+OFF = AugmentationSettings(flip=0, gamma=0, brightness=0, bias_field=0, noise=0, blur=0)
+VIEWS = [View(kind="slice", neighbours=1), View(kind="volume")]
+EACH = {
+    "flip": 1.0,
+    "translate": 2.0,
+    "rotate": 20.0,
+    "scale": 0.2,
+    "elastic": 2.0,
+    "gamma": 0.3,
+    "brightness": 0.2,
+    "bias_field": 0.2,
+    "noise": 0.05,
+    "blur": 1.0,
+}
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(params=VIEWS, ids=lambda view: view.kind)
+def view(request: pytest.FixtureRequest) -> View:
+    return View.model_validate(request.param)
+
+
+def test_switched_off_it_changes_nothing(view: View) -> None:
+    images, mask = images_of(*healthy_scan(0), view)
+    same, same_mask = augment(images, mask, view, OFF, rng())
+    assert torch.equal(same, images)
+    assert torch.equal(same_mask, mask)
+
+
+def test_every_switch_is_tested() -> None:
+    assert set(EACH) == set(AugmentationSettings.model_fields)
+
+
+@pytest.mark.parametrize("name", sorted(EACH))
+def test_each_switch_changes_the_image_repeatably_and_not_the_background(view: View, name: str) -> None:
+    images, mask = images_of(*healthy_scan(0), view)
+    settings = OFF.model_copy(update={name: EACH[name]})
+    changed, changed_mask = augment(images, mask, view, settings, rng())
+    again, _ = augment(images, mask, view, settings, rng())
+    assert not torch.equal(changed, images)
+    assert torch.equal(changed, again)
+    assert changed.isfinite().all()
+    assert changed.shape == images.shape
+    middle = view.channels // 2
+    assert (changed[:, middle : middle + 1][~changed_mask] == 0).all()
+
+
+def test_a_mirrored_image_is_the_flipped_volume() -> None:
+    images, mask = images_of(*healthy_scan(0), VIEWS[1])
+    mirrored, mirrored_mask = augment(images, mask, VIEWS[1], OFF.model_copy(update={"flip": 1.0}), rng())
+    assert torch.equal(mirrored, images.flip(2))
+    assert torch.equal(mirrored_mask, mask.flip(2))
+
+
+def test_sagittal_slices_are_not_mirrored() -> None:
+    view = View(kind="slice", axis=0)
+    images, mask = images_of(*healthy_scan(0), view)
+    assert torch.equal(augment(images, mask, view, OFF.model_copy(update={"flip": 1.0}), rng())[0], images)
+
+
+def test_blur_keeps_the_mean_inside_the_foreground(view: View) -> None:
+    images, mask = images_of(*healthy_scan(0), view)
+    blurred, _ = augment(images, mask, view, OFF.model_copy(update={"blur": 1.0}), rng())
+    torch.testing.assert_close(blurred.flatten(1).sum(1), images.flatten(1).sum(1))
+    assert blurred.flatten(1).std() <= images.flatten(1).std()
+
+
+@pytest.mark.parametrize("shape", [(7, 9), (5, 8, 6)])
+def test_upsampling_is_linear_interpolation(shape: tuple[int, ...]) -> None:
+    coarse = torch.randn((2, 3, *[3] * len(shape)), generator=rng())
+    mode = "bilinear" if len(shape) == 2 else "trilinear"
+    expected = torch.nn.functional.interpolate(coarse, size=shape, mode=mode, align_corners=True)
+    torch.testing.assert_close(upsample(coarse, shape), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_smooth_fields_are_standard_normal_at_their_nodes() -> None:
+    field = smooth_field(64, (17, 17), (4.0, 4.0), rng())
+    assert abs(float(field[:, :, ::4, ::4].std()) - 1) < 0.1
+    steps = field[:, :, 1:] - field[:, :, :-1]
+    assert float(steps.abs().max()) < 2.0

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from anomaly.core.errors import TrainingError
+from anomaly.core.volume import Geometry
+from anomaly.models.ae import Autoencoder, AutoencoderSettings
+from anomaly.models.base import FitReport, FitRun
+from anomaly.training.module import learning_rate_share
+from anomaly.training.protocols import Moment
+from anomaly.training.settings import TrainingSettings
+from tests.models.factories import GRID, MemoryCohort, healthy_cohort, healthy_scan, planted_scan
+
+TRAINING = TrainingSettings(steps=12, batch_size=2, warmup=2, validate_every=4, num_workers=1)
+
+
+class KilledError(Exception):
+    pass
+
+
+def new(kind: type[Autoencoder] = Autoencoder, grid: Geometry = GRID) -> Autoencoder:
+    return kind(AutoencoderSettings(channels=(8, 16), latent_size=4), grid)
+
+
+def fit(detector: Autoencoder, folder: Path, training: TrainingSettings = TRAINING, **run: Any) -> FitReport:
+    return detector.fit(healthy_cohort(4), [planted_scan()], FitRun(folder, training, device="cpu", **run))
+
+
+def same_state(first: Autoencoder, second: Autoencoder) -> bool:
+    return all(
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
+
+
+def killed_after(steps: int) -> Any:
+    def progress(done: int, total: int, message: str) -> None:
+        if done >= steps:
+            raise KilledError
+
+    return progress
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Autoencoder:
+    detector = new()
+    fit(detector, tmp_path_factory.mktemp("uninterrupted"))
+    return detector
+
+
+@pytest.mark.parametrize("steps", [1, 6, 8, 11])
+def test_a_killed_training_resumes_to_the_same_weights(
+    steps: int, uninterrupted: Autoencoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anomaly.training.callbacks.Progress.TELL_EVERY_SECONDS", 0.0)
+    with pytest.raises(KilledError):
+        fit(new(), tmp_path, progress=killed_after(steps))
+    resumed = new()
+    report = fit(resumed, tmp_path)
+    assert report.steps == 12
+    assert same_state(resumed, uninterrupted)
+
+
+def test_a_finished_training_is_not_repeated(uninterrupted: Autoencoder, tmp_path: Path) -> None:
+    fit(new(), tmp_path)
+    again = new()
+    told: list[int] = []
+    fit(again, tmp_path, progress=lambda done, total, message: told.append(done))
+    assert not told
+    assert same_state(again, uninterrupted)
+
+
+def test_without_resume_a_training_starts_anew(uninterrupted: Autoencoder, tmp_path: Path) -> None:
+    fit(new(), tmp_path)
+    again = new()
+    told: list[int] = []
+    fit(again, tmp_path, resume=False, progress=lambda done, total, message: told.append(done))
+    assert told
+    assert same_state(again, uninterrupted)
+
+
+def test_a_checkpoint_of_other_settings_is_not_continued(tmp_path: Path) -> None:
+    fit(new(), tmp_path)
+    other = TRAINING.model_copy(update={"learning_rate": 0.5})
+    with pytest.raises(TrainingError, match="other settings"):
+        fit(new(), tmp_path, training=other)
+
+
+def test_the_seed_decides_the_weights(uninterrupted: Autoencoder, tmp_path: Path) -> None:
+    other = new()
+    fit(other, tmp_path, seed=1)
+    assert not same_state(other, uninterrupted)
+
+
+def test_adding_up_gradients_takes_as_many_steps(tmp_path: Path) -> None:
+    training = TRAINING.model_copy(update={"accumulate": 2, "steps": 5})
+    assert fit(new(), tmp_path, training=training).steps == 5
+
+
+def test_the_folder_holds_checkpoint_weights_and_logs(tmp_path: Path) -> None:
+    fit(new(), tmp_path)
+    names = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert {"last.ckpt", "best.safetensors", "metrics.csv"} <= names
+    assert any("tfevents" in name for name in names)
+    assert "planted_ap" in next(tmp_path.rglob("metrics.csv")).read_text()
+
+
+def test_training_says_nothing_but_through_its_callback(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[tuple[int, int, str]] = []
+    with caplog.at_level(logging.INFO):
+        fit(new(), tmp_path, progress=lambda *what: told.append(what))
+    assert capfd.readouterr() == ("", "")
+    assert not caplog.records
+    assert told[-1][:2] == (12, 12)
+    assert "left" in told[-1][2]
+
+
+class Explodes(Autoencoder):
+    """Its loss is not a number from step 6 on."""
+
+    def loss(self, images: Tensor, mask: Tensor, at: Moment) -> dict[str, Tensor]:
+        losses = super().loss(images, mask, at)
+        return {"loss": losses["loss"] * (float("nan") if at.step >= 6 else 1.0)}
+
+
+class ExplodesInTheGradient(Autoencoder):
+    """Its loss is finite, its gradient is not."""
+
+    def loss(self, images: Tensor, mask: Tensor, at: Moment) -> dict[str, Tensor]:
+        loss = super().loss(images, mask, at)["loss"]
+        return {"loss": (loss - loss.detach()).sqrt() if at.step >= 6 else loss}
+
+
+@pytest.mark.parametrize("kind", [Explodes, ExplodesInTheGradient])
+def test_a_loss_or_gradient_that_is_not_finite_is_explained_and_the_last_good_weights_are_kept(
+    kind: type[Autoencoder], tmp_path: Path
+) -> None:
+    with pytest.raises(TrainingError, match=r"at step 6: .*Lower training\.learning_rate"):
+        fit(new(kind), tmp_path)
+    assert (tmp_path / "best.safetensors").is_file()
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 4
+    assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
+
+
+def test_scans_that_are_not_finite_are_explained(tmp_path: Path) -> None:
+    voxels, mask = healthy_scan(0)
+    cohort = MemoryCohort([(voxels * float("nan"), mask)] * 2)
+    with pytest.raises(TrainingError, match="check the intensities"):
+        new().fit(cohort, [], FitRun(tmp_path, TRAINING, device="cpu"))
+
+
+def test_early_stopping_stops_and_stays_stopped(tmp_path: Path) -> None:
+    training = TRAINING.model_copy(update={"steps": 100, "patience": 1, "learning_rate": 1e-12, "ema_decay": 0.0})
+    report = fit(new(), tmp_path, training=training)
+    assert report.steps < 100
+    assert "stopped early" in report.notes[0]
+    assert fit(new(), tmp_path, training=training).steps == report.steps
+
+
+def test_the_weights_that_are_kept_are_the_best_validated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = iter([0.2, 0.5, 0.1])
+    monkeypatch.setattr("anomaly.training.callbacks.planted_precision", lambda *_: next(scores))
+    report = fit(new(), tmp_path)
+    assert report.validation == {"planted_ap": 0.5, "best_step": 8}
+
+
+def test_the_learning_rate_rises_and_falls_to_zero() -> None:
+    settings = TrainingSettings(steps=100, warmup=10)
+    shares = [learning_rate_share(step, settings) for step in range(101)]
+    assert shares[0] < 0.1
+    assert shares[10] == 1
+    assert shares[10:] == sorted(shares[10:], reverse=True)
+    assert shares[100] == 0
+
+
+def test_networks_start_from_the_seed_wherever_they_are_made() -> None:
+    torch.manual_seed(1)
+    first = new()
+    torch.manual_seed(2)
+    assert same_state(first, new())
