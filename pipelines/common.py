@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import IntEnum
-from importlib import metadata, resources
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ def no_progress(done: int, total: int, message: str) -> None:
 
 def shipped_configs(kind: str) -> dict[str, Path]:
     """Return name → path of the shipped configs of a kind (``"models"``, ``"preprocessing"``, …)."""
-    folder = Path(str(resources.files("configs"))) / kind
+    folder = Path(__file__).resolve().parents[1] / "configs" / kind
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 

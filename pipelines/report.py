@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from anomaly.core.errors import InputError, unknown_name
 from anomaly.core.files import atomic_path, read_json, sha256_of_file, sha256_of_json, write_json, write_text
 from anomaly.core.results import ScanScore, ScanStatus
 from anomaly.reports.run_folder import Run, read_run, read_score, read_scores, read_volumes, volumes_path
+from pipelines.common import Progress, cores, no_progress
 
 _LOG = logging.getLogger(__name__)
 _LAYOUT = 1  # raised when pages change, so that old ones are made again
@@ -38,8 +39,8 @@ def report(
     run_dir: Path,
     pdf: bool = False,
     cases: Literal["all", "flagged"] = "all",
-    jobs: int = 1,
-    progress: Callable[[int, int], None] | None = None,
+    jobs: int = 0,
+    progress: Progress = no_progress,
 ) -> Path:
     """Make the worklist of a run and a page for each of its scored scans.
 
@@ -52,9 +53,9 @@ def report(
     cases
         ``"all"`` scored scans get a page, or only the ``"flagged"`` ones.
     jobs
-        Processes that draw pages.
+        Processes that draw pages; 0 = one per core.
     progress
-        Called with the number of pages done and the number in all.
+        Called with (pages done, pages in all, scan).
 
     Returns
     -------
@@ -72,10 +73,9 @@ def report(
     scored = [score for score in scores if score.status == ScanStatus.SCORED]
     wanted = [score.scan_id for score in scored if cases == "all" or score.flagged]
     made: dict[str, PageMade] = {}
-    for page in _make_pages(run_dir, wanted, pdf, jobs):
+    for page in _make_pages(run_dir, wanted, pdf, _processes(jobs, len(wanted))):
         made[page.scan_id] = page
-        if progress is not None:
-            progress(len(made), len(wanted))
+        progress(len(made), len(wanted), f"drew {page.scan_id}")
     unscored = [score for score in scores if score.status != ScanStatus.SCORED]
     return _write_worklist(run, scored, unscored, made, pdf)
 
@@ -93,6 +93,11 @@ def make_page(run_dir: Path, scan_id: str, pdf: bool = False) -> PageMade:
     except Exception as error:  # noqa: BLE001 (one scan's page must not stop the others; the worklist names it)
         _LOG.warning("no page for %s: %s", scan_id, error, exc_info=True)
         return PageMade(scan_id, problem=f"{type(error).__name__}: {error}")
+
+
+def _processes(jobs: int, n_pages: int) -> int:
+    """Return how many processes pay: each spends about as long on its imports as on four pages."""
+    return jobs or min(cores(), max(1, n_pages // 8))
 
 
 def _make_pages(run_dir: Path, scan_ids: list[str], pdf: bool, jobs: int) -> Iterator[PageMade]:

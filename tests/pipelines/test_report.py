@@ -23,7 +23,7 @@ def run_dir(tmp_path: Path) -> Path:
 
 def test_every_scored_scan_gets_a_page_and_the_others_a_row(run_dir: Path) -> None:
     seen: list[tuple[int, int]] = []
-    index = report(run_dir, progress=lambda done, total: seen.append((done, total)))
+    index = report(run_dir, progress=lambda done, total, _: seen.append((done, total)))
     assert index == run_dir / "index.html"
     assert all((run_dir / scan_id / "report.html").is_file() for scan_id in SCORED)
     assert not (run_dir / "sub-91_T1w" / "report.html").exists()
