@@ -65,7 +65,7 @@ def build_cohort(
         With status accepted, refused, failed or duplicate; its volume is on disk.
     """
     recipe = Recipe(chain, folder, modality, qc or QcSettings())
-    folder.mkdir(parents=True, exist_ok=True)
+    _remove_unfinished(folder)
     describe_cohort(recipe, [])
     known = _reusable(scans, recipe)
     work = partial(prepare, recipe=recipe)
@@ -118,6 +118,12 @@ def describe_cohort(recipe: Recipe, records: Sequence[ScanRecord]) -> None:
             "versions": _versions(),
         },
     )
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Remove the files that a killed process had not finished (``core.files.atomic_path`` names them)."""
+    for path in folder.glob("*/.*.partial.*"):
+        path.unlink(missing_ok=True)
 
 
 def _reusable(scans: Sequence[ScanSource], recipe: Recipe) -> dict[str, ScanRecord]:

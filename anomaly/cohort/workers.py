@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
+from multiprocessing.synchronize import Event
 from typing import Any, TypeVar
 
 import SimpleITK as sitk  # noqa: N813 - its own documentation's name
@@ -19,7 +20,11 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-_work: Callable[[Any], Any] | None = None  # what this worker process does; set once when it starts
+_CONTEXT = multiprocessing.get_context("spawn")  # fork is unsafe beside the threads of numeric libraries
+
+# What this worker process does, and whether to stop; set once when it starts.
+_work: Callable[[Any], Any] | None = None
+_stop: Event | None = None
 
 
 def run_in_order(
@@ -27,9 +32,9 @@ def run_in_order(
 ) -> Generator[Result, None, None]:
     """Yield ``work(task)`` for each task, in the order of the tasks, computed by ``jobs`` processes.
 
-    While the consumer is busy the processes go on, up to ``2 · jobs`` tasks ahead. When a process dies (killed, out
-    of memory), the tasks then under way are tried again one by one, each alone in a fresh process; one that kills
-    its process again is ``lost``. On an interrupt, tasks under way are finished and the rest dropped.
+    While the consumer is busy the processes go on, up to ``2 · jobs`` tasks ahead. When a process dies (killed,
+    out of memory), the tasks then under way are tried again one by one, each alone in a fresh process; one whose
+    process dies then is ``lost``. On an interrupt, tasks under way are finished and the rest dropped.
 
     Parameters
     ----------
@@ -46,7 +51,8 @@ def run_in_order(
         return
     waiting = iter(tasks)
     queue: deque[tuple[Task, Future[Any]]] = deque()
-    pool = _pool(work, jobs)
+    stop = _CONTEXT.Event()
+    pool = _pool(work, jobs, stop)
     try:
         while True:
             for task in waiting:
@@ -64,8 +70,9 @@ def run_in_order(
             queue.clear()
             for suspect, tried in suspects:
                 yield _alone(work, suspect, lost) if tried.exception() else tried.result()
-            pool = _pool(work, jobs)
+            pool = _pool(work, jobs, stop)
     finally:
+        stop.set()  # tasks that wait inside the pool cannot be cancelled, but return at once
         pool.shutdown(wait=True, cancel_futures=True)
 
 
@@ -82,7 +89,7 @@ def _here(work: Callable[[Task], Result], tasks: Iterable[Task]) -> Generator[Re
 
 
 def _alone(work: Callable[[Task], Result], task: Task, lost: Callable[[Task, str], Result]) -> Result:
-    with _pool(work, 1) as pool:
+    with _pool(work, 1, _CONTEXT.Event()) as pool:
         return _result(task, _submit(pool, task), lost)
 
 
@@ -101,18 +108,17 @@ def _result(task: Task, future: Future[Any], lost: Callable[[Task, str], Result]
         result: Result = future.result()
         return result
     if isinstance(error, BrokenProcessPool):
-        return lost(task, "its process was killed twice, perhaps for want of memory")
+        return lost(task, "its process was killed while working on it alone, perhaps for want of memory")
     return lost(task, f"its process reported {type(error).__name__}")
 
 
-def _pool(work: Callable[[Any], Any], jobs: int) -> ProcessPoolExecutor:
-    context = multiprocessing.get_context("spawn")  # fork is unsafe beside the threads of numeric libraries
-    return ProcessPoolExecutor(jobs, mp_context=context, initializer=_start, initargs=(work,))
+def _pool(work: Callable[[Any], Any], jobs: int, stop: Event) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(jobs, mp_context=_CONTEXT, initializer=_start, initargs=(work, stop))
 
 
-def _start(work: Callable[[Any], Any]) -> None:
-    global _work
-    _work = work
+def _start(work: Callable[[Any], Any], stop: Event) -> None:
+    global _work, _stop
+    _work, _stop = work, stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     threadpool_limits(1)
@@ -120,9 +126,9 @@ def _start(work: Callable[[Any], Any]) -> None:
 
 
 def _call(task: Any) -> Any:
-    if _work is None:
+    if _work is None or _stop is None:
         raise RuntimeError("the worker was not started")
-    return _work(task)
+    return None if _stop.is_set() else _work(task)
 
 
 def _end_with_parent() -> None:

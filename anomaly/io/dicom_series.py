@@ -219,8 +219,9 @@ def _age(text: str) -> float | None:
 
 def _series(headers: list[Header]) -> list[DicomSeries]:
     localizer = [h for h in headers if _is_localizer(h)]
-    images = [h for h in headers if h not in localizer and h.size[0] > 0]
-    objects = [h for h in headers if h not in localizer and h.size[0] == 0]
+    others = [h for h in headers if not _is_localizer(h)]
+    images = [h for h in others if h.size[0] > 0]
+    objects = [h for h in others if h.size[0] == 0]
     found = [_refused(localizer, _localizer_refusal(len(localizer)))] if localizer else []
     if objects:
         found.append(_refused(objects, _object_refusal(objects[0])))

@@ -300,9 +300,17 @@ def _unreadable_file(file: StoredFile, origin: Path) -> ScanSource:
 
 
 def _each_once(scans: Sequence[ScanSource]) -> list[ScanSource]:
-    """Keep the last word on a file that several sources name (a manifest after its folder adds what it knows)."""
-    by_files = {tuple((f.path.resolve(), f.member) for f in scan.files): scan for scan in scans}
+    """Keep one scan where several sources name the same files: the one of which most is known."""
+    by_files: dict[tuple[object, ...], ScanSource] = {}
+    for scan in scans:
+        key = tuple((f.path.resolve(), f.member) for f in scan.files)
+        by_files[key] = max(by_files.get(key, scan), scan, key=_n_known)
     return list(by_files.values())
+
+
+def _n_known(scan: ScanSource) -> int:
+    facts = (scan.group, scan.split, scan.age, scan.sex, scan.lesion_mask, scan.session)
+    return sum(fact not in {"", None} for fact in facts)
 
 
 def _unique_names(scans: Sequence[ScanSource]) -> list[ScanSource]:

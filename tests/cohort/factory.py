@@ -78,7 +78,7 @@ def square_or_die(number: int) -> int:
 
 
 def die_once(task: tuple[Path, int]) -> int:
-    """Kill the process at the first try of each task with an odd number."""
+    """Kill the process at the first try of a task with an odd number."""
     folder, number = task
     mark = folder / str(number)
     if number % 2 and not mark.exists():

@@ -212,6 +212,14 @@ def test_a_consumer_that_stops_early_leaves_what_was_done(tmp_path: Path) -> Non
     assert all(count == 1 for name, count in worked_on(notes).items() if name in done)
 
 
+def test_what_a_killed_process_left_unfinished_is_removed(tmp_path: Path) -> None:
+    left = tmp_path / "cohort" / "volumes" / ".123.partial.sub-a_T1w.nii"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    build(put_scans(tmp_path / "in", "a"), tmp_path / "cohort")
+    assert not left.exists()
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
 def test_an_interrupted_build_continues_and_ends_the_same(tmp_path: Path, how: signal.Signals) -> None:
     source, notes, cohort = put_scans(tmp_path / "in", *"abcdef"), tmp_path / "notes", tmp_path / "cohort"

@@ -11,7 +11,7 @@ from tests.cohort.factory import die_once, square, square_or_die, threads
 
 
 def lost(number: int, reason: str) -> int:
-    assert "killed twice" in reason
+    assert "killed while working on it alone" in reason
     return -1
 
 
@@ -25,8 +25,8 @@ def test_a_task_that_kills_its_process_is_lost_alone() -> None:
 
 
 def test_a_task_whose_process_is_killed_once_is_tried_again(tmp_path: Path) -> None:
-    tasks = [(tmp_path, number) for number in range(4)]
-    assert list(run_in_order(die_once, tasks, lambda *_: -1, 2)) == [0, 1, 2, 3]
+    tasks = [(tmp_path, number) for number in (0, 1, 2, 4)]
+    assert list(run_in_order(die_once, tasks, lambda *_: -1, 2)) == [0, 1, 2, 4]
 
 
 @pytest.mark.parametrize("jobs", [0, 1])
