@@ -11,7 +11,7 @@ from anomaly.bundle.config import ExperimentConfig
 
 def model_card(config: ExperimentConfig, model_id: str, facts: Mapping[str, Any]) -> str:
     """Return the card as Markdown."""
-    data, training = facts["data"], facts["training"]
+    data, training, scoring = facts["data"], facts["training"], config.scoring
     lines = [
         f"# {config.name}",
         "",
@@ -46,10 +46,10 @@ def model_card(config: ExperimentConfig, model_id: str, facts: Mapping[str, Any]
         "",
         "## How it scores",
         "",
-        f"The declared scan score is `{config.scoring.scan_score}`: the evidence is the model's signed "
-        f"`{config.scoring.map}`, smoothed ({config.scoring.smoothing_mm:g} mm), standardised "
-        f"({config.scoring.standardise}) against healthy scans. A scan less correlated with the mean healthy scan "
-        f"than {config.scoring.min_similarity:g} is refused.",
+        f"The declared scan score is `{scoring.scan_score}`. The evidence is made of the model's signed "
+        f"{' and '.join(f'`{name}`' for name in scoring.maps)}, smoothed ({scoring.smoothing_mm:g} mm) and standardised "
+        f"({scoring.standardise}) against healthy scans. A scan less correlated with the mean healthy scan than "
+        f"{scoring.min_similarity:g} is refused.",
         "",
         "## Limits",
         "",

@@ -134,9 +134,7 @@ def load_bundle(folder: Path, device: str = "cpu") -> Bundle:
     grid = Geometry(tuple(metadata["grid"]["shape"]), np.array(metadata["grid"]["affine"]))
     detector = _detector(folder, config, grid).to(torch.device(device)).eval()
     arrays = load_arrays(folder / "reference.safetensors")
-    reference = HealthyReference(
-        **arrays, score_centre=metadata["score_centre"], score_spread=metadata["score_spread"]
-    )
+    reference = HealthyReference.from_arrays(arrays, metadata["score_centre"], metadata["score_spread"])
     return Bundle(folder, config, Scorer(detector, config.scoring, reference), metadata)
 
 

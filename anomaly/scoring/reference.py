@@ -25,22 +25,31 @@ class HealthyReference:
     Parameters
     ----------
     mean, sd
-        float32 ``(I, J, K)`` of the signed, smoothed map; ``sd`` includes its floor and is > 0 everywhere.
+        Map name → float32 ``(I, J, K)`` of the signed, smoothed map; ``sd`` includes its floor and is > 0.
     appearance
         float32 ``(I, J, K)`` mean healthy image, to tell a scan that is something else altogether.
     score_centre, score_spread
         Scan score name → mean and SD over healthy scans, to put scores on one scale before combining them.
     """
 
-    mean: FloatArray
-    sd: FloatArray
+    mean: Mapping[str, FloatArray]
+    sd: Mapping[str, FloatArray]
     appearance: FloatArray
     score_centre: Mapping[str, float] = field(default_factory=dict)
     score_spread: Mapping[str, float] = field(default_factory=dict)
 
     def arrays(self) -> dict[str, FloatArray]:
         """Return the voxelwise statistics by name, for saving."""
-        return {"mean": self.mean, "sd": self.sd, "appearance": self.appearance}
+        means = {f"mean.{name}": values for name, values in self.mean.items()}
+        sds = {f"sd.{name}": values for name, values in self.sd.items()}
+        return {**means, **sds, "appearance": self.appearance}
+
+    @classmethod
+    def from_arrays(
+        cls, arrays: Mapping[str, FloatArray], score_centre: Mapping[str, float], score_spread: Mapping[str, float]
+    ) -> HealthyReference:
+        """Return the reference that :meth:`arrays` was saved from."""
+        return cls(_named(arrays, "mean."), _named(arrays, "sd."), arrays["appearance"], score_centre, score_spread)
 
 
 def similarity(voxels: FloatArray, mask: MaskArray, appearance: FloatArray) -> float:
@@ -52,36 +61,65 @@ def similarity(voxels: FloatArray, mask: MaskArray, appearance: FloatArray) -> f
 
 
 def fit_reference(
-    scans: Iterable[tuple[FloatArray, FloatArray, MaskArray]], grid: Geometry, settings: ScoringSettings
+    scans: Iterable[tuple[Mapping[str, FloatArray], FloatArray, MaskArray]],
+    grid: Geometry,
+    settings: ScoringSettings,
 ) -> HealthyReference:
     """Learn the voxelwise mean and SD from healthy scans, one at a time (memory does not grow with them).
 
     Parameters
     ----------
     scans
-        ``(smoothed signed map, voxels, mask)`` per scan, each ``(I, J, K)`` on ``grid``.
+        ``(signed maps by name, voxels, mask)`` per scan, each ``(I, J, K)`` on ``grid``, maps filtered.
     """
-    count, total, squares, appearance = (np.zeros(grid.shape, dtype=np.float64) for _ in range(4))
-    n = 0
-    for signed, voxels, mask in scans:
-        n += 1
-        count += mask
-        total += np.where(mask, signed, 0)
-        squares += np.where(mask, np.square(signed, dtype=np.float64), 0)
-        appearance += np.where(mask, voxels, 0)
-    covered = count >= max(2, MIN_COVERAGE * n)
-    mean = np.where(covered, total / np.maximum(count, 1), 0)
-    variance = np.maximum(squares / np.maximum(count, 1) - mean**2, 0) * count / np.maximum(count - 1, 1)
+    moments = {name: _Moments(grid.shape) for name in (*settings.maps, "")}
+    for maps, voxels, mask in scans:
+        for name in settings.maps:
+            moments[name].add(maps[name], mask)
+        moments[""].add(voxels, mask)
+    appearance = moments.pop("")
     return HealthyReference(
-        mean=mean.astype(np.float32),
-        sd=_floored(np.sqrt(variance).astype(np.float32), covered, grid, settings),
-        appearance=np.where(covered, appearance / np.maximum(count, 1), 0).astype(np.float32),
+        mean={name: found.mean() for name, found in moments.items()},
+        sd={name: _floored(found.sd(), found.covered, grid, settings) for name, found in moments.items()},
+        appearance=appearance.mean(),
     )
 
 
-def standardised(signed: FloatArray, mask: MaskArray, reference: HealthyReference) -> FloatArray:
-    """Return ``(signed − healthy mean) / healthy SD`` inside the mask, in standard deviations."""
-    return np.where(mask, (signed - reference.mean) / reference.sd, np.float32(0)).astype(np.float32)
+def standardised(
+    maps: Mapping[str, FloatArray], mask: MaskArray, reference: HealthyReference, weights: Mapping[str, float]
+) -> FloatArray:
+    """Return the weighted mean of ``(map − healthy mean) / healthy SD`` inside the mask, in standard deviations."""
+    total = sum(weights.values())
+    z = sum(w / total * (maps[name] - reference.mean[name]) / reference.sd[name] for name, w in weights.items())
+    return np.asarray(np.where(mask, z, 0), dtype=np.float32)
+
+
+class _Moments:
+    """Voxelwise mean and SD over scans, each voxel over the scans whose mask holds it."""
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        self.n = 0
+        self.count, self.total, self.squares = (np.zeros(shape, dtype=np.float64) for _ in range(3))
+
+    def add(self, values: FloatArray, mask: MaskArray) -> None:
+        inside = np.where(mask, values, 0).astype(np.float64)
+        self.n += 1
+        self.count += mask
+        self.total += inside
+        self.squares += inside**2
+
+    @property
+    def covered(self) -> MaskArray:
+        return np.asarray(self.count >= max(2, MIN_COVERAGE * self.n))
+
+    def mean(self) -> FloatArray:
+        return np.where(self.covered, self.total / np.maximum(self.count, 1), 0).astype(np.float32)
+
+    def sd(self) -> FloatArray:
+        """Return the sample SD (n − 1)."""
+        mean = self.total / np.maximum(self.count, 1)
+        variance = (self.squares / np.maximum(self.count, 1) - mean**2) * self.count / np.maximum(self.count - 1, 1)
+        return np.sqrt(np.maximum(variance, 0)).astype(np.float32)
 
 
 def sigma_in_voxels(sigma_mm: float, grid: Geometry) -> tuple[float, float, float]:
@@ -98,3 +136,7 @@ def _floored(sd: FloatArray, covered: MaskArray, grid: Geometry, settings: Scori
     filled = np.where(covered, steadied, np.percentile(steadied[covered], 99))
     floor = max(settings.sd_floor * float(np.median(sd[covered])), 1e-6)
     return np.asarray(np.sqrt(filled**2 + floor**2), dtype=np.float32)
+
+
+def _named(arrays: Mapping[str, FloatArray], prefix: str) -> dict[str, FloatArray]:
+    return {name.removeprefix(prefix): values for name, values in arrays.items() if name.startswith(prefix)}

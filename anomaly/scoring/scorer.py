@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from anomaly.core.errors import ScanRefusedError
+from anomaly.core.errors import ConfigError, ScanRefusedError, unknown_name
 from anomaly.core.views import VolumeSource
 from anomaly.core.volume import FloatArray, MaskArray
 from anomaly.models.base import Detector
@@ -70,7 +70,7 @@ class Scorer:
         """
         likeness = self._similarity(voxels, mask)
         raw = raw_evidence(self.detector, voxels, mask, self.settings.batch_size, self.settings.flip_average)
-        signed = self._standardise(self._filtered(raw, mask), mask)
+        signed = self._signed(self._filtered(raw, mask), mask)
         inside = eroded(mask, self.settings.erode_mm, self.detector.grid.spacing)
         evidence = np.where(inside, self._unsigned(signed), np.float32(0))
         scores = scan_scores(evidence, inside, raw.terms, self.settings.top_fraction)
@@ -101,20 +101,30 @@ class Scorer:
             ),
         )
 
-    def _filtered_scans(self, healthy: VolumeSource) -> Iterable[tuple[FloatArray, FloatArray, MaskArray]]:
+    def _filtered_scans(
+        self, healthy: VolumeSource
+    ) -> Iterable[tuple[dict[str, FloatArray], FloatArray, MaskArray]]:
         for index in range(len(healthy)):
             voxels, mask = healthy[index]
             raw = raw_evidence(self.detector, voxels, mask, self.settings.batch_size, self.settings.flip_average)
             yield self._filtered(raw, mask), voxels, mask
 
-    def _filtered(self, raw: RawEvidence, mask: MaskArray) -> FloatArray:
-        values = median_inside(raw.maps[self.settings.map], mask, self.settings.median_voxels)
-        return smooth_inside(values, mask, sigma_in_voxels(self.settings.smoothing_mm, self.detector.grid))
+    def _filtered(self, raw: RawEvidence, mask: MaskArray) -> dict[str, FloatArray]:
+        unknown = sorted(self.settings.maps.keys() - raw.maps.keys())
+        if unknown:
+            raise ConfigError("scoring.maps: " + unknown_name("map", unknown[0], list(raw.maps)))
+        sigma = sigma_in_voxels(self.settings.smoothing_mm, self.detector.grid)
+        return {
+            name: smooth_inside(median_inside(raw.maps[name], mask, self.settings.median_voxels), mask, sigma)
+            for name in self.settings.maps
+        }
 
-    def _standardise(self, signed: FloatArray, mask: MaskArray) -> FloatArray:
+    def _signed(self, maps: dict[str, FloatArray], mask: MaskArray) -> FloatArray:
+        weights = self.settings.maps
         if self.settings.standardise == "none" or self.reference is None:
-            return signed
-        return standardised(signed, mask, self.reference)
+            total = sum(weights.values())
+            return np.asarray(sum(w / total * maps[name] for name, w in weights.items()), dtype=np.float32)
+        return standardised(maps, mask, self.reference, weights)
 
     def _unsigned(self, signed: FloatArray) -> FloatArray:
         dark = self.settings.dark_weight * np.maximum(-signed, 0)

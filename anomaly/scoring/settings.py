@@ -12,8 +12,10 @@ from anomaly.core.config import Settings
 class ScoringSettings(Settings):
     """From a model's raw maps to one evidence map and one declared scan score."""
 
-    map: str = Field(default="residual", description="the model's map that the evidence is made from")
-    smoothing_mm: float = Field(default=2.0, ge=0, description="Gaussian sigma applied to the signed map; 0 = none")
+    maps: dict[str, float] = Field(
+        default={"residual": 1.0}, min_length=1, description="the model's maps that make the evidence, with weights"
+    )
+    smoothing_mm: float = Field(default=2.0, ge=0, description="Gaussian sigma applied to each map; 0 = none")
     median_voxels: int = Field(
         default=0, ge=0, description="width of a 3D median filter before smoothing; 0 = none"
     )
