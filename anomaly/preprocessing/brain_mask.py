@@ -114,7 +114,7 @@ def _extract(volume: Volume, settings: BrainMaskSettings) -> MaskArray:
                           '"mri_synthstrip -i {input} -m {mask}"')  # fmt: skip
     if method == "command":
         return extract_with_command(volume, settings.command, settings.command_timeout_s)
-    return extract_ct(volume, settings.ct) if method == "ct" else extract_mr(volume, settings.mr)
+    return extract_ct(volume, settings.ct, settings.mr) if method == "ct" else extract_mr(volume, settings.mr)
 
 
 def _check_size(brain_ml: float, settings: BrainMaskSettings) -> None:

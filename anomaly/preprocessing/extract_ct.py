@@ -1,7 +1,7 @@
-"""Extract the brain from a CT head: soft tissue inside the skull.
+"""Extract the brain from a CT head: soft tissue near the fitted MNI152 brain, cut off from what lies outside the skull.
 
-Bone is the fixed point of CT: what lies inside the closed skull and has the density of brain, CSF or fresh blood is
-kept, parts that hang on by a thread (eyes, neck muscles) are cut off by an opening.
+With bone turned dark, a CT head looks to the fit like an MR head: bright brain, dark skull, bright scalp. The fit says
+roughly where the brain is; densities say exactly where it ends. An opening cuts bridges (optic nerves, foramina).
 """
 
 from __future__ import annotations
@@ -14,55 +14,65 @@ from scipy import ndimage
 from anomaly.core.config import Settings
 from anomaly.core.errors import ScanRefusedError
 from anomaly.core.volume import MaskArray, Volume
+from anomaly.preprocessing.extract_mr import ExtractMrSettings, fit_head
 from anomaly.preprocessing.grid import resample, resample_mask, world_grid
+from anomaly.preprocessing.template import template_on
 
 WORKING_MM = 2.0
-SKULL_GAP_MM = 10.0  # sutures, thin temporal bone and partial volume leave holes up to this wide
+CERTAIN_MM = 6.0  # this deep in the fitted brain everything but bone is brain, whatever its density
 
 
 class ExtractCtSettings(Settings):
     """How the brain is extracted from a CT head. Densities in Hounsfield units."""
 
     tissue_hu: tuple[float, float] = Field(
-        default=(0.0, 100.0), description="lowest and highest density inside the skull"
+        default=(0.0, 100.0), description="density of brain, CSF and fresh blood"
     )
-    bone_hu: float = Field(default=200.0, gt=100, description="denser than this is bone")
-    neck_mm: float = Field(default=5.0, ge=2, le=15, description="bridges thinner than twice this are cut")
+    reach_mm: float = Field(
+        default=8.0, ge=0, le=20, description="brain is looked for this far beyond the fitted template"
+    )
+    neck_mm: float = Field(default=4.0, ge=2, le=15, description="bridges thinner than twice this are cut")
     smooth_mm: float = Field(default=6.0, ge=0, le=15, description="sulci and gaps up to this wide are closed")
 
 
-def extract_ct(volume: Volume, settings: ExtractCtSettings) -> MaskArray:
+def extract_ct(volume: Volume, settings: ExtractCtSettings, fitting: ExtractMrSettings) -> MaskArray:
     """Return the brain mask ``(I, J, K)`` of a CT head on the scan's grid.
+
+    Parameters
+    ----------
+    volume
+        The head in Hounsfield units.
+    settings
+        Densities and sizes.
+    fitting
+        How the MNI152 brain is fitted, as for MR.
 
     Raises
     ------
     ScanRefusedError
-        With code ``no_skull`` when nothing lies inside bone.
+        With code ``no_soft_tissue`` when the scan cannot be in Hounsfield units.
     """
-    grid = world_grid(volume.geometry, WORKING_MM)
+    low, high = settings.tissue_hu
+    soft = (volume.voxels >= low) & (volume.voxels <= high)
+    if not soft.any():
+        raise ScanRefusedError("no_soft_tissue", f"no voxel from {low:.0f} to {high:.0f} HU", "a CT head in Hounsfield "
+                               "units", "check the rescale slope and intercept")  # fmt: skip
+    scan_from_template = fit_head(volume.with_voxels(np.where(soft, volume.voxels - low, 0)), fitting)
+    grid, template = world_grid(volume.geometry, WORKING_MM), template_on(WORKING_MM, multiple=1)
+    depth = resample(template.depth_mm(), template.geometry, grid, np.linalg.inv(scan_from_template), outside=-99.0)
     image = resample(volume.voxels, volume.geometry, grid, outside=-1000.0)
-    inside = _inside_skull(image > settings.bone_hu)
-    tissue = inside & (image >= settings.tissue_hu[0]) & (image <= settings.tissue_hu[1])
-    if not tissue.any():
-        raise ScanRefusedError("no_skull", "no soft tissue inside bone", "a CT head in Hounsfield units",
-                               "check the rescale slope and intercept, and that the scan is a head")  # fmt: skip
-    return resample_mask(_brain(tissue, inside, settings), grid, volume.geometry)
+    near = (depth > -settings.reach_mm) & (image <= high)
+    tissue = near & ((image >= low) | (depth > CERTAIN_MM))
+    return resample_mask(_brain(tissue, near, settings), grid, volume.geometry)
 
 
-def _inside_skull(bone: MaskArray) -> MaskArray:
-    """Return what bone surrounds in axial slices: the head has no lid below, so 3D filling would leak."""
-    radius = int(np.ceil(SKULL_GAP_MM / WORKING_MM / 2))
-    closed = _close(bone, radius)
-    filled = np.stack([ndimage.binary_fill_holes(closed[:, :, k]) for k in range(closed.shape[2])], axis=2)
-    return np.asarray(filled & ~bone)
-
-
-def _brain(tissue: MaskArray, inside: MaskArray, settings: ExtractCtSettings) -> MaskArray:
+def _brain(tissue: MaskArray, near: MaskArray, settings: ExtractCtSettings) -> MaskArray:
+    """Return the largest part of the tissue after cutting bridges, smoothed and filled."""
     radius = max(1, round(settings.neck_mm / WORKING_MM))
-    core = ndimage.binary_erosion(ndimage.median_filter(tissue.view(np.uint8), 3), _ball(radius))
-    grown = ndimage.binary_dilation(_largest(core), _ball(radius + 1))
-    closed = _close(grown & tissue, max(1, round(settings.smooth_mm / WORKING_MM)))
-    return np.asarray(ndimage.binary_fill_holes(closed & inside))
+    core = _largest(ndimage.binary_erosion(tissue, _ball(radius)))
+    grown = ndimage.binary_dilation(core, _ball(radius + 1)) & tissue
+    closed = _close(grown, max(1, round(settings.smooth_mm / WORKING_MM)))
+    return np.asarray(ndimage.binary_fill_holes(closed & near))
 
 
 def _close(mask: MaskArray, radius: int) -> MaskArray:
