@@ -44,7 +44,7 @@ class CohortVolumes:
         record = self.records[index]
         voxels = self._map(record.volume)
         mask = self._map(record.mask)
-        return voxels, np.asarray(mask, dtype=np.bool_)
+        return voxels, mask.view(np.bool_)  # stored as bytes 0 and 1
 
     def __iter__(self) -> Any:
         return (self[index] for index in range(len(self)))

@@ -179,7 +179,7 @@ def _folder(root: Path, participants: dict[Path, dict[str, Participant]]) -> lis
         if is_nifti_name(path.name):
             found.extend([_nifti(path, participants)] if is_scan_name(path.name) else [])
         elif path.suffix.lower() == ".zip":
-            found.extend(_zip(path, path))
+            found.extend(_zip(path, root))
         elif header := _probe(path):
             headers.append(header)
         elif path.suffix.lower() in _DICOM_ENDINGS:
@@ -189,7 +189,13 @@ def _folder(root: Path, participants: dict[Path, dict[str, Participant]]) -> lis
 
 def _walk(root: Path) -> Iterator[Path]:
     """Yield files in a fixed order; skip hidden folders, what this program wrote, and BIDS side folders."""
-    for folder, folders, names in os.walk(root):
+    seen: set[Path] = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        real = Path(folder).resolve()
+        if real in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add(real)
         is_bids = "dataset_description.json" in names or any(f.startswith("sub-") for f in folders)
         folders[:] = sorted(
             f for f in folders if not f.startswith(".") and f != "__MACOSX"
@@ -217,7 +223,10 @@ def _probe(path: Path) -> Header | None:
 
 
 def _zip(path: Path, origin: Path) -> list[ScanSource]:
-    """Return the scans in a zip; it is listed and read in memory, nothing is unpacked."""
+    """Return the scans in a zip; it is listed and read in memory, nothing is unpacked.
+
+    ``origin`` is what is written down of DICOM: the zip only if the user named it, for its name may name a patient.
+    """
     headers: list[Header] = []
     found: list[ScanSource] = []
     try:
@@ -227,7 +236,7 @@ def _zip(path: Path, origin: Path) -> list[ScanSource]:
                 if file.name.startswith(".") or "__MACOSX" in member:
                     continue
                 if is_nifti_name(member):
-                    found.extend([_zipped_nifti(file, origin)] if is_scan_name(file.name) else [])
+                    found.extend([_zipped_nifti(file)] if is_scan_name(file.name) else [])
                 elif PurePosixPath(member).suffix.lower() not in _NEVER_IMAGES:
                     headers.extend(_probe_member(archive, file))
     except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, EOFError):
@@ -288,9 +297,9 @@ def _named_nifti(path: Path, participants: dict[Path, dict[str, Participant]]) -
     ))  # fmt: skip
 
 
-def _zipped_nifti(file: StoredFile, origin: Path) -> ScanSource:
+def _zipped_nifti(file: StoredFile) -> ScanSource:
     scan = _nifti(Path(file.member.replace("\\", "/")), {})
-    return replace(scan, files=(file,), origin=origin, fragment=file.member, lesion_mask=None)
+    return replace(scan, files=(file,), origin=file.path, fragment=file.member, lesion_mask=None)
 
 
 def _unreadable_file(file: StoredFile, origin: Path) -> ScanSource:

@@ -167,6 +167,23 @@ def test_a_zip_may_hold_nifti(tmp_path: Path) -> None:
     np.testing.assert_array_equal(scan.read().voxels, make_volume().voxels)
 
 
+def test_the_name_of_a_zip_found_in_a_folder_is_not_written_down(tmp_path: Path) -> None:
+    (tmp_path / "inbox").mkdir()
+    write_zip(tmp_path / "inbox" / "doe_jane.zip", make_series())
+    (scan,) = discover([tmp_path / "inbox"])
+    assert scan.origin == tmp_path / "inbox"
+    (named,) = discover([tmp_path / "inbox" / "doe_jane.zip"])
+    assert named.origin.name == "doe_jane.zip", "what the user types is the user's"
+
+
+def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
+    put(tmp_path / "store" / "a.nii.gz")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "store")
+    (tmp_path / "store" / "back").symlink_to(tmp_path / "in")
+    assert ids(discover([tmp_path / "in"])) == ["a"]
+
+
 def test_files_of_other_kinds_are_passed_over(tmp_path: Path) -> None:
     put(tmp_path / "a.nii.gz")
     for name in ("notes.txt", "DICOMDIR", "a.json", ".hidden.nii.gz", "binary"):
