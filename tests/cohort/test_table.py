@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from anomaly.cohort.record import ScanRecord, record_path
+from anomaly.cohort.record import ScanRecord
 from anomaly.cohort.table import (
     COLUMNS,
     accepted,
@@ -36,17 +35,6 @@ def test_records_survive_the_manifest(tmp_path: Path) -> None:
     assert read_records(tmp_path) == [ACCEPTED, REFUSED]
 
 
-def test_a_record_survives_its_file(tmp_path: Path) -> None:
-    record = replace(ACCEPTED, made_from="digest")
-    record.save(tmp_path)
-    assert ScanRecord.load(record_path(tmp_path, record.scan_id)) == record
-
-
-def test_a_record_knows_its_grid() -> None:
-    assert ACCEPTED.geometry.spacing == (2, 2, 2)
-    np.testing.assert_array_equal(ACCEPTED.template_from_scan_matrix, np.eye(4))
-
-
 def test_the_manifest_has_the_documented_columns_in_both_forms(tmp_path: Path) -> None:
     write_manifest(tmp_path, [ACCEPTED, REFUSED])
     assert list(read_manifest(tmp_path).columns) == list(COLUMNS)
@@ -62,8 +50,6 @@ def test_an_empty_manifest_can_be_written_and_read(tmp_path: Path) -> None:
 
 def test_only_accepted_scans_have_a_volume() -> None:
     assert accepted([ACCEPTED, REFUSED]) == [ACCEPTED]
-    refused = ACCEPTED.because(ScanStatus.REFUSED, "code", "reason", "remedy")
-    assert (refused.volume, refused.mask, refused.template_from_scan) == ("", "", ())
 
 
 def test_no_cohort_is_an_error_that_says_how_to_make_one(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from scipy.ndimage import map_coordinates
 from anomaly.core.errors import ScanRefusedError
 from anomaly.core.volume import Modality, Volume
 from anomaly.io.discover import discover
-from tests.io.dicom_factory import AXIAL, make_series, make_slice, uid, write_series, write_zip
+from tests.io.dicom_factory import make_series, make_slice, uid, write_series, write_zip
 
 TILT = np.deg2rad(18.5)
 OBLIQUE = (0.96, 0.28, 0.0, -0.28 * np.cos(0.4), 0.96 * np.cos(0.4), np.sin(0.4))
@@ -222,52 +222,6 @@ def test_several_volumes_in_one_series_are_refused(tmp_path: Path) -> None:
     assert error.code == "not_3d"
 
 
-def test_two_echoes_in_one_series_are_two_scans(tmp_path: Path) -> None:
-    first, second = make_series(EchoTime=12.0), make_series(EchoTime=90.0, seed=1)
-    for index, ds in enumerate(second):
-        ds.SOPInstanceUID = uid("second", index)
-    scans = discover([write_series(tmp_path / "series", first + second)])
-    assert [len(scan.files) for scan in scans] == [6, 6]
-    assert len({scan.scan_id for scan in scans}) == 2
-
-
-def test_two_series_in_one_folder_are_two_scans(tmp_path: Path) -> None:
-    both = make_series(series="one") + make_series(series="two", seed=1)
-    assert len(discover([write_series(tmp_path / "both", both)])) == 2
-
-
-def test_a_localizer_of_three_planes_is_refused(tmp_path: Path) -> None:
-    planes = (AXIAL, (1.0, 0, 0, 0, 0, -1.0), (0, 1.0, 0, 0, 0, -1.0))
-    series = [ds for n, p in enumerate(planes) for ds in make_series(3, orientation=p, series="loc")]
-    for index, ds in enumerate(series):
-        ds.SOPInstanceUID = uid("loc", index)
-    assert refusal(write_series(tmp_path / "series", series)).code == "localizer"
-
-
-def test_a_scout_inside_a_ct_series_is_refused_and_the_scan_is_read(tmp_path: Path) -> None:
-    series = make_series(n_slices=20, modality="CT")
-    scout = make_slice(99, (0, 0, 0), np.zeros((40, 30), np.uint16), "CT", orientation=(1, 0, 0, 0, 0, -1),
-                       ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])  # fmt: skip
-    scan, refused = discover([write_series(tmp_path / "series", [*series, scout])])
-    assert scan.read().voxels.shape[2] == 20
-    assert refused.refusal is not None
-    assert refused.refusal.code == "localizer"
-
-
-@pytest.mark.parametrize(
-    ("sop_class", "modality"),
-    [("1.2.840.10008.5.1.4.1.1.88.11", "SR"), ("1.2.840.10008.5.1.4.1.1.104.1", "DOC"),
-     ("1.2.840.10008.5.1.4.1.1.481.3", "RTSTRUCT"), ("1.2.840.10008.5.1.4.1.1.7", "OT")],
-    ids=["structured report", "PDF", "contours", "screenshot"],
-)  # fmt: skip
-def test_what_is_no_scan_is_refused(tmp_path: Path, sop_class: str, modality: str) -> None:
-    ds = make_series(1)[0]
-    ds.SOPClassUID, ds.Modality = sop_class, modality
-    if modality != "OT":
-        del ds.PixelData, ds.Rows, ds.Columns
-    assert refusal(write_series(tmp_path / "object", [ds])).code == "non_image"
-
-
 def test_images_without_a_position_are_refused(tmp_path: Path) -> None:
     folder = write_series(tmp_path / "series", make_series(ImagePositionPatient=None))
     assert refusal(folder).code == "missing_geometry"
@@ -278,52 +232,6 @@ def test_a_truncated_file_is_refused_as_unreadable(tmp_path: Path) -> None:
     victim = sorted(folder.iterdir())[0]
     victim.write_bytes(victim.read_bytes()[:-60])
     assert refusal(folder).code == "unreadable"
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ({"SeriesDescription": "Sag T1 MPRAGE"}, Modality.T1W),
-        ({"SeriesDescription": "AX T2 FLAIR"}, Modality.FLAIR),
-        ({"SeriesDescription": "ax t2 tse"}, Modality.T2W),
-        ({"SeriesDescription": "t2*_swi"}, Modality.UNKNOWN),
-        ({"SeriesDescription": "ep2d_diff_b1000"}, Modality.UNKNOWN),
-        (
-            {"SeriesDescription": "ax", "EchoTime": 100, "RepetitionTime": 9000, "InversionTime": 2500},
-            Modality.FLAIR,
-        ),
-        ({"SeriesDescription": "ax", "EchoTime": 100, "RepetitionTime": 5000}, Modality.T2W),
-        ({"SeriesDescription": "ax", "EchoTime": 3, "RepetitionTime": 8}, Modality.T1W),
-    ],
-    ids=lambda value: " ".join(map(str, value.values())) if isinstance(value, dict) else value.value,
-)
-def test_the_header_says_what_kind_of_mr_it_is(tmp_path: Path, values: dict, expected: Modality) -> None:
-    (scan,) = discover([write_series(tmp_path / "series", make_series(**values))])
-    assert scan.modality is expected
-
-
-def test_nothing_that_is_written_names_the_patient(tmp_path: Path) -> None:
-    folder = tmp_path / "exports" / "DOE_JANE"
-    write_series(folder, make_series())
-    (scan,) = discover([tmp_path / "exports"])
-    written = f"{scan.scan_id} {scan.subject} {scan.session} {scan.origin.name}#{scan.fragment}".lower()
-    assert not any(word in written for word in ("doe", "jane", "4711", "1970"))
-    assert scan.scan_id.startswith("sub-")
-    assert scan.scan_id.endswith("_T1w")
-
-
-def test_the_pseudonym_of_a_patient_is_the_same_for_all_series(tmp_path: Path) -> None:
-    both = make_series(series="one") + make_series(series="two", seed=1)
-    first, second = discover([write_series(tmp_path / "both", both)])
-    assert first.subject == second.subject
-    assert first.scan_id != second.scan_id
-
-
-def test_series_without_patient_id_of_two_studies_are_two_subjects(tmp_path: Path) -> None:
-    one = make_series(series="one", PatientID="")
-    two = make_series(series="two", PatientID="", StudyInstanceUID=uid("another study"))
-    first, second = discover([write_series(tmp_path / "both", one + two)])
-    assert first.subject != second.subject
 
 
 def test_a_zip_is_read_in_memory_and_nothing_is_unpacked(tmp_path: Path) -> None:
@@ -357,13 +265,6 @@ def test_a_real_series_agrees_with_dcm2niix(anomaly_data: Path, tmp_path: Path, 
         archive.extractall(tmp_path / "files")
     (reference,) = with_dcm2niix(tmp_path / "files", tmp_path / "reference").values()
     assert_same_image(read_one(source), reference, atol_mm=2e-2)
-
-
-@pytest.mark.real_data
-def test_the_real_t1_series_is_recognised(anomaly_data: Path) -> None:
-    (scan,) = discover([anomaly_data / "dicom" / "mr_t1_384slices.zip"])
-    assert scan.modality is Modality.T1W
-    assert len(scan.files) == 384
 
 
 @pytest.mark.real_data

@@ -1,0 +1,36 @@
+"""A record says all that is known of one scan, on disk as in memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from anomaly.cohort.record import ScanRecord, record_path
+from anomaly.core.results import ScanStatus
+from tests.cohort.test_table import ACCEPTED
+
+
+def test_a_record_survives_its_file(tmp_path: Path) -> None:
+    record = replace(ACCEPTED, made_from="digest")
+    record.save(tmp_path)
+    assert ScanRecord.load(record_path(tmp_path, record.scan_id)) == record
+
+
+def test_a_record_knows_its_grid() -> None:
+    assert ACCEPTED.geometry.spacing == (2, 2, 2)
+    np.testing.assert_array_equal(ACCEPTED.template_from_scan_matrix, np.eye(4))
+
+
+def test_a_record_written_by_a_later_version_is_still_read(tmp_path: Path) -> None:
+    path = record_path(tmp_path, "a")
+    path.parent.mkdir()
+    path.write_text('{"scan_id": "a", "status": "refused", "something_new": 1}')
+    assert ScanRecord.load(path) == ScanRecord("a", ScanStatus.REFUSED)
+
+
+def test_a_scan_that_is_left_out_has_no_volume() -> None:
+    refused = ACCEPTED.because(ScanStatus.REFUSED, "code", "reason", "remedy")
+    assert (refused.volume, refused.mask, refused.template_from_scan) == ("", "", ())
+    assert (refused.subject, refused.content_hash) == (ACCEPTED.subject, ACCEPTED.content_hash)
