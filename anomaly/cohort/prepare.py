@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from anomaly import __version__
 from anomaly.cohort.record import ScanRecord, record_path
 from anomaly.core.config import Settings
 from anomaly.core.errors import AnomalyError, ScanRefusedError
@@ -78,9 +79,8 @@ class Recipe:
 
     def digest(self) -> str:
         """Return a digest of everything that decides what becomes of a scan."""
-        return sha256_of_json(
-            [RECORD_FORMAT, chain_hash(self.chain), self.modality.value, self.qc.model_dump(mode="json")]
-        )
+        qc = self.qc.model_dump(mode="json")
+        return sha256_of_json([__version__, RECORD_FORMAT, chain_hash(self.chain), self.modality.value, qc])
 
     def blank(self, scan: ScanSource) -> ScanRecord:
         """Return what is known of a scan before it is read."""

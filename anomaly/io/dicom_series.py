@@ -161,9 +161,9 @@ def _header(file: StoredFile, ds: Dataset) -> Header | None:
     sop_class = _text(ds, "SOPClassUID") or _text(meta, "MediaStorageSOPClassUID")
     if not sop_class or sop_class == MediaStorageDirectoryStorage:
         return None
-    instance = _text(ds, "SOPInstanceUID") or _text(meta, "MediaStorageSOPInstanceUID") or file.name
+    instance = _text(ds, "SOPInstanceUID") or _text(meta, "MediaStorageSOPInstanceUID") or str(file)
     frame = _text(ds, "FrameOfReferenceUID")
-    study = _text(ds, "StudyInstanceUID") or frame or instance
+    study = _text(ds, "StudyInstanceUID") or frame or file.folder  # anonymisers blank what is required
     number = _text(ds, "SeriesNumber")
     return Header(
         file=file,

@@ -34,6 +34,11 @@ class StoredFile:
         """The file's own name, without folders."""
         return (self.member or self.path.name).replace("\\", "/").rsplit("/", 1)[-1]
 
+    @property
+    def folder(self) -> str:
+        """The folder it lies in, inside the zip where it is in one."""
+        return f"{self.path}/{self.member}".rpartition("/")[0] if self.member else str(self.path.parent)
+
     def identity(self) -> list[str | int]:
         """Return what changes when the file is replaced: name, size, time of change."""
         stat = self.path.stat()

@@ -137,3 +137,19 @@ def test_the_real_t1_series_is_recognised(anomaly_data: Path) -> None:
     (scan,) = discover([anomaly_data / "dicom" / "mr_t1_384slices.zip"])
     assert scan.modality is Modality.T1W
     assert len(scan.files) == 384
+
+
+def test_a_series_whose_identifiers_were_all_blanked_is_one_scan(tmp_path: Path) -> None:
+    series = make_series(6)
+    for ds in series:
+        for keyword in (
+            "SOPInstanceUID",
+            "StudyInstanceUID",
+            "SeriesInstanceUID",
+            "FrameOfReferenceUID",
+            "PatientID",
+        ):
+            setattr(ds, keyword, "")
+        ds.file_meta.MediaStorageSOPInstanceUID = uid(ds.InstanceNumber)
+    (scan,) = discover([write_series(tmp_path / "series", series)])
+    assert scan.read().voxels.shape[2] == 6
