@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from anomaly.core.config import Settings
-from anomaly.training.fields import chance, smooth_field, uniform, upsample
+from anomaly.training.fields import chance, nonzero, smooth_field, uniform, upsample
 
 Spacing = tuple[float, float, float]
 
@@ -66,14 +66,14 @@ def corrupt(
     """
     with torch.autocast(images.device.type, enabled=False):
         slab = as_slab(images)
-        foreground = (slab != 0).float()
+        foreground = nonzero(slab)
         change = _draw(slab, mask, spacing, settings, rng)
         blob = torch.sigmoid(change[:, :1]) * foreground
         gain, offset, foreign, noise = change[:, 1:].split(1, dim=1)
         other = _elsewhere(slab, spacing, rng)
-        difference = gain * slab + offset + foreign * (other - slab) * (other != 0).float()
-        corrupted = torch.minimum(slab + blob * difference + noise, slab.amax(dim=(1, 2, 3, 4), keepdim=True))
-        corrupted = torch.maximum(corrupted, slab.amin(dim=(1, 2, 3, 4), keepdim=True)) * foreground
+        difference = torch.addcmul(offset, gain, slab).addcmul_(foreign, (other - slab) * nonzero(other))
+        corrupted = torch.addcmul(slab + noise, blob, difference)
+        corrupted = torch.minimum(corrupted, highest(slab)).maximum(lowest(slab)).mul_(foreground)
         corrupted = from_slab(corrupted, images)
         changed = from_slab(blob, images)
     middle = changed.shape[1] // 2
@@ -88,6 +88,16 @@ def as_slab(images: Tensor) -> Tensor:
 def from_slab(slab: Tensor, like: Tensor) -> Tensor:
     """Undo :func:`as_slab`."""
     return slab[:, 0] if like.ndim == 4 else slab
+
+
+def lowest(slab: Tensor) -> Tensor:
+    """Return the lowest intensity of each image ``(B, 1, 1, 1, 1)``."""
+    return slab.amin(dim=(1, 2, 3, 4), keepdim=True)
+
+
+def highest(slab: Tensor) -> Tensor:
+    """Return the highest intensity of each image ``(B, 1, 1, 1, 1)``."""
+    return slab.amax(dim=(1, 2, 3, 4), keepdim=True)
 
 
 def _draw(
@@ -192,19 +202,18 @@ def _effect(
     texture = 1 + uniform(slab, 0.0, 0.3, rng) * _permuted(noises[0], rng)
     sign = 1 - 2 * chance(slab, settings.dark, rng).float()
     # Intensities below 0 (z-scores): a shift is a share of the distance from the lowest intensity, not from 0.
-    lowest = slab.amin(dim=(1, 2, 3, 4), keepdim=True)
-    top = slab.amax(dim=(1, 2, 3, 4), keepdim=True)
+    bottom, top = lowest(slab), highest(slab)
     shift = sign * uniform(slab, *settings.shift, rng) * texture
-    level = (lowest + uniform(slab, 0.1, 0.9, rng) * (top - lowest)) * texture
+    level = (bottom + uniform(slab, 0.1, 0.9, rng) * (top - bottom)) * texture
     foreign = (kind > 1 - settings.foreign).float()
     flat = (kind < settings.flat).float()
     shifted = 1 - foreign - flat
-    return shifted * shift - flat, flat * level - shifted * shift * lowest, foreign.expand_as(texture)
+    return shifted * shift - flat, flat * level - shifted * shift * bottom, foreign.expand_as(texture)
 
 
 def _elsewhere(slab: Tensor, spacing: Spacing, rng: torch.Generator) -> Tensor:
-    """Return another scan of the batch, moved by up to ELSEWHERE_MM along the axes of the image."""
-    moved = slab[torch.randperm(len(slab), generator=rng, device=slab.device)]
+    """Return a scan of the batch, moved by up to ELSEWHERE_MM along the axes of the image."""
+    moved = slab if len(slab) == 1 else slab[torch.randperm(len(slab), generator=rng, device=slab.device)]
     for axis, (length, size) in enumerate(zip(slab.shape[2:], spacing, strict=True), start=2):
         reach = min(length // 2, round(ELSEWHERE_MM / size))
         shift = torch.randint(-reach, reach + 1, (1,), generator=rng, device=slab.device)

@@ -13,7 +13,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
 
 from anomaly.core.views import View
-from anomaly.training.fields import chance, smooth_field, uniform, upsample
+from anomaly.training.fields import chance, nonzero, smooth_field, uniform, upsample
 from anomaly.training.settings import AugmentationSettings
 
 
@@ -37,7 +37,7 @@ def augment(
     """
     images, mask = mirror(images, mask, view, settings.flip, rng)
     images, mask = deform(images, mask, settings, rng)
-    foreground = (images != 0).float()
+    foreground = nonzero(images)
     images = blur(images, foreground, settings.blur, rng)
     images = recontrast(images, settings, rng)
     if settings.noise:
@@ -69,7 +69,7 @@ def deform(
         unit = torch.tensor([2.0 / n for n in reversed(shape)], device=images.device)
         strength = uniform(images, 0.0, settings.elastic, rng).unsqueeze(-1)[:, 0]
         grid = grid + strength * bend.movedim(1, -1) * unit
-    stacked = torch.cat([images, (images != 0).float(), mask.float()], dim=1)
+    stacked = torch.cat([images, nonzero(images), mask.float()], dim=1)
     moved = F.grid_sample(stacked, grid, mode="bilinear", align_corners=False)
     channels = images.shape[1]
     inside = moved[:, channels:] > 0.5

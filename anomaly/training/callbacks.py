@@ -123,6 +123,9 @@ class LastCheckpoint(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the checkpoint, after validation has been recorded."""
         del pl_module
+        if not trainer.is_global_zero:
+            trainer.save_checkpoint(self.path)  # takes part in the saving, and writes nothing
+            return
         with atomic_path(self.path) as temporary:
             trainer.save_checkpoint(temporary)
 
