@@ -10,6 +10,7 @@ import numpy.typing as npt
 from anomaly.core.volume import Volume
 
 _MAX_SAMPLE = 400_000
+_PADDING_SHARE = 0.1  # a value this frequent is what surrounds an extracted brain
 
 
 def measure(volume: Volume) -> dict[str, float]:
@@ -33,7 +34,9 @@ def measure(volume: Volume) -> dict[str, float]:
     """
     geometry = volume.geometry
     sample = _sample(volume.voxels)
-    foreground = sample > _background(sample, volume.modality.is_ct)
+    values, counts = np.unique(sample, return_counts=True)
+    padding = float(values[counts.argmax()]) if counts.max() > _PADDING_SHARE * sample.size else float(values[0])
+    foreground = _foreground(sample, padding, volume.modality.is_ct)
     share = float(foreground.mean())
     low, p01, p50, p99, high = (float(v) for v in np.percentile(sample, [0, 1, 50, 99, 100]))
     return {
@@ -50,7 +53,7 @@ def measure(volume: Volume) -> dict[str, float]:
         "minimum": low,
         "maximum": high,
         "below_minus_200": float((sample < -200).mean()),
-        "n_values": float(len(np.unique(sample))),
+        "n_values": float(len(values)),
     }
 
 
@@ -60,9 +63,10 @@ def _sample(voxels: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return flat[::step]
 
 
-def _background(sample: npt.NDArray[Any], is_ct: bool) -> float:
-    """Return the highest value of background: -500 HU, or 5 % of the way from darkest to bright."""
-    low, high = float(sample.min()), float(np.percentile(sample, 99.5))
-    if is_ct and low < -500:
-        return -500.0
-    return low + 0.05 * ((high if high > low else float(sample.max())) - low)
+def _foreground(sample: npt.NDArray[Any], padding: float, is_ct: bool) -> npt.NDArray[np.bool_]:
+    """Return what is denser than -500 HU, or differs from the padding by 5 % of the range above it."""
+    if is_ct and float(sample.min()) < -500:
+        return np.asarray(sample > -500)
+    bright = float(np.percentile(sample, 99.5))
+    reach = (bright if bright > padding else float(sample.max())) - padding
+    return np.asarray(np.abs(sample - padding) > 0.05 * reach)

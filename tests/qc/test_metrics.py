@@ -23,6 +23,14 @@ def test_the_foreground_of_an_extracted_brain_is_the_brain() -> None:
     assert measure(volume)["foreground_ml"] == pytest.approx((volume.voxels > 0).sum() * 0.064, rel=0.02)
 
 
+def test_negative_values_inside_an_extracted_brain_do_not_turn_its_surroundings_into_tissue() -> None:
+    volume = make_volume(shape=(40, 48, 40))
+    voxels = volume.voxels.copy()
+    voxels[20, 20, 18:22] = -90
+    share = measure(volume.with_voxels(voxels))["foreground_share"]
+    assert share == pytest.approx((volume.voxels > 0).mean(), abs=0.01)
+
+
 def test_the_foreground_of_a_ct_is_what_is_denser_than_air() -> None:
     volume = make_volume(shape=(40, 48, 40), modality=Modality.CT)
     with_air = volume.with_voxels(np.where(volume.voxels > 0, volume.voxels / 3, -1000))
