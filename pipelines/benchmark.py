@@ -197,7 +197,7 @@ def _plant(
         raw, record.template_from_scan_matrix, lesion, grid, kind, draw_strength(kind, rng), rng
     )
     write_nifti(scan_path, planted.voxels, raw.geometry)
-    write_nifti(mask_path, mask.astype(np.uint8), raw.geometry)
+    write_nifti(mask_path, mask, raw.geometry, "uint8")
 
 
 def _shapes(settings: BenchmarkSettings, root: Path, grid: Geometry) -> Sequence[MaskArray] | None:

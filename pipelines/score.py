@@ -179,8 +179,8 @@ class _Desk:
         name = record.scan_id
         map_path = f"{name}/{name}_desc-anomaly_map.nii.gz"
         mask_path = f"{name}/{name}_desc-flagged_mask.nii.gz"
-        write_nifti(self.folder / map_path, native.evidence, record.geometry)
-        write_nifti(self.folder / mask_path, native.flagged.astype(np.uint8), record.geometry)
+        write_nifti(self.folder / map_path, native.evidence, record.geometry, "int16")
+        write_nifti(self.folder / mask_path, native.flagged, record.geometry, "uint8")
         _write_template_volumes(self.folder / name / f"{name}_space-template_volumes.npz", scored, voxels, grid)
         declared = scored.scores[settings.scan_score]
         result = replace(

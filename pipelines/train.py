@@ -21,6 +21,7 @@ from anomaly.core.files import write_text
 from anomaly.models.base import FitReport, FitRun, PlantedScan
 from anomaly.models.registry import create
 from anomaly.scoring.scorer import Scorer
+from anomaly.training.settings import TrainingSettings
 from pipelines.common import Progress, audit, find_config, no_progress, now, shipped_configs, software, who
 from pipelines.intake import healthy_records
 
@@ -62,10 +63,11 @@ def train(
     records = healthy_records(cohort, experiment, split="train")
     training, validation = _hold_out(records, experiment.validation_fraction)
     volumes, held_out = CohortVolumes(cohort, training), CohortVolumes(cohort, validation)
-    chosen_seed = experiment.training.seed if seed is None else seed
+    settings = experiment.training or TrainingSettings()
+    chosen_seed = settings.seed if seed is None else seed
     detector = create(experiment.model_settings(), volumes.grid)
     run = FitRun(
-        folder=output / "training", training=experiment.training, seed=chosen_seed, device=device, devices=devices,
+        folder=output / "training", training=settings, seed=chosen_seed, device=device, devices=devices,
         progress=progress,
     )  # fmt: skip
     report = detector.fit(volumes, _planted(held_out), run)

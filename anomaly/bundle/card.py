@@ -47,9 +47,9 @@ def model_card(config: ExperimentConfig, model_id: str, facts: Mapping[str, Any]
         "## How it scores",
         "",
         f"The declared scan score is `{scoring.scan_score}`. The evidence is made of the model's signed "
-        f"{' and '.join(f'`{name}`' for name in scoring.maps)}, smoothed ({scoring.smoothing_mm:g} mm) and standardised "
-        f"({scoring.standardise}) against healthy scans. A scan less correlated with the mean healthy scan than "
-        f"{scoring.min_similarity:g} is refused.",
+        f"{' and '.join(f'`{name}`' for name in scoring.maps)}, smoothed ({scoring.smoothing_mm:g} mm) and "
+        f"standardised ({scoring.standardise}) against healthy scans. A scan less correlated with the mean healthy "
+        f"scan than {scoring.min_similarity:g} is refused.",
         "",
         "## Limits",
         "",

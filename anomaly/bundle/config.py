@@ -28,7 +28,9 @@ class ExperimentConfig(Settings):
     description: str = Field(default="", description="one sentence for people")
     preprocessing: ChainSettings = Field(description="the chain every scan goes through")
     model: dict[str, Any] = Field(description="family and its settings")
-    training: TrainingSettings = Field(default_factory=TrainingSettings)
+    training: TrainingSettings | None = Field(
+        default=None, description="how networks are trained; others need none"
+    )
     scoring: ScoringSettings = Field(default_factory=ScoringSettings)
     validation_fraction: float = Field(
         default=0.12, ge=0, lt=1, description="share of the training subjects that choose the checkpoint"

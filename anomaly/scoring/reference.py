@@ -119,7 +119,7 @@ class _Moments:
         """Return the sample SD (n − 1)."""
         mean = self.total / np.maximum(self.count, 1)
         variance = (self.squares / np.maximum(self.count, 1) - mean**2) * self.count / np.maximum(self.count - 1, 1)
-        return np.sqrt(np.maximum(variance, 0)).astype(np.float32)
+        return np.asarray(np.sqrt(np.maximum(variance, 0)), dtype=np.float32)
 
 
 def sigma_in_voxels(sigma_mm: float, grid: Geometry) -> tuple[float, float, float]:

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from anomaly.calibration import record as calibrations
+from anomaly.core.errors import AlphaTooSmallError, ConfigError, LeakageError
+from pipelines.calibrate import calibrate
+from tests.pipelines.cohorts import make_cohort
+from tests.pipelines.conftest import Trained
+
+
+def test_one_scoring_gives_a_record_for_each_alpha(trained: Trained) -> None:
+    strict, loose = (calibrations.for_alpha(trained.model, alpha).record for alpha in (0.05, 0.10))
+
+    assert strict.threshold > loose.threshold
+    assert strict.n_healthy == loose.n_healthy == 24
+    assert strict.reason == "tests"
+    assert strict.scope.modality == "T1w"
+    assert strict.interval_low < strict.expected_rate < strict.interval_high
+    assert strict.voxel_threshold is not None
+
+
+def test_every_score_has_a_reference(trained: Trained) -> None:
+    calibration = calibrations.for_alpha(trained.model, 0.05)
+
+    assert {"reconstruction", "combined"} <= set(calibration.score_names)
+    assert len(calibration.reference_scores()) == 24
+
+
+def test_an_alpha_that_cannot_be_promised_is_refused_before_anything_is_scored(trained: Trained) -> None:
+    before = calibrations.records(trained.model)
+
+    with pytest.raises(AlphaTooSmallError, match=r"1/\(n \+ 1\) = 0\.0400"):
+        calibrate(trained.model, trained.holdout, [0.05, 0.01], "too strict")
+    assert calibrations.records(trained.model) == before
+
+
+def test_subjects_seen_in_training_are_refused(trained: Trained, tmp_path: Path) -> None:
+    seen = make_cohort(tmp_path / "seen", [*range(200, 224), 3])
+
+    with pytest.raises(LeakageError, match="sub-003"):
+        calibrate(trained.model, seen, [0.05], "leaky")
+
+
+def test_a_scan_seen_in_training_under_another_name_is_refused(trained: Trained, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from anomaly.cohort.table import read_records, write_manifest
+
+    cohort = make_cohort(tmp_path / "renamed", [*range(200, 224), 3])
+    renamed = [replace(r, subject="sub-999") if r.subject == "sub-003" else r for r in read_records(cohort)]
+    write_manifest(cohort, renamed)
+
+    with pytest.raises(LeakageError, match="by content"):
+        calibrate(trained.model, cohort, [0.05], "leaky")
+
+
+def test_a_reason_is_required(trained: Trained) -> None:
+    with pytest.raises(ConfigError, match="needs a reason"):
+        calibrate(trained.model, trained.holdout, [0.05], "  ")

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from anomaly.cohort.table import read_records
+from anomaly.core.errors import BundleError, UncalibratedError
+from anomaly.core.files import read_json
+from pipelines.score import ScoreRequest, score
+from tests.pipelines.cohorts import OBLIQUE, SCAN, add_refused, make_cohort
+from tests.pipelines.conftest import Trained
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight healthy scans and one that ingest refused."""
+    folder = make_cohort(tmp_path_factory.mktemp("new") / "cohort", range(300, 308))
+    add_refused(folder, read_records(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ill(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_cohort(tmp_path_factory.mktemp("ill") / "cohort", range(400, 403), lesion=True)
+
+
+@pytest.fixture(scope="module")
+def run(trained: Trained, cohort: Path, ill: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("run")
+    score(ScoreRequest(trained.model, (cohort, ill), output, alpha=0.05))
+    return output
+
+
+def table(run: Path) -> pd.DataFrame:
+    return pd.read_parquet(run / "scores.parquet").set_index("scan_id")
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    """Return every result of a run, without the times at which they were made."""
+    found = {}
+    for path in sorted(run.rglob("*")):
+        if path.suffix in {".gz", ".npz", ".tsv", ".parquet"}:
+            found[str(path.relative_to(run))] = path.read_bytes()
+    return found
+
+
+def test_every_scan_has_a_row_and_lesions_are_flagged(run: Path) -> None:
+    rows = table(run)
+
+    assert len(rows) == 12
+    assert rows.loc[[f"sub-{n}_acq-lesion_T1w" for n in (400, 401, 402)], "flagged"].all()
+    assert rows["p_value"].iloc[0] == pytest.approx(1 / 25)
+    assert {"score_reconstruction", "p_reconstruction", "percentile_reconstruction", "score_combined"} <= set(rows)
+
+
+def test_a_refused_scan_gets_no_score_but_a_row_with_reason_and_remedy(run: Path) -> None:
+    left_out = pd.read_csv(run / "refused_failed.tsv", sep="\t").set_index("scan_id")
+
+    assert left_out.loc["sub-bad_T1w", "reason"] == "found 4 axes; expected 3"
+    assert left_out.loc["sub-bad_T1w", "remedy"] == "give single volumes"
+    assert np.isnan(table(run).loc["sub-bad_T1w", "score"])
+
+
+def test_the_map_lies_on_the_scans_own_oblique_grid_and_peaks_in_the_lesion(run: Path) -> None:
+    image = nib.load(run / "sub-400_acq-lesion_T1w" / "sub-400_acq-lesion_T1w_desc-anomaly_map.nii.gz")
+    evidence = np.asarray(image.dataobj)
+    peak_mm = OBLIQUE @ np.append(np.unravel_index(evidence.argmax(), evidence.shape), 1.0)
+
+    assert image.shape == SCAN.shape
+    np.testing.assert_allclose(image.affine, OBLIQUE, atol=1e-4)
+    assert np.all(np.abs(peak_mm[:3] - [60, 68, 52]) < 20)
+
+
+def test_a_flagged_region_is_listed_in_both_spaces_with_its_polarity(run: Path) -> None:
+    region = read_json(run / "sub-400_acq-lesion_T1w" / "score.json")["regions"][0]
+
+    assert region["polarity"] == "dark"
+    world = OBLIQUE @ [*region["voxel"], 1]
+    np.testing.assert_allclose(region["mni_mm"], world[:3], atol=0.1)
+
+
+def test_an_interrupted_run_continues_to_the_same_result(
+    run: Path, trained: Trained, cohort: Path, ill: Path, tmp_path: Path
+) -> None:
+    def stop_after_three(done: int, total: int, message: str) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    request = ScoreRequest(trained.model, (cohort, ill), tmp_path, alpha=0.05)
+    with pytest.raises(KeyboardInterrupt):
+        score(request, stop_after_three)
+    assert not (tmp_path / "scores.parquet").exists()
+    finished = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/score.json")}
+    assert 1 <= len(finished) <= 4
+
+    score(request)
+
+    assert contents(tmp_path) == contents(run)
+    assert all(path.stat().st_mtime_ns == when for path, when in finished.items())
+
+
+def test_a_scan_that_breaks_the_software_fails_alone(trained: Trained, tmp_path: Path) -> None:
+    cohort = make_cohort(tmp_path / "cohort", range(310, 314))
+    (cohort / "volumes" / "sub-311_T1w.nii").write_bytes(b"broken")
+
+    summary = score(ScoreRequest(trained.model, (cohort,), tmp_path / "run"))
+
+    assert (summary["scored"], summary["failed"]) == (3, 1)
+    assert "sub-311_T1w" in (tmp_path / "run" / "refused_failed.tsv").read_text()
+
+
+def test_a_run_folder_of_another_calibration_is_not_mixed_up(run: Path, trained: Trained, cohort: Path) -> None:
+    with pytest.raises(BundleError, match="holds results of model .*choose another folder, or --overwrite"):
+        score(ScoreRequest(trained.model, (cohort,), run, alpha=0.10))
+
+
+def test_without_a_calibration_nothing_is_flagged(trained: Trained, ill: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(trained.model, tmp_path / "model"))
+    shutil.rmtree(model / "calibrations")
+    summary = score(ScoreRequest(model, (ill,), tmp_path / "run"))
+
+    assert summary["calibration_id"] is None
+    assert table(tmp_path / "run")["flagged"].isna().all()
+    assert table(tmp_path / "run")["score"].notna().all()
+    with pytest.raises(UncalibratedError, match="run `anomaly calibrate`"):
+        score(ScoreRequest(model, (ill,), tmp_path / "other", alpha=0.05))
+
+
+def test_a_scan_unlike_the_training_scans_is_refused(trained: Trained, tmp_path: Path) -> None:
+    from anomaly.io.nifti import write_nifti
+    from tests.pipelines.cohorts import GRID, healthy
+
+    cohort = make_cohort(tmp_path / "cohort", [320])
+    voxels, mask = healthy(320)
+    write_nifti(cohort / "volumes" / "sub-320_T1w.nii", np.where(mask, 1.4 - voxels, 0), GRID)
+    summary = score(ScoreRequest(trained.model, (cohort,), tmp_path / "run"))
+
+    assert summary["refused"] == 1
+    assert summary["not_scored"][0]["reason"].startswith("found a correlation of -")
+
+
+def test_the_run_says_which_model_and_calibration_made_it(run: Path, trained: Trained) -> None:
+    facts = json.loads((run / "run.json").read_text())
+
+    assert facts["model"]["model_id"] == read_json(trained.model / "metadata.json")["model_id"]
+    assert facts["calibration"]["alpha"] == 0.05
+    assert len(facts["reference_scores"]["reconstruction"]) == 24
+    assert facts["display"]["evidence_max"] > facts["display"]["voxel_threshold"]
