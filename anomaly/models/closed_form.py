@@ -40,6 +40,38 @@ def check_cohort(train: VolumeSource, grid: Geometry, family: str, fewest: int) 
         raise TrainingError(f"the cohort's grid has shape {train.grid.shape}, the model's {grid.shape}")
 
 
+def principal_components(scans: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the mean ``(V,)``, the k leading components ``(k, V)`` and the variance along them ``(k,)``.
+
+    By way of the n × n Gram matrix, which is small where there are fewer scans than voxels (Turk & Pentland 1991,
+    "Eigenfaces for Recognition"): X Xᵀ = U Λ Uᵀ, P = Λ^{-½} Uᵀ X.
+
+    Parameters
+    ----------
+    scans
+        X, ``(n, V)``, one scan per row; centred in place.
+    k
+        Number of components.
+
+    Raises
+    ------
+    TrainingError
+        If the scans vary along fewer than k directions.
+    """
+    X = scans
+    mean = X.mean(dim=0)
+    X -= mean
+    eigenvalues, U = torch.linalg.eigh((X @ X.T).double())
+    eigenvalues, U = eigenvalues.flip(0)[:k].float(), U.flip(1)[:, :k].float()
+    rank = int((eigenvalues > 1e-6 * eigenvalues[0]).sum()) if eigenvalues[0] > 0 else 0
+    if rank < k:
+        raise TrainingError(
+            f"the healthy scans vary along {rank} directions only, fewer than model.components = {k}; lower it, or "
+            "check the cohort for duplicates"
+        )
+    return mean, (U.T @ X) / eigenvalues.sqrt()[:, None], eigenvalues / (len(X) - 1)
+
+
 def volumes(train: VolumeSource) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield voxels float32 and mask bool, each ``(I, J, K)``, one scan at a time."""
     for index in range(len(train)):

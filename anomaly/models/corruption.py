@@ -116,7 +116,8 @@ def _draw(
     blobs = [_drop(blob, 1 - n / (len(blobs) + 1), rng) for n, blob in enumerate(blobs)]
     deepest = blobs[0] if blobs else torch.zeros((len(slab), 4, *shape), device=slab.device) - NOWHERE
     for blob in blobs[1:]:
-        deepest = torch.where(blob[:, :1] > deepest[:, :1], blob, deepest)
+        deeper = (blob[:, :1] > deepest[:, :1]).float()
+        deepest = torch.lerp(deepest, blob, deeper)
     return upsample(torch.cat([deepest, _noise(slab, noises, settings, rng)], dim=1), slab.shape[2:])
 
 

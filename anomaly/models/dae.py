@@ -11,8 +11,10 @@ The skip connections of the U-Net keep fine anatomy; the corruption must therefo
 network learns to pass lesions through. Beside the image, the network sees what a radiologist compares with: the
 mirror image (the other hemisphere) and the healthy mean at the place.
 
-A second output says how sure the network is that a voxel was changed, and to which side (``severity``): log-odds
-of "too dark" and "too bright", trained by cross-entropy against how far the corruption moved the voxel.
+Two simple models can speak beside the network, because their errors differ from its own: ``departure``, the image
+minus the healthy mean, and ``pca``, the residual outside the subspace of healthy scans. Scoring standardises and
+adds them up as its settings say. An optional second output, ``severity``, says how sure the network is that a
+voxel was changed: log-odds of "too dark" and "too bright", trained by cross-entropy.
 
 Source: Kascenas, Pugeault & O'Neil 2022, "Denoising Autoencoders for Unsupervised Anomaly Detection in Brain
 MRI" (coarse noise); Naval Marimont et al. 2023, "DISYRE" (many kinds of synthetic change, predicted severity).
@@ -20,6 +22,7 @@ MRI" (coarse noise); Naval Marimont et al. 2023, "DISYRE" (many kinds of synthet
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -28,8 +31,10 @@ from monai.networks.nets import BasicUNet
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from anomaly.core.errors import TrainingError
 from anomaly.core.views import View, VolumeSource
 from anomaly.models.base import Evidence, ModelSettings
+from anomaly.models.closed_form import principal_components, volumes
 from anomaly.models.corruption import CorruptionSettings, Spacing, corrupt
 from anomaly.models.network import NetworkDetector, centre, crop, pad, padded_shape, residual, within
 from anomaly.training.protocols import Moment
@@ -57,7 +62,8 @@ class DenoisingSettings(ModelSettings):
     healthy_mean: bool = Field(True, description="also show the voxelwise healthy mean; only with view kind volume")
     changed_weight: float = Field(3.0, ge=0, description="λ: extra weight of the loss inside local changes")
     error_sd: float = Field(0.16, gt=0, description="s: the error that counts ½, intensity units")
-    severity_weight: float = Field(1.0, ge=0, description="weight of the severity loss; 0 = no severity output")
+    severity_weight: float = Field(0.0, ge=0, description="weight of the severity loss; 0 = no severity output")
+    components: int = Field(0, ge=0, description="principal components of the map pca; 0 = no such map")
     corruption: CorruptionSettings = CorruptionSettings()
 
     @model_validator(mode="after")
@@ -70,6 +76,8 @@ class DenoisingSettings(ModelSettings):
             raise ValueError("mirror needs images that hold both sides; set mirror to false for this view")
         if self.healthy_mean and self.view.kind != "volume":
             raise ValueError("healthy_mean needs view kind 'volume', because only there a voxel knows its place")
+        if self.components and not self.healthy_mean:
+            raise ValueError("components need healthy_mean, which they are centred on")
         return self
 
 
@@ -97,17 +105,22 @@ class DenoisingAutoencoder(NetworkDetector):
     ----------
     mean
         ``(1, 1, I, J, K)`` healthy mean, where the settings ask for it.
+    components
+        ``(k, I·J·K)`` orthonormal principal components of healthy scans, where the settings ask for them.
     """
 
     family = "dae"
     Settings: ClassVar[type[ModelSettings]] = DenoisingSettings
     settings: DenoisingSettings
     mean: Tensor | None
+    components: Tensor | None
 
     def build(self) -> nn.Module:
         """Return a U-Net on the (folded) input channels that starts by predicting no correction."""
         settings = self.settings
-        self.register_buffer("mean", torch.zeros(1, 1, *self.grid.shape) if settings.healthy_mean else None)
+        shape, k = self.grid.shape, settings.components
+        self.register_buffer("mean", torch.zeros(1, 1, *shape) if settings.healthy_mean else None)
+        self.register_buffer("components", torch.zeros(k, math.prod(shape)) if k else None)
         fold = settings.space_to_depth**self.view.spatial_dims
         shown = self.view.channels * (1 + settings.mirror) + settings.healthy_mean
         network: Any = BasicUNet(
@@ -126,14 +139,30 @@ class DenoisingAutoencoder(NetworkDetector):
         built: nn.Module = network
         return built
 
+    def check(self, train: VolumeSource) -> None:
+        """Refuse more principal components than half of the scans can give."""
+        fewest = 2 * self.settings.components + 1
+        if self.settings.components and len(train) < fewest:
+            raise TrainingError(
+                f"found {len(train)} healthy scans; model.components = {self.settings.components} needs at least "
+                f"{fewest}, because they are learnt from half of the scans; lower it, or ingest more scans"
+            )
+
     def prepare(self, train: VolumeSource) -> None:
-        """Learn the voxelwise healthy mean, where the network is shown it."""
+        """Learn the voxelwise healthy mean and the principal components, where the settings ask for them.
+
+        The components come from every second scan only, so that the healthy spread of their residual, which
+        scoring learns from all of them, is not just that of scans they were fitted to.
+        """
         if self.mean is None:
             return
         total = torch.zeros(self.grid.shape, dtype=torch.float64)
-        for index in range(len(train)):
-            total += torch.tensor(train[index][0])
+        for voxels, _ in volumes(train):
+            total += voxels
         self.mean = (total / len(train)).float()[None, None]
+        if self.components is not None:
+            half = torch.stack([torch.from_numpy(train[n][0].copy()).flatten() for n in range(0, len(train), 2)])
+            self.components = principal_components(half, self.settings.components)[1]
 
     def loss(self, images: Tensor, mask: Tensor, at: Moment) -> dict[str, Tensor]:
         """Return the weighted squared error of undoing a random corruption, and the severity loss."""
@@ -158,10 +187,16 @@ class DenoisingAutoencoder(NetworkDetector):
         return centre(images) + self.forward(images)[:, :1]
 
     def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
-        """Return the signed residual and, where it is learnt, the severity: P(too dark or too bright)."""
+        """Return the signed residual and, as the settings say, the other maps; see the module's docstring."""
         output = self.forward(images)
         reconstruction = centre(images) + output[:, :1]
         maps = {"residual": residual(images, reconstruction, mask)}
+        if self.mean is not None:
+            maps["departure"] = residual(images, self.mean, mask)
+            if self.components is not None:
+                flat = maps["departure"].flatten(1)
+                inside = (flat @ self.components.T) @ self.components
+                maps["pca"] = within(maps["departure"] - inside.reshape_as(images), mask)
         if self.settings.severity_weight:
             maps["severity"] = within(output[:, 1:].amax(dim=1, keepdim=True).sigmoid(), mask)
         return Evidence(maps, within(reconstruction, mask))

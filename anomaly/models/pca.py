@@ -20,11 +20,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from anomaly.core.errors import TrainingError
 from anomaly.core.views import VolumeSource
 from anomaly.core.volume import Geometry
 from anomaly.models.base import Detector, Evidence, FitReport, FitRun, ModelSettings, PlantedScan
-from anomaly.models.closed_form import WholeVolumeSettings, check_cohort, volumes
+from anomaly.models.closed_form import WholeVolumeSettings, check_cohort, principal_components, volumes
 from anomaly.models.network import residual, within
 
 
@@ -69,23 +68,9 @@ class PrincipalComponents(Detector):
         check_cohort(train, self.grid, self.family, k + 1)
         started = time.monotonic()
         X = torch.stack([torch.where(mask, voxels, 0.0).flatten() for voxels, mask in volumes(train)])
-        self.mean = X.mean(dim=0)
-        X -= self.mean
-        eigenvalues, U = torch.linalg.eigh((X @ X.T).double())
-        eigenvalues, U = eigenvalues.flip(0)[:k].float(), U.flip(1)[:, :k].float()
-        self._check_rank(eigenvalues)
-        self.components = (U.T @ X) / eigenvalues.sqrt()[:, None]
-        self.variance = eigenvalues / (len(X) - 1)
+        self.mean, self.components, self.variance = principal_components(X, k)
         self.eval()
         return FitReport(n_scans=len(train), seconds=time.monotonic() - started)
-
-    def _check_rank(self, eigenvalues: Tensor) -> None:
-        rank = int((eigenvalues > 1e-6 * eigenvalues[0]).sum()) if eigenvalues[0] > 0 else 0
-        if rank < self.settings.components:
-            raise TrainingError(
-                f"the healthy scans vary along {rank} directions only, fewer than model.components = "
-                f"{self.settings.components}; lower it, or check the cohort for duplicates"
-            )
 
     def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
         """Return the residual, and Hotelling's T² as the term ``"hotelling"``; see the base class."""

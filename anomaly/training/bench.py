@@ -16,7 +16,7 @@ from torch import Tensor
 from anomaly.core.views import VolumeSource
 from anomaly.training.settings import TrainingSettings
 from anomaly.training.stream import ImageStream
-from anomaly.training.trainer import train
+from anomaly.training.trainer import in_bfloat16, train
 
 WARM_UP = 3
 
@@ -131,7 +131,7 @@ def _bare_step(
     settings: TrainingSettings,
     device: str,
 ) -> None:
-    mixed = settings.precision == "bf16" or (settings.precision == "auto" and device == "cuda")
+    mixed = in_bfloat16(settings.precision, device == "cuda")
     with torch.autocast(device, dtype=torch.bfloat16, enabled=mixed):
         error = learner.reconstruct(images, mask) - images[:, :1]
     loss = (error.float() ** 2 * mask).mean()

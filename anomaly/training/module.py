@@ -17,6 +17,7 @@ from anomaly.training.settings import TrainingSettings
 from anomaly.training.stream import Batch
 
 GPU_CHECK_EVERY = 10  # reading a number from the GPU waits for it, so it is not done at every step
+TOLERATED = 3  # steps in a row whose gradient overflows
 
 
 class LearnerModule(LightningModule):
@@ -40,6 +41,7 @@ class LearnerModule(LightningModule):
         self.fingerprint = fingerprint
         self.batches_done = 0
         self.latest: dict[str, Tensor] = {}
+        self.skipped: list[int] = []
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Augment the batch where it lies and return its loss."""
@@ -59,12 +61,12 @@ class LearnerModule(LightningModule):
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
     ) -> None:
-        """Clip the gradient by its L2 norm, and refuse one that is not finite before it reaches the weights."""
+        """Clip the gradient by its L2 norm; one that is not finite does not reach the weights."""
         del optimizer, gradient_clip_val, gradient_clip_algorithm  # lightning's own way, not used
         norm = nn.utils.clip_grad_norm_(self.learner.parameters(), self.settings.gradient_clip)
         self.latest["gradient_norm"] = norm.detach()
-        if self._checks(self.global_step):
-            self._refuse_non_finite({"gradient norm": norm}, self.global_step)
+        if self._checks(self.global_step) and not norm.isfinite():
+            self._skip_or_refuse(norm)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW with a linear warm-up and a cosine to zero (Loshchilov & Hutter 2017, 2019)."""
@@ -97,6 +99,15 @@ class LearnerModule(LightningModule):
 
     def _checks(self, step: int) -> bool:
         return bool(self.device.type == "cpu") or step % GPU_CHECK_EVERY == 0
+
+    def _skip_or_refuse(self, norm: Tensor) -> None:
+        """Leave out a step in mixed precision, where a rare overflow is nothing to worry about; refuse a series."""
+        self.skipped = [*self.skipped, self.global_step][-TOLERATED - 1 :]
+        series = len(self.skipped) > TOLERATED and self.skipped[-1] - self.skipped[0] == TOLERATED
+        if series or not self.trainer.precision.startswith("bf16"):
+            self._refuse_non_finite({"gradient norm": norm}, self.global_step)
+        for parameter in self.learner.parameters():
+            parameter.grad = None
 
     def _refuse_non_finite(self, values: dict[str, Tensor], step: int) -> None:
         wrong = {name: float(value) for name, value in values.items() if not math.isfinite(float(value))}

@@ -13,6 +13,7 @@ class AugmentationSettings(Settings):
     """How a healthy scan is varied, as another scanner or registration would have given it. 0 switches one off."""
 
     flip: float = Field(0.5, ge=0, le=1, description="chance of a left-right mirror image")
+    deform: float = Field(0.5, ge=0, le=1, description="chance that a batch is moved and bent, by the next four")
     translate: float = Field(0.0, ge=0, description="largest shift, voxels")
     rotate: float = Field(0.0, ge=0, description="largest rotation, degrees")
     scale: float = Field(0.0, ge=0, lt=0.5, description="largest change of size, share")
@@ -35,7 +36,10 @@ class TrainingSettings(Settings):
     weight_decay: float = Field(1e-4, ge=0, description="decoupled weight decay of AdamW")
     gradient_clip: float = Field(1.0, gt=0, description="largest L2 norm of the gradient")
     ema_decay: float = Field(0.99, ge=0, lt=1, description="decay of the weights' running mean; 0 = last weights")
-    precision: Literal["auto", "32", "bf16"] = Field("auto", description="auto = bf16-mixed on GPU, float32 on CPU")
+    precision: Literal["auto", "native", "bf16", "32"] = Field(
+        "auto",
+        description="auto: bfloat16 on GPU; native: also on a CPU made for it; else float32",
+    )
     validate_every: int = Field(250, ge=1, description="steps between planted-lesion validations, and checkpoints")
     patience: int = Field(0, ge=0, description="validations without improvement before stopping; 0 = never stop")
     seed: int = Field(0, ge=0, description="seed of every random choice")

@@ -82,12 +82,11 @@ def train(
 
 def _trainer(settings: TrainingSettings, run: Run, callbacks: list[Any]) -> Trainer:
     on_gpu = run.device == "cuda" or (run.device == "auto" and torch.cuda.is_available())
-    mixed = settings.precision == "bf16" or (settings.precision == "auto" and on_gpu)
     return Trainer(
         accelerator=_ACCELERATORS[run.device],
         devices=run.devices,
         strategy="auto",
-        precision="bf16-mixed" if mixed else "32-true",
+        precision="bf16-mixed" if in_bfloat16(settings.precision, on_gpu) else "32-true",
         max_steps=settings.steps,
         accumulate_grad_batches=settings.accumulate,
         callbacks=callbacks,
@@ -100,6 +99,16 @@ def _trainer(settings: TrainingSettings, run: Run, callbacks: list[Any]) -> Trai
         use_distributed_sampler=False,  # the stream gives every process its own batches
         num_sanity_val_steps=0,
     )
+
+
+def in_bfloat16(precision: str, on_gpu: bool) -> bool:
+    """Return whether a precision of the settings means mixed bfloat16 on this machine."""
+    if precision in ("bf16", "32"):
+        return precision == "bf16"
+    if on_gpu:
+        return True
+    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return precision == "native" and bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 def _loggers(folder: Path) -> list[Any]:

@@ -24,6 +24,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "features": (8, 8, 8, 8, 16, 8),
         "space_to_depth": 1,
         "healthy_mean": False,
+        "severity_weight": 1.0,
     },
     "ae": {"channels": (8, 16), "latent_size": 8},
     "vae": {"channels": (8, 16), "latent_size": 8, "kl_gradient": True},

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from anomaly.core.errors import ConfigError
+from anomaly.core.errors import ConfigError, TrainingError
 from anomaly.models import registry
 from anomaly.models.base import FitRun
 from anomaly.models.dae import DenoisingAutoencoder, depth_to_space, space_to_depth
@@ -44,20 +44,30 @@ def test_a_volume_of_any_shape_is_padded_and_cropped() -> None:
 
 
 def test_volumes_are_learnt_and_the_healthy_mean_is_shown(tmp_path: Path) -> None:
-    detector = new()
+    detector = new(severity_weight=1.0, components=2)
     training = TrainingSettings(steps=2, batch_size=1, validate_every=1, num_workers=1)
-    detector.fit(healthy_cohort(4), [planted_scan()], FitRun(tmp_path, training, device="cpu"))
+    detector.fit(healthy_cohort(6), [planted_scan()], FitRun(tmp_path, training, device="cpu"))
     assert detector.mean is not None
-    expected = sum(torch.from_numpy(healthy_scan(seed)[0]) for seed in range(4)) / 4
+    assert detector.components is not None
+    expected = sum(torch.from_numpy(healthy_scan(seed)[0]) for seed in range(6)) / 6
     torch.testing.assert_close(detector.mean[0, 0], expected)
+    images, mask = images_of(*healthy_scan(9), detector.view)
     with torch.inference_mode():
-        evidence = detector.evidence(*images_of(*healthy_scan(9), detector.view))
-    assert set(evidence.maps) == {"residual", "severity"}
-    assert 0 <= evidence.maps["severity"].min() <= evidence.maps["severity"].max() <= 1
+        maps = detector.evidence(images, mask).maps
+    assert set(maps) == {"residual", "departure", "pca", "severity"}
+    assert 0 <= maps["severity"].min() <= maps["severity"].max() <= 1
+    torch.testing.assert_close(maps["departure"], (images - expected) * mask)
+    assert maps["pca"].norm() < maps["departure"].norm()
+    torch.testing.assert_close(detector.components @ detector.components.T, torch.eye(2), atol=1e-3, rtol=0)
+
+
+def test_more_components_than_half_of_the_scans_can_give_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"found 6 healthy scans; model\.components = 3 needs at least 7"):
+        new(components=3).fit(healthy_cohort(6), [], FitRun(tmp_path, device="cpu"))
 
 
 def test_patches_are_learnt(tmp_path: Path) -> None:
-    detector = new(view={"kind": "patch", "size": (8, 8, 8)}, mirror=False, healthy_mean=False, severity_weight=0.0)
+    detector = new(view={"kind": "patch", "size": (8, 8, 8)}, mirror=False, healthy_mean=False)
     training = TrainingSettings(steps=1, batch_size=2, validate_every=1, num_workers=0)
     detector.fit(healthy_cohort(2), [], FitRun(tmp_path, training, device="cpu"))
     with torch.inference_mode():
@@ -71,6 +81,7 @@ def test_patches_are_learnt(tmp_path: Path) -> None:
         ({"features": (8, 8, 8, 8, 8, 8)}, "16 features or more"),
         ({"view": {"kind": "patch"}, "healthy_mean": False}, "set mirror to false"),
         ({"view": {"kind": "slice"}}, "healthy_mean needs view kind 'volume'"),
+        ({"healthy_mean": False, "components": 2}, "components need healthy_mean"),
     ],
 )
 def test_settings_that_do_not_fit_together_are_refused(changes: dict[str, Any], message: str) -> None:

@@ -9,7 +9,7 @@ from anomaly.training.fields import smooth_field, upsample
 from anomaly.training.settings import AugmentationSettings
 from tests.models.factories import healthy_scan, images_of
 
-OFF = AugmentationSettings(flip=0, gamma=0, brightness=0, bias_field=0, noise=0, blur=0)
+OFF = AugmentationSettings(deform=1, flip=0, gamma=0, brightness=0, bias_field=0, noise=0, blur=0)
 VIEWS = [View(kind="slice", neighbours=1), View(kind="volume")]
 EACH = {
     "flip": 1.0,
@@ -42,7 +42,14 @@ def test_switched_off_it_changes_nothing(view: View) -> None:
 
 
 def test_every_switch_is_tested() -> None:
-    assert set(EACH) == set(AugmentationSettings.model_fields)
+    assert {"deform", *EACH} == set(AugmentationSettings.model_fields)
+
+
+def test_some_batches_are_deformed_and_others_are_not(view: View) -> None:
+    images, mask = images_of(*healthy_scan(0), view)
+    settings = OFF.model_copy(update={"translate": 3.0, "deform": 0.5})
+    moved = [not torch.equal(augment(images, mask, view, settings, rng(seed))[0], images) for seed in (1, 900)]
+    assert moved == [True, False]
 
 
 @pytest.mark.parametrize("name", sorted(EACH))

@@ -150,6 +150,25 @@ def test_a_loss_or_gradient_that_is_not_finite_is_explained_and_the_last_good_we
     assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
 
 
+class OverflowsOnce(Autoencoder):
+    """One gradient is not finite."""
+
+    def loss(self, images: Tensor, mask: Tensor, at: Moment) -> dict[str, Tensor]:
+        loss = super().loss(images, mask, at)["loss"]
+        return {"loss": (loss - loss.detach()).sqrt() if at.step == 6 else loss}
+
+
+def test_a_rare_overflow_in_mixed_precision_is_left_out(tmp_path: Path) -> None:
+    detector = new(OverflowsOnce)
+    assert fit(detector, tmp_path, training=TRAINING.model_copy(update={"precision": "bf16"})).steps == 12
+    assert all(value.isfinite().all() for value in detector.state_dict().values())
+
+
+def test_a_series_of_overflows_is_refused_in_mixed_precision_too(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="at step 9: gradient norm"):
+        fit(new(ExplodesInTheGradient), tmp_path, training=TRAINING.model_copy(update={"precision": "bf16"}))
+
+
 def test_scans_that_are_not_finite_are_explained(tmp_path: Path) -> None:
     voxels, mask = healthy_scan(0)
     cohort = MemoryCohort([(voxels * float("nan"), mask)] * 2)
