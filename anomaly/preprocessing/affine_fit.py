@@ -7,6 +7,8 @@ the same bits.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -55,9 +57,10 @@ def from_itk(image: sitk.Image) -> npt.NDArray[Any]:
 
 def match(fixed: FixedImage, moving: sitk.Image, start: AffineArray, metric: Metric) -> float:
     """Return how well a transform matches, without improving it: larger is better."""
-    method = _method(fixed, metric)
-    method.SetInitialTransform(_to_itk_transform(start, fixed.centre_mm), True)
-    return -float(method.MetricEvaluate(fixed.image, moving))
+    with _one_thread():
+        method = _method(fixed, metric)
+        method.SetInitialTransform(_to_itk_transform(start, fixed.centre_mm), True)
+        return -float(method.MetricEvaluate(fixed.image, moving))
 
 
 def fit(
@@ -91,21 +94,45 @@ def fit(
     tuple
         The transform ``(4, 4)`` template → scan, and the match (larger is better).
     """
-    method = _method(fixed, metric)
+    transform = _to_itk_transform(start, fixed.centre_mm)
+    with _one_thread():
+        method = _method(fixed, metric)
+        _descend(method, fixed, moving, transform, step_mm, iterations, sampling)
+        return _from_itk_transform(transform), -float(method.GetMetricValue())
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let ITK use one thread meanwhile: its metrics add up partial sums in the order in which threads finish."""
+    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
+
+
+def _descend(
+    method: sitk.ImageRegistrationMethod,
+    fixed: FixedImage,
+    moving: sitk.Image,
+    transform: sitk.AffineTransform,
+    step_mm: float,
+    iterations: int,
+    sampling: float,
+) -> None:
+    """Change the transform in place until the match no longer improves."""
     if sampling < 1:
         method.SetMetricSamplingStrategy(method.RANDOM)
         method.SetMetricSamplingPercentage(sampling, SAMPLING_SEED)
-    transform = _to_itk_transform(start, fixed.centre_mm)
     method.SetOptimizerAsRegularStepGradientDescent(step_mm, 1e-3, iterations, 0.6, 1e-6)
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetInitialTransform(transform, True)
     method.Execute(fixed.image, moving)
-    return _from_itk_transform(transform), -float(method.GetMetricValue())
 
 
 def _method(fixed: FixedImage, metric: Metric) -> sitk.ImageRegistrationMethod:
     method = sitk.ImageRegistrationMethod()
-    method.SetNumberOfThreads(1)
     if metric == "mutual_information":
         method.SetMetricAsMattesMutualInformation(HISTOGRAM_BINS)
     else:

@@ -1,7 +1,8 @@
-"""Extract the brain from a CT head: soft tissue near the fitted MNI152 brain, cut off from what lies outside the skull.
+"""Extract the brain from a CT head: soft tissue near the fitted MNI152 brain, cut off from what lies outside.
 
-With bone turned dark, a CT head looks to the fit like an MR head: bright brain, dark skull, bright scalp. The fit says
-roughly where the brain is; densities say exactly where it ends. An opening cuts bridges (optic nerves, foramina).
+With bone turned dark, a CT head looks to the fit like an MR head: bright brain, dark skull, bright scalp. The fit
+says roughly where the brain is; densities say exactly where it ends. An opening cuts bridges (optic nerves,
+foramina).
 """
 
 from __future__ import annotations
@@ -55,8 +56,12 @@ def extract_ct(volume: Volume, settings: ExtractCtSettings, fitting: ExtractMrSe
     low, high = settings.tissue_hu
     soft = (volume.voxels >= low) & (volume.voxels <= high)
     if not soft.any():
-        raise ScanRefusedError("no_soft_tissue", f"no voxel from {low:.0f} to {high:.0f} HU", "a CT head in Hounsfield "
-                               "units", "check the rescale slope and intercept")  # fmt: skip
+        raise ScanRefusedError(
+            "no_soft_tissue",
+            f"no voxel from {low:.0f} to {high:.0f} HU",
+            "a CT head in Hounsfield units",
+            "check the rescale slope and intercept",
+        )
     scan_from_template = fit_head(volume.with_voxels(np.where(soft, volume.voxels - low, 0)), fitting)
     grid, template = world_grid(volume.geometry, WORKING_MM), template_on(WORKING_MM, multiple=1)
     depth = resample(template.depth_mm(), template.geometry, grid, np.linalg.inv(scan_from_template), outside=-99.0)

@@ -64,7 +64,8 @@ def resample(
         float32, of the target's shape. Coarser sampling is low-pass filtered first, so that nothing aliases.
     """
     between = np.eye(4) if source_from_target is None else np.asarray(source_from_target, dtype=np.float64)
-    matrix = np.linalg.inv(source.affine) @ between @ target.affine
+    # Rounded, so that a grid onto itself does not lose its edge to an index of -1e-16.
+    matrix = np.round(np.linalg.inv(source.affine) @ between @ target.affine, 9)
     values = np.asarray(voxels, dtype=np.float32)
     if order > 0:
         values = _low_pass(values, matrix)

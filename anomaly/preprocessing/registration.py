@@ -64,7 +64,7 @@ class Registration:
     overlap
         Dice of the aligned brain mask and the template's.
     correlation
-        With the template's contrast inside its brain, both seen at 4 mm.
+        With the template's contrast inside its brain (4 mm under the surface and deeper), both seen at 4 mm.
     rotation_deg
         How far the brain is turned against what the header says.
     volume_ratio
@@ -202,7 +202,7 @@ def _judge(brain: Volume, mask: MaskArray, template_from_scan: AffineArray) -> R
     scan_from_template = np.linalg.inv(template_from_scan)
     moved = resample_mask(mask, brain.geometry, template.geometry, scan_from_template)
     image = resample(brain.voxels, brain.geometry, template.geometry, scan_from_template)
-    expected, inside = template.contrast(brain.modality), template.mask
+    expected, inside = template.contrast(brain.modality), template.depth_mm() > QUALITY_SPACING_MM
     return Registration(
         template_from_scan=template_from_scan,
         overlap=dice(moved, template.mask),

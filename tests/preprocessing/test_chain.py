@@ -1,0 +1,104 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anomaly.core.config import load_yaml
+from anomaly.core.errors import ConfigError, ScanRefusedError
+from anomaly.core.volume import MaskArray, Modality, Volume
+from anomaly.io.nifti import read_nifti
+from anomaly.preprocessing.bias_field import BiasFieldSettings
+from anomaly.preprocessing.chain import Chain, ChainSettings, Prepared
+from anomaly.preprocessing.grid import GridSettings, to_scan_grid
+from anomaly.preprocessing.registration import RegistrationSettings, dice
+from tests.preprocessing.phantoms import brain, head, placement
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "preprocessing"
+COARSE = GridSettings(spacing_mm=4.0)
+FAST = ChainSettings(grid=COARSE, bias_field=BiasFieldSettings(iterations=(5,)))
+
+
+@pytest.fixture(scope="module")
+def scan() -> tuple[Volume, MaskArray]:
+    return brain(placement())
+
+
+@pytest.fixture(scope="module")
+def prepared(scan: tuple[Volume, MaskArray]) -> Prepared:
+    return Chain(FAST).apply(scan[0])
+
+
+def test_a_brain_arrives_on_the_template_grid(scan: tuple[Volume, MaskArray], prepared: Prepared) -> None:
+    volume, mask = scan
+    assert prepared.voxels.shape == prepared.mask.shape == prepared.grid.shape == (48, 48, 48)
+    assert prepared.voxels.dtype == np.float32
+    assert not prepared.voxels[~prepared.mask].any()
+    assert prepared.numbers["was_extracted"] == 1
+    assert prepared.numbers["registration_overlap"] > 0.95
+    assert prepared.numbers["brain_volume_ml"] == pytest.approx(mask.sum() * volume.geometry.voxel_ml, rel=0.02)
+    assert prepared.numbers["outside_grid"] < 0.02
+    assert {"seconds_brain_mask", "seconds_registration"} <= prepared.numbers.keys()
+
+
+def test_the_same_scan_gives_the_same_bits(scan: tuple[Volume, MaskArray], prepared: Prepared) -> None:
+    again = Chain(FAST).apply(scan[0])
+    assert np.array_equal(again.voxels, prepared.voxels)
+    assert np.array_equal(again.template_from_scan, prepared.template_from_scan)
+
+
+def test_the_mask_comes_back_onto_the_scan(scan: tuple[Volume, MaskArray], prepared: Prepared) -> None:
+    volume, mask = scan
+    back = to_scan_grid(prepared.mask, prepared.grid, volume.geometry, prepared.template_from_scan) > 0.5
+    assert dice(back, mask) > 0.97
+
+
+def test_a_ct_head_goes_through_the_shipped_ct_chain() -> None:
+    settings = ChainSettings.parse(load_yaml(CONFIGS / "ct.yaml") | {"grid": {"spacing_mm": 4.0}}, "ct.yaml")
+    prepared = Chain(settings).apply(head(placement(), Modality.CT)[0])
+    assert prepared.numbers["was_extracted"] == 0
+    assert prepared.numbers["registration_overlap"] > 0.93
+    assert 0 <= prepared.voxels.min() <= prepared.voxels.max() <= 1
+
+
+def test_a_scan_of_another_modality_is_refused() -> None:
+    with pytest.raises(ScanRefusedError, match="found a CT scan; expected T1w"):
+        Chain(ChainSettings(grid=COARSE)).apply(head(modality=Modality.CT)[0])
+
+
+def test_a_registration_that_is_not_believed_refuses_the_scan() -> None:
+    chain = Chain(
+        FAST.model_copy(update={"registration": RegistrationSettings(min_overlap=1.0, iterations=(5, 5, 2))})
+    )
+    with pytest.raises(ScanRefusedError) as refused:
+        chain.apply(brain(placement())[0])
+    assert refused.value.code == "registration_overlap"
+
+
+def test_an_unknown_key_is_refused_with_the_valid_ones() -> None:
+    with pytest.raises(ConfigError, match="spacing_mm"):
+        ChainSettings.parse({"grid": {"voxel_size": 2}}, "test")
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_chain_names_and_explains_every_key(path: Path) -> None:
+    settings = ChainSettings.parse(load_yaml(path), str(path))
+    assert load_yaml(path).keys() == settings.model_dump().keys()
+    keys = [
+        line for line in path.read_text(encoding="utf-8").splitlines() if ":" in line and line.strip()[0] != "#"
+    ]
+    assert all("#" in line for line in keys)
+    assert all(load_yaml(path)[step].keys() == values.keys() for step, values in settings.model_dump().items()
+               if isinstance(values, dict))  # fmt: skip
+
+
+def test_the_shipped_t1w_chain_is_the_default() -> None:
+    assert ChainSettings.parse(load_yaml(CONFIGS / "t1w.yaml"), "t1w.yaml") == ChainSettings()
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("subject", ["MS07", "STROKE1", "TCGADU7294", "TCGAFG6692"])
+def test_diseased_brains_are_aligned(anomaly_data: Path, subject: str) -> None:
+    path = anomaly_data / "pathology" / f"sub-{subject}" / "anat" / f"sub-{subject}_T1w.nii.gz"
+    prepared = Chain(ChainSettings()).apply(read_nifti(path))
+    assert prepared.numbers["registration_overlap"] > 0.93
+    assert prepared.numbers["was_extracted"] == 1
