@@ -13,8 +13,10 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
 
 from anomaly.core.views import View
-from anomaly.training.fields import chance, nonzero, smooth_field, uniform, upsample
+from anomaly.training.fields import chance, nonzero, uniform, upsample
 from anomaly.training.settings import AugmentationSettings
+
+BEND_NODES = 7  # along each axis, between which displacements are interpolated
 
 
 def augment(
@@ -65,35 +67,37 @@ def deform(
     # The whole batch at once or not at all, as the seed of the step says: asking the GPU would wait for it.
     if rng.initial_seed() % 1000 >= 1000 * settings.deform:
         return images, mask
-    grid = _affine_grid(images, settings, rng)
-    if settings.elastic:
-        shape = images.shape[2:]
-        bend = smooth_field(len(images), shape, [n / 6 for n in shape], rng, channels=len(shape))
-        unit = torch.tensor([2.0 / n for n in reversed(shape)], device=images.device)
-        strength = uniform(images, 0.0, settings.elastic, rng).unsqueeze(-1)[:, 0]
-        grid = grid + strength * bend.movedim(1, -1) * unit
-    stacked = torch.cat([images, nonzero(images), mask.float()], dim=1)
-    moved = F.grid_sample(stacked, grid, mode="bilinear", align_corners=False)
+    grid = _positions(images, settings, rng)
     channels = images.shape[1]
-    inside = moved[:, channels:] > 0.5
-    return moved[:, :channels] * inside[:, :channels], inside[:, channels:]
+    parts = [images, mask.float()] if channels == 1 else [images, nonzero(images), mask.float()]
+    moved = F.grid_sample(torch.cat(parts, dim=1), grid, mode="bilinear", align_corners=False)
+    inside = moved[:, channels:] > 0.5  # of every channel (the mask, where there is one), and of the mask
+    return moved[:, :channels] * inside[:, :channels], inside[:, -1:]
 
 
-def _affine_grid(images: Tensor, settings: AugmentationSettings, rng: torch.Generator) -> Tensor:
-    """Return sampling positions ``(B, *S, D)`` of a small random affine map, in grid_sample's units."""
-    dims = images.ndim - 2
-    batch, device = len(images), images.device
-    size = torch.tensor([float(n) for n in reversed(images.shape[2:])], device=device)
+def _positions(images: Tensor, settings: AugmentationSettings, rng: torch.Generator) -> Tensor:
+    """Return where each voxel is sampled ``(B, *S, D)``: a small random affine map plus a smooth displacement.
+
+    Everything is computed at a few nodes and interpolated, in grid_sample's units: from -1 to 1 along each axis,
+    the last axis first.
+    """
+    batch, shape, device = len(images), images.shape[2:], images.device
+    dims = len(shape)
+    size = torch.tensor([float(n) for n in reversed(shape)], device=device)
 
     def noise(*shape: int) -> Tensor:
         return torch.rand((batch, *shape), generator=rng, device=device) * 2 - 1
 
     turn = noise(dims, dims).triu(1) * math.radians(settings.rotate)
     linear = torch.eye(dims, device=device) + turn - turn.mT + torch.diag_embed(noise(dims) * settings.scale)
-    linear = linear * size[None, None, :] / size[None, :, None]  # grid_sample measures each axis by its own length
-    shift = noise(dims) * settings.translate * 2 / size
-    theta = torch.cat([linear, shift[..., None]], dim=-1)
-    return F.affine_grid(theta, [batch, 1, *images.shape[2:]], align_corners=False)
+    edges = [torch.linspace(1 / n - 1, 1 - 1 / n, BEND_NODES, device=device) * n / 2 for n in shape]
+    nodes = torch.stack(torch.meshgrid(*edges, indexing="ij")[::-1], dim=-1).reshape(-1, dims)
+    bend = (
+        torch.randn((batch, len(nodes), dims), generator=rng, device=device) * settings.elastic * noise(1, 1).abs()
+    )
+    voxels = nodes @ linear.mT + bend + noise(1, dims) * settings.translate
+    positions = (voxels * 2 / size).mT.reshape(batch, dims, *[BEND_NODES] * dims)
+    return upsample(positions, shape).movedim(1, -1)
 
 
 def blur(images: Tensor, foreground: Tensor, amount: float, rng: torch.Generator) -> Tensor:

@@ -66,6 +66,15 @@ def test_each_switch_changes_the_image_repeatably_and_not_the_background(view: V
     assert (changed[:, middle : middle + 1][~changed_mask] == 0).all()
 
 
+def test_a_whole_shift_moves_voxels_by_whole_voxels(monkeypatch: pytest.MonkeyPatch) -> None:
+    view = VIEWS[1]
+    images, mask = images_of(*healthy_scan(0), view)
+    monkeypatch.setattr("torch.rand", lambda size, **_: torch.ones(size))
+    moved, moved_mask = augment(images, mask, view, OFF.model_copy(update={"translate": 2.0}), rng())
+    torch.testing.assert_close(moved[:, :, :-2, :-2, :-2], images[:, :, 2:, 2:, 2:], atol=1e-4, rtol=0)
+    assert torch.equal(moved_mask[:, :, :-2, :-2, :-2], mask[:, :, 2:, 2:, 2:])
+
+
 def test_a_mirrored_image_is_the_flipped_volume() -> None:
     images, mask = images_of(*healthy_scan(0), VIEWS[1])
     mirrored, mirrored_mask = augment(images, mask, VIEWS[1], OFF.model_copy(update={"flip": 1.0}), rng())
