@@ -192,6 +192,8 @@ def info(as_json: AsJson = False) -> None:
 
 def main() -> None:
     """Run the command line; what ``anomaly`` calls."""
+    # Threads that wait must sleep: spinning ones starve the processes that prepare scans on the same cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app()
 
 
@@ -242,16 +244,23 @@ def _log_lines(every_seconds: float = 10.0) -> Progress:
 
 
 def _finish(summary: dict[str, Any], as_json: bool, refused: int = 0, flagged: bool = False) -> None:
+    """Print a summary on standard output, and what was left out on standard error; exit with what it means."""
     if as_json:
         typer.echo(json.dumps(summary, indent=2, ensure_ascii=False))
     else:
         for key, value in summary.items():
-            if not isinstance(value, dict | list):
-                typer.echo(f"{key.replace('_', ' '):<22} {value}")
+            if not isinstance(value, dict | list | tuple):
+                typer.echo(f"{key.replace('_', ' '):<28} {_plain(value)}")
+    for scan in [*summary.get("reasons", ()), *summary.get("not_scored", ())]:
+        _say(f"{scan['status']} {scan['scan_id']}: {scan['reason']}; {scan['remedy']}")
     if flagged:
         raise typer.Exit(Exit.FLAGGED)
     if refused:
         raise typer.Exit(Exit.SOME_REFUSED)
+
+
+def _plain(value: Any) -> str:
+    return "none" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 _say: Callable[[str], None] = lambda text: typer.echo(text, err=True)  # noqa: E731

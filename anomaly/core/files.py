@@ -65,7 +65,7 @@ def sha256_of_voxels(voxels: np.ndarray[Any, Any], affine: np.ndarray[Any, Any])
     digest = hashlib.sha256()
     digest.update(repr(voxels.shape).encode())
     digest.update(np.ascontiguousarray(voxels, dtype=np.float32).tobytes())
-    digest.update(np.round(np.asarray(affine, dtype=np.float64), 3).tobytes())
+    digest.update((np.round(np.asarray(affine, dtype=np.float64), 3) + 0.0).tobytes())  # + 0.0: no negative zero
     return digest.hexdigest()
 
 

@@ -10,9 +10,13 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path: Path) ->
     path = tmp_path / "table.json"
     write_json(path, {"old": 1})
 
-    with pytest.raises(RuntimeError, match="half-way"), atomic_path(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError("half-way")
+    def fail_half_way() -> None:
+        with atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError("half-way")
+
+    with pytest.raises(RuntimeError, match="half-way"):
+        fail_half_way()
 
     assert read_json(path) == {"old": 1}
     assert list(tmp_path.iterdir()) == [path]
@@ -34,6 +38,13 @@ def test_a_log_only_grows(tmp_path: Path) -> None:
     append_line(tmp_path / "log" / "audit.jsonl", {"verb": "report"})
 
     assert (tmp_path / "log" / "audit.jsonl").read_text().count("\n") == 2
+
+
+def test_a_negative_zero_in_the_affine_is_a_zero() -> None:
+    voxels, negative = np.ones((2, 2, 2)), np.eye(4)
+    negative[0, 1] = -0.0
+
+    assert sha256_of_voxels(voxels, negative) == sha256_of_voxels(voxels, np.eye(4))
 
 
 def test_the_same_content_has_the_same_hash_whatever_its_type_and_another_place_has_another() -> None:
