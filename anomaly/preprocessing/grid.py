@@ -27,7 +27,7 @@ class GridSettings(Settings):
     """The grid every scan ends up on."""
 
     spacing_mm: float = Field(
-        default=2.0, gt=0.4, le=8.0, description="voxel size of the template grid, millimetres"
+        default=2.0, gt=0.4, le=6.0, description="voxel size of the template grid, millimetres"
     )
     interpolation: Interpolation = Field(
         default="cubic",

@@ -2,9 +2,10 @@
 
 Ways, from most to least robust across scanners:
 
-- ``white_matter``: divide by the commonest intensity of white matter, found where the aligned template says white
-  matter is. An anchor in tissue does not move with a lesion, with fat or with the scanner's scaling.
-- ``tissues``: the same with two anchors, grey and white matter: contrast is made alike, too.
+- ``tissues``: the commonest intensities of grey and of white matter, found where the aligned template says they
+  are, get fixed values, and zero stays zero. Anchors in tissue do not move with a lesion, with fat or with the
+  scanner's scaling, and contrast, which differs between sequences, is made alike.
+- ``white_matter``: white matter only, by one factor; contrast stays as scanned.
 - ``nyul``: piecewise-linear matching of percentiles to landmarks learnt from healthy scans (Nyúl et al., IEEE
   TMI 19 (2000) 143-150).
 - ``percentile``, ``zscore``: statistics of the whole brain; a large lesion moves them.
@@ -38,10 +39,10 @@ class IntensitySettings(Settings):
     """How intensities are brought to one scale."""
 
     method: Literal["white_matter", "tissues", "nyul", "percentile", "zscore", "window"] = Field(
-        default="white_matter", description="what anchors the scale; window is for CT"
+        default="tissues", description="what anchors the scale; window is for CT"
     )
     white_value: float = Field(default=0.7, gt=0, description="white_matter, tissues: value that white matter gets")
-    grey_value: float = Field(default=0.5, gt=0, description="tissues: value that grey matter gets")
+    grey_value: float = Field(default=0.58, gt=0, description="tissues: value that grey matter gets")
     percentiles: tuple[float, float] = Field(
         default=(1.0, 99.0), description="percentile: these percentiles of the brain become 0 and 1"
     )
@@ -150,10 +151,21 @@ def _scaled(voxels: FloatArray, mask: MaskArray, template: Template, settings: I
 def _two_anchors(
     voxels: FloatArray, mask: MaskArray, template: Template, settings: IntensitySettings
 ) -> FloatArray:
-    white = tissue_mode(voxels, mask & (template.white > SURE_TISSUE))
-    grey = tissue_mode(voxels, mask & (template.grey > SURE_TISSUE))
-    slope = (settings.white_value - settings.grey_value) / (_positive(abs(white - grey)) * np.sign(white - grey))
-    return np.asarray(settings.grey_value + slope * (voxels - grey))
+    """Map 0, the darker and the brighter tissue to 0 and their values; brighter voxels go on in proportion."""
+    white = _positive(tissue_mode(voxels, mask & (template.white > SURE_TISSUE)))
+    grey = _positive(tissue_mode(voxels, mask & (template.grey > SURE_TISSUE)))
+    if (white - grey) * (settings.white_value - settings.grey_value) <= 0:
+        raise ScanRefusedError(
+            "no_contrast",
+            f"white matter at {white:.3g} and grey matter at {grey:.3g}",
+            "white matter the brighter"
+            if settings.white_value > settings.grey_value
+            else "grey matter the brighter",
+            "check the scan's modality, or give intensity.white_value and grey_value for its contrast",
+        )
+    (low, low_value), (high, high_value) = sorted([(grey, settings.grey_value), (white, settings.white_value)])
+    mapped = np.interp(voxels, (0, low, high), (0, low_value, high_value))
+    return np.where(voxels > high, voxels * (high_value / high), mapped).astype(np.float32)
 
 
 def _nyul(voxels: FloatArray, inside: FloatArray, landmarks: tuple[float, ...]) -> FloatArray:
