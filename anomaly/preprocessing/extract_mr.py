@@ -96,6 +96,7 @@ def fit_head(volume: Volume, settings: ExtractMrSettings) -> AffineArray:
 
     Three stages: a grid of poses at 8 mm of which the best are fitted, 4 mm, both without scalp; then 2 mm with it.
     """
+    volume = _no_finer_than_needed(volume)
     head = _head(volume, settings.peel_mm)
     best = _search(head, volume.modality, settings)
     fixed = _fixed(MIDDLE_MM, volume.modality, settings.coarse_rim_mm)
@@ -105,6 +106,14 @@ def fit_head(volume: Volume, settings: ExtractMrSettings) -> AffineArray:
     fixed = _fixed(FINE_MM, volume.modality, settings.fine_rim_mm)
     best, _ = fit(fixed, to_itk(fine, grid), best, "correlation", 1.0, settings.iterations[2], settings.sampling)
     return best
+
+
+def _no_finer_than_needed(volume: Volume) -> Volume:
+    """Return the scan at 2 mm where it is much finer: each stage would otherwise filter all its voxels again."""
+    if min(volume.geometry.spacing) > FINE_MM / 1.5:
+        return volume
+    grid = world_grid(volume.geometry, FINE_MM, margin_mm=0.0)
+    return volume.with_voxels(resample(volume.voxels, volume.geometry, grid), grid)
 
 
 def _head(volume: Volume, peel_mm: float) -> _Head:
