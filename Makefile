@@ -5,6 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP_FLAGS := --quiet --disable-pip-version-check
 OUT ?= demo
+# One thread a process: two test processes with two threads each would wait for one another on two cores.
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-fast lint bench benchmark-ixi sample-data clean
 
@@ -23,10 +25,10 @@ demo: install ## the whole chain on sample_data/, under 4 minutes; ends by namin
 	$(BIN)/python -m pipelines.demo --output $(OUT)
 
 test: install ## every test
-	$(BIN)/python -m pytest -n auto --dist loadfile -q
+	$(TEST)
 
 test-fast: install ## the tests that train nothing and need no data, under a minute
-	$(BIN)/python -m pytest -n auto --dist loadfile -q -m "not slow and not real_data"
+	$(TEST) -m "not slow and not real_data"
 
 lint: install ## style, types and layers
 	$(BIN)/ruff check .

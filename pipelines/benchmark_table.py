@@ -97,8 +97,8 @@ def _measured_on(results: Results) -> str:
     found = results.measured_on
     return (
         f"Measured on `{found['healthy']}`, split by subject: {found['train']} scans to train on, "
-        f"{found['calibration']} to calibrate with, {found['test']} to test. In brackets: 95 % percentile intervals "
-        "of 2,000 bootstrap draws over subjects."
+        f"{found['calibration']} to calibrate with, {found['test']} to test. In brackets: 95 % percentile "
+        "intervals of 2,000 bootstrap draws over subjects."
     )
 
 

@@ -119,8 +119,8 @@ def _refuse_early(bundle: Bundle, arrivals: Sequence[Arrival], alphas: Sequence[
     least = minimum_alpha(len(arrivals))
     if min(alphas) < least:
         raise AlphaTooSmallError(
-            f"alpha {min(alphas):g} cannot be promised with {len(arrivals)} healthy scans; the smallest that can is "
-            f"1/(n + 1) = {least:.4f}; give more held-out healthy scans or a larger alpha"
+            f"alpha {min(alphas):g} cannot be promised with {len(arrivals)} healthy scans; the smallest that can "
+            f"is 1/(n + 1) = {least:.4f}; give more held-out healthy scans or a larger alpha"
         )
 
 

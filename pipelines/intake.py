@@ -74,12 +74,7 @@ def open_intake(
     scans = [s for s in discover([p for p in sources if p not in cohorts]) if _wanted(s.split, split)]
     total = len(ingested) + len(scans)
     if total == 0:
-        raise CohortError(
-            f"no scan in {', '.join(map(str, sources))}"
-            + (f" for split {split!r}" if split else "")
-            + "; expected "
-            "NIfTI or DICOM files, folders or zips of them, a BIDS data set, a manifest.csv, or an ingested cohort"
-        )
+        raise CohortError(f"no scan of {', '.join(map(str, sources))} belongs to split {split!r}; see its manifest")
 
     def arrivals() -> Generator[Arrival, None, None]:
         yield from ingested

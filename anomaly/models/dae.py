@@ -42,6 +42,8 @@ from anomaly.training.protocols import Moment
 HALVINGS = 4  # of MONAI's BasicUNet
 GROUPS = 8
 LARGE_CHANGE = 0.1  # a change of this size, in intensity units, is as severe as it gets
+SD_FLOOR = 0.05  # of the z-score that the network is shown, intensity units
+FAR = 3.0  # healthy standard deviations that the network is shown as 1
 RARE = 3.0  # log-odds against a change, so that an untrained network says that nothing was changed
 
 
@@ -59,10 +61,12 @@ class DenoisingSettings(ModelSettings):
     mirror: bool = Field(
         True, description="also show the left-right mirror image; not for patches or sagittal slices"
     )
-    healthy_mean: bool = Field(True, description="also show the voxelwise healthy mean; only with view kind volume")
+    atlas: bool = Field(
+        True, description="also show the healthy mean at each place and the z-score; only with view kind volume"
+    )
     changed_weight: float = Field(3.0, ge=0, description="λ: extra weight of the loss inside local changes")
     error_sd: float = Field(0.16, gt=0, description="s: the error that counts ½, intensity units")
-    severity_weight: float = Field(0.0, ge=0, description="weight of the severity loss; 0 = no severity output")
+    severity_weight: float = Field(1.0, ge=0, description="weight of the severity loss; 0 = no severity output")
     components: int = Field(0, ge=0, description="principal components of the map pca; 0 = no such map")
     corruption: CorruptionSettings = CorruptionSettings()
 
@@ -74,10 +78,10 @@ class DenoisingSettings(ModelSettings):
             raise ValueError(f"the deepest level may be a single voxel and needs {2 * GROUPS} features or more")
         if self.mirror and (self.view.kind == "patch" or (self.view.kind == "slice" and self.view.axis == 0)):
             raise ValueError("mirror needs images that hold both sides; set mirror to false for this view")
-        if self.healthy_mean and self.view.kind != "volume":
-            raise ValueError("healthy_mean needs view kind 'volume', because only there a voxel knows its place")
-        if self.components and not self.healthy_mean:
-            raise ValueError("components need healthy_mean, which they are centred on")
+        if self.atlas and self.view.kind != "volume":
+            raise ValueError("atlas needs view kind 'volume', because only there a voxel knows its place")
+        if self.components and not self.atlas:
+            raise ValueError("components need atlas, whose mean they are centred on")
         return self
 
 
@@ -103,8 +107,8 @@ class DenoisingAutoencoder(NetworkDetector):
 
     Attributes
     ----------
-    mean
-        ``(1, 1, I, J, K)`` healthy mean, where the settings ask for it.
+    mean, sd
+        ``(1, 1, I, J, K)`` of healthy scans, where the settings ask for the atlas.
     components
         ``(k, I·J·K)`` orthonormal principal components of healthy scans, where the settings ask for them.
     """
@@ -113,16 +117,18 @@ class DenoisingAutoencoder(NetworkDetector):
     Settings: ClassVar[type[ModelSettings]] = DenoisingSettings
     settings: DenoisingSettings
     mean: Tensor | None
+    sd: Tensor | None
     components: Tensor | None
 
     def build(self) -> nn.Module:
         """Return a U-Net on the (folded) input channels that starts by predicting no correction."""
         settings = self.settings
         shape, k = self.grid.shape, settings.components
-        self.register_buffer("mean", torch.zeros(1, 1, *shape) if settings.healthy_mean else None)
+        self.register_buffer("mean", torch.zeros(1, 1, *shape) if settings.atlas else None)
+        self.register_buffer("sd", torch.ones(1, 1, *shape) if settings.atlas else None)
         self.register_buffer("components", torch.zeros(k, math.prod(shape)) if k else None)
         fold = settings.space_to_depth**self.view.spatial_dims
-        shown = self.view.channels * (1 + settings.mirror) + settings.healthy_mean
+        shown = self.view.channels * (1 + settings.mirror) + 2 * settings.atlas
         network: Any = BasicUNet(
             spatial_dims=self.view.spatial_dims,
             in_channels=shown * fold,
@@ -149,17 +155,20 @@ class DenoisingAutoencoder(NetworkDetector):
             )
 
     def prepare(self, train: VolumeSource) -> None:
-        """Learn the voxelwise healthy mean and the principal components, where the settings ask for them.
+        """Learn the voxelwise healthy mean and SD and the principal components, where the settings ask for them.
 
         The components come from every second scan only, so that the healthy spread of their residual, which
         scoring learns from all of them, is not just that of scans they were fitted to.
         """
         if self.mean is None:
             return
-        total = torch.zeros(self.grid.shape, dtype=torch.float64)
+        total, squares = (torch.zeros(self.grid.shape, dtype=torch.float64) for _ in range(2))
         for voxels, _ in volumes(train):
             total += voxels
-        self.mean = (total / len(train)).float()[None, None]
+            squares += voxels.double() ** 2
+        mean = total / len(train)
+        self.mean = mean.float()[None, None]
+        self.sd = (squares / len(train) - mean**2).clamp_min(0).sqrt().float()[None, None]
         if self.components is not None:
             half = torch.stack([torch.from_numpy(train[n][0].copy()).flatten() for n in range(0, len(train), 2)])
             self.components = principal_components(half, self.settings.components)[1]
@@ -198,7 +207,7 @@ class DenoisingAutoencoder(NetworkDetector):
                 inside = (flat @ self.components.T) @ self.components
                 maps["pca"] = within(maps["departure"] - inside.reshape_as(images), mask)
         if self.settings.severity_weight:
-            maps["severity"] = within(output[:, 1:].amax(dim=1, keepdim=True).sigmoid(), mask)
+            maps["severity"] = within(output[:, 2:] - output[:, 1:2], mask)
         return Evidence(maps, within(reconstruction, mask))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -206,8 +215,9 @@ class DenoisingAutoencoder(NetworkDetector):
         shown = [images]
         if self.settings.mirror:
             shown.append(images.flip(2))
-        if self.mean is not None:
-            shown.append(self.mean.expand_as(images))
+        if self.mean is not None and self.sd is not None:
+            z = (images - self.mean) / (self.sd + SD_FLOOR)
+            shown += [self.mean.expand_as(images), (z.clamp(-2 * FAR, 2 * FAR) / FAR) * (images != 0)]
         fold = self.settings.space_to_depth
         shape = padded_shape(images.shape[2:], fold, least=fold * 2**HALVINGS)
         output = self.network(space_to_depth(pad(torch.cat(shown, dim=1), shape), fold))

@@ -23,7 +23,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "view": {"kind": "slice", "neighbours": 1},
         "features": (8, 8, 8, 8, 16, 8),
         "space_to_depth": 1,
-        "healthy_mean": False,
+        "atlas": False,
         "severity_weight": 1.0,
     },
     "ae": {"channels": (8, 16), "latent_size": 8},

@@ -82,5 +82,6 @@ def _write(folder: Path, number: int, lesion: bool, split: str) -> ScanRecord:
         scan_id=scan_id, status=ScanStatus.ACCEPTED, subject=f"sub-{number:03d}", modality="T1w", group="healthy",
         split=split, age=40.0 + number, source=f"raw/{hashlib.md5(scan_id.encode()).hexdigest()}.nii.gz",  # noqa: S324
         content_hash=sha256_of_voxels(voxels, GRID.affine), volume=volume, mask=foreground, shape=SCAN.shape,
-        affine=tuple(SCAN.affine.ravel()), template_from_scan=tuple(np.eye(4).ravel()), numbers={"brain_volume_ml": 1.0},
+        affine=tuple(SCAN.affine.ravel()), template_from_scan=tuple(np.eye(4).ravel()),
+        numbers={"brain_volume_ml": 1.0},
     )  # fmt: skip

@@ -116,7 +116,7 @@ def test_a_scan_that_breaks_the_software_fails_alone(trained: Trained, tmp_path:
 
 
 def test_a_run_folder_of_another_calibration_is_not_mixed_up(run: Path, trained: Trained, cohort: Path) -> None:
-    with pytest.raises(BundleError, match="holds results of model .*choose another folder, or --overwrite"):
+    with pytest.raises(BundleError, match=r"holds results of model .*choose another folder, or --overwrite"):
         score(ScoreRequest(trained.model, (cohort,), run, alpha=0.10))
 
 

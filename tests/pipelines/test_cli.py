@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pipelines.cli import app
+from pipelines.common import Exit
+from tests.pipelines.cohorts import make_cohort
+from tests.pipelines.conftest import Trained
+
+VERBS = ["ingest", "train", "calibrate", "score", "report", "evaluate", "benchmark", "info"]
+
+
+def run(*arguments: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_shows_an_example(verb: str) -> None:
+    code, out, _ = run(verb, "--help")
+
+    assert code == Exit.DONE
+    assert f"anomaly {verb} " in out
+
+
+def test_help_and_info_import_nothing_heavy() -> None:
+    code = (
+        "import sys; from typer.testing import CliRunner; from pipelines.cli import app; "
+        "[CliRunner().invoke(app, a) for a in (['--help'], ['info'], ['train', '--help'])]; "
+        "sys.exit(', '.join(m for m in ('torch', 'monai', 'lightning', 'SimpleITK', 'pandas') if m in sys.modules) or 0)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert (found.returncode, found.stderr) == (0, "")
+
+
+def test_help_takes_less_than_half_a_second_of_processor_time() -> None:
+    best = min(_processor_seconds([sys.executable, "-m", "pipelines", "--help"]) for _ in range(3))
+
+    assert best < 0.5
+
+
+def test_info_lists_families_and_configs_as_json() -> None:
+    code, out, _ = run("info", "--json")
+    facts = json.loads(out)
+
+    assert code == Exit.DONE
+    assert {"dae", "ae", "vae", "atlas", "pca", "intensity"} <= set(facts["families"])
+    assert "dae" in facts["configs"]["models"]
+    assert "t1w" in facts["configs"]["preprocessing"]
+    assert facts["versions"]["torch"] != "not installed"
+
+
+def test_bad_input_is_one_line_on_standard_error_and_exit_code_4(tmp_path: Path) -> None:
+    code, out, error = run("score", tmp_path / "nothing", tmp_path, "-o", tmp_path / "run")
+
+    assert (code, out) == (Exit.BAD_INPUT, "")
+    assert error.startswith("anomaly: ")
+    assert "holds no model" in error
+
+
+def test_an_unknown_config_lists_the_shipped_ones(tmp_path: Path) -> None:
+    code, _, error = run("train", "--config", "dea", "--cohort", tmp_path, "-o", tmp_path / "model")
+
+    assert code == Exit.BAD_INPUT
+    assert "unknown models config 'dea'; valid: ae, ae-small, atlas" in error
+
+
+def test_an_alpha_that_is_too_small_is_a_policy_error(trained: Trained) -> None:
+    code, _, error = run(
+        "calibrate", trained.model, "--cohort", trained.holdout, "--alpha", 0.01, "--reason", "too strict", "-q"
+    )
+
+    assert code == Exit.POLICY
+    assert "cannot be promised with 24 healthy scans" in error
+
+
+def test_a_flag_is_a_result_and_an_error_only_on_request(trained: Trained, tmp_path: Path) -> None:
+    ill = make_cohort(tmp_path / "ill", [410], lesion=True)
+    plain, out, _ = run("score", trained.model, ill, "-o", tmp_path / "a", "--alpha", 0.05, "--json", "-q")
+    strict, _, _ = run("score", trained.model, ill, "-o", tmp_path / "a", "--alpha", 0.05, "--fail-on-flag", "-q")
+
+    assert (plain, strict) == (Exit.DONE, Exit.FLAGGED)
+    assert json.loads(out)["flagged"] == 1
+
+
+def test_scoring_nothing_is_an_error_that_says_what_was_expected(trained: Trained, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    code, _, error = run("score", trained.model, tmp_path / "empty", "-o", tmp_path / "run", "-q")
+
+    assert code == Exit.BAD_INPUT
+    assert "expected NIfTI, DICOM, zips of them or a manifest.csv" in error
+
+
+def _processor_seconds(command: list[str]) -> float:
+    import resource
+
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    started = time.monotonic()
+    subprocess.run(command, check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return min(used, time.monotonic() - started)
