@@ -23,8 +23,9 @@ from anomaly.cohort.table import ScanRecord
 from anomaly.core.errors import ScanRefusedError
 from anomaly.core.files import atomic_path, read_json, sha256_of_json, write_json
 from anomaly.core.results import ScanScore, ScanStatus
-from anomaly.core.volume import Geometry
+from anomaly.core.volume import FloatArray, Geometry, MaskArray
 from anomaly.io.nifti import write_nifti
+from anomaly.scoring.maps import RawEvidence
 from anomaly.scoring.native import in_scan_space
 from anomaly.scoring.scorer import ScoredVolume
 from anomaly.scoring.table import from_json, write_tables
@@ -125,7 +126,7 @@ class _Desk:
     overwrite: bool
 
     def take(self, arrival: Arrival, writer: ThreadPoolExecutor) -> Future[ScanScore]:
-        """Score one scan and return the result that will be there once its files are written."""
+        """Ask the network about one scan; the rest is done by ``writer`` while the next one is in the network."""
         record = arrival.record
         before = self._before(record)
         if before is not None:
@@ -134,12 +135,12 @@ class _Desk:
             return writer.submit(self._keep, _blank(record, self), record)
         try:
             voxels, mask = arrival.load()
-            scored = self.bundle.scorer.score(voxels, mask)
+            raw = self.bundle.scorer.look(voxels, mask)
         except ScanRefusedError as refusal:
             return writer.submit(self._keep, _refused(record, refusal, self), record)
         except Exception as error:  # noqa: BLE001 - one bad scan must never stop a batch; the error is recorded
             return writer.submit(self._keep, _failed(record, error, self), record)
-        return writer.submit(self._deliver_or_record, record, scored, voxels)
+        return writer.submit(self._deliver_or_record, record, raw, voxels, mask)
 
     def key(self, record: ScanRecord) -> str:
         """Return what a stored result must have been made from to be used again."""
@@ -163,13 +164,16 @@ class _Desk:
     def _result_path(self, scan_id: str) -> Path:
         return self.folder / scan_id / "score.json"
 
-    def _deliver_or_record(self, record: ScanRecord, scored: ScoredVolume, voxels: Any) -> ScanScore:
+    def _deliver_or_record(
+        self, record: ScanRecord, raw: RawEvidence, voxels: FloatArray, mask: MaskArray
+    ) -> ScanScore:
         try:
+            scored = self.bundle.scorer.finish(raw, voxels, mask)
             return self._keep(self._deliver(record, scored, voxels), record)
         except Exception as error:  # noqa: BLE001 - a full disk or a broken grid fails this scan, not the batch
             return self._keep(_failed(record, error, self), record)
 
-    def _deliver(self, record: ScanRecord, scored: ScoredVolume, voxels: Any) -> ScanScore:
+    def _deliver(self, record: ScanRecord, scored: ScoredVolume, voxels: FloatArray) -> ScanScore:
         """Write the maps of a scan and return its result."""
         threshold = self.calibration.record.voxel_threshold if self.calibration else None
         settings, grid = self.bundle.config.scoring, self.bundle.grid
@@ -262,7 +266,7 @@ def _warnings(scored: ScoredVolume, least: float) -> tuple[str, ...]:
     )
 
 
-def _write_template_volumes(path: Path, scored: ScoredVolume, voxels: Any, grid: Geometry) -> None:
+def _write_template_volumes(path: Path, scored: ScoredVolume, voxels: FloatArray, grid: Geometry) -> None:
     with atomic_path(path) as temporary:
         np.savez(
             temporary,

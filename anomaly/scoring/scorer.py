@@ -68,15 +68,32 @@ class Scorer:
         ScanRefusedError
             The scan does not look like the scans the model was trained on at all.
         """
-        likeness = self._similarity(voxels, mask)
-        raw = raw_evidence(self.detector, voxels, mask, self.settings.batch_size, self.settings.flip_average)
+        return self.finish(self.look(voxels, mask), voxels, mask)
+
+    def look(self, voxels: FloatArray, mask: MaskArray) -> RawEvidence:
+        """Return what the detector says: the part of :meth:`score` that the network takes.
+
+        Raises
+        ------
+        ScanRefusedError
+            As :meth:`score`.
+        """
+        self._refuse_what_is_something_else(voxels, mask)
+        return raw_evidence(self.detector, voxels, mask, self.settings.batch_size, self.settings.flip_average)
+
+    def finish(self, raw: RawEvidence, voxels: FloatArray, mask: MaskArray) -> ScoredVolume:
+        """Return maps and scan scores from what the detector said of a volume: the rest of :meth:`score`."""
         signed = self._signed(self._filtered(raw, mask), mask)
         inside = eroded(mask, self.settings.erode_mm, self.detector.grid.spacing)
         evidence = np.where(inside, self._unsigned(signed), np.float32(0))
         scores = scan_scores(evidence, inside, raw.terms, self.settings.top_fraction)
         if self.reference is not None:
             scores["combined"] = combined_score(scores, self.reference)
-        return ScoredVolume(evidence, signed, raw.reconstruction, inside, scores, likeness)
+        return ScoredVolume(evidence, signed, raw.reconstruction, inside, scores, self.similarity(voxels, mask))
+
+    def similarity(self, voxels: FloatArray, mask: MaskArray) -> float:
+        """Return how alike a scan is to the mean healthy scan (correlation); 1 before there is a reference."""
+        return 1.0 if self.reference is None else similarity(voxels, mask, self.reference.appearance)
 
     def learn_reference(self, healthy: VolumeSource, held_out: Iterable[tuple[FloatArray, MaskArray]]) -> Scorer:
         """Return this scorer with what healthy scans look like: voxel statistics and score statistics.
@@ -131,11 +148,8 @@ class Scorer:
         bright = self.settings.bright_weight * np.maximum(signed, 0)
         return np.asarray(np.maximum(dark, bright), dtype=np.float32)
 
-    def _similarity(self, voxels: FloatArray, mask: MaskArray) -> float:
-        """Return how alike a scan is to the healthy scans, refusing one that is something else altogether."""
-        if self.reference is None:
-            return 1.0
-        found = similarity(voxels, mask, self.reference.appearance)
+    def _refuse_what_is_something_else(self, voxels: FloatArray, mask: MaskArray) -> None:
+        found = self.similarity(voxels, mask)
         if found < self.settings.min_similarity:
             raise ScanRefusedError(
                 "unlike_training_data",
@@ -143,4 +157,3 @@ class Scorer:
                 expected=f"at least {self.settings.min_similarity:.2f}",
                 remedy="check the modality and contrast of the scan, or use a model trained on scans like it",
             )
-        return found
