@@ -117,6 +117,7 @@ def test_records_and_volumes_do_not_depend_on_the_number_of_workers(tmp_path: Pa
             ).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_scan_that_kills_its_worker_is_a_failed_row_and_stops_nothing(tmp_path: Path) -> None:
     records = build(put_scans(tmp_path / "in", "a", "b", "die", "e", "f"), tmp_path / "cohort", jobs=2)
     assert statuses(records) == {
@@ -220,6 +221,7 @@ def test_what_a_killed_process_left_unfinished_is_removed(tmp_path: Path) -> Non
     assert not left.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
 def test_an_interrupted_build_continues_and_ends_the_same(tmp_path: Path, how: signal.Signals) -> None:
     source, notes, cohort = put_scans(tmp_path / "in", *"abcdef"), tmp_path / "notes", tmp_path / "cohort"

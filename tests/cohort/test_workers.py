@@ -20,10 +20,12 @@ def test_results_come_in_the_order_of_the_tasks(jobs: int) -> None:
     assert list(run_in_order(square, range(7), lost, jobs)) == [0, 1, 4, 9, 16, 25, 36]
 
 
+@pytest.mark.slow
 def test_a_task_that_kills_its_process_is_lost_alone() -> None:
     assert list(run_in_order(square_or_die, range(7), lost, 2)) == [0, 1, 4, -1, 16, 25, 36]
 
 
+@pytest.mark.slow
 def test_a_task_whose_process_is_killed_once_is_tried_again(tmp_path: Path) -> None:
     tasks = [(tmp_path, number) for number in (0, 1, 2, 4)]
     assert list(run_in_order(die_once, tasks, lambda *_: -1, 2)) == [0, 1, 2, 4]

@@ -36,6 +36,7 @@ def ingested(tmp_path_factory: pytest.TempPathFactory) -> tuple[IngestSummary, P
     return summary, output, calls
 
 
+@pytest.mark.slow
 def test_good_scans_are_accepted_and_all_others_have_a_reason_and_a_remedy(ingested: tuple) -> None:
     summary, _, _ = ingested
     assert summary.failed == 0
@@ -47,6 +48,7 @@ def test_good_scans_are_accepted_and_all_others_have_a_reason_and_a_remedy(inges
     assert codes["sub-61_ct"] == "wrong_modality"
 
 
+@pytest.mark.slow
 def test_the_cohort_on_disk_says_the_same_as_the_summary(ingested: tuple) -> None:
     summary, output, _ = ingested
     records = read_records(output)
@@ -55,6 +57,7 @@ def test_the_cohort_on_disk_says_the_same_as_the_summary(ingested: tuple) -> Non
     assert read_cohort(output)["modality"] == "T1w"
 
 
+@pytest.mark.slow
 def test_progress_counts_every_scan(ingested: tuple) -> None:
     _, output, calls = ingested
     total = len(read_records(output))
@@ -62,11 +65,13 @@ def test_progress_counts_every_scan(ingested: tuple) -> None:
     assert {of for _, of, _ in calls} == {total}
 
 
+@pytest.mark.slow
 def test_the_summary_is_plain_json(ingested: tuple) -> None:
     summary, _, _ = ingested
     assert json.loads(json.dumps(summary.as_dict()))["refused"] == summary.refused
 
 
+@pytest.mark.slow
 def test_who_ingested_is_on_record(ingested: tuple) -> None:
     _, output, _ = ingested
     assert '"verb": "ingest"' in (output / "audit.jsonl").read_text()

@@ -31,6 +31,7 @@ def test_every_scored_scan_gets_a_page_and_the_others_a_row(run_dir: Path) -> No
     assert index.read_text(encoding="utf-8").count('<img src="data:image/png;base64,') == 4 + 1
 
 
+@pytest.mark.slow
 def test_pages_that_are_up_to_date_are_left_alone(run_dir: Path) -> None:
     first = report(run_dir).read_bytes()
     pages = [run_dir / scan_id / "report.html" for scan_id in SCORED]
@@ -58,6 +59,7 @@ def test_only_flagged_scans_get_a_page_if_asked_for(run_dir: Path) -> None:
     assert not (run_dir / "sub-10_T1w" / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_pdf_is_written_beside_each_page_even_where_the_page_is_older(run_dir: Path) -> None:
     report(run_dir, cases="flagged")
     report(run_dir, pdf=True, cases="flagged")
@@ -65,6 +67,7 @@ def test_pdf_is_written_beside_each_page_even_where_the_page_is_older(run_dir: P
     assert (run_dir / "sub-01_T1w" / "report.pdf").read_bytes()[:5] == b"%PDF-"
 
 
+@pytest.mark.slow
 def test_several_processes_make_the_same_pages_as_one(run_dir: Path) -> None:
     report(run_dir, cases="flagged", jobs=2)
     page = run_dir / "sub-02_T1w" / "report.html"

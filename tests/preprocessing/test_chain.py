@@ -52,6 +52,7 @@ def test_the_mask_comes_back_onto_the_scan(scan: tuple[Volume, MaskArray], prepa
     assert dice(back, mask) > 0.97
 
 
+@pytest.mark.slow
 def test_a_ct_head_goes_through_the_shipped_ct_chain() -> None:
     settings = ChainSettings.parse(load_yaml(CONFIGS / "ct.yaml") | {"grid": {"spacing_mm": 4.0}}, "ct.yaml")
     prepared = Chain(settings).apply(head(placement(), Modality.CT)[0])

@@ -19,6 +19,7 @@ def test_the_brain_is_found_in_a_head(modality: Modality) -> None:
     assert dice(extract_mr(volume, QUICK), mask) > 0.95
 
 
+@pytest.mark.slow
 def test_the_same_head_gives_the_same_mask() -> None:
     volume, mask = head(placement(-10.0, 0.85))
     first, second = (extract_mr(volume, QUICK) for _ in range(2))

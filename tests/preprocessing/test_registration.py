@@ -31,6 +31,7 @@ def test_a_known_placement_is_found_again(modality: Modality) -> None:
     assert found.correlation > 0.85
 
 
+@pytest.mark.slow
 def test_twice_the_same_scan_gives_the_same_bits() -> None:
     volume, mask = brain(placement(-12, 0.85))
     first, second = (register(volume, mask, RegistrationSettings()) for _ in range(2))
@@ -51,6 +52,7 @@ def test_a_head_whose_header_lies_about_its_orientation_is_refused() -> None:
     assert refused.value.code == "registration_orientation"
 
 
+@pytest.mark.slow
 def test_what_is_no_brain_is_refused() -> None:
     grid = brain()[0].geometry
     box = np.zeros(grid.shape, dtype=bool)

@@ -110,6 +110,7 @@ def test_a_lesion_mask_lies_in_the_grid_of_its_scan_and_has_its_volume(row: dict
     assert volume_ml == pytest.approx(lesion.volume_ml, rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", LESION_NUMBERS)
 def test_a_lesion_changes_its_place_and_nothing_else(number: int, head: Anatomy) -> None:
     ill = member(number)
@@ -215,11 +216,13 @@ def test_compressed_files_hold_no_time_and_no_name() -> None:
         assert header[4:8] == bytes(4), path
 
 
+@pytest.mark.slow
 def test_a_subject_is_drawn_the_same_way_each_time(head: Anatomy) -> None:
     first, second = (scan_mr(make.draw_patient(7, head, BRAIN)) for _ in range(2))
     assert np.array_equal(first.voxels, second.voxels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [1, 55, 68])
 def test_the_script_gives_the_scans_that_are_stored(number: int, head: Anatomy) -> None:
     each = member(number)
