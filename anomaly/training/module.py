@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,7 @@ class LearnerModule(LightningModule):
         self.settings = settings
         self.fingerprint = fingerprint
         self.batches_done = 0
+        self._began, self._seconds_before = time.monotonic(), 0.0
         self.latest: dict[str, Tensor] = {}
         self.skipped: list[int] = []
 
@@ -78,7 +80,11 @@ class LearnerModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what a resumed training needs beside the weights."""
-        checkpoint["anomaly"] = {"batches_done": self.batches_done, "fingerprint": self.fingerprint}
+        checkpoint["anomaly"] = {
+            "batches_done": self.batches_done,
+            "fingerprint": self.fingerprint,
+            "seconds": self.seconds,
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to continue a training that had other settings or other scans."""
@@ -89,6 +95,12 @@ class LearnerModule(LightningModule):
                 "scans, which this one cannot continue; give another folder, or start anew without resuming"
             )
         self.batches_done = int(saved["batches_done"])
+        self._seconds_before = float(saved["seconds"])
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the training so far, that of the runs it continues included."""
+        return self._seconds_before + time.monotonic() - self._began
 
     def _generator(self, number: int) -> torch.Generator:
         words = np.random.SeedSequence([self.settings.seed, self.global_rank, number, 1]).generate_state(

@@ -120,7 +120,7 @@ class Outcome:
     steps
         Optimiser steps taken.
     seconds
-        Wall time of this run (the part after a resume).
+        Wall time, that of interrupted runs before it included (up to their last checkpoint).
     validation
         ``"planted_ap"`` and ``"best_step"`` of the weights that were kept.
     notes

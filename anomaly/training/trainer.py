@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -64,7 +63,6 @@ def train(
     TrainingError
         If a loss or gradient is not finite, or the folder holds another training.
     """
-    started = time.monotonic()
     run.folder.mkdir(parents=True, exist_ok=True)
     module = LearnerModule(learner, settings, fingerprint).train()
     weights = AveragedWeights(settings.ema_decay)
@@ -77,7 +75,7 @@ def train(
         loader = StepLoader(stream, lambda: module.batches_done, length, settings.num_workers)
         trainer.fit(module, loader, ckpt_path=_checkpoint(run), weights_only=True)
     _keep_best(learner, run.folder)
-    return _outcome(trainer, chosen, time.monotonic() - started)
+    return _outcome(trainer, chosen, module.seconds)
 
 
 def _trainer(settings: TrainingSettings, run: Run, callbacks: list[Any]) -> Trainer:
