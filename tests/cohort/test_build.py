@@ -244,7 +244,7 @@ def test_an_interrupted_build_continues_and_ends_the_same(tmp_path: Path, how: s
 def _build_in_another_process(source: Path, cohort: Path, notes: Path) -> subprocess.Popen[bytes]:
     code = (
         "import signal\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for jobs in the background\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by background jobs of a shell\n"
         "from pathlib import Path\n"
         "from anomaly.cohort.build import build_cohort\n"
         "from anomaly.core.volume import Modality\n"
