@@ -28,7 +28,7 @@ from anomaly.io.nifti import write_nifti
 from anomaly.scoring.maps import RawEvidence
 from anomaly.scoring.native import in_scan_space
 from anomaly.scoring.scorer import ScoredVolume
-from anomaly.scoring.table import from_json, write_tables
+from anomaly.scoring.table import write_tables
 from pipelines.common import Progress, audit, no_progress, now
 from pipelines.intake import Arrival, Intake, open_intake
 from pipelines.run_folder import calibration_id, check_run_folder, choose_device, write_run
@@ -158,7 +158,7 @@ class _Desk:
         path = self._result_path(record.scan_id)
         if self.overwrite or not path.is_file():
             return None
-        found = from_json(read_json(path))
+        found = ScanScore.from_json(read_json(path))
         return found if found.provenance.get("key") == self.key(record) else None
 
     def _result_path(self, scan_id: str) -> Path:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
 
 class ScanStatus(StrEnum):
@@ -45,6 +46,13 @@ class Region:
     voxel: tuple[int, int, int]
     polarity: str = "either"
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Return the region that ``dataclasses.asdict`` turned into ``values``."""
+        x, y, z = (float(value) for value in values["mni_mm"])
+        i, j, k = (int(value) for value in values["voxel"])
+        return cls(**{**values, "mni_mm": (x, y, z), "voxel": (i, j, k)})
+
 
 @dataclass(frozen=True)
 class ScanScore:
@@ -80,3 +88,13 @@ class ScanScore:
     map_path: str = ""
     mask_path: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Return the result that ``dataclasses.asdict`` turned into ``values``; unknown keys are left out."""
+        known = {f.name for f in fields(cls)}
+        kept = {name: value for name, value in values.items() if name in known}
+        kept["status"] = ScanStatus(values["status"])
+        kept["regions"] = tuple(Region.from_json(region) for region in values.get("regions", ()))
+        kept["warnings"] = tuple(values.get("warnings", ()))
+        return cls(**kept)

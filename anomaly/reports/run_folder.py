@@ -166,17 +166,7 @@ def read_scores(folder: Path) -> list[ScanScore]:
 
 def read_score(path: Path) -> ScanScore:
     """Return the result of one scan from its ``score.json``."""
-    values = read_json(path)
-    known = {f.name for f in fields(ScanScore)}
-    kept = {key: value for key, value in values.items() if key in known}
-    return ScanScore(
-        **{
-            **kept,
-            "status": ScanStatus(values["status"]),
-            "regions": tuple(_region(region) for region in values.get("regions", ())),
-            "warnings": tuple(values.get("warnings", ())),
-        }
-    )
+    return ScanScore.from_json(read_json(path))
 
 
 def volumes_path(folder: Path, scan_id: str) -> Path:
@@ -198,12 +188,6 @@ def read_volumes(folder: Path, scan_id: str) -> ScanVolumes:
 def _display(values: dict[str, Any]) -> Display:
     known = {f.name for f in fields(Display)}
     return Display(**{key: _number(value) for key, value in values.items() if key in known})  # type: ignore[arg-type]
-
-
-def _region(values: dict[str, Any]) -> Region:
-    x, y, z = (float(value) for value in values["mni_mm"])
-    i, j, k = (int(value) for value in values["voxel"])
-    return Region(**{**values, "mni_mm": (x, y, z), "voxel": (i, j, k)})
 
 
 def _from_row(row: dict[str, str]) -> ScanScore:

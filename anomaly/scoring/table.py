@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from anomaly.core.files import atomic_path
-from anomaly.core.results import Region, ScanScore, ScanStatus
+from anomaly.core.results import ScanScore, ScanStatus
 
 COLUMNS = (
     "scan_id", "subject", "session", "modality", "source", "content_hash", "status", "reason_code", "reason",
@@ -18,17 +17,6 @@ COLUMNS = (
     "calibration_id", "map_path", "mask_path",
 )  # fmt: skip
 NOT_SCORED = ("scan_id", "subject", "modality", "source", "status", "reason_code", "reason", "remedy")
-
-
-def from_json(values: dict[str, Any]) -> ScanScore:
-    """Return the result that ``dataclasses.asdict`` turned into ``values``."""
-    known = {field.name for field in fields(ScanScore)}
-    kept = {name: value for name, value in values.items() if name in known}
-    regions = tuple(
-        Region(**{**r, "mni_mm": tuple(r["mni_mm"]), "voxel": tuple(r["voxel"])}) for r in kept.pop("regions", ())
-    )
-    warnings = tuple(kept.pop("warnings", ()))
-    return ScanScore(**{**kept, "status": ScanStatus(kept["status"]), "regions": regions, "warnings": warnings})
 
 
 def to_frame(results: Sequence[ScanScore]) -> pd.DataFrame:

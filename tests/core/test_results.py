@@ -1,0 +1,19 @@
+import json
+from dataclasses import asdict
+
+from anomaly.core.results import Region, ScanScore, ScanStatus
+
+REGION = Region(
+    label=1, volume_ml=2.5, peak=9.0, mean=6.0, mni_mm=(1.0, -2.0, 3.5), voxel=(4, 5, 6), polarity="dark"
+)
+SCORE = ScanScore(
+    "sub-01_T1w", ScanStatus.SCORED, score=3.2, scores={"kl": 1.0}, regions=(REGION,), warnings=("a",)
+)
+
+
+def test_a_result_survives_json() -> None:
+    assert ScanScore.from_json(json.loads(json.dumps(asdict(SCORE)))) == SCORE
+
+
+def test_a_key_of_another_version_is_left_out() -> None:
+    assert ScanScore.from_json(asdict(SCORE) | {"halo": 1}) == SCORE

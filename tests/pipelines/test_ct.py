@@ -1,0 +1,45 @@
+"""CT heads through the whole library: Hounsfield units in, a bleed found in the scan's own space."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from anomaly.core.results import ScanStatus
+from pipelines.ingest import ingest
+from pipelines.score import ScoreRequest, score
+from pipelines.train import train
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, sample_data: Path) -> Path:
+    folder = tmp_path_factory.mktemp("ct")
+    summary = ingest([sample_data / "manifest.csv"], folder / "cohort", preprocessing="ct", jobs=1)
+    assert summary.accepted == 8
+    assert {reason.code for reason in summary.reasons} == {"wrong_modality"}
+    train("atlas-ct", folder / "cohort", folder / "model")
+    score(ScoreRequest(folder / "model", (folder / "cohort",), folder / "run", split="test"))
+    return folder / "run"
+
+
+def test_the_bleed_is_the_most_anomalous_place_of_its_scan(run: Path, sample_data: Path) -> None:
+    name = "sub-67_ct"
+    evidence = np.asarray(nib.load(run / name / f"{name}_desc-anomaly_map.nii.gz").dataobj)
+    rows = pd.read_csv(sample_data / "manifest.csv").set_index("subject")
+    bleed = np.asarray(nib.load(sample_data / rows.loc["sub-67", "mask"]).dataobj) > 0
+
+    assert evidence.shape == bleed.shape
+    assert np.median(evidence[bleed]) > 4 * np.median(evidence[(evidence > 0) & ~bleed])
+
+
+def test_t1_scans_are_refused_by_a_ct_model(run: Path) -> None:
+    rows = pd.read_parquet(run / "scores.parquet").set_index("scan_id")
+
+    assert rows.loc["sub-45_T1w", "status"] == ScanStatus.REFUSED.value
+    assert rows.loc["sub-45_T1w", "reason_code"] == "wrong_modality"
