@@ -164,11 +164,11 @@ def _append(
     point = VoxelPoint(settings.voxel_alpha, voxel_threshold(tails, evidence_edges(), settings.voxel_alpha))
     made = [
         make_calibration(reference, alpha=alpha, score_name=settings.scan_score, purpose=purpose, voxels=point)
-        for alpha in alphas
+        for alpha in reversed(alphas)  # so that the first alpha is the newest, which `score` uses unless told
     ]
     for calibration in made:
         append(model, calibration)
-    return [calibration.record for calibration in made]
+    return [calibration.record for calibration in reversed(made)]
 
 
 def _identity(record: ScanRecord) -> dict[str, str]:

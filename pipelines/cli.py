@@ -84,7 +84,7 @@ def calibrate(
     cohort: Annotated[Path, typer.Option(help="Held-out healthy scans: an ingested cohort, or raw scans.")],
     reason: Annotated[str, typer.Option(help="Why, and for which scanner and population; kept in the record.")],
     alpha: Annotated[
-        list[float] | None, typer.Option(help="Promised false-flag rate; may be given several times. Default 0.05.")
+        list[float] | None, typer.Option(help="Promised false-flag rate; several may be given. Default 0.05.")
     ] = None,
     jobs: Jobs = 0,
     device: Device = "auto",

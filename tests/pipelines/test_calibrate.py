@@ -22,6 +22,13 @@ def test_one_scoring_gives_a_record_for_each_alpha(trained: Trained) -> None:
     assert strict.voxel_threshold is not None
 
 
+def test_the_first_alpha_of_a_call_is_what_score_uses_unless_told(trained: Trained) -> None:
+    newest = calibrations.latest(trained.model)
+
+    assert newest is not None
+    assert newest.record.alpha == 0.05
+
+
 def test_every_score_has_a_reference(trained: Trained) -> None:
     calibration = calibrations.for_alpha(trained.model, 0.05)
 
