@@ -33,7 +33,7 @@ class ExperimentConfig(Settings):
     )
     scoring: ScoringSettings = Field(default_factory=ScoringSettings)
     validation_fraction: float = Field(
-        default=0.12, ge=0, lt=1, description="share of the training subjects that choose the checkpoint"
+        default=0.12, gt=0, lt=1, description="share of the training subjects that choose the checkpoint"
     )
 
     @field_validator("model")

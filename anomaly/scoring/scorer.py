@@ -79,7 +79,7 @@ class Scorer:
             As :meth:`score`.
         """
         self._refuse_what_is_something_else(voxels, mask)
-        return raw_evidence(self.detector, voxels, mask, self.settings.batch_size, self.settings.flip_average)
+        return self._raw(voxels, mask)
 
     def finish(self, raw: RawEvidence, voxels: FloatArray, mask: MaskArray) -> ScoredVolume:
         """Return maps and scan scores from what the detector said of a volume: the rest of :meth:`score`."""
@@ -107,7 +107,7 @@ class Scorer:
         """
         reference = fit_reference(self._filtered_scans(healthy), self.detector.grid, self.settings)
         scorer = replace(self, reference=reference)
-        scores = [scorer.score(voxels, mask).scores for voxels, mask in held_out]
+        scores = [scorer.finish(self._raw(voxels, mask), voxels, mask).scores for voxels, mask in held_out]
         names = scores[0].keys() if scores else ()
         return replace(
             scorer,
@@ -123,8 +123,10 @@ class Scorer:
     ) -> Iterable[tuple[dict[str, FloatArray], FloatArray, MaskArray]]:
         for index in range(len(healthy)):
             voxels, mask = healthy[index]
-            raw = raw_evidence(self.detector, voxels, mask, self.settings.batch_size, self.settings.flip_average)
-            yield self._filtered(raw, mask), voxels, mask
+            yield self._filtered(self._raw(voxels, mask), mask), voxels, mask
+
+    def _raw(self, voxels: FloatArray, mask: MaskArray) -> RawEvidence:
+        return raw_evidence(self.detector, voxels, mask, self.settings.batch_size, self.settings.flip_average)
 
     def _filtered(self, raw: RawEvidence, mask: MaskArray) -> dict[str, FloatArray]:
         unknown = sorted(self.settings.maps.keys() - raw.maps.keys())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from anomaly.cohort.table import read_records, write_manifest
 from anomaly.core.results import ScanStatus
 from pipelines.ingest import ingest
 from pipelines.score import ScoreRequest, score
@@ -23,6 +25,10 @@ def run(tmp_path_factory: pytest.TempPathFactory, sample_data: Path) -> Path:
     summary = ingest([sample_data / "manifest.csv"], folder / "cohort", preprocessing="ct", jobs=1)
     assert summary.accepted == 8
     assert {reason.code for reason in summary.reasons} == {"wrong_modality"}
+    records = read_records(folder / "cohort")  # three training scans are too few, so calibration scans join them
+    write_manifest(
+        folder / "cohort", [replace(r, split="train") if r.split == "calibration" else r for r in records]
+    )
     train("atlas-ct", folder / "cohort", folder / "model")
     score(ScoreRequest(folder / "model", (folder / "cohort",), folder / "run", split="test"))
     return folder / "run"
