@@ -10,13 +10,13 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import IntEnum
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import anomaly
 from anomaly.core.errors import AnomalyError, ConfigError, InputError, PolicyError, unknown_name
 from anomaly.core.files import append_line
+from anomaly.core.software import versions
 
 Progress = Callable[[int, int, str], None]
 """Called with (done, total, what is being done)."""
@@ -71,13 +71,7 @@ def find_config(name_or_path: str | Path, kind: str) -> Path:
 
 def software() -> dict[str, str]:
     """Return the versions that a result depends on."""
-    versions = {"anomaly": anomaly.__version__, "python": platform.python_version()}
-    for library in LIBRARIES:
-        try:
-            versions[library] = metadata.version(library)
-        except metadata.PackageNotFoundError:
-            versions[library] = "not installed"
-    return versions
+    return {"anomaly": anomaly.__version__, "python": platform.python_version(), **versions(LIBRARIES)}
 
 
 def now() -> str:

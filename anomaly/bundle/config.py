@@ -15,7 +15,7 @@ from anomaly.core.config import Settings, load_yaml
 from anomaly.core.errors import ConfigError, unknown_name
 from anomaly.core.volume import Modality
 from anomaly.models.base import ModelSettings
-from anomaly.models.registry import settings_class
+from anomaly.models.registry import parse_settings
 from anomaly.preprocessing.chain import ChainSettings
 from anomaly.scoring.settings import ScoringSettings
 from anomaly.training.settings import TrainingSettings
@@ -39,7 +39,7 @@ class ExperimentConfig(Settings):
     @field_validator("model")
     @classmethod
     def _checked_by_its_family(cls, values: dict[str, Any]) -> dict[str, Any]:
-        return _model_settings(values).model_dump(mode="json")
+        return parse_settings(values, where="model").model_dump(mode="json")
 
     @property
     def modality(self) -> Modality:
@@ -48,7 +48,7 @@ class ExperimentConfig(Settings):
 
     def model_settings(self) -> ModelSettings:
         """Return the settings of the family."""
-        return _model_settings(self.model)
+        return parse_settings(self.model, where="model")
 
 
 def load_experiment(path: Path, chains: dict[str, Path]) -> ExperimentConfig:
@@ -73,9 +73,3 @@ def load_experiment(path: Path, chains: dict[str, Path]) -> ExperimentConfig:
             raise ConfigError(f"{path}: " + unknown_name("preprocessing", name, list(chains)))
         values = {**values, "preprocessing": load_yaml(chains[name])}
     return ExperimentConfig.parse(values, where=str(path))
-
-
-def _model_settings(values: dict[str, Any]) -> ModelSettings:
-    if "family" not in values:
-        raise ConfigError("model: missing key 'family'")
-    return settings_class(values["family"]).parse(values, where="model")

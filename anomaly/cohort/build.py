@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -18,6 +17,7 @@ from anomaly.cohort.workers import run_in_order
 from anomaly.core.errors import CohortError
 from anomaly.core.files import read_json, write_json
 from anomaly.core.results import ScanStatus
+from anomaly.core.software import versions
 from anomaly.core.volume import Modality
 from anomaly.io.discover import ScanSource
 from anomaly.qc.checks import QcSettings
@@ -115,7 +115,7 @@ def describe_cohort(recipe: Recipe, records: Sequence[ScanRecord]) -> None:
             "qc": recipe.qc.model_dump(mode="json"),
             "grid": {"shape": grid.shape, "affine": grid.affine.tolist()} if grid else None,
             "scans": {status: n for status, n in counts.items() if n},
-            "versions": _versions(),
+            "versions": versions(_LIBRARIES),
         },
     )
 
@@ -181,13 +181,3 @@ def _warn_of_others(folder: Path, records: Sequence[ScanRecord]) -> None:
             "%d scans in %s are from other sources and are not in this manifest; name all sources together",
             others, folder,
         )  # fmt: skip
-
-
-def _versions() -> dict[str, str]:
-    versions = {}
-    for name in _LIBRARIES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
