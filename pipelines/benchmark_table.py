@@ -103,7 +103,7 @@ def _measured_on(results: Results) -> str:
 
 
 def _sizes(comparison: Comparison) -> str:
-    return f"{comparison.n_scans} scans that every model scored."
+    return f"{comparison.n_scans} scans of {comparison.n_subjects} subjects that every model scored."
 
 
 def _cost_table(results: Results) -> pd.DataFrame:

@@ -29,14 +29,15 @@ class Comparison:
         The run that differences are taken from.
     differences
         Other run → metric → ``reference − other``, paired; positive = the reference is better.
-    n_scans, n_left_out
-        Scans that every run scored, and scans that some run did not.
+    n_scans, n_subjects, n_left_out
+        Scans that every run scored, their subjects, and scans that some run did not score.
     """
 
     values: dict[str, dict[str, Estimate]]
     reference: str
     differences: dict[str, dict[str, Estimate]]
     n_scans: int
+    n_subjects: int
     n_left_out: int
 
     def beats(self, metric: str) -> list[str]:
@@ -71,7 +72,8 @@ def compare(
     values = {name: _values(table, None, n_draws, seed) for name, table in tables.items()}
     others = (name for name in tables if name != chosen)
     differences = {name: _values(tables[chosen], tables[name], n_draws, seed) for name in others}
-    return Comparison(values, chosen, differences, len(tables[chosen]), n_left_out)
+    n_subjects = tables[chosen]["subject"].nunique()
+    return Comparison(values, chosen, differences, len(tables[chosen]), n_subjects, n_left_out)
 
 
 def _aligned(runs: Mapping[str, pd.DataFrame]) -> tuple[dict[str, pd.DataFrame], int]:
