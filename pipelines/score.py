@@ -28,6 +28,7 @@ from anomaly.io.nifti import write_nifti
 from anomaly.scoring.maps import RawEvidence
 from anomaly.scoring.native import in_scan_space
 from anomaly.scoring.scorer import ScoredVolume
+from anomaly.scoring.settings import ScoringSettings
 from anomaly.scoring.table import write_tables
 from pipelines.common import Progress, audit, no_progress, now
 from pipelines.intake import Arrival, Intake, open_intake
@@ -192,8 +193,9 @@ class _Desk:
             status=ScanStatus.SCORED,
             score=declared,
             scores=scored.scores,
+            numbers=dict(record.numbers) | _numbers(scored),
             regions=native.regions,
-            warnings=_warnings(scored, settings.min_similarity),
+            warnings=_warnings(scored, settings),
             map_path=map_path,
             mask_path=mask_path,
         )
@@ -257,13 +259,25 @@ def _judged(result: ScanScore, declared: str, calibration: Calibration) -> ScanS
     )
 
 
-def _warnings(scored: ScoredVolume, least: float) -> tuple[str, ...]:
-    if scored.similarity >= least + UNSURE_SIMILARITY:
-        return ()
-    return (
-        f"unlike the training scans: correlation {scored.similarity:.2f} with the mean healthy scan, close to the "
-        f"limit of {least:.2f} below which scans are refused; read the score with care",
-    )
+def _numbers(scored: ScoredVolume) -> dict[str, float]:
+    found = {"similarity": scored.similarity}
+    return found if scored.unlikeness is None else found | {"acquisition_p": scored.unlikeness.p_value}
+
+
+def _warnings(scored: ScoredVolume, settings: ScoringSettings) -> tuple[str, ...]:
+    """Return what a reader must know before trusting the score."""
+    found, least, unlike = [], settings.min_similarity, scored.unlikeness
+    if scored.similarity < least + UNSURE_SIMILARITY:
+        found.append(
+            f"unlike the training scans: correlation {scored.similarity:.2f} with the mean healthy scan, close to "
+            f"the limit of {least:.2f} below which scans are refused; read the score with care"
+        )
+    if unlike is not None and unlike.p_value < settings.acquisition_alpha:
+        found.append(
+            f"intensities and texture unlike the training scans, as of another scanner or protocol ({unlike}); if "
+            "so, the promised false-flag rate does not hold, and healthy scans of that scanner are needed"
+        )
+    return tuple(found)
 
 
 def _write_template_volumes(path: Path, scored: ScoredVolume, voxels: FloatArray, grid: Geometry) -> None:
@@ -295,6 +309,7 @@ def _summary(
     return {
         "scored": count(ScanStatus.SCORED),
         "flagged": sum(bool(result.flagged) for result in results),
+        "scored_with_warnings": sum(bool(result.warnings) for result in results),
         "refused": count(ScanStatus.REFUSED),
         "failed": count(ScanStatus.FAILED),
         "duplicate": count(ScanStatus.DUPLICATE),

@@ -49,7 +49,8 @@ def model_card(config: ExperimentConfig, model_id: str, facts: Mapping[str, Any]
         f"The declared scan score is `{scoring.scan_score}`. The evidence is made of the model's signed "
         f"{' and '.join(f'`{name}`' for name in scoring.maps)}, smoothed ({scoring.smoothing_mm:g} mm) and "
         f"standardised ({scoring.standardise}) against healthy scans. A scan less correlated with the mean healthy "
-        f"scan than {scoring.min_similarity:g} is refused.",
+        f"scan than {scoring.min_similarity:g} is refused; one whose intensities and texture are less probable "
+        f"than {scoring.acquisition_alpha:g} among the training scans is marked as of another scanner or protocol.",
         "",
         "## Limits",
         "",

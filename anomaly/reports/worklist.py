@@ -113,6 +113,8 @@ def _counts(run: Run, rows: Sequence[WorklistRow], unscored: Sequence[ScanScore]
     counts = [("scans", len(rows) + len(unscored)), ("scored", len(rows))]
     if run.calibration is not None:
         counts.append(("flagged", sum(bool(row.score.flagged) for row in rows)))
+    warned = sum(bool(row.score.warnings) for row in rows)
+    counts += [("with warnings", warned)] if warned else []
     counts += [("refused", by_status[ScanStatus.REFUSED]), ("failed", by_status[ScanStatus.FAILED])]
     others = len(unscored) - by_status[ScanStatus.REFUSED] - by_status[ScanStatus.FAILED]
     counts += [("duplicate or waiting", others)] if others else []

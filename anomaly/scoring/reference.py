@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
+from anomaly.scoring.acquisition import FEATURES, AcquisitionReference, acquisition_features
 from anomaly.scoring.postprocess import smooth_inside
 from anomaly.scoring.settings import ScoringSettings
 
@@ -28,6 +29,8 @@ class HealthyReference:
         Map name → float32 ``(I, J, K)`` of the signed, smoothed map; ``sd`` includes its floor and is > 0.
     appearance
         float32 ``(I, J, K)`` mean healthy image, to tell a scan that is something else altogether.
+    acquisition
+        What scanner and protocol leave in the healthy images, to tell a scan from another one.
     score_centre, score_spread
         Scan score name → mean and SD over healthy scans, to put scores on one scale before combining them.
     """
@@ -35,6 +38,7 @@ class HealthyReference:
     mean: Mapping[str, FloatArray]
     sd: Mapping[str, FloatArray]
     appearance: FloatArray
+    acquisition: AcquisitionReference
     score_centre: Mapping[str, float] = field(default_factory=dict)
     score_spread: Mapping[str, float] = field(default_factory=dict)
 
@@ -42,14 +46,16 @@ class HealthyReference:
         """Return the voxelwise statistics by name, for saving."""
         means = {f"mean.{name}": values for name, values in self.mean.items()}
         sds = {f"sd.{name}": values for name, values in self.sd.items()}
-        return {**means, **sds, "appearance": self.appearance}
+        return {**means, **sds, "appearance": self.appearance, "acquisition": self.acquisition.features}
 
     @classmethod
     def from_arrays(
         cls, arrays: Mapping[str, FloatArray], score_centre: Mapping[str, float], score_spread: Mapping[str, float]
     ) -> HealthyReference:
         """Return the reference that :meth:`arrays` was saved from."""
-        return cls(_named(arrays, "mean."), _named(arrays, "sd."), arrays["appearance"], score_centre, score_spread)
+        acquisition = AcquisitionReference(arrays["acquisition"])
+        mean, sd = _named(arrays, "mean."), _named(arrays, "sd.")
+        return cls(mean, sd, arrays["appearance"], acquisition, score_centre, score_spread)
 
 
 def similarity(voxels: FloatArray, mask: MaskArray, appearance: FloatArray) -> float:
@@ -73,15 +79,20 @@ def fit_reference(
         ``(signed maps by name, voxels, mask)`` per scan, each ``(I, J, K)`` on ``grid``, maps filtered.
     """
     moments = {name: _Moments(grid.shape) for name in (*settings.maps, "")}
+    features = []
     for maps, voxels, mask in scans:
         for name in settings.maps:
             moments[name].add(maps[name], mask)
         moments[""].add(voxels, mask)
+        features.append(acquisition_features(voxels, mask))
     appearance = moments.pop("")
     return HealthyReference(
         mean={name: found.mean() for name, found in moments.items()},
         sd={name: _floored(found.sd(), found.covered, grid, settings) for name, found in moments.items()},
         appearance=appearance.mean(),
+        acquisition=AcquisitionReference(
+            np.array(features, dtype=np.float32).reshape(len(features), len(FEATURES))
+        ),
     )
 
 

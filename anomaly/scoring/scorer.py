@@ -11,6 +11,7 @@ from anomaly.core.errors import ConfigError, ScanRefusedError, unknown_name
 from anomaly.core.views import VolumeSource
 from anomaly.core.volume import FloatArray, MaskArray
 from anomaly.models.base import Detector
+from anomaly.scoring.acquisition import Unlikeness, acquisition_features
 from anomaly.scoring.maps import RawEvidence, raw_evidence
 from anomaly.scoring.postprocess import eroded, median_inside, smooth_inside
 from anomaly.scoring.reduce import combined_score, scan_scores
@@ -42,6 +43,8 @@ class ScoredVolume:
         Every scan score by name.
     similarity
         Correlation with the mean healthy scan; 1 before there is a reference.
+    unlikeness
+        How unlike the training scans it was acquired; None before there is a reference, or where that is too small.
     """
 
     evidence: FloatArray
@@ -50,6 +53,7 @@ class ScoredVolume:
     mask: MaskArray
     scores: dict[str, float]
     similarity: float = 1.0
+    unlikeness: Unlikeness | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,11 +93,18 @@ class Scorer:
         scores = scan_scores(evidence, inside, raw.terms, self.settings.top_fraction)
         if self.reference is not None:
             scores["combined"] = combined_score(scores, self.reference)
-        return ScoredVolume(evidence, signed, raw.reconstruction, inside, scores, self.similarity(voxels, mask))
+        similarity, unlikeness = self.similarity(voxels, mask), self.unlikeness(voxels, mask)
+        return ScoredVolume(evidence, signed, raw.reconstruction, inside, scores, similarity, unlikeness)
 
     def similarity(self, voxels: FloatArray, mask: MaskArray) -> float:
         """Return how alike a scan is to the mean healthy scan (correlation); 1 before there is a reference."""
         return 1.0 if self.reference is None else similarity(voxels, mask, self.reference.appearance)
+
+    def unlikeness(self, voxels: FloatArray, mask: MaskArray) -> Unlikeness | None:
+        """Return how unlike the training scans a scan was acquired; see :class:`ScoredVolume`."""
+        if self.reference is None:
+            return None
+        return self.reference.acquisition.compare(acquisition_features(voxels, mask))
 
     def learn_reference(self, healthy: VolumeSource, held_out: Iterable[tuple[FloatArray, MaskArray]]) -> Scorer:
         """Return this scorer with what healthy scans look like: voxel statistics and score statistics.

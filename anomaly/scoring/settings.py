@@ -43,4 +43,11 @@ class ScoringSettings(Settings):
     min_similarity: float = Field(
         default=0.5, ge=-1, le=1, description="a scan less correlated with the healthy mean is refused"
     )
+    acquisition_alpha: float = Field(
+        default=0.0001,
+        ge=0,
+        lt=1,
+        description="a scan whose intensities and texture are less probable among training scans is marked as of "
+        "another scanner or protocol; 0 = never",
+    )
     batch_size: int = Field(default=16, ge=1, description="images per forward pass")

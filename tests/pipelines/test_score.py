@@ -13,6 +13,7 @@ from anomaly.cohort.table import read_records
 from anomaly.core.errors import BundleError, UncalibratedError
 from anomaly.core.files import read_json
 from pipelines.score import ScoreRequest, score
+from pipelines.train import train
 from tests.pipelines.cohorts import OBLIQUE, SCAN, add_refused, make_cohort
 from tests.pipelines.conftest import Trained
 
@@ -143,6 +144,23 @@ def test_a_scan_unlike_the_training_scans_is_refused(trained: Trained, tmp_path:
 
     assert summary["refused"] == 1
     assert summary["not_scored"][0]["reason"].startswith("found a correlation of -")
+
+
+def test_a_scan_as_from_another_scanner_is_scored_and_marked(trained: Trained, tmp_path: Path) -> None:
+    train(trained.config, make_cohort(tmp_path / "training", range(500, 530)), tmp_path / "model")
+    new = make_cohort(tmp_path / "new", [600, 601])
+    volume = new / "volumes" / "sub-601_T1w.nii"
+    image = nib.load(volume)
+    noise = np.random.default_rng(0).normal(0, 0.05, image.shape) * (image.get_fdata() > 0)
+    nib.save(nib.Nifti1Image((image.get_fdata() + noise).astype(np.float32), image.affine), volume)
+
+    summary = score(ScoreRequest(tmp_path / "model", (new,), tmp_path / "run"))
+
+    rows = table(tmp_path / "run")
+    assert (summary["scored"], summary["scored_with_warnings"]) == (2, 1)
+    assert rows.loc["sub-600_T1w", "warnings"] == ""
+    assert "another scanner or protocol (p = " in rows.loc["sub-601_T1w", "warnings"]
+    assert read_json(tmp_path / "run" / "sub-601_T1w" / "score.json")["numbers"]["acquisition_p"] < 1e-4
 
 
 def test_the_run_says_which_model_and_calibration_made_it(run: Path, trained: Trained) -> None:

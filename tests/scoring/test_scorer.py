@@ -70,3 +70,17 @@ def test_the_same_scan_gives_bit_identical_evidence_twice(scorer: Scorer) -> Non
 
     np.testing.assert_array_equal(first.evidence, second.evidence)
     assert first.scores == second.scores
+
+
+def test_a_scan_says_how_unlike_the_training_scans_it_was_acquired() -> None:
+    scans = Scans(24)
+    scorer = Scorer(Constant(), SETTINGS).learn_reference(scans, [scans[0]])
+    voxels, mask = Scans(26)[25]
+    noise = np.random.default_rng(7).normal(0, 0.4, voxels.shape)
+    noisy = np.where(mask, voxels + noise, 0).astype(np.float32)
+
+    alike, unlike = scorer.score(voxels, mask).unlikeness, scorer.score(noisy, mask).unlikeness
+    assert alike is not None
+    assert unlike is not None
+    assert alike.p_value > 0.001 > 1e-4 > unlike.p_value
+    assert Scorer(Constant(), SETTINGS).score(voxels, mask).unlikeness is None
