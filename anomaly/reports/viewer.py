@@ -17,6 +17,7 @@ from anomaly.reports.run_folder import Display, ScanVolumes
 
 # nilearn's document names a favicon on the web and its own project pages: a report loads and links nothing.
 _LINKS = re.compile(r'<link rel="icon"[^>]*>|<footer style="display: none">.*?</footer>', re.DOTALL)
+_RANDOM_ID = re.compile(r"-[0-9a-f]{32}\b")  # one viewer to a document: the same scan must give the same page
 _PARAMETERS = re.compile(r"brainsprite\((\{.*\})\);")
 _STYLE = """<style>
 body{margin:0;background:#000;color:#e8e6e3;font:13px system-ui,sans-serif}
@@ -67,7 +68,7 @@ def viewer_html(
             width_view=width_px,
             title="",
         )
-    document = _LINKS.sub("", view.html).replace("</head>", _STYLE + "</head>", 1)
+    document = _RANDOM_ID.sub("", _LINKS.sub("", view.html)).replace("</head>", _STYLE + "</head>", 1)
     return _PARAMETERS.sub(lambda found: _placed(found, scan, point_mm), document, count=1), round(
         0.88 * view.height
     )  # nilearn leaves room for a title
@@ -76,8 +77,8 @@ def viewer_html(
 def _placed(found: re.Match[str], image: nib.Nifti1Image, point_mm: tuple[float, float, float]) -> str:
     """Return the viewer's parameters with the cross and the printed millimetres where the picture is.
 
-    nilearn 0.14 mirrors the pictures for the radiological convention, but neither the cross nor the sign of x;
-    and the script counts slices from 1 where the pictures count from 0. Both are set right here.
+    nilearn mirrors the pictures for the radiological convention, but neither the cross nor the sign of x; and the
+    script counts slices from 1 where it prints millimetres, from 0 where it draws. All are set right here.
     """
     affine = np.array(image.affine)
     affine[:3, 3] += affine[:3, 0] * (image.shape[0] - 1)
