@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from anomaly.io.nifti import read_nifti
 from anomaly.models.registry import create
 from anomaly.preprocessing.chain import Chain
 from anomaly.training.settings import TrainingSettings
+from pipelines.benchmark_table import Row, measured_table
 from pipelines.ingest import ingest, load_chain
 from pipelines.score import ScoreRequest, score
 from pipelines.train import train
@@ -33,18 +34,6 @@ from pipelines.train import train
 SAMPLE = Path(__file__).resolve().parents[1] / "sample_data"
 BATCH_SIZES = (10, 150)
 STEPS = 20
-
-
-@dataclass(frozen=True)
-class Row:
-    """One measured figure, and the limit it should keep."""
-
-    what: str
-    found: str
-    limit: str = ""
-
-    def __str__(self) -> str:
-        return f"| {self.what} | {self.found} | {self.limit} |"
 
 
 def bench(data: Path | None, model: Path | None, cohort: Path | None) -> list[Row]:
@@ -185,9 +174,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a trained bundle; default: a small one, trained on the sample")
     parser.add_argument("--cohort", type=Path, help="a cohort of the model's chain")
     chosen = parser.parse_args()
-    print("| what | measured | limit |\n|---|---|---|")
-    for row in bench(Path(chosen.data) if chosen.data else None, chosen.model, chosen.cohort):
-        print(row, flush=True)
+    print(measured_table(bench(Path(chosen.data) if chosen.data else None, chosen.model, chosen.cohort)), end="")
 
 
 if __name__ == "__main__":

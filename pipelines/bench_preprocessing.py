@@ -49,8 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def bench_extraction(folder: Path, settings: ChainSettings, every: int) -> None:
-    """Print the Dice of extracted brains against the masks given with the heads."""
+def bench_extraction(folder: Path, settings: ChainSettings, every: int = 1) -> list[float]:
+    """Print and return the Dice of extracted brains against the masks given with the heads."""
     rows = []
     for path in _scans(folder, every):
         given = path.with_name(path.name.replace("_T1w", "_desc-brain_mask"))
@@ -62,6 +62,7 @@ def bench_extraction(folder: Path, settings: ChainSettings, every: int) -> None:
     overlap, ratio, seconds = np.array(rows).T
     print(f"{folder.name}: n {len(rows)}, Dice mean {overlap.mean():.3f}, SD {overlap.std():.3f}, ", end="")
     print(f"lowest {overlap.min():.3f}; volume ratio {ratio.mean():.3f}; CPU seconds {np.median(seconds):.1f}\n")
+    return [float(value) for value in overlap]
 
 
 def bench_chain(folder: Path, settings: ChainSettings, every: int) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,20 @@ TITLES = {
     "mass_effect": "Planted mass effect (deformation)",
     "cases": "Real cases (sanity check: too few for a claim, and from other scanners)",
 }
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured figure, and the limit it should keep."""
+
+    what: str
+    found: str
+    limit: str = ""
+
+
+def measured_table(rows: Iterable[Row]) -> str:
+    """Return measured figures as a table."""
+    return markdown(pd.DataFrame([{"what": r.what, "measured": r.found, "limit": r.limit} for r in rows]))
 
 
 class Results:

@@ -230,17 +230,27 @@ def _log_lines(every_seconds: float = 10.0) -> Progress:
     """Return a callback for a log file: a line now and then instead of a bar."""
     from time import monotonic
 
-    started = last = monotonic()
+    last = monotonic()
+    first: tuple[int, float] | None = None
 
     def report(done: int, total: int, message: str) -> None:
-        nonlocal last
+        nonlocal first, last
         now = monotonic()
-        if now - last >= every_seconds:
+        if first is None or done < first[0]:  # resumed work does not begin at 0; the next part of the work does
+            first = (done, now)
+        if now - last >= every_seconds and done > first[0]:
             last = now
-            left = (now - started) / done * (total - done) if done else 0.0
-            _say(f"{done}/{total} {message} ({left:.0f} s left)")
+            left = (now - first[1]) / (done - first[0]) * (total - done)
+            _say(f"{done}/{total} {message} ({_duration(left)} left)")
 
     return report
+
+
+def _duration(seconds: float) -> str:
+    """Return a duration as people say it, e.g. ``"3 min"``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _finish(summary: dict[str, Any], as_json: bool, refused: int = 0, flagged: bool = False) -> None:

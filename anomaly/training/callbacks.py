@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from anomaly.core.files import atomic_path
@@ -131,19 +131,14 @@ class LastCheckpoint(Callback):
 
 
 class Progress(Callback):
-    """Tells the caller how far training is and how long it will take, and writes the logs."""
+    """Tells the caller how far training is, and writes the logs."""
 
     LOG_EVERY = 10
     TELL_EVERY_SECONDS = 0.5
 
     def __init__(self, total: int, report: Callable[[int, int, str], None] | None) -> None:
         self.total, self.report = total, report
-        self.start, self.first, self.told = time.monotonic(), 0, 0.0
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
-        del pl_module
-        self.start, self.first = time.monotonic(), trainer.global_step
+        self.told = 0.0
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -157,18 +152,7 @@ class Progress(Callback):
             write_log(trainer, {name: float(value) for name, value in pl_module.latest.items()})
         if self.report and (now - self.told > self.TELL_EVERY_SECONDS or done == self.total):
             self.told = now
-            self.report(done, self.total, self._message(done, now, pl_module.latest))
-
-    def _message(self, done: int, now: float, latest: dict[str, Tensor]) -> str:
-        left = (now - self.start) / max(1, done - self.first) * (self.total - done)
-        return f"loss {float(latest['loss']):.4g}, {duration(left)} left"
-
-
-def duration(seconds: float) -> str:
-    """Return a duration as people say it, e.g. ``"3 min"``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+            self.report(done, self.total, f"loss {float(pl_module.latest['loss']):.4g}")
 
 
 def save_weights(learner: nn.Module, path: Path) -> None:
