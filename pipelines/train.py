@@ -50,7 +50,8 @@ def train(
     cohort
         An ingested cohort. Where its scans name a split, only ``train`` is used; only healthy scans ever are.
     output
-        The bundle folder. Checkpoints and logs go to ``output/training``; an interrupted call continues from them.
+        The bundle folder. Logs go to ``output/training``; so do checkpoints, which an interrupted call continues
+        from and which are removed once the model is whole.
 
     Returns
     -------
@@ -80,6 +81,8 @@ def train(
     model_id = save_bundle(output, experiment, scorer, seen, facts)
     write_text(output / "MODEL_CARD.md", model_card(experiment, model_id, facts))
     audit(output, "train", model_id=model_id)
+    for checkpoint in (*run.folder.glob("*.ckpt"), *run.folder.glob("*.safetensors")):
+        checkpoint.unlink()
     return {
         "model_id": model_id,
         "model": str(output),

@@ -97,9 +97,9 @@ class Autoencoder(NetworkDetector):
                 "network could copy lesions; lower model.latent_size"
             )
 
-    def loss(self, images: Tensor, mask: Tensor, at: Moment) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
         """Return the mean squared error inside the mask."""
-        del at
+        del at, corrupted
         error = self.reconstruct(images, mask) - centre(images)
         return {"loss": masked_mean(error.float() ** 2, mask)}
 

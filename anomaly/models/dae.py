@@ -173,19 +173,31 @@ class DenoisingAutoencoder(NetworkDetector):
             half = torch.stack([torch.from_numpy(train[n][0].copy()).flatten() for n in range(0, len(train), 2)])
             self.components = principal_components(half, self.settings.components)[1]
 
-    def loss(self, images: Tensor, mask: Tensor, at: Moment) -> dict[str, Tensor]:
-        """Return the weighted squared error of undoing a random corruption, and the severity loss."""
-        with torch.no_grad():
-            corrupted, changed = corrupt(images, mask, self.slab_spacing, self.settings.corruption, at.rng)
-            moved = centre(corrupted) - centre(images)
-            inside = mask.float()
-            weight = inside * (1 + self.settings.changed_weight * changed)
-        output = self.forward(corrupted)
+    def corrupt(self, images: Tensor, mask: Tensor, rng: torch.Generator) -> tuple[Tensor, ...]:
+        """Return corrupted images ``(B, C, *S)``, what was added, its weight (both ``(B, 1, *S)``) and severity.
+
+        The severity ``(B, 2, *S)``, 0 to 1, of turning too dark and of turning too bright, is there where the
+        settings ask for it.
+        """
+        settings = self.settings
+        corrupted, changed = corrupt(images, mask, self.slab_spacing, settings.corruption, rng)
+        moved = centre(corrupted) - centre(images)
+        weight = mask * (1 + settings.changed_weight * changed)
+        if not settings.severity_weight:
+            return corrupted, moved, weight
+        severity = torch.cat([-moved, moved], dim=1).div_(LARGE_CHANGE).clamp_(0, 1) * (changed > 0.05)
+        return corrupted, moved, weight, severity
+
+    def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
+        """Return the weighted squared error of undoing the corruption, and the severity loss."""
+        del images, at
+        damaged, moved, weight, *severity = corrupted
+        output = self.forward(damaged)
+        inside = mask.float()
         voxels = inside.sum().clamp_min(1)
         error = (output[:, :1] + moved) / self.settings.error_sd
         losses = {"restoration": 0.5 * (weight * error**2).sum() / voxels}
-        if self.settings.severity_weight:
-            target = torch.cat([-moved, moved], dim=1).div_(LARGE_CHANGE).clamp_(0, 1) * (changed > 0.05)
+        for target in severity:
             entropy = F.binary_cross_entropy_with_logits(output[:, 1:], target, weight=inside, reduction="sum")
             losses["severity"] = self.settings.severity_weight * entropy / voxels
         return {"loss": torch.stack(list(losses.values())).sum(), **losses}

@@ -28,7 +28,8 @@ class NetworkDetector(Detector):
     """A detector that learns by gradient descent.
 
     A family implements :meth:`build`, :meth:`loss` and :meth:`reconstruct`; it may override :meth:`prepare` (what
-    is learnt before training, e.g. a mean image), :meth:`check` (what cannot be trained) and :meth:`evidence`.
+    is learnt before training, e.g. a mean image), :meth:`check` (what cannot be trained), :meth:`corrupt` and
+    :meth:`evidence`.
 
     Attributes
     ----------
@@ -46,8 +47,21 @@ class NetworkDetector(Detector):
     def build(self) -> nn.Module:
         """Return the network with fresh weights; the caller has seeded torch."""
 
+    def corrupt(self, images: Tensor, mask: Tensor, rng: torch.Generator) -> tuple[Tensor, ...]:
+        """Return what the loss takes beside images and mask. Nothing, unless a family corrupts them.
+
+        Parameters
+        ----------
+        images, mask
+            As for :meth:`loss`.
+        rng
+            The only random numbers to use, on the device of the images.
+        """
+        del images, mask, rng
+        return ()
+
     @abstractmethod
-    def loss(self, images: Tensor, mask: Tensor, at: Moment) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
         """Return scalars by name; ``"loss"`` is minimised, the others are logged.
 
         Parameters
@@ -58,6 +72,8 @@ class NetworkDetector(Detector):
             ``(B, 1, *S)`` bool.
         at
             The step, and its random numbers. Nothing else random may be used.
+        corrupted
+            What :meth:`corrupt` returned for these images.
         """
 
     @abstractmethod

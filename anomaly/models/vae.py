@@ -100,8 +100,9 @@ class VariationalAutoencoder(NetworkDetector):
         """Return x̂ ``(B, 1, *S)``."""
         return crop(self.network.decode_forward(z, use_sigmoid=False), self.image_shape)  # type: ignore[operator]
 
-    def loss(self, images: Tensor, mask: Tensor, at: Moment) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
         """Return the negative ELBO per voxel, with β warmed up, and its parts."""
+        del corrupted
         mu, log_variance = self.encode(images)
         epsilon = torch.randn(mu.shape, generator=at.rng, device=mu.device)
         reconstruction = self.decode(mu + (0.5 * log_variance).exp() * epsilon)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,15 @@ from anomaly.training.stream import Batch
 
 GPU_CHECK_EVERY = 10  # reading a number from the GPU waits for it, so it is not done at every step
 TOLERATED = 3  # steps in a row whose gradient overflows
+
+
+class ReadyBatch(NamedTuple):
+    """A batch as the loss takes it: its number, images and mask, augmented, and what the learner made of them."""
+
+    number: int
+    images: Tensor
+    mask: Tensor
+    corrupted: tuple[Tensor, ...]
 
 
 class LearnerModule(LightningModule):
@@ -45,15 +54,20 @@ class LearnerModule(LightningModule):
         self.latest: dict[str, Tensor] = {}
         self.skipped: list[int] = []
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Augment the batch where it lies and return its loss."""
-        del batch_idx  # starts anew at every validation; the batch knows its own number
+    @torch.no_grad()
+    def ready(self, batch: Batch) -> ReadyBatch:
+        """Augment and corrupt a batch where it lies: ahead of its step on a CPU, within it on a GPU."""
         number, images, mask = batch
-        rng = self._generator(number)
-        with torch.no_grad():
-            images, mask = augment(images, mask, self.learner.view, self.settings.augmentation, rng)
-        at = Moment(number // self.settings.accumulate, self.settings.steps, rng)
-        losses = self.learner.loss(images, mask, at)
+        rng = self._generator(number, 1)
+        images, mask = augment(images, mask, self.learner.view, self.settings.augmentation, rng)
+        return ReadyBatch(number, images, mask, self.learner.corrupt(images, mask, rng))
+
+    def training_step(self, batch: Batch | ReadyBatch, batch_idx: int) -> Tensor:
+        """Return the loss of a batch."""
+        del batch_idx  # starts anew at every validation; the batch knows its own number
+        number, images, mask, corrupted = batch if isinstance(batch, ReadyBatch) else self.ready(batch)
+        at = Moment(number // self.settings.accumulate, self.settings.steps, self._generator(number, 2))
+        losses = self.learner.loss(images, mask, at, *corrupted)
         self.latest = {name: value.detach() for name, value in losses.items()}
         if self._checks(at.step):
             self._refuse_non_finite(self.latest, at.step)
@@ -102,10 +116,9 @@ class LearnerModule(LightningModule):
         """Wall time of the training so far, that of the runs it continues included."""
         return self._seconds_before + time.monotonic() - self._began
 
-    def _generator(self, number: int) -> torch.Generator:
-        words = np.random.SeedSequence([self.settings.seed, self.global_rank, number, 1]).generate_state(
-            2, np.uint32
-        )
+    def _generator(self, number: int, purpose: int) -> torch.Generator:
+        sequence = np.random.SeedSequence([self.settings.seed, self.global_rank, number, purpose])
+        words = sequence.generate_state(2, np.uint32)
         seed = (int(words[0]) << 31) ^ int(words[1])
         return torch.Generator(device=self.device).manual_seed(seed)
 

@@ -51,10 +51,18 @@ class Learner(Protocol):
         """How volumes are cut into the images this model sees."""
         ...
 
-    def loss(self, images: Tensor, mask: Tensor, at: Moment) -> dict[str, Tensor]:
+    def corrupt(self, images: Tensor, mask: Tensor, rng: torch.Generator) -> tuple[Tensor, ...]:
+        """Return what the loss takes beside images and mask and no weight has a part in, e.g. corrupted images.
+
+        It is apart from the loss because a CPU makes it ahead, in another thread, while the network learns from
+        the batch before. ``images`` are ``(B, C, *S)``, already augmented, ``mask`` is ``(B, 1, *S)`` bool.
+        """
+        ...
+
+    def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
         """Return scalars by name; ``"loss"`` is minimised, the others are logged.
 
-        ``images`` are ``(B, C, *S)``, ``mask`` is ``(B, 1, *S)`` bool.
+        ``corrupted`` is what :meth:`corrupt` returned for these images.
         """
         ...
 

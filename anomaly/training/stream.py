@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from anomaly.core.views import Array, View, VolumeSource
 
 Place = tuple[slice, slice, slice]
 Batch = tuple[int, Tensor, Tensor]
+T = TypeVar("T")
 
 
 class ImageStream:
@@ -65,41 +67,41 @@ class ImageStream:
         mask[...] = self.view.target(foreground, place)
 
 
-class StepLoader:
-    """Batches of one stretch of training, read ahead by threads. What lightning calls a data loader.
+class StepLoader(Generic[T]):
+    """Batches of one stretch of training, made ahead by threads. What lightning calls a data loader.
 
     Parameters
     ----------
-    stream
-        Where batches come from.
+    make
+        Returns the batch of a step.
     first
         Returns the step to start at, asked anew at every iteration: training may have been resumed.
     length
         Batches per stretch.
     threads
-        Reading threads; 0 reads in line. Reading threads need no copies and no pickling, and numpy lets go of
-        the interpreter while it copies.
+        Threads that make batches; 0 makes them in line. Threads need no copies and no pickling, and numpy and
+        torch let go of the interpreter while they compute.
     """
 
-    def __init__(self, stream: ImageStream, first: Callable[[], int], length: int, threads: int) -> None:
-        self.stream, self.first, self.length, self.threads = stream, first, length, threads
+    def __init__(self, make: Callable[[int], T], first: Callable[[], int], length: int, threads: int) -> None:
+        self.make, self.first, self.length, self.threads = make, first, length, threads
 
     def __len__(self) -> int:
         return self.length
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[T]:
         start = self.first()
         steps = range(start, start + self.length)
         if self.threads == 0:
-            return map(self.stream.batch, steps)
-        return self._read_ahead(steps)
+            return map(self.make, steps)
+        return self._make_ahead(steps)
 
-    def _read_ahead(self, steps: range) -> Iterator[Batch]:
+    def _make_ahead(self, steps: range) -> Iterator[T]:
         with ThreadPoolExecutor(self.threads, thread_name_prefix="batches") as pool:
-            waiting: deque[Future[Batch]] = deque()
+            waiting: deque[Future[T]] = deque()
             try:
                 for step in steps:
-                    waiting.append(pool.submit(self.stream.batch, step))
+                    waiting.append(pool.submit(self.make, step))
                     if len(waiting) > self.threads:
                         yield waiting.popleft().result()
                 while waiting:

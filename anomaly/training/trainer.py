@@ -72,19 +72,23 @@ def train(
                                            Progress(settings.steps, run.progress)])  # fmt: skip
         stream = ImageStream(source, learner.view, settings.batch_size, settings.seed, trainer.global_rank)
         length = settings.validate_every * settings.accumulate
-        loader = StepLoader(stream, lambda: module.batches_done, length, settings.num_workers)
+        loader: StepLoader[Any] = StepLoader(
+            stream.batch if _on_gpu(run) else lambda step: module.ready(stream.batch(step)),
+            first=lambda: module.batches_done,
+            length=length,
+            threads=settings.num_workers,
+        )
         trainer.fit(module, loader, ckpt_path=_checkpoint(run), weights_only=True)
     _keep_best(learner, run.folder)
     return _outcome(trainer, chosen, module.seconds)
 
 
 def _trainer(settings: TrainingSettings, run: Run, callbacks: list[Any]) -> Trainer:
-    on_gpu = run.device == "cuda" or (run.device == "auto" and torch.cuda.is_available())
     return Trainer(
         accelerator=_ACCELERATORS[run.device],
         devices=run.devices,
         strategy="auto",
-        precision="bf16-mixed" if in_bfloat16(settings.precision, on_gpu) else "32-true",
+        precision="bf16-mixed" if in_bfloat16(settings.precision, _on_gpu(run)) else "32-true",
         max_steps=settings.steps,
         accumulate_grad_batches=settings.accumulate,
         callbacks=callbacks,
@@ -97,6 +101,10 @@ def _trainer(settings: TrainingSettings, run: Run, callbacks: list[Any]) -> Trai
         use_distributed_sampler=False,  # the stream gives every process its own batches
         num_sanity_val_steps=0,
     )
+
+
+def _on_gpu(run: Run) -> bool:
+    return run.device == "cuda" or (run.device == "auto" and torch.cuda.is_available())
 
 
 def in_bfloat16(precision: str, on_gpu: bool) -> bool:

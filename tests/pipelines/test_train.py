@@ -73,6 +73,18 @@ def test_two_trainings_of_one_seed_agree(trained: Trained, tmp_path: Path) -> No
     assert load_bundle(tmp_path / "again").model_id == load_bundle(trained.model).model_id
 
 
+def test_a_finished_training_leaves_its_logs_and_no_checkpoints(trained: Trained, tmp_path: Path) -> None:
+    config = yaml.safe_load(write_config(tmp_path / "ae.yaml", "ae", channels=[8, 16], latent_size=4).read_text())
+    (tmp_path / "ae.yaml").write_text(yaml.safe_dump(config | {"training": {"steps": 2, "validate_every": 2}}))
+
+    train(tmp_path / "ae.yaml", trained.training, tmp_path / "model", device="cpu")
+
+    left = {path.suffix for path in (tmp_path / "model" / "training").rglob("*") if path.is_file()}
+    assert ".csv" in left
+    assert not left & {".ckpt", ".safetensors"}
+    assert load_bundle(tmp_path / "model").metadata["training"]["steps"] == 2
+
+
 def test_a_cohort_prepared_by_another_chain_is_refused(trained: Trained, tmp_path: Path) -> None:
     config = yaml.safe_load(trained.config.read_text())
     config["preprocessing"]["grid"]["spacing_mm"] = 3.0

@@ -54,7 +54,7 @@ def test_memory_mapped_volumes_are_not_changed(view: View) -> None:
 @pytest.mark.parametrize("threads", [0, 1, 3])
 def test_the_loader_continues_where_it_is_told(threads: int) -> None:
     source = stream(VIEWS[0])
-    loader = StepLoader(source, lambda: 10, length=5, threads=threads)
+    loader = StepLoader(source.batch, lambda: 10, length=5, threads=threads)
     batches = list(loader)
     assert [step for step, _, _ in batches] == [10, 11, 12, 13, 14]
     assert all(torch.equal(images, source.batch(step)[1]) for step, images, _ in batches)

@@ -12,9 +12,11 @@ from anomaly.core.errors import TrainingError
 from anomaly.core.volume import Geometry
 from anomaly.models.ae import Autoencoder, AutoencoderSettings
 from anomaly.models.base import FitReport, FitRun
-from anomaly.training.module import learning_rate_share
+from anomaly.models.dae import DenoisingAutoencoder, DenoisingSettings
+from anomaly.training.module import LearnerModule, learning_rate_share
 from anomaly.training.protocols import Moment
 from anomaly.training.settings import TrainingSettings
+from anomaly.training.stream import ImageStream
 from tests.models.factories import GRID, MemoryCohort, healthy_cohort, healthy_scan, planted_scan
 
 TRAINING = TrainingSettings(steps=12, batch_size=2, warmup=2, validate_every=4, num_workers=1)
@@ -122,19 +124,29 @@ def test_training_says_nothing_but_through_its_callback(
     assert told[-1][2].startswith("loss ")
 
 
+def test_a_batch_made_ready_ahead_is_the_one_made_within_the_step() -> None:
+    detector = DenoisingAutoencoder(DenoisingSettings(features=(8, 8, 8, 8, 16, 8), atlas=False), GRID)
+    module = LearnerModule(detector, TRAINING, "test")
+    batch = ImageStream(healthy_cohort(4), detector.view, batch_size=2, seed=0).batch(5)
+    ahead, within = (module.training_step(b, 0) for b in (module.ready(batch), batch))
+    assert torch.equal(ahead, within)
+    other = module.training_step(ImageStream(healthy_cohort(4), detector.view, 2, seed=0).batch(6), 0)
+    assert not torch.equal(ahead, other)
+
+
 class Explodes(Autoencoder):
     """Its loss is not a number from step 6 on."""
 
-    def loss(self, images: Tensor, mask: Tensor, at: Moment) -> dict[str, Tensor]:
-        losses = super().loss(images, mask, at)
+    def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
+        losses = super().loss(images, mask, at, *corrupted)
         return {"loss": losses["loss"] * (float("nan") if at.step >= 6 else 1.0)}
 
 
 class ExplodesInTheGradient(Autoencoder):
     """Its loss is finite, its gradient is not."""
 
-    def loss(self, images: Tensor, mask: Tensor, at: Moment) -> dict[str, Tensor]:
-        loss = super().loss(images, mask, at)["loss"]
+    def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
+        loss = super().loss(images, mask, at, *corrupted)["loss"]
         return {"loss": (loss - loss.detach()).sqrt() if at.step >= 6 else loss}
 
 
@@ -153,8 +165,8 @@ def test_a_loss_or_gradient_that_is_not_finite_is_explained_and_the_last_good_we
 class OverflowsOnce(Autoencoder):
     """One gradient is not finite."""
 
-    def loss(self, images: Tensor, mask: Tensor, at: Moment) -> dict[str, Tensor]:
-        loss = super().loss(images, mask, at)["loss"]
+    def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
+        loss = super().loss(images, mask, at, *corrupted)["loss"]
         return {"loss": (loss - loss.detach()).sqrt() if at.step == 6 else loss}
 
 
