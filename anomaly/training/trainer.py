@@ -118,7 +118,7 @@ def in_bfloat16(precision: str, on_gpu: bool) -> bool:
 
 
 def _loggers(folder: Path) -> list[Any]:
-    csv = CSVLogger(folder, name="logs")
+    csv = CSVLogger(folder, name="logs", flush_logs_every_n_steps=1)  # a killed training keeps its log
     return [csv, TensorBoardLogger(folder, name="logs", version=csv.version)]
 
 

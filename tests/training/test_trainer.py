@@ -68,6 +68,13 @@ def test_a_killed_training_resumes_to_the_same_weights(
     assert same_state(resumed, uninterrupted)
 
 
+def test_a_killed_training_keeps_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anomaly.training.callbacks.Progress.TELL_EVERY_SECONDS", 0.0)
+    with pytest.raises(KilledError):
+        fit(new(), tmp_path, progress=killed_after(6))
+    assert "planted_ap" in next(tmp_path.rglob("metrics.csv")).read_text()
+
+
 def test_a_finished_training_is_not_repeated(uninterrupted: Autoencoder, tmp_path: Path) -> None:
     fit(new(), tmp_path)
     again = new()
