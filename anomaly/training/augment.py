@@ -16,8 +16,6 @@ from anomaly.core.views import View
 from anomaly.training.fields import chance, nonzero, uniform, upsample
 from anomaly.training.settings import AugmentationSettings
 
-BEND_NODES = 7  # along each axis, between which displacements are interpolated
-
 
 def augment(
     images: Tensor, mask: Tensor, view: View, settings: AugmentationSettings, rng: torch.Generator
@@ -65,9 +63,11 @@ def deform(
     if not (settings.translate or settings.rotate or settings.scale or settings.elastic):
         return images, mask
     # The whole batch at once or not at all, as the seed of the step says: asking the GPU would wait for it.
-    if rng.initial_seed() % 1000 >= 1000 * settings.deform:
+    others, chosen = divmod(rng.initial_seed(), 1000)
+    if chosen >= 1000 * settings.deform:
         return images, mask
-    grid = _positions(images, settings, rng)
+    few, many = settings.elastic_nodes
+    grid = _positions(images, settings, few + others % (many - few + 1), rng)
     channels = images.shape[1]
     parts = [images, mask.float()] if channels == 1 else [images, nonzero(images), mask.float()]
     moved = F.grid_sample(torch.cat(parts, dim=1), grid, mode="bilinear", align_corners=False)
@@ -75,11 +75,11 @@ def deform(
     return moved[:, :channels] * inside[:, :channels], inside[:, -1:]
 
 
-def _positions(images: Tensor, settings: AugmentationSettings, rng: torch.Generator) -> Tensor:
+def _positions(images: Tensor, settings: AugmentationSettings, nodes: int, rng: torch.Generator) -> Tensor:
     """Return where each voxel is sampled ``(B, *S, D)``: a small random affine map plus a smooth displacement.
 
     Everything is computed at a few nodes and interpolated, in grid_sample's units: from -1 to 1 along each axis,
-    the last axis first.
+    the last axis first. The displacement is a share of the distance between nodes, so that nothing folds.
     """
     batch, shape, device = len(images), images.shape[2:], images.device
     dims = len(shape)
@@ -90,13 +90,12 @@ def _positions(images: Tensor, settings: AugmentationSettings, rng: torch.Genera
 
     turn = noise(dims, dims).triu(1) * math.radians(settings.rotate)
     linear = torch.eye(dims, device=device) + turn - turn.mT + torch.diag_embed(noise(dims) * settings.scale)
-    edges = [torch.linspace(1 / n - 1, 1 - 1 / n, BEND_NODES, device=device) * n / 2 for n in shape]
-    nodes = torch.stack(torch.meshgrid(*edges, indexing="ij")[::-1], dim=-1).reshape(-1, dims)
-    bend = (
-        torch.randn((batch, len(nodes), dims), generator=rng, device=device) * settings.elastic * noise(1, 1).abs()
-    )
-    voxels = nodes @ linear.mT + bend + noise(1, dims) * settings.translate
-    positions = (voxels * 2 / size).mT.reshape(batch, dims, *[BEND_NODES] * dims)
+    edges = [torch.linspace(1 / n - 1, 1 - 1 / n, nodes, device=device) * n / 2 for n in shape]
+    places = torch.stack(torch.meshgrid(*edges, indexing="ij")[::-1], dim=-1).reshape(-1, dims)
+    strength = settings.elastic * noise(1, 1).abs() * (size - 1) / (nodes - 1)
+    bend = torch.randn((batch, len(places), dims), generator=rng, device=device) * strength
+    voxels = places @ linear.mT + bend + noise(1, dims) * settings.translate
+    positions = (voxels * 2 / size).mT.reshape(batch, dims, *[nodes] * dims)
     return upsample(positions, shape).movedim(1, -1)
 
 

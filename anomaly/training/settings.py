@@ -13,11 +13,17 @@ class AugmentationSettings(Settings):
     """How a healthy scan is varied, as another scanner or registration would have given it. 0 switches one off."""
 
     flip: float = Field(0.5, ge=0, le=1, description="chance of a left-right mirror image")
-    deform: float = Field(0.5, ge=0, le=1, description="chance that a batch is moved and bent, by the next four")
+    deform: float = Field(0.5, ge=0, le=1, description="chance that a batch is moved and bent, by the next five")
     translate: float = Field(0.0, ge=0, description="largest shift, voxels")
     rotate: float = Field(0.0, ge=0, description="largest rotation, degrees")
     scale: float = Field(0.0, ge=0, lt=0.5, description="largest change of size, share")
-    elastic: float = Field(0.0, ge=0, description="largest smooth displacement, voxels")
+    elastic: float = Field(
+        0.0, ge=0, le=1, description="largest SD of a smooth displacement, share of the distance between its nodes"
+    )
+    elastic_nodes: tuple[int, int] = Field(
+        (4, 12),
+        description="range of the number of nodes along each axis: few bend large structures, many small ones",
+    )
     gamma: float = Field(0.2, ge=0, description="largest |log exponent| of the contrast curve")
     brightness: float = Field(0.04, ge=0, description="largest |log factor| on all intensities")
     bias_field: float = Field(0.1, ge=0, description="largest |log factor| of a smooth intensity drift")

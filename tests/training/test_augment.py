@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from anomaly.core.views import View
-from anomaly.training.augment import augment
+from anomaly.training.augment import _positions, augment
 from anomaly.training.fields import smooth_field, upsample
 from anomaly.training.settings import AugmentationSettings
 from tests.models.factories import healthy_scan, images_of
@@ -16,7 +16,7 @@ EACH = {
     "translate": 2.0,
     "rotate": 20.0,
     "scale": 0.2,
-    "elastic": 2.0,
+    "elastic": 0.3,
     "gamma": 0.3,
     "brightness": 0.2,
     "bias_field": 0.2,
@@ -42,7 +42,7 @@ def test_switched_off_it_changes_nothing(view: View) -> None:
 
 
 def test_every_switch_is_tested() -> None:
-    assert {"deform", *EACH} == set(AugmentationSettings.model_fields)
+    assert {"deform", "elastic_nodes", *EACH} == set(AugmentationSettings.model_fields)
 
 
 def test_some_batches_are_deformed_and_others_are_not(view: View) -> None:
@@ -73,6 +73,17 @@ def test_a_whole_shift_moves_voxels_by_whole_voxels(monkeypatch: pytest.MonkeyPa
     moved, moved_mask = augment(images, mask, view, OFF.model_copy(update={"translate": 2.0}), rng())
     torch.testing.assert_close(moved[:, :, :-2, :-2, :-2], images[:, :, 2:, 2:, 2:], atol=1e-4, rtol=0)
     assert torch.equal(moved_mask[:, :, :-2, :-2, :-2], mask[:, :, 2:, 2:, 2:])
+
+
+@pytest.mark.parametrize("nodes", [4, 12])
+def test_a_bent_image_is_not_folded(nodes: int) -> None:
+    images = torch.ones(8, 1, 40, 48, 44)
+    positions = _positions(images, OFF.model_copy(update={"elastic": 0.3}), nodes, rng())
+    for axis in range(3):  # of the image; grid_sample names the last axis first
+        steps = positions[..., 2 - axis].diff(dim=1 + axis) * images.shape[2 + axis] / 2
+        assert abs(float(steps.mean()) - 1) < 0.1
+        assert float((steps < 0).float().mean()) < 0.02
+        assert float(steps.std()) > 0.1
 
 
 def test_a_mirrored_image_is_the_flipped_volume() -> None:
