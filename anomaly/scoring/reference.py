@@ -88,7 +88,7 @@ def fit_reference(
     appearance = moments.pop("")
     return HealthyReference(
         mean={name: found.mean() for name, found in moments.items()},
-        sd={name: _floored(found.sd(), found.covered, grid, settings) for name, found in moments.items()},
+        sd={name: _floored(found, settings.floor_of(name), grid, settings) for name, found in moments.items()},
         appearance=appearance.mean(),
         acquisition=AcquisitionReference(
             np.array(features, dtype=np.float32).reshape(len(features), len(FEATURES))
@@ -139,13 +139,14 @@ def sigma_in_voxels(sigma_mm: float, grid: Geometry) -> tuple[float, float, floa
     return i, j, k
 
 
-def _floored(sd: FloatArray, covered: MaskArray, grid: Geometry, settings: ScoringSettings) -> FloatArray:
+def _floored(moments: _Moments, share: float, grid: Geometry, settings: ScoringSettings) -> FloatArray:
     """Steady the SD, fill it where brains rarely reach (edges: as uncertain as the worst), and floor it."""
+    sd, covered = moments.sd(), moments.covered
     if not covered.any():
         return np.ones_like(sd)
     steadied = smooth_inside(sd, covered, sigma_in_voxels(settings.sd_smoothing_mm, grid))
     filled = np.where(covered, steadied, np.percentile(steadied[covered], 99))
-    floor = max(settings.sd_floor * float(np.median(sd[covered])), 1e-6)
+    floor = max(share * float(np.median(sd[covered])), 1e-6)
     return np.asarray(np.sqrt(filled**2 + floor**2), dtype=np.float32)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat, model_validator
 
 from anomaly.core.config import Settings
 
@@ -23,7 +23,10 @@ class ScoringSettings(Settings):
         default="voxelwise", description="subtract the healthy mean and divide by the healthy SD, voxel by voxel"
     )
     sd_smoothing_mm: float = Field(default=4.0, ge=0, description="Gaussian sigma that steadies the SD map")
-    sd_floor: float = Field(default=0.5, ge=0, description="floor of the SD, as a share of its median in the brain")
+    sd_floor: NonNegativeFloat | dict[str, NonNegativeFloat] = Field(
+        default=0.5,
+        description="floor of the SD, as a share of its median in the brain; one for all maps, or by map",
+    )
     dark_weight: float = Field(default=1.0, gt=0, description="weight of voxels darker than expected")
     bright_weight: float = Field(default=1.0, gt=0, description="weight of voxels brighter than expected")
     erode_mm: float = Field(default=0.0, ge=0, description="brain edge left out of the evidence, in millimetres")
@@ -51,3 +54,14 @@ class ScoringSettings(Settings):
         "another scanner or protocol; 0 = never",
     )
     batch_size: int = Field(default=16, ge=1, description="images per forward pass")
+
+    @model_validator(mode="after")
+    def _a_floor_for_every_map(self) -> ScoringSettings:
+        if isinstance(self.sd_floor, dict) and self.sd_floor.keys() != self.maps.keys():
+            found, expected = (", ".join(sorted(names)) or "no map" for names in (self.sd_floor, self.maps))
+            raise ValueError(f"sd_floor names {found}; expected one floor for each of maps: {expected}")
+        return self
+
+    def floor_of(self, name: str) -> float:
+        """Return the floor of a map's SD, as a share of its median in the brain."""
+        return self.sd_floor[name] if isinstance(self.sd_floor, dict) else self.sd_floor

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from anomaly.core.errors import ScanRefusedError
 from anomaly.scoring.scorer import Scorer
@@ -84,3 +85,20 @@ def test_a_scan_says_how_unlike_the_training_scans_it_was_acquired() -> None:
     assert unlike is not None
     assert alike.p_value > 0.001 > 1e-4 > unlike.p_value
     assert Scorer(Constant(), SETTINGS).score(voxels, mask).unlikeness is None
+
+
+def test_each_map_can_have_a_floor_of_its_own() -> None:
+    scans = Scans()
+    own = Scorer(Constant(), SETTINGS.model_copy(update={"sd_floor": {"residual": 0.1}}))
+    high = Scorer(Constant(), SETTINGS.model_copy(update={"sd_floor": {"residual": 3.0}}))
+    one, same, floored = (s.learn_reference(scans, [scans[0]]) for s in (Scorer(Constant(), SETTINGS), own, high))
+    assert one.reference is not None
+    assert same.reference is not None
+    assert floored.reference is not None
+    np.testing.assert_array_equal(one.reference.sd["residual"], same.reference.sd["residual"])
+    assert (floored.reference.sd["residual"] > 2.5 * np.median(one.reference.sd["residual"])).all()
+
+
+def test_floors_must_name_the_maps() -> None:
+    with pytest.raises(ValidationError, match=r"sd_floor names pca; expected one floor for each of maps: residual"):
+        ScoringSettings(sd_floor={"pca": 0.1})
