@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from anomaly import RESEARCH_USE_ONLY
@@ -47,7 +47,7 @@ def model_card(config: ExperimentConfig, model_id: str, facts: Mapping[str, Any]
         "## How it scores",
         "",
         f"The declared scan score is `{scoring.scan_score}`. The evidence is made of the model's signed "
-        f"{' and '.join(f'`{name}`' for name in scoring.maps)}, smoothed ({scoring.smoothing_mm:g} mm) and "
+        f"{_listed(scoring.maps)}, smoothed ({scoring.smoothing_mm:g} mm) and "
         f"standardised ({scoring.standardise}) against healthy scans. A scan less correlated with the mean healthy "
         f"scan than {scoring.min_similarity:g} is refused; one whose intensities and texture are less probable "
         f"than {scoring.acquisition_alpha:g} among the training scans is marked as of another scanner or protocol.",
@@ -67,3 +67,9 @@ def _ages(data: Mapping[str, Any]) -> str:
     if data.get("age_mean") is None:
         return "Their ages are not known."
     return f"Age {data['age_mean']:.0f} years on average ({data['age_min']:.0f} to {data['age_max']:.0f})."
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Return names as a sentence lists them: `` `a`, `b` and `c` ``."""
+    *first, last = (f"`{name}`" for name in names)
+    return f"{', '.join(first)} and {last}" if first else last
