@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from anomaly.core.config import Settings
 
@@ -29,6 +29,13 @@ class AugmentationSettings(Settings):
     bias_field: float = Field(0.1, ge=0, description="largest |log factor| of a smooth intensity drift")
     noise: float = Field(0.03, ge=0, description="largest SD of added Gaussian noise, intensity units")
     blur: float = Field(0.5, ge=0, le=1, description="largest diffusion between neighbouring voxels, 1 = full step")
+
+    @model_validator(mode="after")
+    def _nodes_are_a_range(self) -> AugmentationSettings:
+        few, many = self.elastic_nodes
+        if not 2 <= few <= many:
+            raise ValueError(f"elastic_nodes: found [{few}, {many}]; expected 2 or more, the smaller number first")
+        return self
 
 
 class TrainingSettings(Settings):

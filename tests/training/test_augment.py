@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from anomaly.core.views import View
 from anomaly.training.augment import _positions, augment
@@ -84,6 +85,12 @@ def test_a_bent_image_is_not_folded(nodes: int) -> None:
         assert abs(float(steps.mean()) - 1) < 0.1
         assert float((steps < 0).float().mean()) < 0.02
         assert float(steps.std()) > 0.1
+
+
+@pytest.mark.parametrize("nodes", [(1, 4), (8, 4)])
+def test_a_range_of_nodes_that_is_none_is_refused(nodes: tuple[int, int]) -> None:
+    with pytest.raises(ValidationError, match=r"elastic_nodes: found \[\d, 4\]; expected 2 or more"):
+        AugmentationSettings(elastic_nodes=nodes)
 
 
 def test_a_mirrored_image_is_the_flipped_volume() -> None:
