@@ -56,5 +56,7 @@ class TrainingSettings(Settings):
     validate_every: int = Field(250, ge=1, description="steps between planted-lesion validations, and checkpoints")
     patience: int = Field(0, ge=0, description="validations without improvement before stopping; 0 = never stop")
     seed: int = Field(0, ge=0, description="seed of every random choice")
-    num_workers: int = Field(1, ge=0, description="threads that read batches ahead; 0 = read in line")
+    num_workers: int = Field(
+        0, ge=0, description="threads that make batches ahead, for steps of large networks; 0 = in line"
+    )
     augmentation: AugmentationSettings = AugmentationSettings()
