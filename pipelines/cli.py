@@ -231,16 +231,16 @@ def _log_lines(every_seconds: float = 10.0) -> Progress:
     from time import monotonic
 
     last = monotonic()
-    first: tuple[int, float] | None = None
+    first: tuple[int, int, float] | None = None  # done, total and time at the first report of this part of the work
 
     def report(done: int, total: int, message: str) -> None:
         nonlocal first, last
         now = monotonic()
-        if first is None or done < first[0]:  # resumed work does not begin at 0; the next part of the work does
-            first = (done, now)
+        if first is None or done < first[0] or total != first[1]:
+            first = (done, total, now)
         if now - last >= every_seconds and done > first[0]:
             last = now
-            left = (now - first[1]) / (done - first[0]) * (total - done)
+            left = (now - first[2]) / (done - first[0]) * (total - done)
             _say(f"{done}/{total} {message} ({_duration(left)} left)")
 
     return report

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from pipelines.cli import app
+from pipelines.cli import _log_lines, app
 from pipelines.common import Exit
 from tests.pipelines.cohorts import make_cohort
 from tests.pipelines.conftest import Trained
@@ -108,3 +108,20 @@ def _processor_seconds(command: list[str]) -> float:
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return min(used, time.monotonic() - started)
+
+
+def test_a_log_says_how_long_each_part_of_the_work_will_take(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reports = [(0, 500, 1000), (20, 520, 1000), (25, 530, 1000), (100, 1, 11), (110, 2, 11)]
+    times = iter([0, *(seconds for seconds, _, _ in reports)])
+    monkeypatch.setattr("time.monotonic", lambda: next(times))
+    report = _log_lines(every_seconds=10)
+    for _, done, total in reports:
+        report(done, total, "working")
+
+    # Resumed at 500: a step a second; nothing within 10 s; the next part is timed on its own.
+    assert capsys.readouterr().err.splitlines() == [
+        "520/1000 working (8 min left)",
+        "2/11 working (2 min left)",
+    ]
