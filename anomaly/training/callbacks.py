@@ -26,7 +26,7 @@ class AveragedWeights(Callback):
     """Keeps an exponential running mean of the weights, which is what is validated and kept.
 
     The decay rises with the steps taken, min(decay, (1 + n) / (10 + n)), so that short trainings are not held
-    back by their first weights. Buffers are copied.
+    back by their first weights. Buffers are those of the learner.
     """
 
     def __init__(self, decay: float) -> None:
@@ -59,7 +59,12 @@ class AveragedWeights(Callback):
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         mean, current = list(self.learner.parameters()), list(learner.parameters())
         get_ema_multi_avg_fn(decay)(mean, current, 0)
-        for kept, buffer in zip(self.learner.buffers(), learner.buffers(), strict=True):
+
+    @torch.no_grad()
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Copy the buffers before the mean is validated or saved; at every step that would cost too much."""
+        del trainer
+        for kept, buffer in zip(self.learner.buffers(), pl_module.learner.buffers(), strict=True):
             kept.copy_(buffer)
 
     def state_dict(self) -> dict[str, Any]:
