@@ -192,8 +192,6 @@ def info(as_json: AsJson = False) -> None:
 
 def main() -> None:
     """Run the command line; what ``anomaly`` calls."""
-    # Threads that wait must sleep: spinning ones starve the processes that prepare scans on the same cores.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app()
 
 
