@@ -197,7 +197,7 @@ class DenoisingAutoencoder(NetworkDetector):
         voxels = inside.sum().clamp_min(1)
         error = (output[:, :1] + moved) / self.settings.error_sd
         losses = {"restoration": 0.5 * (weight * error**2).sum() / voxels}
-        for target in severity:
+        for target in severity:  # none or one, as the settings ask
             entropy = F.binary_cross_entropy_with_logits(output[:, 1:], target, weight=inside, reduction="sum")
             losses["severity"] = self.settings.severity_weight * entropy / voxels
         return {"loss": torch.stack(list(losses.values())).sum(), **losses}

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from anomaly.core.views import VolumeSource
-from anomaly.training.module import LearnerModule
-from anomaly.training.protocols import Moment
 from anomaly.training.settings import TrainingSettings
 from anomaly.training.stream import ImageStream
 from anomaly.training.trainer import in_bfloat16, train
@@ -32,7 +31,7 @@ class StepCost:
     full
         As training runs it: reading, augmentation, corruption, loss, averaging of weights, guards, logs.
     bare
-        Forward, the model's own loss, backward and optimiser, on tensors that lie in memory ready for the loss.
+        Forward, backward and optimiser of the same network on tensors that lie in memory.
     """
 
     full: float
@@ -72,12 +71,12 @@ def step_overhead(
     steps: int = 20,
     device: str = "cpu",
 ) -> StepCost:
-    """Measure full and bare training steps of a network, in turn, on one machine.
+    """Measure full and bare training steps of a reconstructing network, in turn, on one machine.
 
     Parameters
     ----------
     learner
-        A network detector; its weights are changed.
+        A network detector with ``loss`` and ``reconstruct``; its weights are changed.
     source
         Volumes to train on, as training would be given them (memory-mapped).
     settings
@@ -114,23 +113,33 @@ def _full_steps(
 def _bare_steps(
     learner: Any, source: VolumeSource, settings: TrainingSettings, steps: int, device: str
 ) -> list[float]:
-    module = LearnerModule(learner, settings, "bench").to(device).train()
-    number, images, mask = ImageStream(source, learner.view, settings.batch_size, settings.seed).batch(0)
-    batch = module.ready((number, images.to(device), mask.to(device)))
+    learner.to(device).train()
+    _, images, mask = ImageStream(source, learner.view, settings.batch_size, settings.seed).batch(0)
+    images, mask = images.to(device), mask.to(device)
     optimizer = torch.optim.AdamW(learner.parameters(), lr=settings.learning_rate)
     times = []
-    for step in range(steps + WARM_UP + 1):
+    for _ in range(steps + WARM_UP + 1):
         times.append(time.perf_counter())
-        at = Moment(step, settings.steps, torch.Generator(device).manual_seed(step))
-        with torch.autocast(
-            device, dtype=torch.bfloat16, enabled=in_bfloat16(settings.precision, device == "cuda")
-        ):
-            loss = learner.loss(batch.images, batch.mask, at, *batch.corrupted)["loss"]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        _bare_step(learner, images, mask, optimizer, settings, device)
         _wait(device)
     return _differences(times[WARM_UP:])
+
+
+def _bare_step(
+    learner: Any,
+    images: Tensor,
+    mask: Tensor,
+    optimizer: torch.optim.Optimizer,
+    settings: TrainingSettings,
+    device: str,
+) -> None:
+    mixed = in_bfloat16(settings.precision, device == "cuda")
+    with torch.autocast(device, dtype=torch.bfloat16, enabled=mixed):
+        error = learner.reconstruct(images, mask) - images[:, :1]
+    loss = (error.float() ** 2 * mask).mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
 
 
 def _wait(device: str) -> None:
