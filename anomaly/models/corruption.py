@@ -12,17 +12,23 @@ A stack of neighbouring slices is treated as the thin slab it is, so that a blob
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from pydantic import Field
 from torch import Tensor
 
 from anomaly.core.config import Settings
-from anomaly.training.fields import chance, nonzero, smooth_field, uniform, upsample
+from anomaly.core.views import Array
+from anomaly.training.fields import chance, host_generator, nonzero, smooth_field, uniform, upsample
 
 Spacing = tuple[float, float, float]
 
 NOWHERE = 30.0  # log-odds that are as good as certain
 ELSEWHERE_MM = 40.0
+HOST_STREAM = 1
 
 
 class CorruptionSettings(Settings):
@@ -65,17 +71,22 @@ def corrupt(
         ``(B, 1, *S)``, 0 to 1: how far a voxel lies inside a local change.
     """
     with torch.autocast(images.device.type, enabled=False):
-        slab = as_slab(images)
+        slab, host = as_slab(images), host_generator(rng, HOST_STREAM)
+        shape = slab.shape[2:]
+        canvas = _canvas(slab, mask, spacing, settings, rng)
+        blobs = upsample(_blobs(canvas, mask, settings, rng, host), shape)
+        log_odds, gain, offset, *foreign = blobs.split(1, dim=1)
         foreground = nonzero(slab)
-        change = _draw(slab, mask, spacing, settings, rng)
-        blob = torch.sigmoid(change[:, :1]) * foreground
-        gain, offset, foreign, noise = change[:, 1:].split(1, dim=1)
-        other = _elsewhere(slab, spacing, rng)
-        difference = torch.addcmul(offset, gain, slab).addcmul_(foreign, (other - slab) * nonzero(other))
-        corrupted = torch.addcmul(slab + noise, blob, difference)
-        corrupted = torch.minimum(corrupted, highest(slab)).maximum(lowest(slab)).mul_(foreground)
-        corrupted = from_slab(corrupted, images)
-        changed = from_slab(blob, images)
+        blob = torch.sigmoid(log_odds).mul_(foreground)
+        difference = torch.addcmul(offset, gain, slab)
+        for share in foreign:  # none or one, as the blobs of this batch need
+            other = _elsewhere(slab, spacing, rng, host)
+            difference.addcmul_(share, (other - slab).mul_(nonzero(other)))
+        corrupted = torch.addcmul(slab, blob, difference)
+        if (noisy := host.random(len(slab)) < settings.noise_probability).any():
+            corrupted += upsample(_noise(canvas, noisy, settings, rng), shape)
+        corrupted.clamp_(canvas.lowest, canvas.highest).mul_(foreground)
+        corrupted, changed = from_slab(corrupted, images), from_slab(blob, images)
     middle = changed.shape[1] // 2
     return corrupted, changed[:, middle : middle + 1]
 
@@ -90,54 +101,77 @@ def from_slab(slab: Tensor, like: Tensor) -> Tensor:
     return slab[:, 0] if like.ndim == 4 else slab
 
 
-def lowest(slab: Tensor) -> Tensor:
-    """Return the lowest intensity of each image ``(B, 1, 1, 1, 1)``."""
-    return slab.amin(dim=(1, 2, 3, 4), keepdim=True)
+class _Canvas(NamedTuple):
+    """What corruptions are drawn on: every second voxel, for they are smooth, and noise that all of them share.
 
-
-def highest(slab: Tensor) -> Tensor:
-    """Return the highest intensity of each image ``(B, 1, 1, 1, 1)``."""
-    return slab.amax(dim=(1, 2, 3, 4), keepdim=True)
-
-
-def _draw(
-    slab: Tensor, mask: Tensor, spacing: Spacing, settings: CorruptionSettings, rng: torch.Generator
-) -> Tensor:
-    """Return five fields ``(B, 5, X, Y, Z)``: log-odds of lying in a blob, gain, offset, foreign share, noise.
-
-    All are smooth, so they are drawn on every second voxel and interpolated; the logistic of interpolated
-    log-odds still has the sharp edge that an interpolated blob would lose. Where blobs meet, the deeper one wins.
+    Parameters
+    ----------
+    lowest, highest
+        Intensity of each image ``(B, 1, 1, 1, 1)``.
+    noises
+        Smooth noise ``(B, 1, *coarse)`` of each scale.
+    steps
+        Millimetres between neighbours of the coarse grid.
+    spacing
+        Millimetres between neighbours of the images.
     """
-    shape = _every_second(slab, mask)
-    steps = [s * (n - 1) / max(1, few - 1) for s, n, few in zip(spacing, slab.shape[2:], shape, strict=True)]
-    noises = [smooth_field(len(slab), shape, [max(1.0, mm / s) for s in steps], rng)
+
+    lowest: Tensor
+    highest: Tensor
+    noises: list[Tensor]
+    steps: list[float]
+    spacing: Spacing
+
+
+def _canvas(
+    slab: Tensor, mask: Tensor, spacing: Spacing, settings: CorruptionSettings, rng: torch.Generator
+) -> _Canvas:
+    shape = slab.shape[2:]
+    # Half along every axis but the few slices of a slab.
+    coarse = [n if mask.ndim == 4 and axis == 0 else max(2, n // 2) for axis, n in enumerate(shape)]
+    steps = [s * (n - 1) / max(1, few - 1) for s, n, few in zip(spacing, shape, coarse, strict=True)]
+    noises = [smooth_field(len(slab), coarse, [max(1.0, mm / s) for s in steps], rng)
               for mm in settings.noise_scales_mm]  # fmt: skip
-    blobs = [_blob(slab, mask, noises, steps, spacing, settings, rng) for _ in range(settings.blobs)]
-    blobs = [_drop(blob, 1 - n / (len(blobs) + 1), rng) for n, blob in enumerate(blobs)]
-    deepest = blobs[0] if blobs else torch.zeros((len(slab), 4, *shape), device=slab.device) - NOWHERE
-    for blob in blobs[1:]:
-        deeper = (blob[:, :1] > deepest[:, :1]).float()
-        deepest = torch.lerp(deepest, blob, deeper)
-    return upsample(torch.cat([deepest, _noise(slab, noises, settings, rng)], dim=1), slab.shape[2:])
+    every = (1, 2, 3, 4)
+    return _Canvas(slab.amin(every, keepdim=True), slab.amax(every, keepdim=True), noises, steps, spacing)
 
 
-def _every_second(slab: Tensor, mask: Tensor) -> tuple[int, ...]:
-    """Return the shape that fields are drawn on: half along every axis but the few slices of a slab."""
-    return tuple(n if mask.ndim == 4 and axis == 0 else max(2, n // 2) for axis, n in enumerate(slab.shape[2:]))
+def _blobs(
+    canvas: _Canvas, mask: Tensor, settings: CorruptionSettings, rng: torch.Generator, host: np.random.Generator
+) -> Tensor:
+    """Return log-odds of lying in a blob, gain, offset and, if any, foreign share ``(B, 3 or 4, *coarse)``.
+
+    Every image gets one blob or more. Where blobs meet, the deeper one wins. The logistic of interpolated log-odds
+    keeps the sharp edge that an interpolated blob would lose.
+    """
+    noise = canvas.noises[0]
+    deepest = torch.zeros_like(noise[:, [0, 0, 0, 0]])
+    deepest[:, 0] -= NOWHERE
+    if settings.blobs == 0:
+        return deepest
+    numbers = host.integers(1, settings.blobs + 1, size=len(noise))
+    kinds = host.random((numbers.max(), len(noise)))
+    places = _places(mask, noise.shape[2] // 2, len(kinds), rng)
+    for n, kind in enumerate(kinds):
+        blob = _blob(canvas, places[:, n], _per_image(kind, noise), settings, rng)
+        wanted = _per_image(numbers > n, noise)
+        deepest = torch.where(wanted & (blob[:, :1] > deepest[:, :1]), blob, deepest)
+    return deepest if (kinds > 1 - settings.foreign).any() else deepest[:, :3]
 
 
-def _drop(blob: Tensor, probability: float, rng: torch.Generator) -> Tensor:
-    """Keep a blob in some images only."""
-    keep = chance(blob, probability, rng).float()
-    return torch.cat([blob[:, :1] * keep - NOWHERE * (1 - keep), blob[:, 1:]], dim=1)
+def _per_image(values: Array, like: Tensor) -> Tensor:
+    """Return one number per image, known to the program, to broadcast over ``like``."""
+    return torch.from_numpy(values).to(like.device).reshape(-1, 1, 1, 1, 1)
 
 
-def _noise(slab: Tensor, noises: list[Tensor], settings: CorruptionSettings, rng: torch.Generator) -> Tensor:
-    """Return noise of one scale per image, over all of it or, in half of the images, over a smooth part."""
-    strength = uniform(slab, *settings.noise, rng) * chance(slab, settings.noise_probability, rng)
-    choice = uniform(slab, 0, len(noises), rng).long()
+def _noise(canvas: _Canvas, noisy: Array, settings: CorruptionSettings, rng: torch.Generator) -> Tensor:
+    """Return noise of one scale per noisy image, over all of it or, in half of them, over a smooth part."""
+    noises = canvas.noises
+    like = noises[0]
+    strength = uniform(like, *settings.noise, rng) * _per_image(noisy, like)
+    choice = uniform(like, 0, len(noises), rng).long()
     grain = torch.stack([noise * (choice == n) for n, noise in enumerate(noises)]).sum(0)
-    everywhere = chance(slab, 0.5, rng) * NOWHERE
+    everywhere = chance(like, 0.5, rng) * NOWHERE
     return strength * grain * torch.sigmoid(4 * _permuted(noises[-1], rng) + everywhere)
 
 
@@ -147,76 +181,65 @@ def _permuted(field: Tensor, rng: torch.Generator) -> Tensor:
     return torch.lerp(field, field.flip(-1, -2), chance(field, 0.5, rng).float())[order]
 
 
+def _places(mask: Tensor, middle: int, number: int, rng: torch.Generator) -> Tensor:
+    """Return random voxels ``(B, number, 3)`` of each mask; of slices, in the ``middle`` one of their slab."""
+    few = mask[:, 0, ::4, ::4, ::4] if mask.ndim == 5 else mask[:, 0, ::4, ::4]
+    index = torch.multinomial(few.flatten(1).float() + 1e-9, number, replacement=True, generator=rng)
+    places = torch.stack(torch.unravel_index(index, few.shape[1:]), dim=-1) * 4
+    return places if mask.ndim == 5 else F.pad(places, (1, 0), value=middle)
+
+
 def _blob(
-    slab: Tensor,
-    mask: Tensor,
-    noises: list[Tensor],
-    steps: list[float],
-    spacing: Spacing,
-    settings: CorruptionSettings,
-    rng: torch.Generator,
+    canvas: _Canvas, place: Tensor, kind: Tensor, settings: CorruptionSettings, rng: torch.Generator
 ) -> Tensor:
     """Return log-odds, gain, offset and foreign share ``(B, 4, *coarse)`` of one random shape per image.
 
-    The shape is an ellipsoid whose surface is displaced by smooth noise.
+    The shape is an ellipsoid about ``place`` ``(B, 3)``, voxels, whose surface is displaced by smooth noise.
+    ``kind``, 0 to 1, says what becomes of its inside.
     """
+    like = canvas.noises[0]
     low, high = settings.blob_radius_mm
-    radius = low * (high / low) ** uniform(slab, 0.0, 1.0, rng)
-    distance = _distance(_places(mask, slab, rng), noises[0], steps, spacing, radius, rng)
-    wobble = uniform(slab, 0.0, 0.35, rng) * _permuted(noises[min(1, len(noises) - 1)], rng)
-    softness = uniform(slab, 0.4, 1.5, rng) * min(spacing)
-    log_odds = (1 - distance - wobble) * radius / softness
-    return torch.cat([log_odds, *_effect(slab, noises, settings, rng)], dim=1)
+    radius = low * (high / low) ** uniform(like, 0.0, 1.0, rng)
+    wobble = uniform(like, 0.0, 0.35, rng) * _permuted(canvas.noises[min(1, len(canvas.noises) - 1)], rng)
+    softness = uniform(like, 0.4, 1.5, rng) * min(canvas.spacing)
+    log_odds = (1 - _distance(canvas, place, radius, rng) - wobble) * (radius / softness)
+    return torch.cat([log_odds, *_effect(canvas, kind, settings, rng)], dim=1)
 
 
-def _places(mask: Tensor, slab: Tensor, rng: torch.Generator) -> Tensor:
-    """Return a random voxel ``(B, 3)`` of each mask; of slices, in the middle one of their slab."""
-    few = mask[:, 0, ::4, ::4, ::4] if mask.ndim == 5 else mask[:, 0, ::4, ::4]
-    index = torch.multinomial(few.flatten(1).float() + 1e-9, 1, generator=rng)[:, 0]
-    place = torch.stack(torch.unravel_index(index, few.shape[1:]), dim=1) * 4
-    if mask.ndim == 5:
-        return place
-    return torch.cat([torch.full_like(place[:, :1], slab.shape[2] // 2), place], dim=1)
-
-
-def _distance(
-    places: Tensor, like: Tensor, steps: list[float], spacing: Spacing, radius: Tensor, rng: torch.Generator
-) -> Tensor:
+def _distance(canvas: _Canvas, place: Tensor, radius: Tensor, rng: torch.Generator) -> Tensor:
     """Return the distance from a place in units of the radius, another radius along every axis."""
+    like = canvas.noises[0]
     total = torch.zeros((), device=like.device)
     for axis, length in enumerate(like.shape[2:]):
-        positions = torch.arange(length, device=like.device) * steps[axis]
+        positions = torch.arange(length, device=like.device) * canvas.steps[axis]
         positions = positions.reshape([-1 if other == axis else 1 for other in range(3)])
-        offset = positions - places[:, axis].reshape(-1, 1, 1, 1, 1) * spacing[axis]
+        offset = positions - place[:, axis].reshape(-1, 1, 1, 1, 1) * canvas.spacing[axis]
         total = total + (offset / (radius * uniform(like, -0.5, 0.5, rng).exp())) ** 2
     return total.sqrt()
 
 
 def _effect(
-    slab: Tensor, noises: list[Tensor], settings: CorruptionSettings, rng: torch.Generator
+    canvas: _Canvas, kind: Tensor, settings: CorruptionSettings, rng: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return gain, offset and foreign share of what becomes of the inside of a blob: one kind per image.
 
     The inside turns into x + gain · x + offset + foreign · (elsewhere − x).
     """
-    kind = uniform(slab, 0.0, 1.0, rng)
-    texture = 1 + uniform(slab, 0.0, 0.3, rng) * _permuted(noises[0], rng)
-    sign = 1 - 2 * chance(slab, settings.dark, rng).float()
+    like = canvas.noises[0]
+    texture = 1 + uniform(like, 0.0, 0.3, rng) * _permuted(like, rng)
+    sign = 1 - 2 * chance(like, settings.dark, rng).float()
     # Intensities below 0 (z-scores): a shift is a share of the distance from the lowest intensity, not from 0.
-    bottom, top = lowest(slab), highest(slab)
-    shift = sign * uniform(slab, *settings.shift, rng) * texture
-    level = (bottom + uniform(slab, 0.1, 0.9, rng) * (top - bottom)) * texture
+    shift = sign * uniform(like, *settings.shift, rng)
+    level = canvas.lowest + uniform(like, 0.1, 0.9, rng) * (canvas.highest - canvas.lowest)
     foreign = (kind > 1 - settings.foreign).float()
     flat = (kind < settings.flat).float()
-    shifted = 1 - foreign - flat
-    return shifted * shift - flat, flat * level - shifted * shift * bottom, foreign.expand_as(texture)
+    shift = shift * (1 - foreign - flat)
+    return shift * texture - flat, (flat * level - shift * canvas.lowest) * texture, foreign.expand_as(texture)
 
 
-def _elsewhere(slab: Tensor, spacing: Spacing, rng: torch.Generator) -> Tensor:
+def _elsewhere(slab: Tensor, spacing: Spacing, rng: torch.Generator, host: np.random.Generator) -> Tensor:
     """Return a scan of the batch, moved by up to ELSEWHERE_MM along the axes of the image."""
-    moved = slab if len(slab) == 1 else slab[torch.randperm(len(slab), generator=rng, device=slab.device)]
-    for axis, (length, size) in enumerate(zip(slab.shape[2:], spacing, strict=True), start=2):
-        reach = min(length // 2, round(ELSEWHERE_MM / size))
-        shift = torch.randint(-reach, reach + 1, (1,), generator=rng, device=slab.device)
-        moved = moved.index_select(axis, (torch.arange(length, device=slab.device) + shift) % length)
-    return moved
+    other = slab if len(slab) == 1 else slab[torch.randperm(len(slab), generator=rng, device=slab.device)]
+    reach = [min(n // 2, round(ELSEWHERE_MM / size)) for n, size in zip(slab.shape[2:], spacing, strict=True)]
+    shifts = host.integers(-np.array(reach), np.array(reach) + 1).tolist()
+    return other.roll(shifts, dims=(2, 3, 4))

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
 
 from anomaly.core.views import View
-from anomaly.training.fields import chance, nonzero, uniform, upsample
+from anomaly.training.fields import chance, host_generator, nonzero, sample, uniform, upsample
 from anomaly.training.settings import AugmentationSettings
+
+HOST_STREAM = 0
 
 
 def augment(
@@ -62,41 +63,40 @@ def deform(
     """Move, turn, scale and bend images a little: what registration leaves over."""
     if not (settings.translate or settings.rotate or settings.scale or settings.elastic):
         return images, mask
-    # The whole batch at once or not at all, as the seed of the step says: asking the GPU would wait for it.
-    others, chosen = divmod(rng.initial_seed(), 1000)
-    if chosen >= 1000 * settings.deform:
+    # The whole batch at once or not at all, so that what is left alone costs nothing.
+    host = host_generator(rng, HOST_STREAM)
+    if host.random() >= settings.deform:
         return images, mask
     few, many = settings.elastic_nodes
-    grid = _positions(images, settings, few + others % (many - few + 1), rng)
+    positions = _positions(images, settings, int(host.integers(few, many + 1)), rng)
     channels = images.shape[1]
     parts = [images, mask.float()] if channels == 1 else [images, nonzero(images), mask.float()]
-    moved = F.grid_sample(torch.cat(parts, dim=1), grid, mode="bilinear", align_corners=False)
+    moved = sample(torch.cat(parts, dim=1), positions)
     inside = moved[:, channels:] > 0.5  # of every channel (the mask, where there is one), and of the mask
     return moved[:, :channels] * inside[:, :channels], inside[:, -1:]
 
 
 def _positions(images: Tensor, settings: AugmentationSettings, nodes: int, rng: torch.Generator) -> Tensor:
-    """Return where each voxel is sampled ``(B, *S, D)``: a small random affine map plus a smooth displacement.
+    """Return where each voxel is sampled ``(B, D, *S)``, voxels: a small random affine map plus a smooth bend.
 
-    Everything is computed at a few nodes and interpolated, in grid_sample's units: from -1 to 1 along each axis,
-    the last axis first. The displacement is a share of the distance between nodes, so that nothing folds.
+    Everything is computed at a few nodes and interpolated. The bend is a share of the distance between nodes, so
+    that nothing folds.
     """
     batch, shape, device = len(images), images.shape[2:], images.device
     dims = len(shape)
-    size = torch.tensor([float(n) for n in reversed(shape)], device=device)
+    last = torch.tensor([n - 1.0 for n in shape], device=device)
 
     def noise(*shape: int) -> Tensor:
         return torch.rand((batch, *shape), generator=rng, device=device) * 2 - 1
 
     turn = noise(dims, dims).triu(1) * math.radians(settings.rotate)
     linear = torch.eye(dims, device=device) + turn - turn.mT + torch.diag_embed(noise(dims) * settings.scale)
-    edges = [torch.linspace(1 / n - 1, 1 - 1 / n, nodes, device=device) * n / 2 for n in shape]
-    places = torch.stack(torch.meshgrid(*edges, indexing="ij")[::-1], dim=-1).reshape(-1, dims)
-    strength = settings.elastic * noise(1, 1).abs() * (size - 1) / (nodes - 1)
+    share = torch.linspace(-0.5, 0.5, nodes, device=device)
+    places = torch.cartesian_prod(*[share] * dims) * last
+    strength = settings.elastic * noise(1, 1).abs() * last / (nodes - 1)
     bend = torch.randn((batch, len(places), dims), generator=rng, device=device) * strength
-    voxels = places @ linear.mT + bend + noise(1, dims) * settings.translate
-    positions = (voxels * 2 / size).mT.reshape(batch, dims, *[nodes] * dims)
-    return upsample(positions, shape).movedim(1, -1)
+    positions = places @ linear.mT + bend + noise(1, dims) * settings.translate + last / 2
+    return upsample(positions.mT.reshape(batch, dims, *[nodes] * dims), shape)
 
 
 def blur(images: Tensor, foreground: Tensor, amount: float, rng: torch.Generator) -> Tensor:

@@ -63,3 +63,25 @@ def test_dark_shifts_darken(images_and_mask: tuple[torch.Tensor, torch.Tensor]) 
     corrupted, _ = corrupt(images, mask, SPACING, dark, rng(2))
     assert (corrupted - images).max() < 1e-5
     assert (corrupted - images).min() < -0.02
+
+
+@pytest.mark.parametrize(("kind", "other", "contrast"), [("foreign", "flat", 0.5), ("flat", "foreign", 0.0)])
+def test_a_foreign_blob_shows_tissue_and_a_flat_one_none(kind: str, other: str, contrast: float) -> None:
+    _, mask = images_of(*healthy_scan(0), VIEWS[0])
+    odd = torch.arange(mask.shape[2]).reshape(1, 1, -1, 1, 1).expand(mask.shape) % 2 == 1
+    striped = mask * (0.5 + 0.5 * odd)
+    settings = CorruptionSettings.model_validate(
+        {"noise_probability": 0.0, "blobs": 1, "blob_radius_mm": (60.0, 61.0), kind: 1.0, other: 0.0}
+    )
+    corrupted, changed = corrupt(striped, mask, SPACING, settings, rng(3))
+    inside = changed > 0.99
+    shown = corrupted[inside & odd].median() - corrupted[inside & ~odd].median()
+    assert abs(abs(float(shown)) - contrast) < 0.05
+
+
+def test_every_number_of_blobs_is_drawn_and_no_image_is_left_alone() -> None:
+    images, mask = images_of(*healthy_scan(0), VIEWS[0])
+    settings = CorruptionSettings(noise_probability=0.0, blobs=5, blob_radius_mm=(8.0, 9.0))
+    volumes = torch.tensor([float(corrupt(images, mask, SPACING, settings, rng(n))[1].sum()) for n in range(30)])
+    assert volumes.min() > 0
+    assert volumes.max() > 3 * volumes.min()

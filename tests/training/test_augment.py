@@ -6,7 +6,6 @@ from pydantic import ValidationError
 
 from anomaly.core.views import View
 from anomaly.training.augment import _positions, augment
-from anomaly.training.fields import smooth_field, upsample
 from anomaly.training.settings import AugmentationSettings
 from tests.models.factories import healthy_scan, images_of
 
@@ -49,8 +48,8 @@ def test_every_switch_is_tested() -> None:
 def test_some_batches_are_deformed_and_others_are_not(view: View) -> None:
     images, mask = images_of(*healthy_scan(0), view)
     settings = OFF.model_copy(update={"translate": 3.0, "deform": 0.5})
-    moved = [not torch.equal(augment(images, mask, view, settings, rng(seed))[0], images) for seed in (1, 900)]
-    assert moved == [True, False]
+    moved = [not torch.equal(augment(images, mask, view, settings, rng(seed))[0], images) for seed in range(40)]
+    assert 10 < sum(moved) < 30
 
 
 @pytest.mark.parametrize("name", sorted(EACH))
@@ -80,8 +79,8 @@ def test_a_whole_shift_moves_voxels_by_whole_voxels(monkeypatch: pytest.MonkeyPa
 def test_a_bent_image_is_not_folded(nodes: int) -> None:
     images = torch.ones(8, 1, 40, 48, 44)
     positions = _positions(images, OFF.model_copy(update={"elastic": 0.3}), nodes, rng())
-    for axis in range(3):  # of the image; grid_sample names the last axis first
-        steps = positions[..., 2 - axis].diff(dim=1 + axis) * images.shape[2 + axis] / 2
+    for axis in range(3):
+        steps = positions[:, axis].diff(dim=1 + axis)
         assert abs(float(steps.mean()) - 1) < 0.1
         assert float((steps < 0).float().mean()) < 0.02
         assert float(steps.std()) > 0.1
@@ -111,18 +110,3 @@ def test_blur_keeps_the_mean_inside_the_foreground(view: View) -> None:
     blurred, _ = augment(images, mask, view, OFF.model_copy(update={"blur": 1.0}), rng())
     torch.testing.assert_close(blurred.flatten(1).sum(1), images.flatten(1).sum(1))
     assert blurred.flatten(1).std() <= images.flatten(1).std()
-
-
-@pytest.mark.parametrize("shape", [(7, 9), (5, 8, 6)])
-def test_upsampling_is_linear_interpolation(shape: tuple[int, ...]) -> None:
-    coarse = torch.randn((2, 3, *[3] * len(shape)), generator=rng())
-    mode = "bilinear" if len(shape) == 2 else "trilinear"
-    expected = torch.nn.functional.interpolate(coarse, size=shape, mode=mode, align_corners=True)
-    torch.testing.assert_close(upsample(coarse, shape), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_smooth_fields_are_standard_normal_at_their_nodes() -> None:
-    field = smooth_field(64, (17, 17), (4.0, 4.0), rng())
-    assert abs(float(field[:, :, ::4, ::4].std()) - 1) < 0.1
-    steps = field[:, :, 1:] - field[:, :, :-1]
-    assert float(steps.abs().max()) < 2.0
