@@ -1,4 +1,4 @@
-"""The tables of docs/benchmarks.md: those of a finished benchmark, and speed and preprocessing, measured now.
+"""The tables of docs/benchmarks.md: those of a finished benchmark, and others of its models, measured now.
 
 ``make benchmarks`` runs the benchmark and then this. The prose of the page is written by hand; the tables stand
 between ``<!-- measured: NAME -->`` and ``<!-- end -->`` and are replaced.
@@ -15,17 +15,20 @@ from pathlib import Path
 from anomaly.cohort.table import accepted, read_records
 from anomaly.core.errors import InputError
 from anomaly.core.files import write_text
+from anomaly.evaluation.tables import markdown
 from anomaly.preprocessing.chain import ChainSettings
 from pipelines.bench import bench
+from pipelines.bench_evidence import evidence_tables
 from pipelines.bench_preprocessing import bench_extraction
 from pipelines.benchmark_table import Row, measured_table
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 MODEL = "dae"
+COMPARED = (MODEL, "pca", "atlas")  # on scans that look as if from elsewhere
 
 
 def write_page(data: Path, output: Path, page: Path = PAGE) -> None:
-    """Measure speed and preprocessing, and put all tables into the page.
+    """Measure evidence, speed and preprocessing, and put all tables into the page.
 
     Parameters
     ----------
@@ -44,7 +47,10 @@ def write_page(data: Path, output: Path, page: Path = PAGE) -> None:
         raise InputError(f"no {results}; run `anomaly benchmark --config ixi --data {data} -o {output}` first")
     text, detection = page.read_text(encoding="utf-8"), results.read_text(encoding="utf-8")
     speed = bench(data, output / "models" / MODEL, output / "cohort")
+    models = {name: output / "models" / name for name in COMPARED}
+    evidence = evidence_tables(models, output / "cohort", data / "lesion_shapes")
     tables = {
+        **{name: markdown(table) for name, table in evidence.items()},
         "detection": re.sub(r"^(#+) ", r"\1# ", detection, flags=re.MULTILINE),
         "speed": measured_table(speed),
         "preprocessing": measured_table(preprocessing_rows(data, output)),

@@ -62,7 +62,7 @@ def train(
     if (output / "metadata.json").exists():
         raise BundleError(f"{output} already holds a model; choose another output folder")
     records = healthy_records(cohort, experiment, split="train")
-    training, validation = _hold_out(records, experiment.validation_fraction)
+    training, validation = hold_out(records, experiment.validation_fraction)
     volumes, held_out = CohortVolumes(cohort, training), CohortVolumes(cohort, validation)
     settings = experiment.training or TrainingSettings()
     chosen_seed = settings.seed if seed is None else seed
@@ -95,7 +95,7 @@ def train(
     }
 
 
-def _hold_out(records: Sequence[ScanRecord], fraction: float) -> tuple[list[ScanRecord], list[ScanRecord]]:
+def hold_out(records: Sequence[ScanRecord], fraction: float) -> tuple[list[ScanRecord], list[ScanRecord]]:
     """Return training and validation scans; the same subjects are held out whatever the seed of the training."""
     unsplit = [replace(record, split="") for record in records]
     parts = split_by_subject(unsplit, {"train": 1 - fraction, "validation": fraction})

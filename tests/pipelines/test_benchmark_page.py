@@ -22,7 +22,7 @@ def test_tables_are_replaced_and_prose_stays() -> None:
 
 
 def test_the_shipped_page_has_a_place_for_every_table() -> None:
-    tables = {name: name for name in ("detection", "speed", "preprocessing")}
+    tables = {name: name for name in ("detection", "parts", "other_scans", "speed", "preprocessing")}
     assert filled(PAGE.read_text(encoding="utf-8"), tables)
 
 

@@ -1,0 +1,193 @@
+"""What each part of a model's evidence is worth, and what scans from elsewhere do to it: the figures of decision 3.
+
+Lesions of real shape are planted in the healthy subjects that the training held out, so that weights and floors may
+be chosen here: no test scan is touched. ``make benchmarks`` puts the tables into ``docs/benchmarks.md``;
+``python -m pipelines.bench_evidence work/ixi`` prints them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import ndimage
+
+from anomaly.bundle.store import load_bundle
+from anomaly.cohort.synthetic import Kind, SyntheticScan, lesion_shapes, planted_scans
+from anomaly.cohort.volumes import CohortVolumes
+from anomaly.core.views import Array
+from anomaly.core.volume import FloatArray
+from anomaly.evaluation.localisation import dice_curve, oracle_threshold, voxel_average_precision
+from anomaly.evaluation.tables import markdown
+from anomaly.scoring.postprocess import smooth_inside
+from anomaly.scoring.scorer import ScoredVolume, Scorer
+from anomaly.scoring.settings import ScoringSettings
+from pipelines.intake import healthy_records
+from pipelines.train import hold_out
+
+KINDS: tuple[Kind, ...] = ("dark", "bright")
+LESIONS = 3  # of each kind in every subject
+SEED = 7  # not that of the lesions that chose the checkpoint
+
+Change = Callable[[FloatArray, np.random.Generator], Array]
+
+
+@dataclass(frozen=True)
+class Benched:
+    """A model with the scans its training learnt from and those it held out, by name of the model."""
+
+    scorer: Scorer
+    learnt: CohortVolumes
+    held_out: CohortVolumes
+
+
+def evidence_tables(models: Mapping[str, Path], cohort: Path, shapes: Path) -> dict[str, pd.DataFrame]:
+    """Return both tables by name: ``parts`` of the first model's evidence, and all models on ``other_scans``.
+
+    Parameters
+    ----------
+    models
+        Trained bundles by name, all trained on ``cohort``.
+    shapes
+        Folder of lesion masks in MNI space.
+    """
+    benched = {name: open_model(path, cohort) for name, path in models.items()}
+    first = next(iter(benched.values()))
+    scans = {kind: list(_planted(first.held_out, kind, shapes)) for kind in KINDS}
+    scorers = {name: model.scorer for name, model in benched.items()}
+    return {"parts": parts(first, scans), "other_scans": other_scans(scorers, scans["dark"])}
+
+
+def open_model(path: Path, cohort: Path) -> Benched:
+    """Return a trained bundle with the scans of its cohort that it learnt from and held out. It refuses none."""
+    bundle = load_bundle(path)
+    settings = bundle.scorer.settings.model_copy(update={"min_similarity": -1.0})
+    records = healthy_records(cohort, bundle.config, split="train")
+    learnt, held_out = hold_out(records, bundle.config.validation_fraction)
+    return Benched(
+        replace(bundle.scorer, settings=settings), CohortVolumes(cohort, learnt), CohortVolumes(cohort, held_out)
+    )
+
+
+def parts(model: Benched, scans: Mapping[Kind, Sequence[SyntheticScan]]) -> pd.DataFrame:
+    """Return voxel AP and best Dice of the evidence as shipped, of each of its maps alone, and of other choices."""
+    rows = []
+    for what, scorer in variants(model):
+        row: dict[str, float | str] = {"evidence": what}
+        for kind, planted in scans.items():
+            found = [scorer.score(scan.voxels, scan.mask) for scan in planted]
+            row |= {f"{kind}, {name}": value for name, value in _figures(planted, found).items()}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def variants(model: Benched) -> Iterator[tuple[str, Scorer]]:
+    """Yield the shipped scorer, then others with one choice changed; a reference is learnt anew where need be."""
+    scorer, shipped = model.scorer, model.scorer.settings
+
+    def learnt(**changed: object) -> Scorer:
+        settings = ScoringSettings.model_validate(shipped.model_dump() | changed)
+        return replace(scorer, settings=settings).learn_reference(model.learnt, ())
+
+    def only(**changed: object) -> Scorer:
+        return replace(scorer, settings=ScoringSettings.model_validate(shipped.model_dump() | changed))
+
+    yield "as shipped", scorer
+    for name in shipped.maps if len(shipped.maps) > 1 else ():
+        yield f"`{name}` alone", only(maps={name: 1.0}, sd_floor=shipped.floor_of(name))
+    for floor in (0.1, 0.3, 1.0):
+        yield f"`sd_floor: {floor}` for every map", learnt(sd_floor=floor)
+    for weight in (0.7, 1.0):
+        yield f"`bright_weight: {weight}`", only(bright_weight=weight)
+    yield "`flip_average: true`", learnt(flip_average=True)
+
+
+def other_scans(scorers: Mapping[str, Scorer], planted: Sequence[SyntheticScan]) -> pd.DataFrame:
+    """Return the voxel AP of each model on the same planted scans, changed as other scanners would have them."""
+    rows = []
+    for what, change in CHANGES.items():
+        row: dict[str, float | str] = {"scans": what}
+        for name, scorer in scorers.items():
+            found = [scorer.score(changed(scan, change, n), scan.mask) for n, scan in enumerate(planted)]
+            row[name] = _figures(planted, found)["AP"]
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def gamma(exponent: float) -> Change:
+    """Bend the contrast curve."""
+    return lambda voxels, _: np.maximum(voxels, 0) ** exponent
+
+
+def noise(sd: float) -> Change:
+    """Add Gaussian noise of an SD in intensity units."""
+    return lambda voxels, rng: voxels + rng.normal(0, sd, voxels.shape)
+
+
+def blur(sigma_voxels: float) -> Change:
+    """Smooth inside the brain."""
+    return lambda voxels, _: smooth_inside(voxels, voxels != 0, (sigma_voxels,) * 3)
+
+
+def drift(size: float) -> Change:
+    """Multiply by a smooth field whose largest |log| is ``size``: a bias field that was left over."""
+
+    def change(voxels: FloatArray, rng: np.random.Generator) -> Array:
+        field = ndimage.zoom(rng.normal(size=(3, 3, 3)), np.array(voxels.shape) / 3, order=1)
+        factor: Array = np.exp(size * field / np.abs(field).max())
+        return voxels * factor
+
+    return change
+
+
+CHANGES: Mapping[str, Change] = {
+    "as they are": lambda voxels, _: voxels,
+    "contrast curve, γ = 0.8": gamma(0.8),
+    "contrast curve, γ = 1.25": gamma(1.25),
+    "noise, SD 0.05": noise(0.05),
+    "blur, σ 0.6 voxels": blur(0.6),
+    "bias field, ± 10 %": drift(0.1),
+}
+
+
+def changed(scan: SyntheticScan, change: Change, number: int) -> FloatArray:
+    """Return the voxels of a scan as changed inside the brain; random numbers are those of the scan's number."""
+    voxels = change(scan.voxels, np.random.default_rng([SEED, number]))
+    return np.where(scan.mask, voxels, scan.voxels).astype(np.float32)
+
+
+def _planted(held_out: CohortVolumes, kind: Kind, shapes: Path) -> Iterator[SyntheticScan]:
+    masks = lesion_shapes(shapes, held_out.grid)
+    for seed in range(SEED, SEED + LESIONS):
+        yield from planted_scans(held_out, seed=seed, kinds=(kind,), shapes=masks)
+
+
+def _figures(planted: Sequence[SyntheticScan], found: Sequence[ScoredVolume]) -> dict[str, float]:
+    """Return the voxel AP averaged over scans, and the best mean Dice of one threshold for all (oracle)."""
+    pairs = list(zip(planted, found, strict=True))
+    precision = np.mean([voxel_average_precision(f.evidence, scan.lesion, f.mask) for scan, f in pairs])
+    curves = [dice_curve(f.evidence, scan.lesion, f.mask) for scan, f in pairs]
+    return {"AP": float(precision), "best Dice": float(np.mean(curves, axis=0)[oracle_threshold(curves)[1]])}
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("output", type=Path, help="folder of a finished benchmark")
+    parser.add_argument("--data", type=Path, default=os.environ.get("ANOMALY_DATA"), help="holds lesion_shapes/")
+    parser.add_argument("--models", default="dae,pca,atlas", help="names, the first is taken apart")
+    chosen = parser.parse_args()
+    if chosen.data is None:
+        parser.error("give --data, or set ANOMALY_DATA to the folder that holds lesion_shapes/")
+    models = {name: chosen.output / "models" / name for name in chosen.models.split(",")}
+    for table in evidence_tables(models, chosen.output / "cohort", Path(chosen.data) / "lesion_shapes").values():
+        print(markdown(table), end="\n\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from anomaly.cohort.synthetic import SyntheticScan
+from pipelines.bench_evidence import CHANGES, changed, evidence_tables
+from tests.pipelines.cohorts import GRID, healthy
+from tests.pipelines.conftest import Trained
+
+SHAPE_CENTRES = [(6, 9, 7), (10, 8, 7)]
+
+
+@pytest.fixture(scope="module")
+def tables(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> dict[str, pd.DataFrame]:
+    shapes = tmp_path_factory.mktemp("shapes")
+    for n, centre in enumerate(SHAPE_CENTRES):
+        distance = np.linalg.norm(np.moveaxis(np.indices(GRID.shape), 0, -1) - centre, axis=-1)
+        nib.save(nib.Nifti1Image((distance < 2.5).astype(np.uint8), GRID.affine), shapes / f"{n}.nii.gz")
+    return evidence_tables({"first": trained.model, "second": trained.model}, trained.training, shapes)
+
+
+def test_every_choice_has_a_row_with_both_kinds_of_lesion(tables: dict[str, pd.DataFrame]) -> None:
+    parts = tables["parts"].set_index("evidence")
+    assert parts.columns.tolist() == ["dark, AP", "dark, best Dice", "bright, AP", "bright, best Dice"]
+    assert parts.index[0] == "as shipped"
+    assert "`residual` alone" not in parts.index  # it is the only map of this model
+    assert ((parts > 0) & (parts <= 1)).all(axis=None)
+
+
+def test_a_choice_changes_what_it_should(tables: dict[str, pd.DataFrame]) -> None:
+    parts = tables["parts"].set_index("evidence")
+    shipped, less_bright = parts.loc["as shipped"], parts.loc["`bright_weight: 0.7`"]
+    assert parts.loc["`bright_weight: 1.0`"].equals(shipped)  # what this model's config says
+    assert less_bright["bright, AP"] < shipped["bright, AP"]
+    assert less_bright["dark, AP"] > shipped["dark, AP"]
+    assert not parts.loc["`sd_floor: 0.1` for every map"].equals(shipped)
+    assert not parts.loc["`flip_average: true`"].equals(shipped)
+
+
+def test_every_model_meets_the_same_changed_scans(tables: dict[str, pd.DataFrame]) -> None:
+    others = tables["other_scans"].set_index("scans")
+    assert others.index.tolist() == list(CHANGES)
+    assert others["first"].equals(others["second"])
+    assert others.loc["as they are", "first"] == tables["parts"]["dark, AP"][0]
+    assert others["first"].nunique() == len(CHANGES)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_keeps_the_background_and_repeats(name: str) -> None:
+    voxels, mask = healthy(0)
+    scan = SyntheticScan(voxels, mask, mask, "dark", 0.3)
+    once, again, other = (changed(scan, CHANGES[name], number) for number in (1, 1, 2))
+    assert once.dtype == np.float32
+    assert (once[~mask] == voxels[~mask]).all()
+    assert np.array_equal(once, again)
+    assert np.array_equal(once, other) == (name not in ("noise, SD 0.05", "bias field, ± 10 %"))
