@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import statistics
 import time
 from collections.abc import Callable
@@ -19,28 +20,28 @@ from anomaly.training.stream import ImageStream
 from anomaly.training.trainer import in_bfloat16, train
 
 WARM_UP = 3
-TURNS = 3  # another machine load in one of them moves the median little
+TURNS = 7  # each compares neighbours in time, so that a machine whose speed drifts moves their median little
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """Median seconds of one step.
+    """Seconds of one step: the median of each turn.
 
     Parameters
     ----------
     full
         As training runs it: reading, augmentation, corruption, loss, averaging of weights, guards, logs.
     bare
-        Forward, backward and optimiser of the same network on tensors that lie in memory.
+        Forward, backward and optimiser of the same network on tensors that lie in memory, just before.
     """
 
-    full: float
-    bare: float
+    full: tuple[float, ...]
+    bare: tuple[float, ...]
 
     @property
     def ratio(self) -> float:
-        """Full cost over bare cost."""
-        return self.full / self.bare
+        """Full cost over bare cost: the median over the turns."""
+        return statistics.median(full / bare for full, bare in zip(self.full, self.bare, strict=True))
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ def step_overhead(
     source: VolumeSource,
     settings: TrainingSettings,
     folder: Path,
-    steps: int = 20,
+    steps: int = 12,
+    turns: int = TURNS,
     device: str = "cpu",
 ) -> StepCost:
     """Measure full and bare training steps of a reconstructing network, in turn, on one machine.
@@ -82,22 +84,24 @@ def step_overhead(
     settings
         The recipe; ``steps`` and ``validate_every`` are replaced.
     folder
-        For the training's files.
+        For the training's files, which are removed.
     steps
-        Steps to time, after a few to warm up.
+        Steps to time in each turn, after a few to warm up.
+    turns
+        How often to measure both.
     device
         ``"cpu"`` or ``"cuda"``.
     """
     bare, full = list[float](), list[float]()
-    for turn in range(TURNS):
-        bare += _bare_steps(learner, source, settings, steps, device)
-        full += _full_steps(learner, source, settings, folder / str(turn), steps, device)
-    return StepCost(full=statistics.median(full), bare=statistics.median(bare))
+    for turn in range(turns):
+        bare.append(_bare_step_seconds(learner, source, settings, steps, device))
+        full.append(_full_step_seconds(learner, source, settings, folder / str(turn), steps, device))
+    return StepCost(full=tuple(full), bare=tuple(bare))
 
 
-def _full_steps(
+def _full_step_seconds(
     learner: Any, source: VolumeSource, settings: TrainingSettings, folder: Path, steps: int, device: str
-) -> list[float]:
+) -> float:
     total = steps + WARM_UP + 1
     timed = settings.model_copy(update={"steps": total, "validate_every": total})
     clock = _Clocked(learner.loss)
@@ -106,13 +110,14 @@ def _full_steps(
         train(learner, source, [], timed, _Run(folder, device), "bench")
     finally:
         del learner.loss
+        shutil.rmtree(folder, ignore_errors=True)  # checkpoints of every turn would fill a disk
     _wait(device)
-    return _differences(clock.times[WARM_UP:])
+    return _median_step(clock.times)
 
 
-def _bare_steps(
+def _bare_step_seconds(
     learner: Any, source: VolumeSource, settings: TrainingSettings, steps: int, device: str
-) -> list[float]:
+) -> float:
     learner.to(device).train()
     _, images, mask = ImageStream(source, learner.view, settings.batch_size, settings.seed).batch(0)
     images, mask = images.to(device), mask.to(device)
@@ -122,7 +127,7 @@ def _bare_steps(
         times.append(time.perf_counter())
         _bare_step(learner, images, mask, optimizer, settings, device)
         _wait(device)
-    return _differences(times[WARM_UP:])
+    return _median_step(times)
 
 
 def _bare_step(
@@ -147,5 +152,5 @@ def _wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def _differences(times: list[float]) -> list[float]:
-    return [later - earlier for earlier, later in pairwise(times)]
+def _median_step(times: list[float]) -> float:
+    return statistics.median(later - earlier for earlier, later in pairwise(times[WARM_UP:]))
