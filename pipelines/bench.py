@@ -33,7 +33,7 @@ from pipelines.score import ScoreRequest, score
 from pipelines.train import train
 
 SAMPLE = Path(__file__).resolve().parents[1] / "sample_data"
-BATCH_SIZES = (10, 150)
+BATCH_SIZES = (10, 150, 300)
 
 
 def bench(data: Path | None, model: Path | None, cohort: Path | None) -> list[Row]:
@@ -103,12 +103,12 @@ def forward_share(model: Path, cohort: Path, work: Path) -> Row:
 
 def memory_growth(model: Path, cohort: Path, work: Path) -> Row:
     """Return the peak memory of ``anomaly score`` on few and on many scans, each in a process of its own."""
-    peaks = []
+    peaks = {}
     for n in BATCH_SIZES:
         folder = _copies(cohort, work / f"copies{n}", n)
         command = [sys.executable, "-m", "pipelines", "score", str(model), str(folder), "-o", str(work / f"run{n}")]
-        peaks.append(_peak_mebibytes([*command, "-q"]))
-    found = f"{peaks[0]:.0f} MiB for {BATCH_SIZES[0]} scans, {peaks[1]:.0f} MiB for {BATCH_SIZES[1]}"
+        peaks[n] = _peak_mebibytes([*command, "-q"])
+    found = ", ".join(f"{peak:.0f} MiB for {n} scans" for n, peak in peaks.items())
     return Row("scoring, peak memory", found, "does not grow")
 
 
