@@ -182,11 +182,11 @@ class DenoisingAutoencoder(NetworkDetector):
         settings = self.settings
         corrupted, changed = corrupt(images, mask, self.slab_spacing, settings.corruption, rng)
         moved = centre(corrupted) - centre(images)
-        weight = mask * (1 + settings.changed_weight * changed)
+        weight = torch.add(mask, changed, alpha=settings.changed_weight)  # outside the mask nothing is changed
         if not settings.severity_weight:
             return corrupted, moved, weight
-        severity = torch.cat([-moved, moved], dim=1).div_(LARGE_CHANGE).clamp_(0, 1) * (changed > 0.05)
-        return corrupted, moved, weight, severity
+        brighter = moved * (changed > 0.05) / LARGE_CHANGE
+        return corrupted, moved, weight, torch.cat([-brighter, brighter], dim=1).clamp_(0, 1)
 
     def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
         """Return the weighted squared error of undoing the corruption, and the severity loss."""

@@ -43,7 +43,7 @@ def augment(
     images = recontrast(images, settings, rng)
     if settings.noise:
         strength = uniform(images, 0.0, settings.noise, rng)
-        images = images + strength * torch.randn(images.shape, generator=rng, device=images.device)
+        images = torch.addcmul(images, strength, torch.randn(images.shape, generator=rng, device=images.device))
     return images * foreground, mask
 
 
@@ -108,8 +108,8 @@ def blur(images: Tensor, foreground: Tensor, amount: float, rng: torch.Generator
     for axis in range(2, images.ndim):
         length = images.shape[axis] - 1
         before, after = images.narrow(axis, 0, length), images.narrow(axis, 1, length)
-        both = foreground.narrow(axis, 0, length) * foreground.narrow(axis, 1, length)
-        flow = (after - before) * both * strength
+        flow = (after - before).mul_(foreground.narrow(axis, 0, length)).mul_(foreground.narrow(axis, 1, length))
+        flow *= strength
         smoothed.narrow(axis, 0, length).add_(flow)
         smoothed.narrow(axis, 1, length).sub_(flow)
     return smoothed
@@ -119,7 +119,7 @@ def recontrast(images: Tensor, settings: AugmentationSettings, rng: torch.Genera
     """Bend the contrast curve, scale all intensities and add a smooth drift, each by a random amount."""
     if settings.gamma:
         exponent = uniform(images, -settings.gamma, settings.gamma, rng).exp()
-        images = images.abs().pow(exponent) * images.sign()
+        images = images.abs().pow_(exponent).copysign_(images)
     if settings.bias_field or settings.brightness:
         drift = torch.randn((len(images), 1, *[4] * (images.ndim - 2)), generator=rng, device=images.device)
         drift = drift * uniform(images, 0.0, settings.bias_field, rng)

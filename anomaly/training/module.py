@@ -88,7 +88,9 @@ class LearnerModule(LightningModule):
         """AdamW with a linear warm-up and a cosine to zero (Loshchilov & Hutter 2017, 2019)."""
         settings = self.settings
         parameters = self.learner.parameters()
-        optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        optimizer = torch.optim.AdamW(
+            parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_share(step, settings))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
