@@ -175,6 +175,11 @@ def _figures(planted: Sequence[SyntheticScan], found: Sequence[ScoredVolume]) ->
     return {"AP": float(precision), "best Dice": float(np.mean(curves, axis=0)[oracle_threshold(curves)[1]])}
 
 
+def shown(table: pd.DataFrame) -> str:
+    """Return a table as it stands in the docs, figures with three decimals."""
+    return markdown(table.map(lambda cell: f"{cell:.3f}" if isinstance(cell, float) else cell))
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -186,7 +191,7 @@ def main() -> None:
         parser.error("give --data, or set ANOMALY_DATA to the folder that holds lesion_shapes/")
     models = {name: chosen.output / "models" / name for name in chosen.models.split(",")}
     for table in evidence_tables(models, chosen.output / "cohort", Path(chosen.data) / "lesion_shapes").values():
-        print(markdown(table), end="\n\n")
+        print(shown(table), end="\n\n")
 
 
 if __name__ == "__main__":

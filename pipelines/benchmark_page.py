@@ -15,10 +15,9 @@ from pathlib import Path
 from anomaly.cohort.table import accepted, read_records
 from anomaly.core.errors import InputError
 from anomaly.core.files import write_text
-from anomaly.evaluation.tables import markdown
 from anomaly.preprocessing.chain import ChainSettings
 from pipelines.bench import bench
-from pipelines.bench_evidence import evidence_tables
+from pipelines.bench_evidence import evidence_tables, shown
 from pipelines.bench_preprocessing import bench_extraction
 from pipelines.benchmark_table import Row, measured_table
 
@@ -50,7 +49,7 @@ def write_page(data: Path, output: Path, page: Path = PAGE) -> None:
     models = {name: output / "models" / name for name in COMPARED}
     evidence = evidence_tables(models, output / "cohort", data / "lesion_shapes")
     tables = {
-        **{name: markdown(table) for name, table in evidence.items()},
+        **{name: shown(table) for name, table in evidence.items()},
         "detection": re.sub(r"^(#+) ", r"\1# ", detection, flags=re.MULTILINE),
         "speed": measured_table(speed),
         "preprocessing": measured_table(preprocessing_rows(data, output)),

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from anomaly.cohort.synthetic import SyntheticScan
-from pipelines.bench_evidence import CHANGES, changed, evidence_tables
+from pipelines.bench_evidence import CHANGES, changed, evidence_tables, shown
 from tests.pipelines.cohorts import GRID, healthy
 from tests.pipelines.conftest import Trained
 
@@ -57,3 +57,7 @@ def test_a_change_keeps_the_background_and_repeats(name: str) -> None:
     assert (once[~mask] == voxels[~mask]).all()
     assert np.array_equal(once, again)
     assert np.array_equal(once, other) == (name not in ("noise, SD 0.05", "bias field, ± 10 %"))
+
+
+def test_figures_are_shown_with_three_decimals() -> None:
+    assert "| noise | 0.500 |" in shown(pd.DataFrame([{"scans": "noise", "dae": 0.49996}]))
