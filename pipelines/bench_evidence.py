@@ -39,7 +39,7 @@ Change = Callable[[FloatArray, np.random.Generator], Array]
 
 @dataclass(frozen=True)
 class Benched:
-    """A model with the scans its training learnt from and those it held out, by name of the model."""
+    """A model with the scans its training learnt from and those it held out."""
 
     scorer: Scorer
     learnt: CohortVolumes
@@ -76,45 +76,52 @@ def open_model(path: Path, cohort: Path) -> Benched:
 
 def parts(model: Benched, scans: Mapping[Kind, Sequence[SyntheticScan]]) -> pd.DataFrame:
     """Return voxel AP and best Dice of the evidence as shipped, of each of its maps alone, and of other choices."""
-    rows = []
-    for what, scorer in variants(model):
-        row: dict[str, float | str] = {"evidence": what}
-        for kind, planted in scans.items():
-            found = [scorer.score(scan.voxels, scan.mask) for scan in planted]
-            row |= {f"{kind}, {name}": value for name, value in _figures(planted, found).items()}
-        rows.append(row)
-    return pd.DataFrame(rows)
+    scorers = dict(variants(model))
+    rows: dict[str, dict[str, float | str]] = {what: {"evidence": what} for what in scorers}
+    for kind, planted in scans.items():
+        found: dict[str, list[tuple[float, Array]]] = {what: [] for what in scorers}
+        for scan in planted:
+            raw = model.scorer.look(scan.voxels, scan.mask)  # the network, once for all choices that share it
+            for what, scorer in scorers.items():
+                mirrored = scorer.settings.flip_average != model.scorer.settings.flip_average
+                said = scorer.look(scan.voxels, scan.mask) if mirrored else raw
+                scored = scorer.finish(said, scan.voxels, scan.mask)
+                found[what].append(
+                    (_precision(scan, scored), dice_curve(scored.evidence, scan.lesion, scored.mask))
+                )
+        for what, row in rows.items():
+            precisions, curves = zip(*found[what], strict=True)
+            best = np.mean(curves, axis=0)[oracle_threshold(curves)[1]]
+            row |= {f"{kind}, AP": float(np.mean(precisions)), f"{kind}, best Dice": float(best)}
+    return pd.DataFrame(list(rows.values()))
 
 
 def variants(model: Benched) -> Iterator[tuple[str, Scorer]]:
     """Yield the shipped scorer, then others with one choice changed; a reference is learnt anew where need be."""
-    scorer, shipped = model.scorer, model.scorer.settings
+    shipped = model.scorer.settings
 
-    def learnt(**changed: object) -> Scorer:
-        settings = ScoringSettings.model_validate(shipped.model_dump() | changed)
-        return replace(scorer, settings=settings).learn_reference(model.learnt, ())
+    def choice(**changed: object) -> Scorer:
+        return replace(model.scorer, settings=ScoringSettings.model_validate(shipped.model_dump() | changed))
 
-    def only(**changed: object) -> Scorer:
-        return replace(scorer, settings=ScoringSettings.model_validate(shipped.model_dump() | changed))
-
-    yield "as shipped", scorer
+    yield "as shipped", model.scorer
     for name in shipped.maps if len(shipped.maps) > 1 else ():
-        yield f"`{name}` alone", only(maps={name: 1.0}, sd_floor=shipped.floor_of(name))
+        yield f"`{name}` alone", choice(maps={name: 1.0}, sd_floor=shipped.floor_of(name))
     for floor in (0.1, 0.3, 1.0):
-        yield f"`sd_floor: {floor}` for every map", learnt(sd_floor=floor)
+        yield f"`sd_floor: {floor}` for every map", choice(sd_floor=floor).learn_reference(model.learnt, ())
     for weight in (0.7, 1.0):
-        yield f"`bright_weight: {weight}`", only(bright_weight=weight)
-    yield "`flip_average: true`", learnt(flip_average=True)
+        yield f"`bright_weight: {weight}`", choice(bright_weight=weight)
+    yield "`flip_average: true`", choice(flip_average=True).learn_reference(model.learnt, ())
 
 
 def other_scans(scorers: Mapping[str, Scorer], planted: Sequence[SyntheticScan]) -> pd.DataFrame:
     """Return the voxel AP of each model on the same planted scans, changed as other scanners would have them."""
     rows = []
     for what, change in CHANGES.items():
+        voxels = [changed(scan, change, number) for number, scan in enumerate(planted)]
         row: dict[str, float | str] = {"scans": what}
         for name, scorer in scorers.items():
-            found = [scorer.score(changed(scan, change, n), scan.mask) for n, scan in enumerate(planted)]
-            row[name] = _figures(planted, found)["AP"]
+            pairs = zip(planted, voxels, strict=True)
+            row[name] = float(np.mean([_precision(scan, scorer.score(v, scan.mask)) for scan, v in pairs]))
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -167,12 +174,8 @@ def _planted(held_out: CohortVolumes, kind: Kind, shapes: Path) -> Iterator[Synt
         yield from planted_scans(held_out, seed=seed, kinds=(kind,), shapes=masks)
 
 
-def _figures(planted: Sequence[SyntheticScan], found: Sequence[ScoredVolume]) -> dict[str, float]:
-    """Return the voxel AP averaged over scans, and the best mean Dice of one threshold for all (oracle)."""
-    pairs = list(zip(planted, found, strict=True))
-    precision = np.mean([voxel_average_precision(f.evidence, scan.lesion, f.mask) for scan, f in pairs])
-    curves = [dice_curve(f.evidence, scan.lesion, f.mask) for scan, f in pairs]
-    return {"AP": float(precision), "best Dice": float(np.mean(curves, axis=0)[oracle_threshold(curves)[1]])}
+def _precision(scan: SyntheticScan, found: ScoredVolume) -> float:
+    return voxel_average_precision(found.evidence, scan.lesion, found.mask)
 
 
 def shown(table: pd.DataFrame) -> str:
