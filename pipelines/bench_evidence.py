@@ -107,10 +107,10 @@ def variants(model: Benched) -> Iterator[tuple[str, Scorer]]:
     for name in shipped.maps if len(shipped.maps) > 1 else ():
         yield f"`{name}` alone", choice(maps={name: 1.0}, sd_floor=shipped.floor_of(name))
     for floor in (0.1, 0.3, 1.0):
-        yield f"`sd_floor: {floor}` for every map", choice(sd_floor=floor).learn_reference(model.learnt, ())
+        yield f"`sd_floor: {floor}` for every map", choice(sd_floor=floor).learn_reference(model.learnt)
     for weight in (0.7, 1.0):
         yield f"`bright_weight: {weight}`", choice(bright_weight=weight)
-    yield "`flip_average: true`", choice(flip_average=True).learn_reference(model.learnt, ())
+    yield "`flip_average: true`", choice(flip_average=True).learn_reference(model.learnt)
 
 
 def other_scans(scorers: Mapping[str, Scorer], planted: Sequence[SyntheticScan]) -> pd.DataFrame:

@@ -146,7 +146,7 @@ def _scored(bundle: Bundle, arrival: Arrival, folder: Path) -> _Healthy:
             scores = dict(zip(kept["names"].tolist(), kept["scores"].tolist(), strict=True))
             return _Healthy(arrival.record, scores, kept["tail"])
     voxels, mask = arrival.load()
-    scored = bundle.scorer.score(voxels, mask)
+    scored = bundle.scorer.score(voxels, mask, arrival.record.covariates)
     tail = exceedance(scored.evidence[scored.mask], evidence_edges())
     with atomic_path(path) as temporary:
         np.savez(temporary, names=list(scored.scores), scores=list(scored.scores.values()), tail=tail)

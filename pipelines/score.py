@@ -136,7 +136,7 @@ class _Desk:
             return writer.submit(self._keep, _blank(record, self), record)
         try:
             voxels, mask = arrival.load()
-            raw = self.bundle.scorer.look(voxels, mask)
+            raw = self.bundle.scorer.look(voxels, mask, record.covariates)
         except ScanRefusedError as refusal:
             return writer.submit(self._keep, _refused(record, refusal, self), record)
         except Exception as error:  # noqa: BLE001 - one bad scan must never stop a batch; the error is recorded

@@ -73,9 +73,7 @@ def train(
     )  # fmt: skip
     report = detector.fit(volumes, _planted(held_out), run)
     progress(0, len(volumes), "learning the healthy reference")
-    scorer = Scorer(detector, experiment.scoring).learn_reference(
-        volumes, (held_out[i] for i in range(len(held_out)))
-    )
+    scorer = Scorer(detector, experiment.scoring).learn_reference(volumes, held_out)
     facts = _display(scorer) | _facts(experiment, training, validation, report, chosen_seed, device)
     seen = [(record.subject, record.content_hash) for record in records]
     model_id = save_bundle(output, experiment, scorer, seen, facts)
@@ -104,9 +102,10 @@ def hold_out(records: Sequence[ScanRecord], fraction: float) -> tuple[list[ScanR
 
 def _planted(volumes: CohortVolumes) -> list[PlantedScan]:
     """Plant one lesion in each validation scan: dark, bright and textured in turn. Never learnt from."""
+    planted = planted_scans(volumes, seed=0, kinds=("dark", "dark", "bright", "texture"))
     return [
-        PlantedScan(voxels=p.voxels, mask=p.mask, lesion=p.lesion)
-        for p in planted_scans(volumes, seed=0, kinds=("dark", "dark", "bright", "texture"))
+        PlantedScan(voxels=p.voxels, mask=p.mask, lesion=p.lesion, covariates=volumes.covariates(index))
+        for index, p in enumerate(planted)
     ]
 
 

@@ -10,9 +10,10 @@ from typing import Any, Self
 
 import numpy as np
 
+from anomaly.core.covariates import covariates
 from anomaly.core.files import read_json, write_json
 from anomaly.core.results import ScanStatus
-from anomaly.core.volume import Geometry
+from anomaly.core.volume import FloatArray, Geometry
 
 RECORDS = "records"
 
@@ -74,6 +75,11 @@ class ScanRecord:
         """The scan's own grid."""
         i, j, k = self.shape
         return Geometry((i, j, k), np.array(self.affine).reshape(4, 4))
+
+    @property
+    def covariates(self) -> FloatArray:
+        """Age and sex ``(2,)``, NaN where unknown; see :func:`anomaly.core.covariates.covariates`."""
+        return covariates(self.age, self.sex)
 
     @property
     def template_from_scan_matrix(self) -> np.ndarray[Any, np.dtype[np.float64]]:

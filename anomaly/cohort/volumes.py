@@ -46,6 +46,10 @@ class CohortVolumes:
         mask = self._map(record.mask)
         return voxels, mask.view(np.bool_)  # stored as bytes 0 and 1
 
+    def covariates(self, index: int) -> FloatArray:
+        """Return age and sex ``(2,)`` of a scan's subject, NaN where the manifest does not know them."""
+        return self.records[index].covariates
+
     def __iter__(self) -> Any:
         return (self[index] for index in range(len(self)))
 

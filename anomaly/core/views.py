@@ -36,6 +36,10 @@ class VolumeSource(Protocol):
         """Return the voxels float32 ``(I, J, K)`` (0 outside the mask) and the foreground mask."""
         ...
 
+    def covariates(self, index: int) -> FloatArray:
+        """Return what is known of a scan's subject, as :func:`anomaly.core.covariates.covariates`."""
+        ...
+
 
 class View(Settings):
     """How a volume is cut into images."""

@@ -21,10 +21,17 @@ from monai.networks.nets import AutoEncoder
 from pydantic import Field
 from torch import Tensor, nn
 
-from anomaly.core.errors import TrainingError
 from anomaly.core.views import View, VolumeSource
 from anomaly.models.base import ModelSettings
-from anomaly.models.network import NetworkDetector, centre, crop, masked_mean, pad, padded_shape
+from anomaly.models.network import (
+    NetworkDetector,
+    centre,
+    crop,
+    masked_mean,
+    pad,
+    padded_shape,
+    refuse_large_latent,
+)
 from anomaly.training.protocols import Moment
 
 GROUPS = 8
@@ -90,12 +97,7 @@ class Autoencoder(NetworkDetector):
     def check(self, train: VolumeSource) -> None:
         """Refuse a latent that could copy the image."""
         del train
-        voxels = math.prod(self.image_shape) * self.view.channels
-        if self.settings.latent_size >= voxels:
-            raise TrainingError(
-                f"latent_size {self.settings.latent_size} is not smaller than the image ({voxels} voxels), so the "
-                "network could copy lesions; lower model.latent_size"
-            )
+        refuse_large_latent(self.settings.latent_size, self.view.channels, self.image_shape)
 
     def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
         """Return the mean squared error inside the mask."""

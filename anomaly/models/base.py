@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from anomaly.core.config import Settings
+from anomaly.core.covariates import UNKNOWN
 from anomaly.core.views import View, VolumeSource
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
 from anomaly.training.settings import TrainingSettings
@@ -54,12 +55,13 @@ class Evidence:
 class PlantedScan:
     """A held-out healthy validation scan with a synthetic lesion, for choosing checkpoints.
 
-    All arrays are ``(I, J, K)`` on the training grid.
+    Arrays are ``(I, J, K)`` on the training grid; ``covariates`` are age and sex ``(2,)``.
     """
 
     voxels: FloatArray
     mask: MaskArray
     lesion: MaskArray
+    covariates: FloatArray = field(default_factory=UNKNOWN.copy)
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,15 @@ class Detector(nn.Module, ABC):
         evidence, whatever else is in the batch.
         """
 
+    def evidence_given(self, images: Tensor, mask: Tensor, covariates: Tensor) -> Evidence:
+        """Return the evidence of images whose subjects' covariates ``(B, 2)`` are given, NaN where unknown.
+
+        Age in years and sex, as :func:`anomaly.core.covariates.covariates`. This is what scoring and validation
+        ask; only conditional families look at the covariates.
+        """
+        del covariates
+        return self.evidence(images, mask)
+
     def n_parameters(self) -> int:
         """Return the number of trainable parameters."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
@@ -152,6 +163,15 @@ class Reconstructor(Protocol):
 
     def reconstruct(self, images: Tensor, mask: Tensor) -> Tensor:
         """Return the pseudo-healthy ``(B, 1, *S)`` for images ``(B, C, *S)``."""
+        ...
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """A model that can say in a few numbers what an image is like, so that similar scans can be found."""
+
+    def embed(self, images: Tensor, mask: Tensor) -> Tensor:
+        """Return the latent code ``(B, D)`` of images ``(B, C, *S)``."""
         ...
 
 

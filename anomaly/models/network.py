@@ -85,6 +85,16 @@ class NetworkDetector(Detector):
         reconstruction = self.reconstruct(images, mask)
         return Evidence({"residual": residual(images, reconstruction, mask)}, within(reconstruction, mask))
 
+    def learning(self, step: int, steps: int) -> nn.Module:
+        """Return the part that a step changes: all, unless parts take turns; see ``Learner``."""
+        del step, steps
+        return self
+
+    def can_score(self, step: int, steps: int) -> bool:
+        """Return whether there is something to validate after a step: always, unless parts take turns."""
+        del step, steps
+        return True
+
     def prepare(self, train: VolumeSource) -> None:
         """Learn what is not learnt by gradient descent. Nothing, unless a family says so."""
 
@@ -169,6 +179,16 @@ def masked_mean(values: Tensor, weight: Tensor) -> Tensor:
 def padded_shape(shape: Sequence[int], multiple: int, least: int = 1) -> tuple[int, ...]:
     """Return the smallest shape that strides divide and that is at least ``least`` along every axis."""
     return tuple(max(math.ceil(n / multiple) * multiple, least) for n in shape)
+
+
+def refuse_large_latent(size: int, channels: int, shape: Sequence[int]) -> None:
+    """Raise TrainingError for a latent that is long enough to copy an image ``(channels, *shape)``."""
+    voxels = channels * math.prod(shape)
+    if size >= voxels:
+        raise TrainingError(
+            f"latent_size {size} is not smaller than the image ({voxels} voxels), so the network could copy "
+            "lesions; lower model.latent_size"
+        )
 
 
 def pad(images: Tensor, shape: Sequence[int]) -> Tensor:

@@ -27,10 +27,18 @@ from monai.networks.nets import VarAutoEncoder
 from pydantic import Field
 from torch import Tensor, nn
 
-from anomaly.core.errors import TrainingError
 from anomaly.core.views import View, VolumeSource
 from anomaly.models.base import Evidence, ModelSettings
-from anomaly.models.network import NetworkDetector, centre, crop, pad, padded_shape, residual, within
+from anomaly.models.network import (
+    NetworkDetector,
+    centre,
+    crop,
+    pad,
+    padded_shape,
+    refuse_large_latent,
+    residual,
+    within,
+)
 from anomaly.training.protocols import Moment
 
 GROUPS = 8
@@ -84,12 +92,7 @@ class VariationalAutoencoder(NetworkDetector):
     def check(self, train: VolumeSource) -> None:
         """Refuse a latent that could copy the image."""
         del train
-        voxels = math.prod(self.image_shape) * self.view.channels
-        if self.settings.latent_size >= voxels:
-            raise TrainingError(
-                f"latent_size {self.settings.latent_size} is not smaller than the image ({voxels} voxels), so the "
-                "network could copy lesions; lower model.latent_size"
-            )
+        refuse_large_latent(self.settings.latent_size, self.view.channels, self.image_shape)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return μ and log σ², each ``(B, latent)``."""

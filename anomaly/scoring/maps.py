@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anomaly.core.covariates import UNKNOWN
 from anomaly.core.volume import FloatArray, MaskArray
 from anomaly.models.base import Detector, Evidence
 
@@ -35,7 +36,12 @@ class RawEvidence:
 
 
 def raw_evidence(
-    detector: Detector, voxels: FloatArray, mask: MaskArray, batch_size: int = 16, flip_average: bool = False
+    detector: Detector,
+    voxels: FloatArray,
+    mask: MaskArray,
+    about: FloatArray = UNKNOWN,
+    batch_size: int = 16,
+    flip_average: bool = False,
 ) -> RawEvidence:
     """Cut a volume into images, ask the detector, and put its answers together again.
 
@@ -43,15 +49,17 @@ def raw_evidence(
     ----------
     voxels, mask
         ``(I, J, K)`` on the detector's grid.
+    about
+        Age and sex ``(2,)`` of the subject, as :func:`anomaly.core.covariates.covariates`.
     batch_size
         Images per forward pass.
     flip_average
         Average with the answer for the volume mirrored left to right (axis 0, RAS).
     """
-    evidence = _one_pass(detector, voxels, mask, batch_size)
+    evidence = _one_pass(detector, voxels, mask, about, batch_size)
     if not flip_average:
         return evidence
-    mirrored = _one_pass(detector, voxels[::-1].copy(), mask[::-1].copy(), batch_size)
+    mirrored = _one_pass(detector, voxels[::-1].copy(), mask[::-1].copy(), about, batch_size)
     return RawEvidence(
         maps={name: _average(m, mirrored.maps[name]) for name, m in evidence.maps.items()},
         reconstruction=_average(evidence.reconstruction, mirrored.reconstruction),
@@ -59,9 +67,11 @@ def raw_evidence(
     )
 
 
-def _one_pass(detector: Detector, voxels: FloatArray, mask: MaskArray, batch_size: int) -> RawEvidence:
+def _one_pass(
+    detector: Detector, voxels: FloatArray, mask: MaskArray, about: FloatArray, batch_size: int
+) -> RawEvidence:
     places = detector.view.places(mask)
-    answers = list(_answers(detector, voxels, mask, places, batch_size))
+    answers = list(_answers(detector, voxels, mask, about, places, batch_size))
     shape = detector.grid.shape
 
     def volume(name: str | None) -> FloatArray:
@@ -78,15 +88,23 @@ def _one_pass(detector: Detector, voxels: FloatArray, mask: MaskArray, batch_siz
 
 
 def _answers(
-    detector: Detector, voxels: FloatArray, mask: MaskArray, places: list[Place], batch_size: int
+    detector: Detector,
+    voxels: FloatArray,
+    mask: MaskArray,
+    about: FloatArray,
+    places: list[Place],
+    batch_size: int,
 ) -> Iterator[Evidence]:
     view, device = detector.view, next(iter(detector.state_dict().values())).device
+    covariates = _tensor(about, device)
     with torch.inference_mode():
         for start in range(0, len(places), batch_size):
             some = places[start : start + batch_size]
             images = np.stack([view.cut(voxels, place) for place in some])
             masks = np.stack([view.target(mask, place) for place in some])
-            yield detector.evidence(_tensor(images, device).float(), _tensor(masks, device))
+            yield detector.evidence_given(
+                _tensor(images, device).float(), _tensor(masks, device), covariates.expand(len(some), -1)
+            )
 
 
 def _average(values: FloatArray, of_mirrored: FloatArray) -> FloatArray:

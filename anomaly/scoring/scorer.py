@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from anomaly.core.covariates import UNKNOWN
 from anomaly.core.errors import ConfigError, ScanRefusedError, unknown_name
 from anomaly.core.views import VolumeSource
 from anomaly.core.volume import FloatArray, MaskArray
@@ -64,17 +65,19 @@ class Scorer:
     settings: ScoringSettings
     reference: HealthyReference | None = None
 
-    def score(self, voxels: FloatArray, mask: MaskArray) -> ScoredVolume:
+    def score(self, voxels: FloatArray, mask: MaskArray, about: FloatArray = UNKNOWN) -> ScoredVolume:
         """Return maps and scan scores of one preprocessed volume ``(I, J, K)``.
+
+        ``about`` holds the subject's age and sex ``(2,)``, as :func:`anomaly.core.covariates.covariates`.
 
         Raises
         ------
         ScanRefusedError
             The scan does not look like the scans the model was trained on at all.
         """
-        return self.finish(self.look(voxels, mask), voxels, mask)
+        return self.finish(self.look(voxels, mask, about), voxels, mask)
 
-    def look(self, voxels: FloatArray, mask: MaskArray) -> RawEvidence:
+    def look(self, voxels: FloatArray, mask: MaskArray, about: FloatArray = UNKNOWN) -> RawEvidence:
         """Return what the detector says: the part of :meth:`score` that the network takes.
 
         Raises
@@ -83,7 +86,7 @@ class Scorer:
             As :meth:`score`.
         """
         self._refuse_what_is_something_else(voxels, mask)
-        return self._raw(voxels, mask)
+        return self._raw(voxels, mask, about)
 
     def finish(self, raw: RawEvidence, voxels: FloatArray, mask: MaskArray) -> ScoredVolume:
         """Return maps and scan scores from what the detector said of a volume: the rest of :meth:`score`."""
@@ -106,7 +109,7 @@ class Scorer:
             return None
         return self.reference.acquisition.compare(acquisition_features(voxels, mask))
 
-    def learn_reference(self, healthy: VolumeSource, held_out: Iterable[tuple[FloatArray, MaskArray]]) -> Scorer:
+    def learn_reference(self, healthy: VolumeSource, held_out: VolumeSource | None = None) -> Scorer:
         """Return this scorer with what healthy scans look like: voxel statistics and score statistics.
 
         Parameters
@@ -114,11 +117,19 @@ class Scorer:
         healthy
             Scans for the voxelwise mean and SD.
         held_out
-            Healthy scans the detector did not learn from, for the centre and spread of each scan score.
+            Healthy scans the detector did not learn from, for the centre and spread of each scan score; without
+            them no combined score is made.
         """
         reference = fit_reference(self._filtered_scans(healthy), self.detector.grid, self.settings)
         scorer = replace(self, reference=reference)
-        scores = [scorer.finish(self._raw(voxels, mask), voxels, mask).scores for voxels, mask in held_out]
+        scores = (
+            []
+            if held_out is None
+            else [
+                scorer.finish(self._raw(voxels, mask, about), voxels, mask).scores
+                for voxels, mask, about in _scans(held_out)
+            ]
+        )
         names = scores[0].keys() if scores else ()
         return replace(
             scorer,
@@ -132,12 +143,12 @@ class Scorer:
     def _filtered_scans(
         self, healthy: VolumeSource
     ) -> Iterable[tuple[dict[str, FloatArray], FloatArray, MaskArray]]:
-        for index in range(len(healthy)):
-            voxels, mask = healthy[index]
-            yield self._filtered(self._raw(voxels, mask), mask), voxels, mask
+        for voxels, mask, about in _scans(healthy):
+            yield self._filtered(self._raw(voxels, mask, about), mask), voxels, mask
 
-    def _raw(self, voxels: FloatArray, mask: MaskArray) -> RawEvidence:
-        return raw_evidence(self.detector, voxels, mask, self.settings.batch_size, self.settings.flip_average)
+    def _raw(self, voxels: FloatArray, mask: MaskArray, about: FloatArray) -> RawEvidence:
+        settings = self.settings
+        return raw_evidence(self.detector, voxels, mask, about, settings.batch_size, settings.flip_average)
 
     def _filtered(self, raw: RawEvidence, mask: MaskArray) -> dict[str, FloatArray]:
         unknown = sorted(self.settings.maps.keys() - raw.maps.keys())
@@ -170,3 +181,8 @@ class Scorer:
                 expected=f"at least {self.settings.min_similarity:.2f}",
                 remedy="check the modality and contrast of the scan, or use a model trained on scans like it",
             )
+
+
+def _scans(source: VolumeSource) -> Iterator[tuple[FloatArray, MaskArray, FloatArray]]:
+    for index in range(len(source)):
+        yield *source[index], source.covariates(index)

@@ -119,7 +119,7 @@ def _bare_step_seconds(
     learner: Any, source: VolumeSource, settings: TrainingSettings, steps: int, device: str
 ) -> float:
     learner.to(device).train()
-    _, images, mask = ImageStream(source, learner.view, settings.batch_size, settings.seed).batch(0)
+    _, images, mask, _ = ImageStream(source, learner.view, settings.batch_size, settings.seed).batch(0)
     images, mask = images.to(device), mask.to(device)
     optimizer = torch.optim.AdamW(learner.parameters(), lr=settings.learning_rate)
     times = []

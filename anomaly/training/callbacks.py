@@ -97,6 +97,8 @@ class PlantedValidation(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validate, keep the weights if they are the best, stop if patience is at its end."""
+        if not pl_module.learner.can_score(trainer.global_step, trainer.max_steps):
+            return
         score = planted_precision(self.weights.learner, self.scans, pl_module.device) if self.scans else None
         if score is None or score > self.best:
             self.best, self.best_step, self.worse = -1.0 if score is None else score, trainer.global_step, 0

@@ -22,11 +22,12 @@ TOLERATED = 3  # steps in a row whose gradient overflows
 
 
 class ReadyBatch(NamedTuple):
-    """A batch as the loss takes it: its number, images and mask, augmented, and what the learner made of them."""
+    """A batch as the loss takes it: images and mask augmented, ``corrupted`` what the learner made of them."""
 
     number: int
     images: Tensor
     mask: Tensor
+    covariates: Tensor
     corrupted: tuple[Tensor, ...]
 
 
@@ -52,21 +53,25 @@ class LearnerModule(LightningModule):
         self.batches_done = 0
         self._began, self._seconds_before = time.monotonic(), 0.0
         self.latest: dict[str, Tensor] = {}
+        self._learning: tuple[nn.Module, ...] = ()  # in a tuple, so that it is no part of the state
         self.skipped: list[int] = []
 
     @torch.no_grad()
     def ready(self, batch: Batch) -> ReadyBatch:
         """Augment and corrupt a batch where it lies: ahead of its step on a CPU, within it on a GPU."""
-        number, images, mask = batch
+        number, images, mask, covariates = batch
         rng = self._generator(number, 1)
         images, mask = augment(images, mask, self.learner.view, self.settings.augmentation, rng)
-        return ReadyBatch(number, images, mask, self.learner.corrupt(images, mask, rng))
+        return ReadyBatch(number, images, mask, covariates, self.learner.corrupt(images, mask, rng))
 
     def training_step(self, batch: Batch | ReadyBatch, batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
         del batch_idx  # starts anew at every validation; the batch knows its own number
-        number, images, mask, corrupted = batch if isinstance(batch, ReadyBatch) else self.ready(batch)
-        at = Moment(number // self.settings.accumulate, self.settings.steps, self._generator(number, 2))
+        ready = batch if isinstance(batch, ReadyBatch) else self.ready(batch)
+        number, images, mask, covariates, corrupted = ready
+        step, steps = number // self.settings.accumulate, self.settings.steps
+        at = Moment(step, steps, self._generator(number, 2), covariates)
+        self._let_learn(self.learner.learning(step, steps))
         losses = self.learner.loss(images, mask, at, *corrupted)
         self.latest = {name: value.detach() for name, value in losses.items()}
         if self._checks(at.step):
@@ -117,6 +122,15 @@ class LearnerModule(LightningModule):
     def seconds(self) -> float:
         """Wall time of the training so far, that of the runs it continues included."""
         return self._seconds_before + time.monotonic() - self._began
+
+    def _let_learn(self, part: nn.Module) -> None:
+        """Have gradients for one part alone; from one step to the next it is mostly the same."""
+        if self._learning == (part,):
+            return
+        self._learning = (part,)
+        chosen = {id(parameter) for parameter in part.parameters()}
+        for parameter in self.learner.parameters():
+            parameter.requires_grad_(id(parameter) in chosen)
 
     def _generator(self, number: int, purpose: int) -> torch.Generator:
         sequence = np.random.SeedSequence([self.settings.seed, self.global_rank, number, purpose])

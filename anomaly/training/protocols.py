@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from anomaly.core.views import View
 from anomaly.core.volume import FloatArray, MaskArray
@@ -26,11 +26,15 @@ class Moment:
         Optimiser steps in all; schedules such as a warm-up of β are shares of it.
     rng
         Random numbers of this step, on the device of the images.
+    covariates
+        ``(B, 2)`` age and sex of the subjects of the images, NaN where unknown
+        (:func:`anomaly.core.covariates.covariates`); None where nothing is known of any.
     """
 
     step: int
     steps: int
     rng: torch.Generator
+    covariates: Tensor | None = None
 
 
 class EvidenceLike(Protocol):
@@ -66,8 +70,20 @@ class Learner(Protocol):
         """
         ...
 
-    def evidence(self, images: Tensor, mask: Tensor) -> EvidenceLike:
+    def evidence_given(self, images: Tensor, mask: Tensor, covariates: Tensor) -> EvidenceLike:
         """Return how far images are from normal; validation reads the map ``"residual"``."""
+        ...
+
+    def learning(self, step: int, steps: int) -> nn.Module:
+        """Return the part of the learner whose weights this step changes; ``steps`` is the training's length.
+
+        The whole learner, unless parts of it take turns: the players of a game, the layers of a stack. What does
+        not learn gets no gradient, so the optimiser leaves it and its moments alone.
+        """
+        ...
+
+    def can_score(self, step: int, steps: int) -> bool:
+        """Return whether the learner can be validated after a step; before, no weights are kept as the best."""
         ...
 
 
@@ -87,6 +103,11 @@ class LabelledScan(Protocol):
     @property
     def lesion(self) -> MaskArray:
         """Where the lesion is."""
+        ...
+
+    @property
+    def covariates(self) -> FloatArray:
+        """Age and sex ``(2,)``."""
         ...
 
 

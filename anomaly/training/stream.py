@@ -9,18 +9,39 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from anomaly.core.covariates import COVARIATES
 from anomaly.core.errors import TrainingError
 from anomaly.core.views import Array, View, VolumeSource
 
 Place = tuple[slice, slice, slice]
-Batch = tuple[int, Tensor, Tensor]
 T = TypeVar("T")
+
+
+class Batch(NamedTuple):
+    """Images as they were cut.
+
+    Parameters
+    ----------
+    number
+        Of the batch, counted over the whole training.
+    images
+        ``(B, C, *S)`` float32.
+    mask
+        ``(B, 1, *S)`` bool.
+    covariates
+        ``(B, 2)`` age and sex of their subjects, NaN where unknown.
+    """
+
+    number: int
+    images: Tensor
+    mask: Tensor
+    covariates: Tensor
 
 
 class ImageStream:
@@ -48,14 +69,16 @@ class ImageStream:
         self._places: dict[int, list[Place]] = {}
 
     def batch(self, step: int) -> Batch:
-        """Return ``(step, images (B, C, *S) float32, mask (B, 1, *S) bool)`` of one step."""
+        """Return the batch of one step."""
         rng = np.random.default_rng([self.seed, self.rank, step])
         shape = self.view.image_shape(self.source.grid.shape)
         images = torch.empty((self.batch_size, self.view.channels, *shape))
         mask = torch.empty((self.batch_size, 1, *shape), dtype=torch.bool)
+        covariates = np.empty((self.batch_size, len(COVARIATES)), dtype=np.float32)
         for row, scan in enumerate(rng.integers(len(self.source), size=self.batch_size)):
             self._fill(images[row].numpy(), mask[row].numpy(), int(scan), rng)
-        return step, images, mask
+            covariates[row] = self.source.covariates(int(scan))
+        return Batch(step, images, mask, torch.from_numpy(covariates))
 
     def _fill(self, image: Array, mask: Array, scan: int, rng: np.random.Generator) -> None:
         voxels, foreground = self.source[scan]

@@ -131,7 +131,7 @@ def _keep_best(learner: Learner, folder: Path) -> None:
     assert isinstance(learner, nn.Module)  # noqa: S101 - a Protocol cannot say that it is a module
     learner.to("cpu")
     learner.load_state_dict(load_file(folder / BEST))
-    learner.eval()
+    learner.requires_grad_().eval()  # parts may have taken turns
 
 
 def _outcome(trainer: Trainer, chosen: PlantedValidation, seconds: float) -> Outcome:

@@ -52,6 +52,7 @@ def standardised(values: FloatArray, healthy: MaskArray) -> FloatArray:
 @torch.inference_mode()
 def residual_volume(learner: Learner, scan: LabelledScan, device: torch.device) -> FloatArray:
     """Return the signed residual ``(I, J, K)`` of one scan."""
+    about = torch.from_numpy(scan.covariates).to(device)
 
     def pieces() -> Iterator[tuple[Place, Array]]:
         places = learner.view.places(scan.mask)
@@ -59,8 +60,10 @@ def residual_volume(learner: Learner, scan: LabelledScan, device: torch.device) 
             some = places[start : start + IMAGES_AT_ONCE]
             images = np.stack([learner.view.cut(scan.voxels, place) for place in some])
             masks = np.stack([learner.view.target(scan.mask, place) for place in some])
-            evidence = learner.evidence(
-                torch.from_numpy(np.ascontiguousarray(images)).to(device), torch.from_numpy(masks).to(device)
+            evidence = learner.evidence_given(
+                torch.from_numpy(np.ascontiguousarray(images)).to(device),
+                torch.from_numpy(masks).to(device),
+                about.expand(len(some), -1),
             )
             yield from zip(some, evidence.maps["residual"].float().cpu().numpy(), strict=True)
 

@@ -19,6 +19,7 @@ from anomaly.cohort.synthetic import (
     random_blob,
     resample,
 )
+from anomaly.core.covariates import UNKNOWN
 from anomaly.core.errors import InputError
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
 from tests.conftest import make_volume
@@ -41,6 +42,10 @@ class Scans:
 
     def __len__(self) -> int:
         return 4
+
+    def covariates(self, index: int) -> FloatArray:
+        del index
+        return UNKNOWN
 
     def __getitem__(self, index: int) -> tuple[FloatArray, MaskArray]:
         return brain(index)

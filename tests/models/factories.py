@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anomaly.core.covariates import covariates
 from anomaly.core.views import View
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
 from anomaly.models.base import PlantedScan
@@ -27,6 +28,10 @@ class MemoryCohort:
 
     def __getitem__(self, index: int) -> tuple[FloatArray, MaskArray]:
         return self.volumes[index]
+
+    def covariates(self, index: int) -> FloatArray:
+        """Return ages from 20 years, one year apart, and both sexes in turn."""
+        return covariates(20.0 + index, "FM"[index % 2])
 
 
 def healthy_scan(seed: int, grid: Geometry = GRID) -> tuple[FloatArray, MaskArray]:

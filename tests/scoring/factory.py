@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anomaly.core.covariates import UNKNOWN
 from anomaly.core.views import View, VolumeSource
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
 from anomaly.models.base import Detector, Evidence, FitReport, FitRun, ModelSettings, PlantedScan
@@ -58,6 +59,10 @@ class Scans:
 
     def __len__(self) -> int:
         return self.n
+
+    def covariates(self, index: int) -> FloatArray:
+        del index
+        return UNKNOWN
 
     def __getitem__(self, index: int) -> tuple[FloatArray, MaskArray]:
         if index >= self.n:

@@ -13,7 +13,7 @@ SETTINGS = ScoringSettings(smoothing_mm=0, sd_smoothing_mm=8, sd_floor=0.1)
 @pytest.fixture(scope="module")
 def scorer() -> Scorer:
     scans = Scans()
-    return Scorer(Constant(), SETTINGS).learn_reference(scans, (scans[i] for i in range(4)))
+    return Scorer(Constant(), SETTINGS).learn_reference(scans, scans)
 
 
 def planted(factor: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -51,7 +51,7 @@ def test_a_lesion_raises_every_score(scorer: Scorer) -> None:
 def test_a_small_weight_puts_bright_voxels_behind_dark_ones() -> None:
     scans = Scans()
     dark_only = Scorer(Constant(), SETTINGS.model_copy(update={"bright_weight": 0.01}))
-    dark_only = dark_only.learn_reference(scans, [scans[0]])
+    dark_only = dark_only.learn_reference(scans, scans)
     voxels, mask, lesion = planted(1.7)
 
     assert np.median(dark_only.score(voxels, mask).evidence[lesion]) < 0.1
@@ -75,7 +75,7 @@ def test_the_same_scan_gives_bit_identical_evidence_twice(scorer: Scorer) -> Non
 
 def test_a_scan_says_how_unlike_the_training_scans_it_was_acquired() -> None:
     scans = Scans(24)
-    scorer = Scorer(Constant(), SETTINGS).learn_reference(scans, [scans[0]])
+    scorer = Scorer(Constant(), SETTINGS).learn_reference(scans, scans)
     voxels, mask = Scans(26)[25]
     noise = np.random.default_rng(7).normal(0, 0.4, voxels.shape)
     noisy = np.where(mask, voxels + noise, 0).astype(np.float32)
@@ -91,7 +91,7 @@ def test_each_map_can_have_a_floor_of_its_own() -> None:
     scans = Scans()
     own = Scorer(Constant(), SETTINGS.model_copy(update={"sd_floor": {"residual": 0.1}}))
     high = Scorer(Constant(), SETTINGS.model_copy(update={"sd_floor": {"residual": 3.0}}))
-    one, same, floored = (s.learn_reference(scans, [scans[0]]) for s in (Scorer(Constant(), SETTINGS), own, high))
+    one, same, floored = (s.learn_reference(scans, scans) for s in (Scorer(Constant(), SETTINGS), own, high))
     assert one.reference is not None
     assert same.reference is not None
     assert floored.reference is not None

@@ -22,13 +22,15 @@ def stream(view: View, seed: int = 0, rank: int = 0) -> ImageStream:
 
 
 def test_a_batch_has_the_shape_the_view_promises(view: View) -> None:
-    step, images, mask = stream(view).batch(7)
+    step, images, mask, covariates = stream(view).batch(7)
     assert step == 7
     assert images.shape == (3, view.channels, *view.image_shape(GRID.shape))
     assert mask.shape == (3, 1, *view.image_shape(GRID.shape))
     assert images.dtype == torch.float32
     assert mask.dtype == torch.bool
     assert mask.flatten(1).any(1).all()
+    assert covariates.shape == (3, 2)
+    assert set(covariates[:, 0].tolist()) <= {20.0, 21.0, 22.0, 23.0}
 
 
 def test_a_batch_depends_on_seed_and_step_alone(view: View) -> None:
@@ -46,7 +48,7 @@ def test_memory_mapped_volumes_are_not_changed(view: View) -> None:
     before = [voxels.copy() for voxels, _ in cohort.volumes]
     for voxels, _ in cohort.volumes:
         voxels.setflags(write=False)
-    _, images, _ = ImageStream(cohort, view, 4, 0).batch(0)
+    _, images, *_ = ImageStream(cohort, view, 4, 0).batch(0)
     images.zero_()
     assert all(np.array_equal(old, new) for old, (new, _) in zip(before, cohort.volumes, strict=True))
 
@@ -56,8 +58,8 @@ def test_the_loader_continues_where_it_is_told(threads: int) -> None:
     source = stream(VIEWS[0])
     loader = StepLoader(source.batch, lambda: 10, length=5, threads=threads)
     batches = list(loader)
-    assert [step for step, _, _ in batches] == [10, 11, 12, 13, 14]
-    assert all(torch.equal(images, source.batch(step)[1]) for step, images, _ in batches)
+    assert [step for step, *_ in batches] == [10, 11, 12, 13, 14]
+    assert all(torch.equal(images, source.batch(step)[1]) for step, images, *_ in batches)
 
 
 def test_an_empty_cohort_is_refused() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from anomaly.core.errors import TrainingError
 from anomaly.core.volume import Geometry
@@ -82,6 +82,55 @@ def test_a_finished_training_is_not_repeated(uninterrupted: Autoencoder, tmp_pat
     fit(again, tmp_path, progress=lambda done, total, message: told.append(done))
     assert not told
     assert same_state(again, uninterrupted)
+
+
+class TakesTurns(Autoencoder):
+    """Its decoder learns first, then its encoder; only then can it be validated."""
+
+    def learning(self, step: int, steps: int) -> nn.Module:
+        return self.network.convolutions.decode if step < steps // 2 else self.network.convolutions.encode
+
+    def can_score(self, step: int, steps: int) -> bool:
+        return step > steps // 2
+
+
+def parameters_of(part: nn.Module) -> list[Tensor]:
+    return [parameter.detach().clone() for parameter in part.parameters()]
+
+
+def test_parts_that_take_turns_learn_in_their_turn_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anomaly.training.callbacks.Progress.TELL_EVERY_SECONDS", 0.0)
+    fresh, half, whole = (new(TakesTurns) for _ in range(3))
+    training = TRAINING.model_copy(update={"ema_decay": 0.0})
+    with pytest.raises(KilledError):
+        fit(half, tmp_path, training=training, progress=killed_after(6))
+    fit(whole, tmp_path / "whole", training=training)
+    for part in ("decode", "encode"):
+        start, middle, end = (parameters_of(getattr(d.network.convolutions, part)) for d in (fresh, half, whole))
+        moved = [not torch.equal(a, b) for a, b in zip(start, middle, strict=True)]
+        moved_later = [not torch.equal(a, b) for a, b in zip(middle, end, strict=True)]
+        assert any(moved) == (part == "decode")
+        assert any(moved_later) == (part == "encode")
+    latent = parameters_of(fresh.network.to_latent)
+    assert all(torch.equal(a, b) for a, b in zip(latent, parameters_of(whole.network.to_latent), strict=True))
+
+
+def test_no_weights_are_kept_before_they_can_be_validated(tmp_path: Path) -> None:
+    assert fit(new(TakesTurns), tmp_path).validation["best_step"] in {8, 12}
+
+
+def test_a_loss_is_told_the_covariates_of_its_images(tmp_path: Path) -> None:
+    told: list[Tensor] = []
+
+    class Listens(Autoencoder):
+        def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
+            assert at.covariates is not None
+            told.append(at.covariates)
+            return super().loss(images, mask, at, *corrupted)
+
+    fit(new(Listens), tmp_path)
+    ages = torch.cat(told)[:, 0]
+    assert set(ages.tolist()) == {20.0, 21.0, 22.0, 23.0}
 
 
 def test_without_resume_a_training_starts_anew(uninterrupted: Autoencoder, tmp_path: Path) -> None:

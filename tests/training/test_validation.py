@@ -23,7 +23,8 @@ class Stub:
     def loss(self, *_: Any) -> dict[str, Tensor]:
         raise NotImplementedError
 
-    def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
+    def evidence_given(self, images: Tensor, mask: Tensor, covariates: Tensor) -> Evidence:
+        assert covariates.shape == (len(images), 2)
         middle = images.shape[1] // 2
         centre = images[:, middle : middle + 1]
         if self.blind:
