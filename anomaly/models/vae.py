@@ -19,7 +19,6 @@ Localization using Variational Auto-Encoders" (the gradient map).
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar, Literal
 
 import torch
@@ -39,6 +38,7 @@ from anomaly.models.network import (
     residual,
     within,
 )
+from anomaly.models.variational import kl, log_likelihood, reparameterised, warmed_up
 from anomaly.training.protocols import Moment
 
 GROUPS = 8
@@ -107,20 +107,16 @@ class VariationalAutoencoder(NetworkDetector):
         """Return the negative ELBO per voxel, with β warmed up, and its parts."""
         del corrupted
         mu, log_variance = self.encode(images)
-        epsilon = torch.randn(mu.shape, generator=at.rng, device=mu.device)
-        reconstruction = self.decode(mu + (0.5 * log_variance).exp() * epsilon)
+        reconstruction = self.decode(reparameterised(mu, log_variance, at.rng))
         voxels = mask.sum().clamp_min(1)
         likelihood = self.log_likelihood(images, reconstruction, mask).sum() / voxels
         divergence = kl(mu, log_variance).sum() / voxels
-        warmup = self.settings.beta_warmup * at.steps
-        beta = self.settings.beta * min(1.0, (at.step + 1) / max(1.0, warmup))
+        beta = warmed_up(self.settings.beta, self.settings.beta_warmup, at)
         return {"loss": -likelihood + beta * divergence, "likelihood": likelihood, "kl": divergence}
 
     def log_likelihood(self, images: Tensor, reconstruction: Tensor, mask: Tensor) -> Tensor:
         """Return log p(x|z) of each image ``(B,)``, nats, over the voxels inside the mask."""
-        scaled = residual(images, reconstruction, mask) / self.settings.noise_sd
-        log_norm = math.log(self.settings.noise_sd * math.sqrt(2 * math.pi))
-        return -0.5 * (scaled**2).flatten(1).sum(1) - mask.flatten(1).sum(1) * log_norm
+        return log_likelihood(images, reconstruction, mask, self.settings.noise_sd)
 
     def reconstruct(self, images: Tensor, mask: Tensor) -> Tensor:
         """Return the decoding of the mean code."""
@@ -146,8 +142,3 @@ class VariationalAutoencoder(NetworkDetector):
             total = kl(*self.encode(variable)).sum()
             (gradient,) = torch.autograd.grad(total, variable)
         return centre(gradient).abs()
-
-
-def kl(mu: Tensor, log_variance: Tensor) -> Tensor:
-    """Return KL(N(μ, σ²) ‖ N(0, 1)) of each image ``(B,)``, nats (Kingma & Welling 2014, appendix B)."""
-    return -0.5 * (1 + log_variance - mu**2 - log_variance.exp()).sum(dim=1)
