@@ -1,10 +1,13 @@
 """What variational models share: Gaussian codes and likelihoods. A building block, not a family.
 
     KL(N(μ, σ²) ‖ N(0, 1)) = −½ Σ (1 + log σ² − μ² − σ²)          nats, closed form
+    KL(N(μ, σ²) ‖ N(m, s²)) = ½ Σ (log s²/σ² + (σ² + (μ − m)²)/s² − 1)
     z = μ + σ·ε,  ε ~ N(0, 1)                                     reparameterised
     log p(x|z) = −½ Σ ((x − x̂)/s)² − N log(s √2π)                 N voxels inside the mask
+    free bits: Σ_d max(λ, mean over images of KL_d)               a unit below λ nats is not pushed further down
 
-Source: Kingma & Welling 2014, "Auto-Encoding Variational Bayes".
+Source: Kingma & Welling 2014, "Auto-Encoding Variational Bayes"; Kingma et al. 2016, "Improved Variational
+Inference with Inverse Autoregressive Flow" (free bits).
 """
 
 from __future__ import annotations
@@ -18,9 +21,36 @@ from anomaly.models.network import residual
 from anomaly.training.protocols import Moment
 
 
+def kl_units(mu: Tensor, log_variance: Tensor) -> Tensor:
+    """Return KL(N(μ, σ²) ‖ N(0, 1)) of each unit, shaped as μ, nats (Kingma & Welling 2014, appendix B)."""
+    return -0.5 * (1 + log_variance - mu**2 - log_variance.exp())
+
+
 def kl(mu: Tensor, log_variance: Tensor) -> Tensor:
-    """Return KL(N(μ, σ²) ‖ N(0, 1)) of each image ``(B,)``, nats (Kingma & Welling 2014, appendix B)."""
-    return -0.5 * (1 + log_variance - mu**2 - log_variance.exp()).sum(dim=1)
+    """Return KL(N(μ, σ²) ‖ N(0, 1)) of each image ``(B,)``, nats."""
+    return kl_units(mu, log_variance).sum(dim=1)
+
+
+def kl_between(mu: Tensor, log_variance: Tensor, prior_mu: Tensor, prior_log_variance: Tensor) -> Tensor:
+    """Return KL(N(μ, σ²) ‖ N(m, s²)) of each unit, shaped as μ, nats."""
+    spread = (log_variance - prior_log_variance).exp() + (mu - prior_mu) ** 2 / prior_log_variance.exp()
+    return 0.5 * (prior_log_variance - log_variance + spread - 1).clamp_min(0)  # rounding may leave it below 0
+
+
+def with_free_bits(divergence: Tensor, counted: Tensor, free_bits: float) -> Tensor:
+    """Return Σ_d max(λ, mean KL_d), a scalar, nats per image (Kingma et al. 2016).
+
+    Parameters
+    ----------
+    divergence
+        ``(B, D)`` KL of each unit or group of units, nats.
+    counted
+        ``(B,)`` weight of each image in the mean; all zero gives the floor.
+    free_bits
+        λ, nats; 0 gives the plain mean KL.
+    """
+    mean = (counted[:, None] * divergence).sum(dim=0) / counted.sum().clamp_min(1)
+    return mean.clamp_min(free_bits).sum()
 
 
 def reparameterised(mu: Tensor, log_variance: Tensor, rng: torch.Generator) -> Tensor:

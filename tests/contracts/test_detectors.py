@@ -27,7 +27,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "severity_weight": 1.0,
     },
     "ae": {"channels": (8, 16), "latent_size": 8},
-    "vae": {"channels": (8, 16), "latent_size": 8, "kl_gradient": True},
+    "vae": {"channels": (8, 16), "latent_size": 8, "kl_gradient": True, "restoration_steps": 2},
     "atlas": {},
     "pca": {"components": 4},
     "intensity": {},
