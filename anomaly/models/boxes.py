@@ -46,6 +46,11 @@ def hide_boxes(images: Tensor, mask: Tensor, share: float, rng: torch.Generator)
     return shown, hidden.flatten()
 
 
+def nothing_hidden(images: Tensor) -> Tensor:
+    """Return that none of the images has boxes, ``(B,)`` bool."""
+    return torch.zeros(len(images), dtype=torch.bool, device=images.device)
+
+
 def _box(mask: Tensor, rng: torch.Generator) -> Tensor:
     """Return one random box per image, ``(B, 1, *S)`` bool."""
     inside = torch.ones_like(mask)

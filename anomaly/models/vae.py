@@ -34,8 +34,9 @@ from monai.networks.nets import VarAutoEncoder
 from torch import Tensor, nn
 
 from anomaly.models.base import ModelSettings
+from anomaly.models.boxes import nothing_hidden
 from anomaly.models.network import crop, pad
-from anomaly.models.variational import kl_units, reparameterised, warmed_up, with_free_bits
+from anomaly.models.variational import free_energy, kl_units, reparameterised, warmed_up
 from anomaly.models.variational_detector import CodeSettings, VariationalDetector
 from anomaly.training.protocols import Moment
 
@@ -71,13 +72,11 @@ class VariationalAutoencoder(VariationalDetector):
 
     def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
         """Return the negative ELBO per voxel, with β warmed up and free bits, and its parts."""
-        shown, hidden = corrupted or (images, images.new_zeros(len(images), dtype=torch.bool))
+        shown, hidden = corrupted or (images, nothing_hidden(images))
         mu, log_variance = self.encode(shown)
         z = torch.where(hidden[:, None], mu, reparameterised(mu, log_variance, at.rng))
-        likelihood = self.log_likelihood(images, self.decode(z), mask).sum()
-        whole, units = (~hidden).float(), kl_units(mu, log_variance)
-        divergence = whole.sum() * with_free_bits(units, whole, self.settings.free_bits)
+        likelihood = self.log_likelihood(images, self.decode(z), mask)
         beta = warmed_up(self.settings.beta, self.settings.beta_warmup, at)
-        voxels = mask.sum().clamp_min(1)
-        loss = (beta * divergence - likelihood) / voxels
-        return {"loss": loss, "likelihood": likelihood / voxels, "kl": (whole[:, None] * units).sum() / voxels}
+        return free_energy(
+            likelihood, kl_units(mu, log_variance), mask, beta, self.settings.free_bits, counted=~hidden
+        )

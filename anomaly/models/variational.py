@@ -4,7 +4,7 @@
     KL(N(μ, σ²) ‖ N(m, s²)) = ½ Σ (log s²/σ² + (σ² + (μ − m)²)/s² − 1)
     z = μ + σ·ε,  ε ~ N(0, 1)                                     reparameterised
     log p(x|z) = −½ Σ ((x − x̂)/s)² − N log(s √2π)                 N voxels inside the mask
-    free bits: Σ_d max(λ, mean over images of KL_d)               a unit below λ nats is not pushed further down
+    L = (Σ_d β·max(λ, mean over images of KL_d) − log p(x|z)) / N  a unit below λ nats is not pushed further down
 
 Source: Kingma & Welling 2014, "Auto-Encoding Variational Bayes"; Kingma et al. 2016, "Improved Variational
 Inference with Inverse Autoregressive Flow" (free bits).
@@ -38,7 +38,7 @@ def kl_between(mu: Tensor, log_variance: Tensor, prior_mu: Tensor, prior_log_var
 
 
 def with_free_bits(divergence: Tensor, counted: Tensor, free_bits: float) -> Tensor:
-    """Return Σ_d max(λ, mean KL_d), a scalar, nats per image (Kingma et al. 2016).
+    """Return max(λ, mean KL_d) of each unit ``(D,)``, nats (Kingma et al. 2016).
 
     Parameters
     ----------
@@ -50,7 +50,42 @@ def with_free_bits(divergence: Tensor, counted: Tensor, free_bits: float) -> Ten
         λ, nats; 0 gives the plain mean KL.
     """
     mean = (counted[:, None] * divergence).sum(dim=0) / counted.sum().clamp_min(1)
-    return mean.clamp_min(free_bits).sum()
+    return mean.clamp_min(free_bits)
+
+
+def free_energy(
+    likelihood: Tensor,
+    divergence: Tensor,
+    mask: Tensor,
+    beta: float | Tensor,
+    free_bits: float = 0.0,
+    counted: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Return L = (Σ_d β·max(λ, KL_d) − log p(x|z)) / N over a batch as ``"loss"``, and its parts, nats per voxel.
+
+    Parameters
+    ----------
+    likelihood
+        ``(B,)`` log p(x|z), nats.
+    divergence
+        ``(B, D)`` KL of each unit or group of units, nats.
+    mask
+        ``(B, 1, *S)`` bool; its N voxels make losses of images of all sizes alike.
+    beta
+        Weight of the KL, one for all or ``(D,)``.
+    free_bits
+        λ, nats.
+    counted
+        ``(B,)`` images whose KL counts; None for all.
+    """
+    counted = torch.ones_like(likelihood) if counted is None else counted.float()
+    voxels = mask.sum().clamp_min(1)
+    floored = counted.sum() * (beta * with_free_bits(divergence, counted, free_bits)).sum()
+    return {
+        "loss": (floored - likelihood.sum()) / voxels,
+        "likelihood": likelihood.sum() / voxels,
+        "kl": (counted[:, None] * divergence).sum() / voxels,
+    }
 
 
 def reparameterised(mu: Tensor, log_variance: Tensor, rng: torch.Generator) -> Tensor:

@@ -19,10 +19,9 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor
@@ -249,18 +248,10 @@ class VariationalDetector(NetworkDetector):
         return torch.where(missing & mask, expected, centre(images))
 
     @torch.no_grad()
-    def active_units(self, scans: VolumeSource) -> Tensor:
-        """Return which units of the code say something of the images of scans, ``(latent,)`` bool."""
-        device = next(self.parameters()).device
-        codes = torch.cat([self.encode(images.to(device))[0] for images in _images(scans, self.view)])
+    def active_units(self, batches: Iterable[Tensor]) -> Tensor:
+        """Return which units of the code say something of images ``(B, C, *S)``, ``(latent,)`` bool."""
+        codes = torch.cat([self.encode(images)[0] for images in batches])
         return codes.var(dim=0, correction=0) > ACTIVE
-
-
-def _images(scans: VolumeSource, view: View) -> Iterator[Tensor]:
-    """Return all images ``(B, C, *S)`` of each scan."""
-    for voxels, mask in (scans[index] for index in range(len(scans))):
-        images = np.stack([view.cut(voxels, place) for place in view.places(mask)])
-        yield torch.from_numpy(np.ascontiguousarray(images))
 
 
 def _own(tensor: Tensor | None) -> Tensor | None:

@@ -275,11 +275,11 @@ def test_neighbouring_slices_are_imputed_and_restored_in_the_middle() -> None:
 
 def test_a_unit_is_active_where_its_mean_varies_with_the_image() -> None:
     toy = Linear()
-    cohort = healthy_cohort(4)
-    everything = torch.cat([images_of(*cohort[n], toy.view)[0] for n in range(4)])
-    assert torch.equal(toy.active_units(cohort), toy.encode(everything)[0].var(0, correction=0) > 0.01)
+    batches = [images_of(*healthy_scan(seed), toy.view)[0] for seed in range(4)]
+    expected = toy.encode(torch.cat(batches))[0].var(0, correction=0) > 0.01
+    assert torch.equal(toy.active_units(batches), expected)
     toy.weights[:, 1] *= 1e-3
-    assert toy.active_units(cohort).tolist()[1] is False
+    assert toy.active_units(batches).tolist()[1] is False
 
 
 def test_channels_that_groups_cannot_divide_are_refused() -> None:
