@@ -29,6 +29,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "ae": {"channels": (8, 16), "latent_size": 8},
     "vae": {"channels": (8, 16), "latent_size": 8, "kl_gradient": True, "restoration_steps": 2},
     "cvae": {"channels": (8, 16), "latent_size": 8, "context_encoding": 0.2},
+    "hvae": {"channels": (8, 16), "latents": (8, 2, 1)},
     "atlas": {},
     "pca": {"components": 4},
     "intensity": {},
