@@ -38,8 +38,8 @@ class Evidence:
     ----------
     maps
         Name → ``(B, 1, *S)``. ``"residual"`` is signed: the image minus what was expected, in the image's
-        intensity units (or in standard deviations); so are ``"departure"`` and ``"pca"``, against simpler
-        expectations. Every other map is unsigned, larger = more anomalous.
+        intensity units (or in standard deviations); so are ``"departure"``, ``"pca"`` and ``"restoration"``,
+        against other expectations. Every other map is unsigned, larger = more anomalous.
     terms
         Name → ``(B,)``, one number per image, larger = more anomalous, e.g. ``"kl"``, ``"negative_elbo"``.
     reconstruction

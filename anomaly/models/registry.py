@@ -35,6 +35,14 @@ FAMILIES: dict[str, Family] = {
         "anomaly.models.vae:VariationalAutoencoder",
         "variational autoencoder: residual, and how surprising a scan's latent code is (KL, ELBO)",
     ),
+    "cvae": Family(
+        "anomaly.models.cvae:ConditionalVariationalAutoencoder",
+        "conditional variational autoencoder: the same, given the subject's age and sex",
+    ),
+    "hvae": Family(
+        "anomaly.models.hvae:HierarchicalVariationalAutoencoder",
+        "hierarchical variational autoencoder: residual, and maps of how surprising each level of detail is (KL)",
+    ),
     "atlas": Family(
         "anomaly.models.atlas:Atlas",
         "baseline: z-score of every voxel against the healthy mean and SD at its place",

@@ -1,10 +1,13 @@
 """What variational models share: Gaussian codes and likelihoods. A building block, not a family.
 
     KL(N(μ, σ²) ‖ N(0, 1)) = −½ Σ (1 + log σ² − μ² − σ²)          nats, closed form
+    KL(N(μ, σ²) ‖ N(m, s²)) = ½ Σ (log s²/σ² + (σ² + (μ − m)²)/s² − 1)
     z = μ + σ·ε,  ε ~ N(0, 1)                                     reparameterised
     log p(x|z) = −½ Σ ((x − x̂)/s)² − N log(s √2π)                 N voxels inside the mask
+    L = (Σ_d β·max(λ, mean over images of KL_d) − log p(x|z)) / N  a unit below λ nats is not pushed further down
 
-Source: Kingma & Welling 2014, "Auto-Encoding Variational Bayes".
+Source: Kingma & Welling 2014, "Auto-Encoding Variational Bayes"; Kingma et al. 2016, "Improved Variational
+Inference with Inverse Autoregressive Flow" (free bits).
 """
 
 from __future__ import annotations
@@ -18,9 +21,71 @@ from anomaly.models.network import residual
 from anomaly.training.protocols import Moment
 
 
+def kl_units(mu: Tensor, log_variance: Tensor) -> Tensor:
+    """Return KL(N(μ, σ²) ‖ N(0, 1)) of each unit, shaped as μ, nats (Kingma & Welling 2014, appendix B)."""
+    return -0.5 * (1 + log_variance - mu**2 - log_variance.exp())
+
+
 def kl(mu: Tensor, log_variance: Tensor) -> Tensor:
-    """Return KL(N(μ, σ²) ‖ N(0, 1)) of each image ``(B,)``, nats (Kingma & Welling 2014, appendix B)."""
-    return -0.5 * (1 + log_variance - mu**2 - log_variance.exp()).sum(dim=1)
+    """Return KL(N(μ, σ²) ‖ N(0, 1)) of each image ``(B,)``, nats."""
+    return kl_units(mu, log_variance).sum(dim=1)
+
+
+def kl_between(mu: Tensor, log_variance: Tensor, prior_mu: Tensor, prior_log_variance: Tensor) -> Tensor:
+    """Return KL(N(μ, σ²) ‖ N(m, s²)) of each unit, shaped as μ, nats."""
+    spread = (log_variance - prior_log_variance).exp() + (mu - prior_mu) ** 2 / prior_log_variance.exp()
+    return 0.5 * (prior_log_variance - log_variance + spread - 1).clamp_min(0)  # rounding may leave it below 0
+
+
+def with_free_bits(divergence: Tensor, counted: Tensor, free_bits: float) -> Tensor:
+    """Return max(λ, mean KL_d) of each unit ``(D,)``, nats (Kingma et al. 2016).
+
+    Parameters
+    ----------
+    divergence
+        ``(B, D)`` KL of each unit or group of units, nats.
+    counted
+        ``(B,)`` weight of each image in the mean; all zero gives the floor.
+    free_bits
+        λ, nats; 0 gives the plain mean KL.
+    """
+    mean = (counted[:, None] * divergence).sum(dim=0) / counted.sum().clamp_min(1)
+    return mean.clamp_min(free_bits)
+
+
+def free_energy(
+    likelihood: Tensor,
+    divergence: Tensor,
+    mask: Tensor,
+    beta: float | Tensor,
+    free_bits: float = 0.0,
+    counted: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Return L = (Σ_d β·max(λ, KL_d) − log p(x|z)) / N over a batch as ``"loss"``, and its parts, nats per voxel.
+
+    Parameters
+    ----------
+    likelihood
+        ``(B,)`` log p(x|z), nats.
+    divergence
+        ``(B, D)`` KL of each unit or group of units, nats.
+    mask
+        ``(B, 1, *S)`` bool; its N voxels make losses of images of all sizes alike.
+    beta
+        Weight of the KL, one for all or ``(D,)``.
+    free_bits
+        λ, nats.
+    counted
+        ``(B,)`` images whose KL counts; None for all.
+    """
+    counted = torch.ones_like(likelihood) if counted is None else counted.float()
+    voxels = mask.sum().clamp_min(1)
+    floored = counted.sum() * (beta * with_free_bits(divergence, counted, free_bits)).sum()
+    return {
+        "loss": (floored - likelihood.sum()) / voxels,
+        "likelihood": likelihood.sum() / voxels,
+        "kl": (counted[:, None] * divergence).sum() / voxels,
+    }
 
 
 def reparameterised(mu: Tensor, log_variance: Tensor, rng: torch.Generator) -> Tensor:

@@ -1,12 +1,21 @@
 from __future__ import annotations
 
-import torch
-from torch.distributions import Normal
+import math
+from typing import Any
 
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import MultivariateNormal, Normal
+
+from anomaly.core.errors import ConfigError
+from anomaly.models.base import Embedder, FitRun, Generator
+from anomaly.models.network import centre
 from anomaly.models.vae import VariationalAutoencoder, VariationalSettings
 from anomaly.models.variational import kl
 from anomaly.training.protocols import Moment
-from tests.models.factories import GRID, healthy_scan, images_of
+from anomaly.training.settings import TrainingSettings
+from tests.models.factories import GRID, healthy_cohort, healthy_scan, images_of, planted_scan
 
 
 def new(**changes: object) -> VariationalAutoencoder:
@@ -16,6 +25,44 @@ def new(**changes: object) -> VariationalAutoencoder:
 
 def moment(step: int, steps: int = 100) -> Moment:
     return Moment(step, steps, torch.Generator().manual_seed(0))
+
+
+class Linear(VariationalAutoencoder):
+    """x = Wz + s·noise with orthogonal columns: its posterior and its evidence are known in closed form."""
+
+    def __init__(self, widen: float = 1.0, **changes: Any) -> None:
+        settings = VariationalSettings.parse({"channels": (8,), "latent_size": 3, **changes}, "model")
+        super().__init__(settings, GRID)
+        voxels = math.prod(self.image_shape)
+        columns = torch.linalg.qr(torch.randn(voxels, 3, generator=torch.Generator().manual_seed(0)))[0]
+        self.weights, self.widen = columns * torch.tensor([3.0, 2.0, 1.0]), widen
+
+    def encode(self, images: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        variance = 1 / (1 + (self.weights**2).sum(0) / self.settings.noise_sd**2)
+        mu = variance * (images.flatten(1) @ self.weights) / self.settings.noise_sd**2
+        return mu, (self.widen * variance).log().expand_as(mu)
+
+    def decode(self, z: Tensor, given: Tensor | None = None) -> Tensor:
+        return (z @ self.weights.T).reshape(-1, 1, *self.image_shape)
+
+    def images(self, n: int = 5) -> tuple[Tensor, Tensor]:
+        rng = torch.Generator().manual_seed(1)
+        images = self.sample(n, rng)
+        images = images + self.settings.noise_sd * torch.randn(images.shape, generator=rng)
+        return images, torch.ones_like(images, dtype=torch.bool)
+
+    def log_evidence(self, images: Tensor) -> Tensor:
+        covariance = self.weights @ self.weights.T + self.settings.noise_sd**2 * torch.eye(len(self.weights))
+        images = images.flatten(1).double()
+        return MultivariateNormal(torch.zeros_like(images[0]), covariance.double()).log_prob(images).float()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> VariationalAutoencoder:
+    detector = new(latent_size=8)
+    training = TrainingSettings(steps=120, batch_size=16, learning_rate=5e-3, warmup=2, validate_every=120)
+    detector.fit(healthy_cohort(), [], FitRun(tmp_path_factory.mktemp("vae"), training, device="cpu"))
+    return detector
 
 
 def test_the_log_likelihood_is_that_of_torch_inside_the_mask() -> None:
@@ -65,3 +112,176 @@ def test_the_same_image_has_the_same_loss_with_the_same_generator() -> None:
     images, mask = images_of(*healthy_scan(0), detector.view)
     first, second = (detector.loss(images, mask, moment(3))["loss"] for _ in range(2))
     assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("view", [{"kind": "slice", "neighbours": 1}, {"kind": "volume"}])
+def test_the_number_of_parameters_is_that_of_a_count_by_hand(view: dict[str, Any]) -> None:
+    detector = new(channels=(8, 16, 24), view=view)
+    padded = (16, 24) if view["kind"] == "slice" else (16, 24, 16)
+    kernel = 9 if view["kind"] == "slice" else 27
+    normalised = [(detector.view.channels, 8), (8, 16), (16, 24), (24, 16), (16, 8)]  # four of them strided back
+    convolutions = sum(kernel * a * b + b + 2 * b for a, b in normalised) + kernel * 8 * 1 + 1
+    features = 24 * math.prod(n // 8 for n in padded)
+    dense = 2 * (features * 6 + 6) + (6 * features + features)
+    assert detector.n_parameters() == convolutions + dense
+
+
+def test_free_bits_leave_a_small_kl_alone() -> None:
+    plain, free = new(beta_warmup=0.0), new(beta_warmup=0.0, free_bits=50.0)
+    images, mask = images_of(*healthy_scan(0), plain.view)
+    first, second = (detector.loss(images, mask, moment(0)) for detector in (plain, free))
+    assert torch.equal(first["kl"], second["kl"])  # what is logged is the KL as it is
+    floor = 50.0 * 6 * len(images) / mask.sum()
+    torch.testing.assert_close(second["loss"] + second["likelihood"], floor)
+    torch.testing.assert_close(first["loss"] + first["likelihood"], first["kl"])
+
+
+def test_context_encoding_hides_boxes_in_training_and_not_in_scoring() -> None:
+    detector = new(context_encoding=1.0)
+    images, mask = images_of(*healthy_scan(0), detector.view)
+    shown, hidden = detector.corrupt(images, mask, torch.Generator().manual_seed(0))
+    assert hidden.all()
+    losses = detector.loss(images, mask, moment(0), shown, hidden)
+    with torch.no_grad():
+        rebuilt = detector.log_likelihood(images, detector.reconstruct(shown, mask), mask).sum() / mask.sum()
+    torch.testing.assert_close(losses["loss"], -rebuilt)  # neither noise nor KL
+    torch.testing.assert_close(
+        detector.evidence(images, mask).reconstruction, detector.reconstruct(images, mask) * mask
+    )
+    assert new().corrupt(images, mask, torch.Generator()) == ()
+
+
+def test_one_importance_sample_is_an_estimate_of_the_elbo() -> None:
+    detector = new()
+    images, mask = images_of(*healthy_scan(0), detector.view)
+    bound = detector.importance_bound(images, mask, 1, torch.Generator().manual_seed(4))
+    mu, log_variance = detector.encode(images)
+    sd = (0.5 * log_variance).exp()
+    z = mu + sd * torch.randn(mu.shape, generator=torch.Generator().manual_seed(4))
+    latent = (Normal(0.0, 1.0).log_prob(z) - Normal(mu, sd).log_prob(z)).sum(1)
+    torch.testing.assert_close(bound, detector.log_likelihood(images, detector.decode(z), mask) + latent)
+
+
+def test_the_importance_bound_is_the_evidence_where_the_posterior_is_exact() -> None:
+    toy = Linear()
+    images, mask = toy.images()
+    bound = toy.importance_bound(images, mask, 1, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(bound, toy.log_evidence(images), rtol=1e-3, atol=0.05)
+
+
+def test_the_importance_bound_rises_to_the_evidence_as_the_samples_grow() -> None:
+    toy = Linear(widen=4.0)
+    images, mask = toy.images()
+    evidence, rng = toy.log_evidence(images), torch.Generator().manual_seed(0)
+    gaps = [
+        float(torch.stack([evidence - toy.importance_bound(images, mask, k, rng) for _ in range(600 // k)]).mean())
+        for k in (1, 5, 300)
+    ]
+    assert gaps[0] > gaps[1] > gaps[2] > -0.05
+    assert gaps[2] < 0.1
+
+
+def test_restoring_a_scan_lowers_its_surprise_step_by_step() -> None:
+    toy = Linear(noise_sd=0.2)
+    images, mask = toy.images()
+    images[:, :, 4:8, 6:10] -= 0.5
+    surprises = []
+    for steps in range(8):
+        detector = Linear(noise_sd=0.2, restoration_steps=steps, restoration_rate=0.02)
+        surprises.append(detector.surprise(detector.restored(images, mask), images, mask))
+    steps_down = torch.stack(surprises).diff(dim=0)
+    assert (steps_down < 0).all()
+
+
+def test_a_dark_lesion_is_restored_brighter(trained: VariationalAutoencoder) -> None:
+    detector = new(latent_size=8, restoration_steps=20)
+    detector.load_state_dict(trained.state_dict())
+    scan = planted_scan(200)
+    images, mask = images_of(scan.voxels, scan.mask, detector.view)
+    lesion = images_of(scan.lesion.astype("float32"), scan.mask, detector.view)[0] > 0
+    with torch.inference_mode():
+        restoration = detector.evidence(images, mask).maps["restoration"]
+        alone = detector.evidence(images[5:6], mask[5:6]).maps["restoration"]
+    torch.testing.assert_close(restoration[5:6], alone, rtol=1e-4, atol=1e-5)
+    assert restoration[lesion].mean() < -0.1
+    assert restoration[mask & ~lesion].abs().mean() < 0.5 * restoration[lesion].abs().mean()
+
+
+def test_total_variation_keeps_a_restoration_near_the_scan(trained: VariationalAutoencoder) -> None:
+    images, mask = images_of(planted_scan(200).voxels, planted_scan(200).mask, trained.view)
+    moved = []
+    for weight in (0.0, 2.0, 20.0):
+        detector = new(latent_size=8, restoration_steps=10, restoration_rate=0.02, restoration_tv=weight)
+        detector.load_state_dict(trained.state_dict())
+        moved.append(float((detector.restored(images, mask) - images).abs().sum()))
+    assert moved[0] > moved[1] > moved[2]
+
+
+def test_restoration_steps_that_overshoot_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"restoration_rate 0\.1 overshoots.*lower it to 0\.03 or less"):
+        new(restoration_steps=10, restoration_tv=20.0)
+
+
+def test_a_hole_is_filled_with_what_was_there(trained: VariationalAutoencoder) -> None:
+    images, mask = images_of(*healthy_scan(300), trained.view)
+    missing = torch.zeros_like(mask)
+    missing[:, :, 6:11, 8:13] = True
+    hole = missing & mask
+    with torch.inference_mode():
+        once, often = (trained.impute(images, missing, mask, steps) for steps in (0, 20))
+        other = trained.impute(images + hole * 5.0, missing, mask, 20)
+
+    def error(filled: Tensor) -> float:
+        return float((filled - images)[hole].abs().mean())
+
+    assert error(often) < error(once)
+    assert error(often) < 0.5 * float(images[hole].abs().mean())
+    assert torch.equal(often[~hole], images[~hole])
+    assert torch.equal(often[hole], other[hole])  # what lies under the hole is not looked at
+
+
+def test_a_code_leads_from_one_image_to_another(trained: VariationalAutoencoder) -> None:
+    first, mask = images_of(*healthy_scan(0), trained.view)
+    first, second = first[:4], first[4:8]
+    with torch.no_grad():
+        way = trained.interpolate(first, second, 5)
+        torch.testing.assert_close(way[0], trained.reconstruct(first, mask[:4]))
+        torch.testing.assert_close(way[4], trained.reconstruct(second, mask[4:8]))
+        half = torch.lerp(trained.embed(first, mask[:4]), trained.embed(second, mask[4:8]), 0.5)
+        torch.testing.assert_close(way[2], trained.decode(half))
+
+
+def test_new_images_come_from_the_generator_alone() -> None:
+    detector = new(view={"kind": "slice", "neighbours": 1})
+    assert isinstance(detector, Generator)
+    assert isinstance(detector, Embedder)
+    with torch.no_grad():
+        first, again = (detector.sample(3, torch.Generator().manual_seed(0)) for _ in range(2))
+    assert first.shape == (3, 1, *detector.image_shape)
+    assert torch.equal(first, again)
+    assert not torch.equal(first[0], first[1])
+
+
+def test_neighbouring_slices_are_imputed_and_restored_in_the_middle() -> None:
+    detector = new(view={"kind": "slice", "neighbours": 1}, restoration_steps=2)
+    images, mask = images_of(*healthy_scan(0), detector.view)
+    missing = torch.zeros_like(mask)
+    missing[:, :, 6:11, 8:13] = True
+    with torch.inference_mode():
+        filled = detector.impute(images, missing, mask)
+        assert detector.evidence(images, mask).maps["restoration"].shape == mask.shape
+    assert torch.equal(filled[~missing], centre(images)[~missing])
+
+
+def test_a_unit_is_active_where_its_mean_varies_with_the_image() -> None:
+    toy = Linear()
+    batches = [images_of(*healthy_scan(seed), toy.view)[0] for seed in range(4)]
+    expected = toy.encode(torch.cat(batches))[0].var(0, correction=0) > 0.01
+    assert torch.equal(toy.active_units(batches), expected)
+    toy.weights[:, 1] *= 1e-3
+    assert toy.active_units(batches).tolist()[1] is False
+
+
+def test_channels_that_groups_cannot_divide_are_refused() -> None:
+    with pytest.raises(ConfigError, match="multiples of 8"):
+        new(channels=(8, 12))

@@ -1,0 +1,267 @@
+"""What can be asked of a model that has one Gaussian code per image. A building block, not a family.
+
+A family gives the network, q(z|x) = N(μ, σ²) by :meth:`encode`, x̂ = D(z) by :meth:`decode`, and its loss. Here are
+the questions that then have one answer:
+
+    ELBO = E_q[log p(x|z)] − KL(q‖p)
+    log p(x) ≥ log 1/k Σᵢ p(x|zᵢ) p(zᵢ) / q(zᵢ|x),  zᵢ ~ q          importance-weighted bound, tighter as k grows
+    unit d is active where Var_x(μ_d) > 0.01                       few active units: the code has collapsed
+    x_missing ← D(μ(x))_missing, again and again                   imputation (pseudo-Gibbs, at the mean code)
+    x' = argmin KL(x') − log p(x'|μ(x')) + λ·TV(x' − x)            restoration, by gradient descent from x' = x
+
+Source: Kingma & Welling 2014 (ELBO); Burda, Grosse & Salakhutdinov 2016, "Importance Weighted Autoencoders" (bound,
+active units); Rezende, Mohamed & Wierstra 2014, "Stochastic Backpropagation", appendix F (imputation); Zimmerer et
+al. 2019, "Unsupervised Anomaly Localization using Variational Auto-Encoders" (gradient map); Chen et al. 2020,
+"Unsupervised lesion detection via image restoration with a normative prior".
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from pydantic import Field, field_validator, model_validator
+from torch import Tensor
+
+from anomaly.core.views import View, VolumeSource
+from anomaly.models.base import Evidence, ModelSettings
+from anomaly.models.boxes import hide_boxes
+from anomaly.models.network import (
+    NetworkDetector,
+    centre,
+    padded_shape,
+    refuse_large_latent,
+    residual,
+    within,
+)
+from anomaly.models.variational import kl, log_likelihood, reparameterised
+
+GROUPS = 8
+ACTIVE = 0.01  # Var_x(μ_d) of a unit that says something of the image (Burda et al. 2016)
+FEWEST_ACTIVE = 0.1
+SMOOTH_TV = 0.05  # differences well below it, intensity units, count squared, so that TV has a slope everywhere
+
+
+class CodeSettings(ModelSettings):
+    """Settings of a model with one Gaussian code per image."""
+
+    view: View = View(kind="slice", axis=2)
+    channels: tuple[int, ...] = Field(
+        (32, 64, 128, 128),
+        min_length=1,
+        description="channels of the stages; each halves the image; multiples of 8",
+    )
+    latent_size: int = Field(128, ge=1, description="length of the latent vector z")
+    beta: float = Field(1.0, ge=0, description="weight of the KL; 1 is the ELBO")
+    beta_warmup: float = Field(0.2, ge=0, le=1, description="share of the training over which β rises from 0")
+    free_bits: float = Field(
+        0.0, ge=0, description="λ: mean KL of a latent unit, nats, that is not pushed down; against collapse"
+    )
+    noise_sd: float = Field(0.1, gt=0, description="s: SD of the likelihood, intensity units")
+    context_encoding: float = Field(
+        0.0, ge=0, le=1, description="share of the images whose boxes are hidden and must be rebuilt"
+    )
+    kl_gradient: bool = Field(False, description="also give the map |residual| · |∂KL/∂x|; doubles scoring time")
+    restoration_steps: int = Field(
+        0, ge=0, description="steps of the map restoration, each three times the scoring time; 0 = no such map"
+    )
+    restoration_rate: float = Field(0.1, gt=0, le=1, description="size of a step, in units of noise_sd²")
+    restoration_tv: float = Field(
+        2.0, ge=0, description="λ: nats per intensity unit of total variation between a scan and its restoration"
+    )
+
+    @field_validator("channels")
+    @classmethod
+    def _groups_divide(cls, channels: tuple[int, ...]) -> tuple[int, ...]:
+        if any(n % GROUPS for n in channels):
+            raise ValueError(f"channels must be multiples of {GROUPS}")
+        return channels
+
+    @model_validator(mode="after")
+    def _steps_lead_downhill(self) -> CodeSettings:
+        # Times noise_sd², the largest curvature of the likelihood is 1; of the total variation it is:
+        steepest = self.noise_sd**2 * self.restoration_tv * 4 * self.view.spatial_dims / SMOOTH_TV
+        if self.restoration_steps and self.restoration_rate * (1 + steepest) > 1:
+            raise ValueError(
+                f"restoration_rate {self.restoration_rate:g} overshoots with restoration_tv "
+                f"{self.restoration_tv:g}; lower it to {1 / (1 + steepest):.2g} or less"
+            )
+        return self
+
+
+class VariationalDetector(NetworkDetector):
+    """A detector with one Gaussian code per image.
+
+    ``given`` is what a conditional model is told beside the images, ``(B, G)``; None where nothing is known, and
+    always for a model that is not conditional.
+    """
+
+    settings: CodeSettings
+
+    @abstractmethod
+    def encode(self, images: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return μ and log σ² of images ``(B, C, *S)``, each ``(B, latent)``."""
+
+    @abstractmethod
+    def decode(self, z: Tensor, given: Tensor | None = None) -> Tensor:
+        """Return x̂ ``(B, 1, *S)`` of codes ``(B, latent)``."""
+
+    def architecture(self) -> dict[str, Any]:
+        """Return the arguments of MONAI's VarAutoEncoder, for images padded until every stage can halve them."""
+        settings = self.settings
+        return {
+            "spatial_dims": self.view.spatial_dims,
+            "in_shape": (self.view.channels, *self.padded),
+            "out_channels": 1,
+            "latent_size": settings.latent_size,
+            "channels": settings.channels,
+            "strides": [2] * len(settings.channels),
+            "norm": ("group", {"num_groups": GROUPS}),
+            "act": "leakyrelu",
+            "use_sigmoid": False,
+        }
+
+    @property
+    def padded(self) -> tuple[int, ...]:
+        """The spatial shape the network works on."""
+        return padded_shape(self.image_shape, 2 ** len(self.settings.channels))
+
+    def check(self, train: VolumeSource) -> None:
+        """Refuse a latent that could copy the image."""
+        del train
+        refuse_large_latent(self.settings.latent_size, self.view.channels, self.image_shape)
+
+    def corrupt(self, images: Tensor, mask: Tensor, rng: torch.Generator) -> tuple[Tensor, ...]:
+        """Return images some of which have hidden boxes, and which of them, where the settings ask for it."""
+        if not self.settings.context_encoding:
+            return ()
+        return hide_boxes(images, mask, self.settings.context_encoding, rng)
+
+    def log_likelihood(self, images: Tensor, reconstruction: Tensor, mask: Tensor) -> Tensor:
+        """Return log p(x|z) of each image ``(B,)``, nats, over the voxels inside the mask."""
+        return log_likelihood(images, reconstruction, mask, self.settings.noise_sd)
+
+    def reconstruct(self, images: Tensor, mask: Tensor) -> Tensor:
+        """Return the decoding of the mean code."""
+        del mask
+        return self.decode(self.encode(images)[0])
+
+    def embed(self, images: Tensor, mask: Tensor) -> Tensor:
+        """Return μ ``(B, latent)``."""
+        del mask
+        return self.encode(images)[0]
+
+    def sample(self, n: int, rng: torch.Generator, given: Tensor | None = None) -> Tensor:
+        """Return ``n`` new images ``(n, 1, *S)``: decodings of z ~ N(0, 1)."""
+        return self.decode(torch.randn((n, self.settings.latent_size), generator=rng, device=rng.device), given)
+
+    def interpolate(self, first: Tensor, second: Tensor, n: int) -> Tensor:
+        """Return images ``(n, B, 1, *S)`` on the way from images to others, both ``(B, C, *S)``: linear in μ."""
+        start, end = self.encode(first)[0], self.encode(second)[0]
+        weights = torch.linspace(0, 1, n, device=start.device)
+        return torch.stack([self.decode(torch.lerp(start, end, weight)) for weight in weights])
+
+    def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
+        """Return what the settings ask for, of subjects of whom nothing is known; see the module's docstring."""
+        return self.answer(images, mask)
+
+    def answer(self, images: Tensor, mask: Tensor, given: Tensor | None = None) -> Evidence:
+        """Return the residual, the KL and the negative ELBO at the mean code, and the maps of the settings."""
+        mu, log_variance = self.encode(images, given)
+        reconstruction = self.decode(mu, given)
+        divergence = kl(mu, log_variance)
+        maps = {"residual": residual(images, reconstruction, mask)}
+        if self.settings.kl_gradient:
+            maps["kl_gradient"] = maps["residual"].abs() * within(self.kl_gradient(images, given), mask)
+        if self.settings.restoration_steps:
+            maps["restoration"] = residual(images, centre(self.restored(images, mask, given)), mask)
+        terms = {"kl": divergence, "negative_elbo": divergence - self.log_likelihood(images, reconstruction, mask)}
+        return Evidence(maps, within(reconstruction, mask), terms)
+
+    def kl_gradient(self, images: Tensor, given: Tensor | None = None) -> Tensor:
+        """Return |∂KL/∂x| of the middle channel ``(B, 1, *S)``; switches gradients on for itself alone."""
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            variable = images.detach().clone().requires_grad_()
+            total = kl(*self.encode(variable, _own(given))).sum()
+            (gradient,) = torch.autograd.grad(total, variable)
+        return centre(gradient).abs()
+
+    def restored(self, images: Tensor, mask: Tensor, given: Tensor | None = None) -> Tensor:
+        """Return x' ``(B, C, *S)``: images moved downhill on :meth:`surprise`, inside the mask.
+
+        Switches gradients on for itself alone.
+        """
+        settings = self.settings
+        step = settings.restoration_rate * settings.noise_sd**2
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            original, inside, told = images.detach().clone(), mask.clone(), _own(given)
+            moved = original
+            for _ in range(settings.restoration_steps):
+                variable = moved.detach().requires_grad_()
+                total = self.surprise(variable, original, inside, told).sum()
+                (gradient,) = torch.autograd.grad(total, variable)
+                moved = variable - step * gradient * inside
+        return moved.detach()
+
+    def surprise(self, moved: Tensor, images: Tensor, mask: Tensor, given: Tensor | None = None) -> Tensor:
+        """Return KL(x') − log p(x'|μ(x')) + λ·TV(x' − x) of each image ``(B,)``, nats."""
+        mu, log_variance = self.encode(moved, given)
+        negative_elbo = kl(mu, log_variance) - self.log_likelihood(moved, self.decode(mu, given), mask)
+        return negative_elbo + self.settings.restoration_tv * total_variation(moved - images)
+
+    @torch.no_grad()
+    def importance_bound(
+        self, images: Tensor, mask: Tensor, k: int, rng: torch.Generator, given: Tensor | None = None
+    ) -> Tensor:
+        """Return log 1/k Σ p(x|zᵢ) p(zᵢ) / q(zᵢ|x) of each image ``(B,)``, nats; k = 1 estimates the ELBO."""
+        mu, log_variance = self.encode(images, given)
+        weights = []
+        for _ in range(k):
+            z = reparameterised(mu, log_variance, rng)
+            of_prior = -0.5 * (z**2).sum(1)
+            of_code = -0.5 * ((z - mu) ** 2 / log_variance.exp() + log_variance).sum(1)
+            weights.append(self.log_likelihood(images, self.decode(z, given), mask) + of_prior - of_code)
+        return torch.stack(weights).logsumexp(dim=0) - math.log(k)
+
+    def impute(
+        self, images: Tensor, missing: Tensor, mask: Tensor, steps: int = 20, given: Tensor | None = None
+    ) -> Tensor:
+        """Return images ``(B, 1, *S)`` whose missing voxels are what the model expects there, given the others.
+
+        Parameters
+        ----------
+        images, mask
+            As for :meth:`evidence`; what the images hold at missing voxels is not looked at.
+        missing
+            ``(B, 1, *S)`` bool, of the middle channel.
+        steps
+            Times the missing voxels are rebuilt, from the decoding of the prior's mean at first.
+        """
+        filled, middle = images.clone(), images.shape[1] // 2
+        expected = self.decode(torch.zeros_like(self.encode(images, given)[0]), given)
+        for _ in range(steps):
+            filled[:, middle : middle + 1] = torch.where(missing & mask, expected, centre(images))
+            expected = self.decode(self.encode(filled, given)[0], given)
+        return torch.where(missing & mask, expected, centre(images))
+
+    @torch.no_grad()
+    def active_units(self, batches: Iterable[Tensor]) -> Tensor:
+        """Return which units of the code say something of images ``(B, C, *S)``, ``(latent,)`` bool."""
+        codes = torch.cat([self.encode(images)[0] for images in batches])
+        return codes.var(dim=0, correction=0) > ACTIVE
+
+
+def _own(tensor: Tensor | None) -> Tensor | None:
+    """Return a copy that gradients can be taken with, also of what was made under inference mode."""
+    return None if tensor is None else tensor.clone()
+
+
+def total_variation(values: Tensor) -> Tensor:
+    """Return the sum over voxels and axes of |difference of neighbours| of each image ``(B,)``, smooth at 0."""
+    total = torch.zeros(len(values), device=values.device)
+    for axis in range(2, values.ndim):
+        total = total + ((values.diff(dim=axis) ** 2 + SMOOTH_TV**2).sqrt() - SMOOTH_TV).flatten(1).sum(1)
+    return total

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from anomaly.core.covariates import UNKNOWN
+from anomaly.core.errors import TrainingError
+from anomaly.core.volume import FloatArray
+from anomaly.models.base import FitRun
+from anomaly.models.conditioning import unknown
+from anomaly.models.cvae import ConditionalSettings, ConditionalVariationalAutoencoder
+from anomaly.training.protocols import Moment
+from anomaly.training.settings import AugmentationSettings, TrainingSettings
+from tests.models.factories import GRID, MemoryCohort, healthy_cohort, healthy_scan, images_of
+
+YOUNG, OLD = torch.tensor([[20.0, math.nan]]), torch.tensor([[39.0, math.nan]])
+
+
+def new(**changes: Any) -> ConditionalVariationalAutoencoder:
+    settings = ConditionalSettings.parse({"channels": (8, 16), "latent_size": 6, **changes}, "model")
+    return ConditionalVariationalAutoencoder(settings, GRID)
+
+
+def of_age(years: float, seed: int) -> tuple[FloatArray, FloatArray]:
+    """Return a scan whose brightness falls with age."""
+    voxels, mask = healthy_scan(seed)
+    return voxels * (1.2 - 0.03 * (years - 20)), mask
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> ConditionalVariationalAutoencoder:
+    detector = new(latent_size=2, beta=4.0)
+    cohort = MemoryCohort([of_age(20 + index, index) for index in range(20)])
+    plain = AugmentationSettings(flip=0, deform=0, gamma=0, brightness=0, bias_field=0, noise=0, blur=0)
+    training = TrainingSettings(
+        steps=100, batch_size=8, learning_rate=5e-3, warmup=2, validate_every=100, augmentation=plain
+    )
+    detector.fit(cohort, [], FitRun(tmp_path_factory.mktemp("cvae"), training, device="cpu"))
+    return detector
+
+
+@torch.inference_mode()
+def error(detector: ConditionalVariationalAutoencoder, years: float, told: Tensor) -> float:
+    images, mask = images_of(*of_age(years, 300), detector.view)
+    evidence = detector.evidence_given(images, mask, told.expand(len(images), -1))
+    assert all(term.isfinite().all() for term in evidence.terms.values())
+    return float(evidence.maps["residual"][mask].abs().mean())
+
+
+def test_a_scan_is_rebuilt_best_for_its_own_age(trained: ConditionalVariationalAutoencoder) -> None:
+    for right, wrong in ((YOUNG, OLD), (OLD, YOUNG)):
+        years = float(right[0, 0])
+        assert error(trained, years, right) < 0.7 * error(trained, years, wrong)
+
+
+def test_an_unknown_age_gives_finite_evidence_between_the_right_and_the_wrong_age(
+    trained: ConditionalVariationalAutoencoder,
+) -> None:
+    assert error(trained, 20, YOUNG) < error(trained, 20, unknown(1)) < error(trained, 20, OLD)
+
+
+def test_evidence_without_covariates_is_that_of_unknown_subjects(
+    trained: ConditionalVariationalAutoencoder,
+) -> None:
+    images, mask = images_of(*healthy_scan(0), trained.view)
+    with torch.inference_mode():
+        first = trained.evidence(images, mask).maps["residual"]
+        second = trained.evidence_given(images, mask, unknown(len(images))).maps["residual"]
+    assert torch.equal(first, second)
+
+
+def test_each_subject_has_covariates_of_its_own(trained: ConditionalVariationalAutoencoder) -> None:
+    images, mask = images_of(*healthy_scan(0), trained.view)
+    images, mask, told = images[5:6], mask[5:6], torch.cat([YOUNG, OLD])
+    with torch.inference_mode():
+        both = trained.evidence_given(images.expand(2, -1, -1, -1), mask.expand(2, -1, -1, -1), told)
+        alone = trained.evidence_given(images, mask, OLD)
+    torch.testing.assert_close(both.reconstruction[1:], alone.reconstruction)
+    assert both.reconstruction[0].mean() > both.reconstruction[1].mean()
+
+
+def test_the_maps_of_the_settings_are_given_age_and_sex_too() -> None:
+    detector = new(kl_gradient=True, restoration_steps=2)
+    detector.prepare(healthy_cohort())
+    images, mask = images_of(*healthy_scan(0), detector.view)
+    with torch.inference_mode():
+        young, old = (detector.evidence_given(images, mask, a.expand(len(images), -1)) for a in (YOUNG, OLD))
+    assert all(not torch.equal(young.maps[name], old.maps[name]) for name in young.maps)
+
+
+@pytest.mark.parametrize("drop", [0.0, 1.0])
+def test_covariates_are_withheld_by_chance_in_training(drop: float) -> None:
+    detector = new(drop=drop)
+    detector.prepare(healthy_cohort())
+    images, mask = images_of(*healthy_scan(0), detector.view)
+    losses = [
+        detector.loss(images, mask, Moment(0, 10, torch.Generator().manual_seed(0), a.expand(len(images), -1)))
+        for a in (YOUNG, OLD)
+    ]
+    assert torch.equal(losses[0]["loss"], losses[1]["loss"]) == (drop == 1.0)
+
+
+def test_a_batch_of_which_nothing_is_known_is_one_of_unknown_subjects() -> None:
+    detector = new()
+    images, mask = images_of(*healthy_scan(0), detector.view)
+    losses = [
+        detector.loss(images, mask, Moment(0, 10, torch.Generator().manual_seed(0), known))["loss"]
+        for known in (None, unknown(len(images)))
+    ]
+    assert torch.equal(*losses)
+
+
+def test_the_dense_layers_alone_have_more_parameters_than_without_covariates() -> None:
+    detector = new()
+    features = 16 * math.prod(n // 4 for n in detector.padded)
+    convolutions = 9 * (1 * 8 + 8 * 16 + 16 * 8 + 8 * 1) + 3 * (8 + 16 + 8) + 1
+    dense = 2 * ((features + 4) * 6 + 6) + (6 + 4 + 1) * features
+    assert detector.n_parameters() == convolutions + dense
+
+
+def test_new_images_can_be_of_an_age(trained: ConditionalVariationalAutoencoder) -> None:
+    with torch.no_grad():
+        young, old = (
+            trained.sample(8, torch.Generator().manual_seed(0), trained.conditioning(about.expand(8, -1)))
+            for about in (YOUNG, OLD)
+        )
+    assert young.mean() > old.mean()
+
+
+@dataclass(frozen=True, eq=False)
+class Anonymous(MemoryCohort):
+    def covariates(self, index: int) -> FloatArray:
+        return UNKNOWN
+
+
+def test_a_cohort_of_unknown_subjects_is_refused(tmp_path: Path) -> None:
+    cohort = Anonymous([healthy_scan(seed) for seed in range(3)])
+    with pytest.raises(TrainingError, match="found neither age nor sex"):
+        new().fit(cohort, [], FitRun(tmp_path, TrainingSettings(steps=1), device="cpu"))

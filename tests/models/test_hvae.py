@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.distributions import Normal, kl_divergence
+
+from anomaly.core.errors import ConfigError, TrainingError
+from anomaly.core.volume import Geometry
+from anomaly.models.base import Embedder, FitRun, Generator
+from anomaly.models.hvae import (
+    HierarchicalSettings,
+    HierarchicalVariationalAutoencoder,
+    level_of,
+    mean,
+    spread,
+)
+from anomaly.training.protocols import Moment
+from anomaly.training.settings import TrainingSettings
+from tests.models.factories import GRID, healthy_cohort, healthy_scan, images_of
+
+SMALL = {"channels": (8, 16), "latents": (6, 2, 1)}
+
+
+def new(**changes: Any) -> HierarchicalVariationalAutoencoder:
+    return HierarchicalVariationalAutoencoder(HierarchicalSettings.parse({**SMALL, **changes}, "model"), GRID)
+
+
+def stirred(**changes: Any) -> HierarchicalVariationalAutoencoder:
+    """Return a detector whose levels differ from their priors, as they do after training."""
+    detector, rng = new(**changes), torch.Generator().manual_seed(0)
+    for parameter in detector.parameters():
+        nn.init.normal_(parameter, std=0.2, generator=rng)
+    return detector
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_a_level_is_the_prior_moved_and_widened_and_its_kl_that_of_torch() -> None:
+    prior, change = random(3, 4, 5, 6), random(3, 4, 5, 6, seed=1)
+    level = level_of(prior, change)
+    below = Normal(prior[:, :2], (0.5 * prior[:, 2:]).exp())
+    above = Normal(prior[:, :2] + change[:, :2], (0.5 * (prior[:, 2:] + change[:, 2:])).exp())
+    torch.testing.assert_close(level.kl(), kl_divergence(above, below))
+
+
+def test_an_image_that_changes_nothing_costs_nothing() -> None:
+    assert level_of(random(3, 4, 5, 6), torch.zeros(3, 4, 5, 6)).kl().abs().max() == 0
+
+
+@pytest.mark.parametrize("cells", [(4, 3), (4, 3, 2), ()])
+def test_nats_are_spread_over_the_voxels_of_their_cells_and_none_is_lost(cells: tuple[int, ...]) -> None:
+    divergence = random(5, 2, *cells).abs()
+    shape = tuple(8 * n for n in cells or (2, 3))
+    voxels = spread(divergence, shape)
+    assert voxels.shape == (5, 1, *shape)
+    torch.testing.assert_close(voxels.flatten(1).sum(1), divergence.flatten(1).sum(1))
+
+
+def test_a_cells_nats_lie_where_the_cell_is() -> None:
+    divergence = torch.zeros(1, 1, 4, 4)
+    divergence[0, 0, 1, 2] = 1.0
+    voxels = spread(divergence, (32, 32))[0, 0]
+    assert voxels[8:16, 16:24].sum() > 0.5
+    assert voxels[20:].sum() == 0
+
+
+@pytest.mark.parametrize("view", [{"kind": "slice", "neighbours": 1}, {"kind": "volume"}])
+def test_the_maps_of_the_levels_add_up_to_the_kl(view: dict[str, Any]) -> None:
+    detector = stirred(view=view)
+    images, mask = images_of(*healthy_scan(0), detector.view)
+    everywhere = torch.ones_like(mask)
+    with torch.inference_mode():
+        evidence = detector.evidence(images, everywhere)
+    maps = [evidence.maps[name] for name in ("kl_1", "kl_2", "kl_3")]
+    assert set(evidence.maps) == {"residual", "kl_1", "kl_2", "kl_3"}
+    torch.testing.assert_close(sum(m.flatten(1).sum(1) for m in maps), evidence.terms["kl"])
+    assert all((m >= 0).all() and m.max() > 0 for m in maps)
+    assert (maps[0].flatten(1).amax(1) == maps[0].flatten(1).amin(1)).all()  # of the whole image
+
+
+def test_the_negative_elbo_is_the_kl_minus_the_log_likelihood() -> None:
+    detector = stirred(noise_sd=0.2)
+    images, mask = images_of(*healthy_scan(0), detector.view)
+    with torch.inference_mode():
+        evidence, reconstruction = detector.evidence(images, mask), detector.reconstruct(images, mask)
+    likelihood = (Normal(reconstruction, 0.2).log_prob(images) * mask).flatten(1).sum(1)
+    torch.testing.assert_close(evidence.terms["negative_elbo"], evidence.terms["kl"] - likelihood)
+
+
+def test_before_training_every_level_is_at_its_prior() -> None:
+    detector = new()
+    images, _ = images_of(*healthy_scan(0), detector.view)
+    _, levels = detector.explained(images, mean)
+    assert [tuple(level.mu.shape[1:]) for level in levels] == [(6,), (2, 4, 5), (1, 8, 10)]
+    assert all(level.kl().abs().max() == 0 for level in levels)
+
+
+def test_what_is_expected_of_a_finer_level_depends_on_the_coarser_ones() -> None:
+    network, nothing = stirred().network, torch.zeros(1, 12)
+    priors = []
+    for start in (0.0, 1.0):
+        _, levels = network.explain(nothing, [], lambda mu, log_variance, start=start: mu + start)
+        priors.append([level.prior_mu for level in levels])
+    assert torch.equal(priors[0][0], priors[1][0])
+    assert not torch.equal(priors[0][1], priors[1][1])
+    assert not torch.equal(priors[0][2], priors[1][2])
+
+
+def test_new_images_are_drawn_level_by_level_from_the_generator_alone() -> None:
+    detector = stirred()
+    assert isinstance(detector, Generator)
+    assert isinstance(detector, Embedder)
+    with torch.no_grad():
+        first, again = (detector.sample(3, torch.Generator().manual_seed(0)) for _ in range(2))
+    assert first.shape == (3, 1, *detector.image_shape)
+    assert first.isfinite().all()
+    assert torch.equal(first, again)
+    assert not torch.equal(first[0], first[1])
+
+
+def test_the_embedding_is_the_mean_of_the_first_level() -> None:
+    detector = stirred()
+    images, mask = images_of(*healthy_scan(0), detector.view)
+    with torch.inference_mode():
+        code = detector.embed(images, mask)
+        assert torch.equal(code, detector.explained(images, mean)[1][0].mu)
+    assert code.shape == (len(images), 6)
+
+
+def test_each_level_warms_up_on_its_own() -> None:
+    detector = stirred(beta=2.0, beta_warmup=(1.0, 0.5, 0.1))
+    images, mask = images_of(*healthy_scan(0), detector.view)
+    with torch.no_grad():
+        losses = detector.loss(images, mask, Moment(24, 100, torch.Generator().manual_seed(0)))
+    expected = 0.5 * losses["kl_1"] + 1.0 * losses["kl_2"] + 2.0 * losses["kl_3"] - losses["likelihood"]
+    torch.testing.assert_close(losses["loss"], expected)
+    torch.testing.assert_close(losses["kl"], losses["kl_1"] + losses["kl_2"] + losses["kl_3"])
+
+
+def test_free_bits_leave_a_small_kl_of_a_level_alone() -> None:
+    detector = new(free_bits=7.0, beta_warmup=(0.0, 0.0, 0.0))
+    images, mask = images_of(*healthy_scan(0), detector.view)
+    losses = detector.loss(images, mask, Moment(0, 100, torch.Generator().manual_seed(0)))
+    assert losses["kl"] == 0
+    torch.testing.assert_close(losses["loss"] + losses["likelihood"], 3 * 7.0 * len(images) / mask.sum())
+
+
+@pytest.mark.parametrize("view", [{"kind": "patch", "size": (8, 8, 8)}, {"kind": "volume"}])
+def test_patches_and_volumes_are_learnt(view: dict[str, Any], tmp_path: Path) -> None:
+    detector = new(view=view, latents=(6, 2), beta_warmup=(0.2, 0.2))
+    training = TrainingSettings(steps=2, batch_size=2, validate_every=2)
+    detector.fit(healthy_cohort(3), [], FitRun(tmp_path, training, device="cpu"))
+    images, mask = images_of(*healthy_scan(9), detector.view)
+    with torch.inference_mode():
+        assert detector.evidence(images, mask).maps["kl_2"].shape == mask.shape
+
+
+def test_levels_that_could_copy_the_image_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"found 326 latent units for an image of 320 voxels"):
+        new(latents=(6, 8, 2)).fit(healthy_cohort(), [], FitRun(tmp_path, device="cpu"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"channels": (8, 12)}, "multiples of 8"),
+        ({"latents": (6, 2, 1, 1), "beta_warmup": (0, 0, 0, 0)}, "at most 3 of them"),
+        ({"latents": (6, 0, 1)}, "numbers of 1 or more"),
+        ({"beta_warmup": (0.2, 0.2)}, "for each of the 3 latents"),
+        ({"beta_warmup": (0.2, 0.2, 2.0)}, "a share, 0 to 1"),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        new(**changes)
+
+
+def test_images_of_any_shape_are_padded_and_cropped() -> None:
+    grid = Geometry((15, 18, 11), GRID.affine)
+    detector = HierarchicalVariationalAutoencoder(HierarchicalSettings.parse(SMALL, "model"), grid)
+    images = torch.rand(2, 1, 15, 18)
+    assert all(m.shape == images.shape for m in detector.evidence(images, images > 0).maps.values())
