@@ -31,6 +31,10 @@ FAMILIES: dict[str, Family] = {
         "anomaly.models.ae:Autoencoder",
         "autoencoder: a narrow latent can only rebuild normal anatomy; the residual is what it could not",
     ),
+    "stacked": Family(
+        "anomaly.models.stacked:StackedAutoencoder",
+        "stacked autoencoder: layers learn one after another to rebuild their input, then together; residual",
+    ),
     "vae": Family(
         "anomaly.models.vae:VariationalAutoencoder",
         "variational autoencoder: residual, and how surprising a scan's latent code is (KL, ELBO)",
