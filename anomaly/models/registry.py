@@ -35,6 +35,10 @@ FAMILIES: dict[str, Family] = {
         "anomaly.models.stacked:StackedAutoencoder",
         "stacked autoencoder: layers learn one after another to rebuild their input, then together; residual",
     ),
+    "recurrent": Family(
+        "anomaly.models.recurrent:RecurrentAutoencoder",
+        "recurrent autoencoder: a (convolutional) LSTM walks along neighbouring slices to rebuild the middle one",
+    ),
     "vae": Family(
         "anomaly.models.vae:VariationalAutoencoder",
         "variational autoencoder: residual, and how surprising a scan's latent code is (KL, ELBO)",

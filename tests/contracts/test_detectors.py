@@ -28,6 +28,7 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "ae": {"channels": (8, 16), "latent_size": 8},
     "stacked": {"channels": (8, 16), "latent_size": 8, "fine_tuning": 0.8},
+    "recurrent": {"channels": (8, 16), "latent_size": 8, "memory": 8},
     "vae": {"channels": (8, 16), "latent_size": 8, "kl_gradient": True},
     "atlas": {},
     "pca": {"components": 4},
