@@ -6,10 +6,15 @@ too short to hold anything else, the pair can rebuild healthy anatomy and nothin
     z = E(x),    x̂ = D(z),    L = Σ m (x − x̂)² / Σ m,    r = x − x̂
 
 The length of z decides more than anything else: too long and lesions pass through, too short and healthy detail
-becomes residual.
+becomes residual. What counts as close can be set (``loss``, formulas in :mod:`anomaly.models.losses`); an
+autoencoder that learns by SSIM also gives the map ``dissimilarity``, 1 − SSIM about each voxel.
+
+Without convolutions both halves are linear. The best linear autoencoder projects on the leading principal
+components (Bourlard & Kamp 1988; Baldi & Hornik 1989): the bridge to the family ``pca``.
 
 Source: Baur, Denner, Wiestler, Navab & Albarqouni 2021, "Autoencoders for unsupervised anomaly segmentation in
-brain MR images: a comparative study" (the dense autoencoder).
+brain MR images: a comparative study" (the dense autoencoder); Bergmann et al. 2019, "Improving unsupervised defect
+segmentation by applying structural similarity to autoencoders" (SSIM as loss and as map).
 """
 
 from __future__ import annotations
@@ -17,95 +22,70 @@ from __future__ import annotations
 import math
 from typing import ClassVar, Literal
 
-from monai.networks.nets import AutoEncoder
 from pydantic import Field
 from torch import Tensor, nn
 
-from anomaly.core.views import View, VolumeSource
-from anomaly.models.base import ModelSettings
-from anomaly.models.network import (
-    NetworkDetector,
-    centre,
-    crop,
-    masked_mean,
-    pad,
-    padded_shape,
-    refuse_large_latent,
-)
+from anomaly.models.base import Evidence, ModelSettings
+from anomaly.models.convolutional import DenseAutoencoder, LatentDetector, LatentNetwork, LatentSettings, Width
+from anomaly.models.losses import LOSSES, LossName, dissimilarity
+from anomaly.models.network import centre
 from anomaly.training.protocols import Moment
 
-GROUPS = 8
 
-
-class AutoencoderSettings(ModelSettings):
+class AutoencoderSettings(LatentSettings):
     """Settings of the autoencoder."""
 
     family: Literal["ae"] = "ae"
-    view: View = View(kind="slice", axis=2)
-    channels: tuple[int, ...] = Field(
+    channels: tuple[Width, ...] = Field(
         (32, 64, 128, 128),
-        min_length=1,
-        description="channels of the stages; each halves the image; multiples of 8",
+        description="channels of the stages; each halves the image; multiples of 8; none = a linear autoencoder",
     )
-    latent_size: int = Field(128, ge=1, description="length of the latent vector z")
+    loss: LossName = Field("l2", description="what is minimised: l2, l1, ssim or multiscale")
 
 
-class DenseAutoencoder(nn.Module):
-    """Strided convolutions, a dense latent, transposed convolutions."""
+class LinearAutoencoder(LatentNetwork):
+    """z = W x + b and x̂ = W′ z + b′."""
 
-    def __init__(self, dims: int, in_channels: int, channels: tuple[int, ...], shape: tuple[int, ...], latent: int):
+    def __init__(self, in_channels: int, shape: tuple[int, ...], latent: int) -> None:
         super().__init__()
-        strides = [2] * len(channels)
-        self.convolutions = AutoEncoder(
-            dims, in_channels, 1, channels, strides, norm=("group", {"num_groups": GROUPS}), act="leakyrelu"
-        )
-        self.coarse = (channels[-1], *(n // 2 ** len(channels) for n in shape))
-        self.to_latent = nn.Linear(math.prod(self.coarse), latent)
-        self.from_latent = nn.Linear(latent, math.prod(self.coarse))
+        self.shape = shape
+        self.to_latent = nn.Linear(in_channels * math.prod(shape), latent)
+        self.from_latent = nn.Linear(latent, math.prod(shape))
 
     def encode(self, images: Tensor) -> Tensor:
         """Return z ``(B, latent)``."""
-        z: Tensor = self.to_latent(self.convolutions.encode(images).flatten(1))
+        z: Tensor = self.to_latent(images.flatten(1))
         return z
 
     def decode(self, z: Tensor) -> Tensor:
         """Return images ``(B, 1, *S)``."""
-        images: Tensor = self.convolutions.decode(self.from_latent(z).reshape(-1, *self.coarse))
+        images: Tensor = self.from_latent(z).reshape(-1, 1, *self.shape)
         return images
 
 
-class Autoencoder(NetworkDetector):
-    """Residual of a dense convolutional autoencoder."""
+class Autoencoder(LatentDetector):
+    """Residual of a dense autoencoder, convolutional or linear."""
 
     family = "ae"
     Settings: ClassVar[type[ModelSettings]] = AutoencoderSettings
     settings: AutoencoderSettings
-    network: DenseAutoencoder
 
     def build(self) -> nn.Module:
-        """Return encoder and decoder for images padded until every stage can halve them."""
-        settings = self.settings
-        return DenseAutoencoder(
-            self.view.spatial_dims, self.view.channels, settings.channels, self.padded, settings.latent_size
-        )
-
-    @property
-    def padded(self) -> tuple[int, ...]:
-        """The spatial shape the network works on."""
-        return padded_shape(self.image_shape, 2 ** len(self.settings.channels))
-
-    def check(self, train: VolumeSource) -> None:
-        """Refuse a latent that could copy the image."""
-        del train
-        refuse_large_latent(self.settings.latent_size, self.view.channels, self.image_shape)
+        """Return encoder and decoder."""
+        channels, latent = self.settings.channels, self.settings.latent_size
+        if not channels:
+            return LinearAutoencoder(self.view.channels, self.padded, latent)
+        return DenseAutoencoder(self.view.spatial_dims, self.view.channels, channels, self.padded, latent)
 
     def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
-        """Return the mean squared error inside the mask."""
+        """Return the distance inside the mask that the settings name."""
         del at, corrupted
-        error = self.reconstruct(images, mask) - centre(images)
-        return {"loss": masked_mean(error.float() ** 2, mask)}
+        return {"loss": LOSSES[self.settings.loss](self.reconstruct(images, mask), centre(images), mask)}
 
-    def reconstruct(self, images: Tensor, mask: Tensor) -> Tensor:
-        """Return D(E(x))."""
-        del mask
-        return crop(self.network.decode(self.network.encode(pad(images, self.padded))), self.image_shape)
+    def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
+        """Return the signed residual and, where SSIM was learnt by, the dissimilarity."""
+        evidence = super().evidence(images, mask)
+        if self.settings.loss != "ssim":
+            return evidence
+        maps = {"dissimilarity": dissimilarity(evidence.reconstruction, centre(images), mask)}
+        return Evidence({**evidence.maps, **maps}, evidence.reconstruction)

@@ -31,6 +31,14 @@ FAMILIES: dict[str, Family] = {
         "anomaly.models.ae:Autoencoder",
         "autoencoder: a narrow latent can only rebuild normal anatomy; the residual is what it could not",
     ),
+    "stacked": Family(
+        "anomaly.models.stacked:StackedAutoencoder",
+        "stacked autoencoder: layers learn one after another to rebuild their input, then together; residual",
+    ),
+    "recurrent": Family(
+        "anomaly.models.recurrent:RecurrentAutoencoder",
+        "recurrent autoencoder: a (convolutional) LSTM walks along neighbouring slices to rebuild the middle one",
+    ),
     "vae": Family(
         "anomaly.models.vae:VariationalAutoencoder",
         "variational autoencoder: residual, and how surprising a scan's latent code is (KL, ELBO)",

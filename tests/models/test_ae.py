@@ -2,14 +2,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from anomaly.core.errors import TrainingError
+from anomaly.core.errors import ConfigError, TrainingError
 from anomaly.core.views import View
+from anomaly.core.volume import Geometry
 from anomaly.models.ae import Autoencoder, AutoencoderSettings
-from anomaly.models.base import FitRun
-from anomaly.models.network import crop, pad, padded_shape
+from anomaly.models.base import Embedder, FitRun
+from anomaly.models.closed_form import principal_components
+from anomaly.models.losses import LOSSES, LossName
+from anomaly.models.network import centre, crop, pad, padded_shape
+from anomaly.training.protocols import Moment
 from tests.models.factories import GRID, MemoryCohort, healthy_cohort, healthy_scan, images_of
 
 
@@ -24,6 +29,73 @@ def test_slices_patches_and_volumes_that_no_stride_divides(kind: str) -> None:
 def test_the_latent_has_the_length_that_was_asked_for() -> None:
     detector = Autoencoder(AutoencoderSettings(channels=(8, 16), latent_size=5), GRID)
     assert detector.network.encode(torch.zeros(3, 1, *detector.padded)).shape == (3, 5)
+
+
+def test_the_code_of_an_image_can_be_asked_for() -> None:
+    detector = Autoencoder(AutoencoderSettings(channels=(8, 16), latent_size=5), GRID)
+    images, mask = images_of(*healthy_scan(0), detector.view)
+    assert isinstance(detector, Embedder)
+    code = detector.embed(images, mask)
+    assert code.shape == (len(images), 5)
+    torch.testing.assert_close(
+        crop(detector.network.decode(code), images.shape[2:]), detector.reconstruct(images, mask)
+    )
+
+
+@pytest.mark.parametrize("name", ["l2", "l1", "ssim", "multiscale"])
+def test_what_is_minimised_can_be_chosen(name: LossName) -> None:
+    detector = Autoencoder(AutoencoderSettings(channels=(8, 16), latent_size=5, loss=name), GRID)
+    images, mask = images_of(*healthy_scan(0), detector.view)
+    loss = detector.loss(images, mask, Moment(0, 1, torch.Generator()))["loss"]
+    torch.testing.assert_close(loss, LOSSES[name](detector.reconstruct(images, mask), centre(images), mask))
+    maps = detector.evidence(images, mask).maps
+    assert set(maps) == ({"residual", "dissimilarity"} if name == "ssim" else {"residual"})
+    assert all((values[~mask] == 0).all() for values in maps.values())
+
+
+def test_a_linear_autoencoder_learns_the_principal_subspace() -> None:
+    """Bourlard & Kamp 1988; Baldi & Hornik 1989."""
+    rng = torch.Generator().manual_seed(0)
+    k, shape = 4, (6, 7, 5)
+    strengths = torch.tensor([6.0, 5.0, 4.0, 3.0])
+    directions = torch.linalg.qr(torch.randn(42, k, generator=rng))[0]
+    scans = 0.1 * torch.randn(80, 42, generator=rng) + 0.5
+    scans += (strengths * torch.randn(80, k, generator=rng)) @ directions.T
+    images, mask = scans.reshape(80, 1, 6, 7), torch.ones(80, 1, 6, 7, dtype=torch.bool)
+    detector = Autoencoder(AutoencoderSettings(channels=(), latent_size=k), Geometry(shape, np.eye(4)))
+    optimiser = torch.optim.LBFGS(detector.parameters(), max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> float:
+        optimiser.zero_grad()
+        loss = detector.loss(images, mask, Moment(0, 1, rng))["loss"]
+        torch.autograd.backward(loss)
+        return float(loss.detach())
+
+    optimiser.step(closure)
+    mean, components, _ = principal_components(scans.clone(), k)
+    weight = detector.get_parameter("network.from_latent.weight")
+    learnt = torch.linalg.qr(weight.detach())[0]
+    cosines = torch.linalg.svdvals(components @ learnt)
+    assert torch.rad2deg(cosines.clamp(max=1).acos()).max() < 1
+    projected = (scans - mean) @ components.T @ components
+    error = detector.reconstruct(images, mask).flatten(1) - mean - projected
+    assert error.norm() < 0.02 * projected.norm()
+
+
+@pytest.mark.parametrize("kind", ["slice", "volume"])
+def test_a_linear_autoencoder_is_linear(kind: str) -> None:
+    view = View.parse({"kind": kind}, "view")
+    detector = Autoencoder(AutoencoderSettings(view=view, channels=(), latent_size=3), GRID)
+    (first, mask), (second, _) = (images_of(*healthy_scan(seed), view) for seed in (0, 1))
+    first, second = first[:1], second[:1]
+    between = detector.reconstruct(0.3 * first + 0.7 * second, mask)
+    ends = 0.3 * detector.reconstruct(first, mask) + 0.7 * detector.reconstruct(second, mask)
+    torch.testing.assert_close(between, ends)
+
+
+def test_channels_that_groups_do_not_divide_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"channels\.1.*multiple of 8"):
+        AutoencoderSettings.parse({"channels": (8, 20)}, "model")
 
 
 def test_neighbouring_slices_explain_the_middle_one() -> None:
