@@ -32,7 +32,6 @@ SMALL: dict[str, dict[str, Any]] = {
     "hvae": {"channels": (8, 16), "latents": (8, 2, 1)},
     "stacked": {"channels": (8, 16), "latent_size": 8, "fine_tuning": 0.8},
     "recurrent": {"channels": (8, 16), "latent_size": 8, "memory": 8},
-    "vae": {"channels": (8, 16), "latent_size": 8, "kl_gradient": True},
     "atlas": {},
     "pca": {"components": 4},
     "intensity": {},
