@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +15,24 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from anomaly.core.views import VolumeSource
-from anomaly.training.callbacks import BEST, LAST, AveragedWeights, LastCheckpoint, PlantedValidation, Progress
+from anomaly.training.callbacks import (
+    BEST,
+    LAST,
+    AveragedWeights,
+    HealthCheck,
+    LastCheckpoint,
+    PlantedValidation,
+    Progress,
+)
 from anomaly.training.module import LearnerModule
-from anomaly.training.protocols import LabelledScan, Learner, Outcome, Run
+from anomaly.training.protocols import Health, LabelledScan, Learner, Outcome, Run
 from anomaly.training.settings import TrainingSettings
-from anomaly.training.stream import ImageStream, StepLoader
+from anomaly.training.stream import Batch, ImageStream, StepLoader
 
+FAR = 2**31  # number of a batch that no training comes to
 _ACCELERATORS = {"auto": "auto", "cpu": "cpu", "cuda": "gpu"}
 _SILENCED = (
     r".*does not have many workers.*",  # batches are cut from memory maps by threads of our own
@@ -67,8 +78,9 @@ def train(
     module = LearnerModule(learner, settings, fingerprint).train()
     weights = AveragedWeights(settings.ema_decay)
     chosen = PlantedValidation(weights, validation, run.folder, settings.patience)
+    health = HealthCheck(weights, partial(fresh_batches, module, source))
     with quiet():
-        trainer = _trainer(settings, run, [weights, chosen, LastCheckpoint(run.folder),
+        trainer = _trainer(settings, run, [weights, chosen, health, LastCheckpoint(run.folder),
                                            Progress(settings.steps, run.progress)])  # fmt: skip
         stream = ImageStream(source, learner.view, settings.batch_size, settings.seed, trainer.global_rank)
         length = settings.validate_every * settings.accumulate
@@ -80,7 +92,7 @@ def train(
         )
         trainer.fit(module, loader, ckpt_path=_checkpoint(run), weights_only=True)
     _keep_best(learner, run.folder)
-    return _outcome(trainer, chosen, module.seconds)
+    return _outcome(trainer, chosen, module.seconds, learner.health(fresh_batches(module, source)))
 
 
 def _trainer(settings: TrainingSettings, run: Run, callbacks: list[Any]) -> Trainer:
@@ -134,9 +146,18 @@ def _keep_best(learner: Learner, folder: Path) -> None:
     learner.requires_grad_().eval()  # parts may have taken turns
 
 
-def _outcome(trainer: Trainer, chosen: PlantedValidation, seconds: float) -> Outcome:
-    numbers = {"best_step": float(chosen.best_step)}
-    notes = []
+def fresh_batches(module: LearnerModule, source: VolumeSource) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield images, masks and covariates of batches that no training comes to, the same each time."""
+    stream = ImageStream(source, module.learner.view, module.settings.batch_size, module.settings.seed)
+    for number in itertools.count(FAR):
+        images, mask, covariates = (tensor.to(module.device) for tensor in stream.batch(number)[1:])
+        ready = module.ready(Batch(number, images, mask, covariates))
+        yield ready.images, ready.mask, ready.covariates
+
+
+def _outcome(trainer: Trainer, chosen: PlantedValidation, seconds: float, health: Health) -> Outcome:
+    numbers = {"best_step": float(chosen.best_step), **health.numbers}
+    notes = list(health.warnings)
     if chosen.scans:
         numbers["planted_ap"] = chosen.best
     else:
