@@ -10,8 +10,8 @@ each cell is a map:
     log p(x) ≥ E_q[log p(x|z)] − Σ_l KL_l,    KL_l = Σ_cells KL(q_l ‖ p_l)
     L = (Σ_l β_l·max(λ, KL_l) − log p(x|z)) / N                    β_l rises over a warm-up for each level
 
-A finer level could copy a lesion: it stays coarse and has few channels. Coarser levels warm up longer, or finer
-ones would do their work.
+A finer level could copy a lesion: it stays coarse and has few channels. A level that is not needed would stay at
+its prior and its map empty: free bits keep λ nats of each level alive.
 
 Evidence at the mean of every level: the residual; KL per level as maps ``kl_1`` (coarsest), ``kl_2``, …, nats per
 voxel, each cell's nats spread over its voxels; per image the total KL and the negative ELBO.
@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -38,10 +38,12 @@ from anomaly.core.views import View, VolumeSource
 from anomaly.models.base import Evidence, ModelSettings
 from anomaly.models.network import NetworkDetector, crop, pad, padded_shape, residual, within
 from anomaly.models.variational import free_energy, kl_between, log_likelihood, reparameterised, warmed_up
-from anomaly.training.protocols import Moment
+from anomaly.training.protocols import Health, Moment
 
 GROUPS = 8
 LIMIT = 8.0  # of |log s²|
+LEAST_NATS = 1.0  # per image; a level of less says nothing
+HEALTH_BATCHES = 16  # that the nats are averaged over
 
 Draw = Callable[[Tensor, Tensor], Tensor]  # μ, log σ² → z
 
@@ -63,9 +65,9 @@ class HierarchicalSettings(ModelSettings):
     )
     beta: float = Field(1.0, ge=0, description="weight of the KL; 1 is the ELBO")
     beta_warmup: tuple[float, ...] = Field(
-        (0.4, 0.2, 0.1), description="share of the training over which β rises from 0, for each level"
+        (0.2, 0.2, 0.2), description="share of the training over which β rises from 0, for each level"
     )
-    free_bits: float = Field(0.0, ge=0, description="λ: mean KL of a level, nats, that is not pushed down")
+    free_bits: float = Field(2.0, ge=0, description="λ: mean KL of a level, nats, that is not pushed down")
     noise_sd: float = Field(0.1, gt=0, description="s: SD of the likelihood, intensity units")
 
     @model_validator(mode="after")
@@ -249,6 +251,22 @@ class HierarchicalVariationalAutoencoder(NetworkDetector):
             maps[f"kl_{n}"] = within(crop(spread(level.kl(), self.padded), self.image_shape), mask)
         terms = {"kl": divergence, "negative_elbo": divergence - likelihood}
         return Evidence(maps, within(reconstruction, mask), terms)
+
+    @torch.no_grad()
+    def health(self, batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> Health:
+        """Return the mean KL of each level, nats per image, and a warning where a level says nothing."""
+        looks = [self.explained(images, mean)[1] for images, _, _ in itertools.islice(batches, HEALTH_BATCHES)]
+        nats = {
+            n: float(torch.cat([level.kl().flatten(1).sum(1) for level in levels]).mean())
+            for n, levels in enumerate(zip(*looks, strict=True), start=1)
+        }
+        warnings = tuple(
+            f"level {n} of the latents says nothing of an image (KL {value:.2g} nats); raise model.free_bits, or "
+            "leave the level out of model.latents"
+            for n, value in nats.items()
+            if value < LEAST_NATS
+        )
+        return Health({f"nats_{n}": value for n, value in nats.items()}, warnings)
 
     def embed(self, images: Tensor, mask: Tensor) -> Tensor:
         """Return the mean of z₁ ``(B, latents[0])``."""

@@ -17,9 +17,10 @@ al. 2019, "Unsupervised Anomaly Localization using Variational Auto-Encoders" (g
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -38,10 +39,12 @@ from anomaly.models.network import (
     within,
 )
 from anomaly.models.variational import kl, log_likelihood, reparameterised
+from anomaly.training.protocols import Health
 
 GROUPS = 8
 ACTIVE = 0.01  # Var_x(μ_d) of a unit that says something of the image (Burda et al. 2016)
-FEWEST_ACTIVE = 0.1
+FEWEST_ACTIVE = 0.1  # share of the units; fewer, and the code has collapsed
+HEALTH_BATCHES = 16  # that active units are counted on
 SMOOTH_TV = 0.05  # differences well below it, intensity units, count squared, so that TV has a slope everywhere
 
 
@@ -68,9 +71,9 @@ class CodeSettings(ModelSettings):
     restoration_steps: int = Field(
         0, ge=0, description="steps of the map restoration, each three times the scoring time; 0 = no such map"
     )
-    restoration_rate: float = Field(0.1, gt=0, le=1, description="size of a step, in units of noise_sd²")
+    restoration_rate: float = Field(0.05, gt=0, le=1, description="size of a step, in units of noise_sd²")
     restoration_tv: float = Field(
-        2.0, ge=0, description="λ: nats per intensity unit of total variation between a scan and its restoration"
+        10.0, ge=0, description="λ: nats per intensity unit of total variation between a scan and its restoration"
     )
 
     @field_validator("channels")
@@ -246,6 +249,17 @@ class VariationalDetector(NetworkDetector):
             filled[:, middle : middle + 1] = torch.where(missing & mask, expected, centre(images))
             expected = self.decode(self.encode(filled, given)[0], given)
         return torch.where(missing & mask, expected, centre(images))
+
+    def health(self, batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> Health:
+        """Return how many units of the code are active, and a warning where the code has collapsed."""
+        active = self.active_units(images for images, _, _ in itertools.islice(batches, HEALTH_BATCHES))
+        number, warnings = int(active.sum()), []
+        if number < FEWEST_ACTIVE * len(active):
+            warnings.append(
+                f"the code has collapsed: {number} of {len(active)} latent units say anything of an image; lower "
+                "model.beta, raise model.free_bits, or shorten model.latent_size"
+            )
+        return Health({"active_units": float(number)}, tuple(warnings))
 
     @torch.no_grad()
     def active_units(self, batches: Iterable[Tensor]) -> Tensor:

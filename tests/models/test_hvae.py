@@ -134,7 +134,7 @@ def test_the_embedding_is_the_mean_of_the_first_level() -> None:
 
 
 def test_each_level_warms_up_on_its_own() -> None:
-    detector = stirred(beta=2.0, beta_warmup=(1.0, 0.5, 0.1))
+    detector = stirred(beta=2.0, beta_warmup=(1.0, 0.5, 0.1), free_bits=0.0)
     images, mask = images_of(*healthy_scan(0), detector.view)
     with torch.no_grad():
         losses = detector.loss(images, mask, Moment(24, 100, torch.Generator().manual_seed(0)))
@@ -149,6 +149,19 @@ def test_free_bits_leave_a_small_kl_of_a_level_alone() -> None:
     losses = detector.loss(images, mask, Moment(0, 100, torch.Generator().manual_seed(0)))
     assert losses["kl"] == 0
     torch.testing.assert_close(losses["loss"] + losses["likelihood"], 3 * 7.0 * len(images) / mask.sum())
+
+
+def test_a_level_that_says_nothing_is_a_warning_with_its_remedy() -> None:
+    images, mask = images_of(*healthy_scan(0), new().view)
+    batches = [(images, mask, torch.full((len(images), 2), torch.nan))]
+    collapsed, well = new().health(iter(batches)), stirred().health(iter(batches))
+    assert collapsed.numbers == {"nats_1": 0.0, "nats_2": 0.0, "nats_3": 0.0}
+    assert [warning[:7] for warning in collapsed.warnings] == ["level 1", "level 2", "level 3"]
+    assert "model.free_bits" in collapsed.warnings[0]
+    with torch.inference_mode():
+        total = float(stirred().evidence(images, mask).terms["kl"].mean())
+    assert sum(well.numbers.values()) == pytest.approx(total, rel=1e-4)
+    assert well.warnings == ()
 
 
 @pytest.mark.parametrize("view", [{"kind": "patch", "size": (8, 8, 8)}, {"kind": "volume"}])

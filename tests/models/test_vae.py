@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -187,7 +190,7 @@ def test_restoring_a_scan_lowers_its_surprise_step_by_step() -> None:
     images[:, :, 4:8, 6:10] -= 0.5
     surprises = []
     for steps in range(8):
-        detector = Linear(noise_sd=0.2, restoration_steps=steps, restoration_rate=0.02)
+        detector = Linear(noise_sd=0.2, restoration_steps=steps, restoration_rate=0.01)
         surprises.append(detector.surprise(detector.restored(images, mask), images, mask))
     steps_down = torch.stack(surprises).diff(dim=0)
     assert (steps_down < 0).all()
@@ -211,14 +214,14 @@ def test_total_variation_keeps_a_restoration_near_the_scan(trained: VariationalA
     images, mask = images_of(planted_scan(200).voxels, planted_scan(200).mask, trained.view)
     moved = []
     for weight in (0.0, 2.0, 20.0):
-        detector = new(latent_size=8, restoration_steps=10, restoration_rate=0.02, restoration_tv=weight)
+        detector = new(latent_size=8, restoration_steps=20, restoration_rate=0.02, restoration_tv=weight)
         detector.load_state_dict(trained.state_dict())
         moved.append(float((detector.restored(images, mask) - images).abs().sum()))
     assert moved[0] > moved[1] > moved[2]
 
 
 def test_restoration_steps_that_overshoot_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"restoration_rate 0\.1 overshoots.*lower it to 0\.03 or less"):
+    with pytest.raises(ConfigError, match=r"restoration_rate 0\.05 overshoots.*lower it to 0\.03 or less"):
         new(restoration_steps=10, restoration_tv=20.0)
 
 
@@ -280,6 +283,33 @@ def test_a_unit_is_active_where_its_mean_varies_with_the_image() -> None:
     assert torch.equal(toy.active_units(batches), expected)
     toy.weights[:, 1] *= 1e-3
     assert toy.active_units(batches).tolist()[1] is False
+
+
+def batches() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    for seed in itertools.count():
+        images, mask = images_of(*healthy_scan(seed), VariationalSettings().view)
+        yield images, mask, torch.full((len(images), 2), torch.nan)
+
+
+def test_a_code_that_says_something_of_images_is_healthy(trained: VariationalAutoencoder) -> None:
+    health = trained.health(batches())
+    assert 1 <= health.numbers["active_units"] <= 8
+    assert health.warnings == ()
+
+
+def test_a_collapsed_code_is_a_warning_with_its_remedy() -> None:
+    toy = Linear()
+    toy.weights *= 1e-3
+    health = toy.health(batches())
+    assert health.numbers == {"active_units": 0.0}
+    assert health.warnings[0].startswith("the code has collapsed: 0 of 3 latent units")
+    assert "model.free_bits" in health.warnings[0]
+
+
+def test_active_units_are_in_the_report_of_a_training(tmp_path: Path) -> None:
+    training = TrainingSettings(steps=2, validate_every=2)
+    report = new().fit(healthy_cohort(3), [], FitRun(tmp_path, training, device="cpu"))
+    assert 0 <= report.validation["active_units"] <= 6
 
 
 def test_channels_that_groups_cannot_divide_are_refused() -> None:
