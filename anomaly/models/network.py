@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
@@ -18,7 +18,7 @@ from anomaly.core.files import sha256_of_json
 from anomaly.core.views import VolumeSource
 from anomaly.core.volume import Geometry
 from anomaly.models.base import Detector, Evidence, FitReport, FitRun, ModelSettings, PlantedScan
-from anomaly.training.protocols import Moment
+from anomaly.training.protocols import Health, Moment
 from anomaly.training.settings import TrainingSettings
 
 FEWEST_SCANS = 2
@@ -94,6 +94,16 @@ class NetworkDetector(Detector):
         """Return whether there is something to validate after a step: always, unless parts take turns."""
         del step, steps
         return True
+
+    def health(self, batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> Health:
+        """Return how the training goes beside its loss: nothing to say, unless there is a game; see ``Learner``."""
+        del batches
+        return Health()
+
+    @property
+    def betas(self) -> tuple[float, float]:
+        """Decay of the two moments of AdamW."""
+        return 0.9, 0.999
 
     def prepare(self, train: VolumeSource) -> None:
         """Learn what is not learnt by gradient descent. Nothing, unless a family says so."""

@@ -1,17 +1,18 @@
-"""What happens beside the training steps: averaged weights, validation, checkpoints, progress."""
+"""What happens beside the training steps: averaged weights, validation, health, checkpoints, progress."""
 
 from __future__ import annotations
 
 import copy
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from anomaly.core.files import atomic_path
@@ -20,6 +21,8 @@ from anomaly.training.validation import planted_precision
 
 BEST = "best.safetensors"
 LAST = "last.ckpt"
+
+_log = logging.getLogger(__name__)
 
 
 class AveragedWeights(Callback):
@@ -127,6 +130,26 @@ class PlantedValidation(Callback):
         """Continue from a checkpoint."""
         for key, value in state_dict.items():
             setattr(self, key, value)
+
+
+class HealthCheck(Callback):
+    """Logs how the training goes beside its loss, and warns where something is wrong."""
+
+    def __init__(
+        self, weights: AveragedWeights, batches: Callable[[], Iterator[tuple[Tensor, Tensor, Tensor]]]
+    ) -> None:
+        self.weights, self.batches = weights, batches
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ask the averaged weights."""
+        del pl_module
+        if not trainer.is_global_zero:
+            return
+        health = self.weights.learner.health(self.batches())
+        if health.numbers:
+            write_log(trainer, dict(health.numbers))
+        for warning in health.warnings:
+            _log.warning("step %d: %s", trainer.global_step, warning)
 
 
 class LastCheckpoint(Callback):

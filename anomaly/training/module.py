@@ -94,7 +94,11 @@ class LearnerModule(LightningModule):
         settings = self.settings
         parameters = self.learner.parameters()
         optimizer = torch.optim.AdamW(
-            parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+            parameters,
+            lr=settings.learning_rate,
+            betas=self.learner.betas,
+            weight_decay=settings.weight_decay,
+            fused=True,
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_share(step, settings))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

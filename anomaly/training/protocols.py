@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -35,6 +35,22 @@ class Moment:
     steps: int
     rng: torch.Generator
     covariates: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Health:
+    """How a training goes beside its loss and its validation, e.g. whether a generator repeats itself.
+
+    Parameters
+    ----------
+    numbers
+        For the log.
+    warnings
+        What is wrong, each a sentence with its remedy, for the log and the model card.
+    """
+
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 class EvidenceLike(Protocol):
@@ -84,6 +100,19 @@ class Learner(Protocol):
 
     def can_score(self, step: int, steps: int) -> bool:
         """Return whether the learner can be validated after a step; before, no weights are kept as the best."""
+        ...
+
+    def health(self, batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> Health:
+        """Return how the training goes; asked at every validation, and at last of the weights that are kept.
+
+        ``batches`` never ends, is the same each time, and is made as it is taken: images ``(B, C, *S)`` as the
+        loss gets them, masks ``(B, 1, *S)`` and covariates ``(B, 2)``.
+        """
+        ...
+
+    @property
+    def betas(self) -> tuple[float, float]:
+        """Decay of the two moments of AdamW."""
         ...
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import signal
 import threading
@@ -20,17 +21,26 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from anomaly.core.errors import TrainingError
 from anomaly.core.views import VolumeSource
-from anomaly.training.callbacks import BEST, LAST, AveragedWeights, LastCheckpoint, PlantedValidation, Progress
+from anomaly.training.callbacks import (
+    BEST,
+    LAST,
+    AveragedWeights,
+    HealthCheck,
+    LastCheckpoint,
+    PlantedValidation,
+    Progress,
+)
 from anomaly.training.module import LearnerModule
 from anomaly.training.processes import Report, run_together
-from anomaly.training.protocols import LabelledScan, Learner, Outcome, Run
+from anomaly.training.protocols import Health, LabelledScan, Learner, Outcome, Run
 from anomaly.training.settings import TrainingSettings
-from anomaly.training.stream import ImageStream, StepLoader
+from anomaly.training.stream import Batch, ImageStream, StepLoader
 
+FAR = 2**31  # number of a batch that no training comes to
 _ACCELERATORS = {"auto": "auto", "cpu": "cpu", "cuda": "gpu"}
 _SILENCED = (
     r".*does not have many workers.*",  # batches are cut from memory maps by threads of our own
@@ -85,7 +95,8 @@ def train(
     else:
         run_together(work, run.devices, run.progress)
     _keep_best(learner, run.folder)
-    return _outcome(run.folder, bool(validation))
+    health = learner.health(fresh_batches(LearnerModule(learner, settings, fingerprint), source))
+    return _outcome(run.folder, bool(validation), health)
 
 
 def _fit(
@@ -101,8 +112,9 @@ def _fit(
     module = LearnerModule(learner, settings, fingerprint).train().requires_grad_()
     weights = AveragedWeights(settings.ema_decay)
     chosen = PlantedValidation(weights, validation, run.folder, settings.patience)
+    health = HealthCheck(weights, partial(fresh_batches, module, source))
     with quiet():
-        trainer = _trainer(settings, run, [weights, chosen, LastCheckpoint(run.folder),
+        trainer = _trainer(settings, run, [weights, chosen, health, LastCheckpoint(run.folder),
                                            Progress(settings.steps, progress)])  # fmt: skip
         stream = ImageStream(source, learner.view, settings.batch_size, settings.seed, trainer.global_rank)
         length = settings.validate_every * settings.accumulate
@@ -200,12 +212,21 @@ def _keep_best(learner: Learner, folder: Path) -> None:
     learner.requires_grad_().eval()  # parts may have taken turns
 
 
-def _outcome(folder: Path, validated: bool) -> Outcome:
+def fresh_batches(module: LearnerModule, source: VolumeSource) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield images, masks and covariates of batches that no training comes to, the same each time."""
+    stream = ImageStream(source, module.learner.view, module.settings.batch_size, module.settings.seed)
+    for number in itertools.count(FAR):
+        images, mask, covariates = (tensor.to(module.device) for tensor in stream.batch(number)[1:])
+        ready = module.ready(Batch(number, images, mask, covariates))
+        yield ready.images, ready.mask, ready.covariates
+
+
+def _outcome(folder: Path, validated: bool, health: Health) -> Outcome:
     """Return what the last checkpoint says, whichever process wrote it."""
     saved = torch.load(folder / LAST, map_location="cpu", weights_only=True, mmap=True)
     chosen, steps = saved["callbacks"][PlantedValidation.__name__], int(saved["global_step"])
-    numbers = {"best_step": float(chosen["best_step"])}
-    notes = []
+    numbers = {"best_step": float(chosen["best_step"]), **health.numbers}
+    notes = list(health.warnings)
     if validated:
         numbers["planted_ap"] = chosen["best"]
     else:

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import logging
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,9 +17,10 @@ from anomaly.models.ae import Autoencoder, AutoencoderSettings
 from anomaly.models.base import FitReport, FitRun
 from anomaly.models.dae import DenoisingAutoencoder, DenoisingSettings
 from anomaly.training.module import LearnerModule, learning_rate_share
-from anomaly.training.protocols import Moment
+from anomaly.training.protocols import Health, Moment
 from anomaly.training.settings import TrainingSettings
 from anomaly.training.stream import ImageStream
+from anomaly.training.trainer import fresh_batches
 from tests.models.factories import GRID, MemoryCohort, healthy_cohort, healthy_scan, planted_scan
 
 TRAINING = TrainingSettings(steps=12, batch_size=2, warmup=2, validate_every=4, num_workers=1)
@@ -292,3 +295,42 @@ def test_networks_start_from_the_seed_wherever_they_are_made() -> None:
     first = new()
     torch.manual_seed(2)
     assert same_state(first, new())
+
+
+class Coughs(Autoencoder):
+    """It says that it is not well, and looks at the batches it is given."""
+
+    def health(self, batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> Health:
+        images, mask, covariates = next(batches)
+        assert not self.training
+        assert images.shape == mask.shape == (2, 1, 16, 20)
+        assert covariates.shape == (2, 2)
+        return Health({"first_voxels": float(images.sum())}, ("it coughs; give it a rest",))
+
+
+def test_what_a_learner_says_of_its_health_is_logged_at_every_validation_and_reported_at_last(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        report = fit(new(Coughs), tmp_path)
+    assert caplog.messages == [f"step {step}: it coughs; give it a rest" for step in (4, 8, 12)]
+    assert "it coughs; give it a rest" in report.notes
+    logged = pd.read_csv(next(tmp_path.rglob("metrics.csv")))["first_voxels"].dropna().tolist()
+    assert logged == pytest.approx([report.validation["first_voxels"]] * 3)  # the same batches each time
+
+
+def test_batches_that_health_looks_at_are_never_trained_on(tmp_path: Path) -> None:
+    module = LearnerModule(new(), TRAINING, "test")
+    cohort = healthy_cohort(4)
+    first = next(fresh_batches(module, cohort))[0]
+    seen = [module.ready(ImageStream(cohort, module.learner.view, 2, seed=0).batch(n)).images for n in range(12)]
+    assert not any(torch.equal(first, images) for images in seen)
+
+
+def test_a_learner_chooses_the_decay_of_the_moments_of_its_optimiser() -> None:
+    class Forgets(Autoencoder):
+        betas = (0.0, 0.9)
+
+    for learner, betas in ((new(), (0.9, 0.999)), (new(Forgets), (0.0, 0.9))):
+        optimizer = LearnerModule(learner, TRAINING, "test").configure_optimizers()["optimizer"]
+        assert optimizer.param_groups[0]["betas"] == betas
