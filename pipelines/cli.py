@@ -64,7 +64,7 @@ def train(
     config: Annotated[str, typer.Option(help="A shipped config (anomaly info) or a YAML file.")] = "dae",
     seed: Annotated[int | None, typer.Option(help="Instead of the config's seed.")] = None,
     device: Device = "auto",
-    devices: Annotated[int, typer.Option(min=1, help="Number of devices.")] = 1,
+    devices: Annotated[int, typer.Option(min=1, help="Devices that train together, each on its own batches.")] = 1,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:

@@ -52,6 +52,8 @@ def train(
     output
         The bundle folder. Logs go to ``output/training``; so do checkpoints, which an interrupted call continues
         from and which are removed once the model is whole.
+    devices
+        Devices that train together; each adds a batch of its own to every step.
 
     Returns
     -------
@@ -65,16 +67,15 @@ def train(
     training, validation = hold_out(records, experiment.validation_fraction)
     volumes, held_out = CohortVolumes(cohort, training), CohortVolumes(cohort, validation)
     settings = experiment.training or TrainingSettings()
-    chosen_seed = settings.seed if seed is None else seed
     detector = create(experiment.model_settings(), volumes.grid)
     run = FitRun(
-        folder=output / "training", training=settings, seed=chosen_seed, device=device, devices=devices,
-        progress=progress,
+        folder=output / "training", training=settings, seed=settings.seed if seed is None else seed, device=device,
+        devices=devices, progress=progress,
     )  # fmt: skip
     report = detector.fit(volumes, _planted(held_out), run)
     progress(0, len(volumes), "learning the healthy reference")
     scorer = Scorer(detector, experiment.scoring).learn_reference(volumes, held_out)
-    facts = _display(scorer) | _facts(experiment, training, validation, report, chosen_seed, device)
+    facts = _display(scorer) | _facts(experiment, training, validation, report, run)
     seen = [(record.subject, record.content_hash) for record in records]
     model_id = save_bundle(output, experiment, scorer, seen, facts)
     write_text(output / "MODEL_CARD.md", model_card(experiment, model_id, facts))
@@ -114,8 +115,7 @@ def _facts(
     training: Sequence[ScanRecord],
     validation: Sequence[ScanRecord],
     report: FitReport,
-    seed: int,
-    device: str,
+    run: FitRun,
 ) -> dict[str, Any]:
     return {
         "name": experiment.name,
@@ -135,8 +135,9 @@ def _facts(
         "training": {
             "steps": report.steps,
             "seconds": report.seconds,
-            "seed": seed,
-            "device": device,
+            "seed": run.seed,
+            "device": run.device,
+            "devices": run.devices,
             "n_parameters": report.n_parameters,
             "validation": dict(report.validation),
             "notes": list(report.notes),

@@ -39,8 +39,8 @@ def model_card(config: ExperimentConfig, model_id: str, facts: Mapping[str, Any]
         "",
         "## Training",
         "",
-        f"{training['steps']} steps in {training['seconds']:.0f} s on {training['device']}, "
-        f"seed {training['seed']}.",
+        f"{training['steps']} steps in {training['seconds']:.0f} s on {training['device']}"
+        f"{_together(training.get('devices', 1))}, seed {training['seed']}.",
         *(f"- {name}: {value:.4g}" for name, value in training["validation"].items()),
         *(f"- {note}" for note in training["notes"]),
         "",
@@ -61,6 +61,10 @@ def model_card(config: ExperimentConfig, model_id: str, facts: Mapping[str, Any]
         "",
     ]
     return "\n".join(lines)
+
+
+def _together(devices: int) -> str:
+    return f" ({devices} devices together)" if devices > 1 else ""
 
 
 def _ages(data: Mapping[str, Any]) -> str:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.connection import wait
 from multiprocessing.synchronize import Event
 from typing import Any, TypeVar
 
 import SimpleITK as sitk  # noqa: N813 - its own documentation's name
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from anomaly.core.processes import follow_parent
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -119,21 +117,12 @@ def _pool(work: Callable[[Any], Any], jobs: int, stop: Event) -> ProcessPoolExec
 def _start(work: Callable[[Any], Any], stop: Event) -> None:
     global _work, _stop
     _work, _stop = work, stop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
+    follow_parent()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     threadpool_limits(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _call(task: Any) -> Any:
     if _work is None or _stop is None:
         raise RuntimeError("the worker was not started")
     return None if _stop.is_set() else _work(task)
-
-
-def _end_with_parent() -> None:
-    """Leave when the parent is gone, even if it was killed and could not say so."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)

@@ -8,9 +8,8 @@ healthy scans only; ``evidence`` answers for new images. Everything a detector h
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -20,6 +19,7 @@ from anomaly.core.config import Settings
 from anomaly.core.covariates import UNKNOWN
 from anomaly.core.views import View, VolumeSource
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
+from anomaly.training.protocols import Run
 from anomaly.training.settings import TrainingSettings
 
 
@@ -65,34 +65,19 @@ class PlantedScan:
 
 
 @dataclass(frozen=True)
-class FitRun:
+class FitRun(Run):
     """Where and how a fit runs; everything that is not part of the model.
 
     Parameters
     ----------
-    folder
-        Working folder for checkpoints and logs.
     training
         How networks are trained; closed-form families do not read it.
     seed
         Seed of every random choice; ``None`` for the one in ``training``.
-    device
-        ``"auto"``, ``"cpu"`` or ``"cuda"``.
-    devices
-        Number of devices.
-    resume
-        Continue from the last checkpoint in ``folder`` where there is one.
-    progress
-        Called with ``(done, total, message)``; ``None`` for silence.
     """
 
-    folder: Path
     training: TrainingSettings = field(default_factory=TrainingSettings)
     seed: int | None = None
-    device: str = "auto"
-    devices: int = 1
-    resume: bool = True
-    progress: Callable[[int, int, str], None] | None = None
 
 
 @dataclass(frozen=True)

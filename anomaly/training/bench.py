@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from anomaly.core.views import VolumeSource
+from anomaly.training.protocols import Run
 from anomaly.training.settings import TrainingSettings
 from anomaly.training.stream import ImageStream
 from anomaly.training.trainer import in_bfloat16, train
@@ -42,15 +43,6 @@ class StepCost:
     def ratio(self) -> float:
         """Full cost over bare cost: the median over the turns."""
         return statistics.median(full / bare for full, bare in zip(self.full, self.bare, strict=True))
-
-
-@dataclass(frozen=True)
-class _Run:
-    folder: Path
-    device: str
-    progress: Callable[[int, int, str], None] | None = None
-    devices: int = 1
-    resume: bool = False
 
 
 class _Clocked:
@@ -107,7 +99,7 @@ def _full_step_seconds(
     clock = _Clocked(learner.loss)
     learner.loss = clock
     try:
-        train(learner, source, [], timed, _Run(folder, device), "bench")
+        train(learner, source, [], timed, Run(folder, device=device, resume=False), "bench")
     finally:
         del learner.loss
         shutil.rmtree(folder, ignore_errors=True)  # checkpoints of every turn would fill a disk

@@ -102,7 +102,7 @@ class PlantedValidation(Callback):
         """Validate, keep the weights if they are the best, stop if patience is at its end."""
         if not pl_module.learner.can_score(trainer.global_step, trainer.max_steps):
             return
-        score = planted_precision(self.weights.learner, self.scans, pl_module.device) if self.scans else None
+        score = self._score(trainer, pl_module.device)
         if score is None or score > self.best:
             self.best, self.best_step, self.worse = -1.0 if score is None else score, trainer.global_step, 0
             if trainer.is_global_zero:
@@ -113,6 +113,14 @@ class PlantedValidation(Callback):
         trainer.should_stop = trainer.should_stop or self.stopped
         if score is not None:
             write_log(trainer, {"planted_ap": score})
+
+    def _score(self, trainer: Trainer, device: torch.device) -> float | None:
+        """Return the score of the averaged weights, computed by one process, so that all stop at the same step."""
+        score = None
+        if self.scans and trainer.is_global_zero:
+            score = planted_precision(self.weights.learner, self.scans, device)
+        agreed: float | None = trainer.strategy.broadcast(score)
+        return agreed
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed training needs."""
@@ -175,7 +183,7 @@ class Progress(Callback):
     ) -> None:
         """Log every few steps, and report at most twice a second."""
         del outputs, batch
-        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches or not trainer.is_global_zero:
             return
         done, now = trainer.global_step, time.monotonic()
         if done % self.LOG_EVERY == 0:

@@ -108,6 +108,7 @@ class LearnerModule(LightningModule):
         checkpoint["anomaly"] = {
             "batches_done": self.batches_done,
             "fingerprint": self.fingerprint,
+            "devices": self.trainer.world_size,
             "seconds": self.seconds,
         }
 
@@ -118,6 +119,12 @@ class LearnerModule(LightningModule):
             raise TrainingError(
                 "the working folder holds a checkpoint of a training with other settings or another number of "
                 "scans, which this one cannot continue; give another folder, or start anew without resuming"
+            )
+        if saved.get("devices", 1) != self.trainer.world_size:
+            raise TrainingError(
+                f"the working folder holds a checkpoint of a training on {saved['devices']} device(s), which "
+                f"{self.trainer.world_size} cannot continue: each adds batches of its own to every step. Give "
+                f"--devices {saved['devices']}, or another folder"
             )
         self.batches_done = int(saved["batches_done"])
         self._seconds_before = float(saved["seconds"])

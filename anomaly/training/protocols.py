@@ -140,33 +140,29 @@ class LabelledScan(Protocol):
         ...
 
 
-class Run(Protocol):
-    """Where and how a training runs."""
+@dataclass(frozen=True)
+class Run:
+    """Where and how a training runs.
 
-    @property
-    def folder(self) -> Path:
-        """Working folder for checkpoints and logs."""
-        ...
+    Parameters
+    ----------
+    folder
+        Working folder for checkpoints and logs.
+    device
+        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+    devices
+        Number of devices that train together, each with batches of its own.
+    resume
+        Continue from the last checkpoint in ``folder`` where there is one.
+    progress
+        Called with ``(done, total, message)``; ``None`` for silence.
+    """
 
-    @property
-    def device(self) -> str:
-        """``"auto"``, ``"cpu"`` or ``"cuda"``."""
-        ...
-
-    @property
-    def devices(self) -> int:
-        """Number of devices."""
-        ...
-
-    @property
-    def resume(self) -> bool:
-        """Whether to continue from the last checkpoint in the folder."""
-        ...
-
-    @property
-    def progress(self) -> Callable[[int, int, str], None] | None:
-        """Called with ``(done, total, message)``."""
-        ...
+    folder: Path
+    device: str = field(default="auto", kw_only=True)
+    devices: int = field(default=1, kw_only=True)
+    resume: bool = field(default=True, kw_only=True)
+    progress: Callable[[int, int, str], None] | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)

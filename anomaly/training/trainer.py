@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import itertools
 import logging
+import signal
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,9 +18,12 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.strategies import DDPStrategy
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from anomaly.core.errors import TrainingError
 from anomaly.core.views import VolumeSource
 from anomaly.training.callbacks import (
     BEST,
@@ -28,6 +35,7 @@ from anomaly.training.callbacks import (
     Progress,
 )
 from anomaly.training.module import LearnerModule
+from anomaly.training.processes import Report, run_together
 from anomaly.training.protocols import Health, LabelledScan, Learner, Outcome, Run
 from anomaly.training.settings import TrainingSettings
 from anomaly.training.stream import Batch, ImageStream, StepLoader
@@ -41,6 +49,7 @@ _SILENCED = (
     r".*LeafSpec.* is deprecated.*",  # of torch, used inside lightning
     r".*GPU available but not used.*",  # the caller chose the device
 )
+LONGEST_WAIT = timedelta(hours=6)  # of the other processes, while the first validates
 
 
 def train(
@@ -74,14 +83,39 @@ def train(
     TrainingError
         If a loss or gradient is not finite, or the folder holds another training.
     """
+    _hardware(run)  # before other processes start
     run.folder.mkdir(parents=True, exist_ok=True)
-    module = LearnerModule(learner, settings, fingerprint).train()
+    if not run.resume:
+        for name in (LAST, BEST):
+            (run.folder / name).unlink(missing_ok=True)
+    silent = replace(run, progress=None)  # what tells of progress cannot go to another process
+    work = partial(_fit, learner, source, tuple(validation), settings, silent, fingerprint)
+    if run.devices == 1:
+        work(run.progress)
+    else:
+        run_together(work, run.devices, run.progress)
+    _keep_best(learner, run.folder)
+    health = learner.health(fresh_batches(LearnerModule(learner, settings, fingerprint), source))
+    return _outcome(run.folder, bool(validation), health)
+
+
+def _fit(
+    learner: Learner,
+    source: VolumeSource,
+    validation: Sequence[LabelledScan],
+    settings: TrainingSettings,
+    run: Run,
+    fingerprint: str,
+    progress: Report | None,
+) -> None:
+    """Train, in the only process or in one of several; what was learnt is in the folder afterwards."""
+    module = LearnerModule(learner, settings, fingerprint).train().requires_grad_()
     weights = AveragedWeights(settings.ema_decay)
     chosen = PlantedValidation(weights, validation, run.folder, settings.patience)
     health = HealthCheck(weights, partial(fresh_batches, module, source))
     with quiet():
         trainer = _trainer(settings, run, [weights, chosen, health, LastCheckpoint(run.folder),
-                                           Progress(settings.steps, run.progress)])  # fmt: skip
+                                           Progress(settings.steps, progress)])  # fmt: skip
         stream = ImageStream(source, learner.view, settings.batch_size, settings.seed, trainer.global_rank)
         length = settings.validate_every * settings.accumulate
         loader: StepLoader[Any] = StepLoader(
@@ -90,16 +124,16 @@ def train(
             length=length,
             threads=settings.num_workers,
         )
-        trainer.fit(module, loader, ckpt_path=_checkpoint(run), weights_only=True)
-    _keep_best(learner, run.folder)
-    return _outcome(trainer, chosen, module.seconds, learner.health(fresh_batches(module, source)))
+        with _interruptible():
+            trainer.fit(module, loader, ckpt_path=_checkpoint(run), weights_only=True)
 
 
 def _trainer(settings: TrainingSettings, run: Run, callbacks: list[Any]) -> Trainer:
+    accelerator, devices = _hardware(run)
     return Trainer(
-        accelerator=_ACCELERATORS[run.device],
-        devices=run.devices,
-        strategy="auto",
+        accelerator=accelerator,
+        devices=devices,
+        **({} if run.devices == 1 else _together()),
         precision="bf16-mixed" if in_bfloat16(settings.precision, _on_gpu(run)) else "32-true",
         max_steps=settings.steps,
         accumulate_grad_batches=settings.accumulate,
@@ -115,8 +149,40 @@ def _trainer(settings: TrainingSettings, run: Run, callbacks: list[Any]) -> Trai
     )
 
 
+def _together() -> dict[str, Any]:
+    """Return how one of several processes finds the others, whatever cluster it runs on."""
+    # Parts of a model may take turns: what does not learn in a step has no gradient to wait for.
+    strategy = DDPStrategy(find_unused_parameters=True, timeout=LONGEST_WAIT)
+    return {"strategy": strategy, "plugins": [LightningEnvironment()]}
+
+
+def _hardware(run: Run) -> tuple[str, int | list[int]]:
+    """Return what lightning calls accelerator and devices.
+
+    Raises
+    ------
+    TrainingError
+        If there is no such device, or there are too few.
+    """
+    kind, _, number = run.device.partition(":")
+    if kind not in _ACCELERATORS or (number and not (kind == "cuda" and number.isdecimal())):
+        raise TrainingError(f"unknown device {run.device!r}; expected auto, cpu, cuda or cuda:N")
+    if not _on_gpu(run):
+        if kind == "cuda":
+            raise TrainingError(f"found no CUDA device for {run.device!r}; give --device cpu, or check the driver")
+        return _ACCELERATORS[kind], run.devices
+    found = torch.cuda.device_count()
+    chosen = [int(number)] if number else list(range(run.devices))
+    if len(chosen) != run.devices or max(chosen) >= found:
+        raise TrainingError(
+            f"found {found} CUDA device(s); expected {run.devices} from {run.device!r}: give --device cuda with "
+            "--devices up to that number, or cuda:N of one of them, counted from 0"
+        )
+    return "gpu", chosen
+
+
 def _on_gpu(run: Run) -> bool:
-    return run.device == "cuda" or (run.device == "auto" and torch.cuda.is_available())
+    return run.device != "cpu" and torch.cuda.is_available()
 
 
 def in_bfloat16(precision: str, on_gpu: bool) -> bool:
@@ -155,16 +221,35 @@ def fresh_batches(module: LearnerModule, source: VolumeSource) -> Iterator[tuple
         yield ready.images, ready.mask, ready.covariates
 
 
-def _outcome(trainer: Trainer, chosen: PlantedValidation, seconds: float, health: Health) -> Outcome:
-    numbers = {"best_step": float(chosen.best_step), **health.numbers}
+def _outcome(folder: Path, validated: bool, health: Health) -> Outcome:
+    """Return what the last checkpoint says, whichever process wrote it."""
+    saved = torch.load(folder / LAST, map_location="cpu", weights_only=True, mmap=True)
+    chosen, steps = saved["callbacks"][PlantedValidation.__name__], int(saved["global_step"])
+    numbers = {"best_step": float(chosen["best_step"]), **health.numbers}
     notes = list(health.warnings)
-    if chosen.scans:
-        numbers["planted_ap"] = chosen.best
+    if validated:
+        numbers["planted_ap"] = chosen["best"]
     else:
         notes.append("no validation scans: the last weights were kept, not the best")
-    if chosen.stopped:
-        notes.append(f"stopped early at step {trainer.global_step}: validation no longer improved")
-    return Outcome(trainer.global_step, seconds, numbers, tuple(notes))
+    if chosen["stopped"]:
+        notes.append(f"stopped early at step {steps}: validation no longer improved")
+    return Outcome(steps, float(saved["anomaly"]["seconds"]), numbers, tuple(notes))
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Raise KeyboardInterrupt on Ctrl-C, where lightning ends the program, and keep answering to it afterwards."""
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from end
+        raise
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,24 @@ def test_without_resume_a_training_starts_anew(uninterrupted: Autoencoder, tmp_p
     fit(again, tmp_path, resume=False, progress=lambda done, total, message: told.append(done))
     assert told
     assert same_state(again, uninterrupted)
+
+
+def test_without_resume_nothing_of_an_earlier_training_is_left(tmp_path: Path) -> None:
+    fit(new(), tmp_path)
+    with pytest.raises(KilledError):
+        fit(new(), tmp_path, resume=False, progress=killed_after(1))
+    assert not (tmp_path / "last.ckpt").exists()
+    assert not (tmp_path / "best.safetensors").exists()
+
+
+def test_an_interrupt_is_passed_on_and_the_next_one_is_heard(tmp_path: Path) -> None:
+    def interrupt(done: int, total: int, message: str) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        fit(new(), tmp_path, progress=interrupt)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_checkpoint_of_other_settings_is_not_continued(tmp_path: Path) -> None:
