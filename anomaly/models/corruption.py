@@ -1,18 +1,22 @@
 """Synthetic changes that a denoiser learns to undo. A building block, not a family.
 
-Two kinds, both procedural (no lesion shape of any data set is used):
+Three kinds, all procedural (no lesion shape of any data set is used):
 
-- coarse noise: smooth Gaussian noise of a random scale, over the whole image or part of it (Kascenas et al.
-  2022, "Denoising autoencoders for unsupervised anomaly detection in brain MRI");
+- noise of a random scale, over the whole image or part of it: coarse, smooth Gaussian noise (Kascenas et al. 2022,
+  "Denoising autoencoders for unsupervised anomaly detection in brain MRI"), or simplex noise in octaves (Wyatt et
+  al. 2022, "AnoDDPM");
 - local changes: soft blobs of random size and outline, inside which the image turns darker or brighter, moves
-  towards one intensity, or shows the same place of another scan (in the spirit of DISYRE, arXiv 2311.15453).
+  towards one intensity, or shows the same place of another scan (in the spirit of DISYRE, arXiv 2311.15453);
+- masking, where asked for: random cubes of a lattice lose all that is inside them (He et al. 2022, "Masked
+  autoencoders are scalable vision learners").
 
 A stack of neighbouring slices is treated as the thin slab it is, so that a blob runs through its slices.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -22,20 +26,26 @@ from torch import Tensor
 
 from anomaly.core.config import Settings
 from anomaly.core.views import Array
+from anomaly.models.masking import Lattice, without_cubes
 from anomaly.training.fields import chance, host_generator, nonzero, smooth_field, uniform, upsample
+from anomaly.training.simplex import simplex_field
 
 Spacing = tuple[float, float, float]
 
 NOWHERE = 30.0  # log-odds that are as good as certain
 ELSEWHERE_MM = 40.0
 HOST_STREAM = 1
+OCTAVES = 4  # of simplex noise, at most
 
 
 class CorruptionSettings(Settings):
     """How strongly images are corrupted. Lengths are millimetres, so they hold on every grid."""
 
-    noise_probability: float = Field(0.35, ge=0, le=1, description="chance that an image gets coarse noise")
-    noise: tuple[float, float] = Field((0.05, 0.25), description="range of the SD of coarse noise, intensity units")
+    noise_probability: float = Field(0.35, ge=0, le=1, description="chance that an image gets noise")
+    noise_kind: Literal["coarse", "simplex"] = Field(
+        "coarse", description="coarse: smooth, of one size; simplex: of that size and finer, as rough as anatomy"
+    )
+    noise: tuple[float, float] = Field((0.05, 0.25), description="range of the SD of noise, intensity units")
     noise_scales_mm: tuple[float, ...] = Field((6.0, 14.0, 40.0), min_length=1, description="sizes of its grain")
     blobs: int = Field(4, ge=0, description="largest number of local changes in an image")
     blob_radius_mm: tuple[float, float] = Field((4.0, 36.0), description="range of their radius, log-uniform")
@@ -43,6 +53,12 @@ class CorruptionSettings(Settings):
     dark: float = Field(0.67, ge=0, le=1, description="share of the shifts that darken")
     flat: float = Field(0.2, ge=0, le=1, description="share of the blobs that move towards one intensity")
     foreign: float = Field(0.15, ge=0, le=1, description="share of the blobs that show another scan's tissue")
+    masked: float = Field(
+        0.0, ge=0, le=1, description="chance that an image loses random cubes (squares of slices)"
+    )
+    mask_size_mm: float = Field(16.0, gt=0, description="edge of the cubes")
+    mask_share: float = Field(0.3, ge=0, le=1, description="share of the cubes that are lost")
+    mask_fill: Literal["mean", "zero"] = Field("mean", description="what fills a cube: its own mean, or 0")
 
 
 def corrupt(
@@ -68,7 +84,7 @@ def corrupt(
     corrupted
         ``(B, C, *S)``.
     changed
-        ``(B, 1, *S)``, 0 to 1: how far a voxel lies inside a local change.
+        ``(B, 1, *S)``, 0 to 1: how far a voxel lies inside a local change or a lost cube.
     """
     with torch.autocast(images.device.type, enabled=False):
         slab, host = as_slab(images), host_generator(rng, HOST_STREAM)
@@ -84,8 +100,14 @@ def corrupt(
             difference.addcmul_(share, (other - slab).mul_(nonzero(other)))
         corrupted = torch.addcmul(slab, blob, difference)
         if (noisy := host.random(len(slab)) < settings.noise_probability).any():
-            corrupted += upsample(_noise(canvas, noisy, settings, rng), shape)
+            corrupted += upsample(_noise(canvas, noisy, settings, rng, host), shape)
         corrupted.clamp_(canvas.lowest, canvas.highest).mul_(foreground)
+        if settings.masked and (masked := host.random(len(slab)) < settings.masked).any():
+            edges = [max(1, round(settings.mask_size_mm / size)) for size in spacing]
+            share = settings.mask_share * _per_image(masked, slab)
+            lattice = Lattice.drawn(shape, edges, host)
+            corrupted, lost = without_cubes(corrupted, foreground, lattice, share, settings.mask_fill, rng)
+            blob = torch.maximum(blob, lost)
         corrupted, changed = from_slab(corrupted, images), from_slab(blob, images)
     middle = changed.shape[1] // 2
     return corrupted, changed[:, middle : middle + 1]
@@ -129,7 +151,7 @@ def _canvas(
     shape = slab.shape[2:]
     # Half along every axis but the few slices of a slab.
     coarse = [n if mask.ndim == 4 and axis == 0 else max(2, n // 2) for axis, n in enumerate(shape)]
-    steps = [s * (n - 1) / max(1, few - 1) for s, n, few in zip(spacing, shape, coarse, strict=True)]
+    steps = [s * max(1, n - 1) / max(1, few - 1) for s, n, few in zip(spacing, shape, coarse, strict=True)]
     noises = [smooth_field(len(slab), coarse, [max(1.0, mm / s) for s in steps], rng)
               for mm in settings.noise_scales_mm]  # fmt: skip
     every = (1, 2, 3, 4)
@@ -164,15 +186,35 @@ def _per_image(values: Array, like: Tensor) -> Tensor:
     return torch.from_numpy(values).to(like.device).reshape(-1, 1, 1, 1, 1)
 
 
-def _noise(canvas: _Canvas, noisy: Array, settings: CorruptionSettings, rng: torch.Generator) -> Tensor:
+def _noise(
+    canvas: _Canvas, noisy: Array, settings: CorruptionSettings, rng: torch.Generator, host: np.random.Generator
+) -> Tensor:
     """Return noise of one scale per noisy image, over all of it or, in half of them, over a smooth part."""
     noises = canvas.noises
     like = noises[0]
     strength = uniform(like, *settings.noise, rng) * _per_image(noisy, like)
-    choice = uniform(like, 0, len(noises), rng).long()
-    grain = torch.stack([noise * (choice == n) for n, noise in enumerate(noises)]).sum(0)
+    if settings.noise_kind == "simplex":
+        grain = _simplex(canvas, noisy, settings, rng, host)
+    else:
+        choice = uniform(like, 0, len(noises), rng).long()
+        grain = torch.stack([noise * (choice == n) for n, noise in enumerate(noises)]).sum(0)
     everywhere = chance(like, 0.5, rng) * NOWHERE
     return strength * grain * torch.sigmoid(4 * _permuted(noises[-1], rng) + everywhere)
+
+
+def _simplex(
+    canvas: _Canvas, noisy: Array, settings: CorruptionSettings, rng: torch.Generator, host: np.random.Generator
+) -> Tensor:
+    """Return simplex noise of one scale per noisy image; no octave is finer than the coarse grid."""
+    field = torch.zeros_like(canvas.noises[0])
+    choice = host.integers(len(settings.noise_scales_mm), size=len(field))
+    for n, mm in enumerate(settings.noise_scales_mm):
+        chosen = np.flatnonzero(noisy & (choice == n)).tolist()
+        if chosen:
+            grain = [max(1.0, mm / s) for s in canvas.steps]
+            octaves = min(OCTAVES, 1 + int(math.log2(min(grain))))
+            field[chosen] = simplex_field(len(chosen), field.shape[2:], grain, rng, octaves)
+    return field
 
 
 def _permuted(field: Tensor, rng: torch.Generator) -> Tensor:

@@ -18,6 +18,8 @@ voxel was changed: log-odds of "too dark" and "too bright", trained by cross-ent
 
 Source: Kascenas, Pugeault & O'Neil 2022, "Denoising Autoencoders for Unsupervised Anomaly Detection in Brain
 MRI" (coarse noise); Naval Marimont et al. 2023, "DISYRE" (many kinds of synthetic change, predicted severity).
+As options of the corruption: Wyatt et al. 2022, "AnoDDPM" (simplex noise); He et al. 2022, "Masked autoencoders
+are scalable vision learners" (lost cubes).
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from anomaly.core.errors import ConfigError, TrainingError
 from anomaly.models import registry
 from anomaly.models.base import FitRun
 from anomaly.models.dae import DenoisingAutoencoder, depth_to_space, space_to_depth
+from anomaly.training.protocols import Moment
 from anomaly.training.settings import TrainingSettings
 from tests.models.factories import GRID, healthy_cohort, healthy_scan, images_of, planted_scan
 
@@ -74,6 +75,23 @@ def test_patches_are_learnt(tmp_path: Path) -> None:
     detector.fit(healthy_cohort(2), [], FitRun(tmp_path, training, device="cpu"))
     with torch.inference_mode():
         assert set(detector.evidence(*images_of(*healthy_scan(9), detector.view)).maps) == {"residual"}
+
+
+@pytest.mark.parametrize("kind", ["volume", "slice"])
+@pytest.mark.parametrize(
+    "option", [{"noise_kind": "simplex", "noise_probability": 1.0}, {"masked": 1.0, "mask_size_mm": 24.0}], ids=str
+)
+def test_simplex_noise_and_lost_cubes_are_learnt_from(kind: str, option: dict[str, Any]) -> None:
+    detector = new(view={"kind": kind}, atlas=False, corruption=option)
+    images, mask = images_of(*healthy_scan(0), detector.view)
+    rng = torch.Generator().manual_seed(0)
+    corrupted = detector.corrupt(images, mask, rng)
+    loss = detector.loss(images, mask, Moment(0, 1, rng), *corrupted)["loss"]
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert loss.isfinite()
+    weight = detector.get_parameter("network.final_conv.weight")
+    assert weight.grad is not None
+    assert weight.grad.abs().max() > 0
 
 
 @pytest.mark.parametrize(
