@@ -1,70 +1,73 @@
 """Several models, one cohort, one protocol, one table.
 
 The healthy scans are split by subject (train, calibration, test); synthetic lesions are planted in the *raw* test
-scans, which then go through everything a scan goes through; every model is trained, calibrated and run on the
-same scans; differences are paired over subjects. Real cases, where there are any, are a sanity check beside it.
+scans, which then go through everything a scan goes through; every model is trained, calibrated and run on the same
+scans; models may be merged, and an ensemble is one more model; differences are paired over subjects. Real cases,
+where there are any, are a sanity check beside it. What an earlier call has done is not done again.
 
 ::
 
     output/cohort/              the healthy scans, prepared once
     output/planted/raw/         test scans with a synthetic lesion, masks; output/planted/cohort/ prepared
     output/models/<name>/       bundles     output/runs/<name>/   runs     output/evaluation/<name>/<kind>/
-    output/results.md + .json   the tables
+    output/results.md + .json   the tables; <name> is <name>-seed<k> where a model is trained from several seeds
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pandas as pd
-from pydantic import Field
 
+from anomaly.bundle.store import load_bundle
 from anomaly.cohort.splits import split_by_subject
 from anomaly.cohort.table import read_records, write_manifest
-from anomaly.core.config import Settings, load_yaml
-from anomaly.core.files import read_json
+from anomaly.cohort.volumes import CohortVolumes
+from anomaly.core.config import load_yaml
+from anomaly.core.errors import BundleError
+from anomaly.core.files import read_json, sha256_of_file, write_json
 from anomaly.core.results import ScanStatus
-from pipelines.benchmark_planted import (
-    PlantedSettings,
-    healthy_test_scans,
-    label_row,
-    plant_test_scans,
-    write_labels,
-)
+from anomaly.scoring.passes import network_passes
+from pipelines.benchmark_planted import healthy_test_scans, label_row, plant_test_scans, write_labels
+from pipelines.benchmark_settings import BenchmarkSettings, EnsembleOf
 from pipelines.benchmark_table import Results, write_results
 from pipelines.calibrate import calibrate
 from pipelines.common import Progress, find_config, no_progress
+from pipelines.ensemble import ensemble
 from pipelines.evaluate import evaluate, read_per_scan
 from pipelines.ingest import ingest
+from pipelines.run_folder import choose_device
 from pipelines.score import ScoreRequest, score
 from pipelines.train import train
 
 SPLITS = ("train", "calibration", "test")
 
 
-class SplitSettings(Settings):
-    """How many subjects go where; the rest is left out. Subjects the manifest has split already stay there."""
+@dataclass(frozen=True)
+class _Bench:
+    """Where everything lies and how it is run; the same for each model."""
 
-    train: float = Field(default=0.655, gt=0, lt=1, description="share of the subjects")
-    calibration: float = Field(default=0.155, gt=0, lt=1)
-    test: float = Field(default=0.19, gt=0, lt=1)
-    seed: int = 0
+    settings: BenchmarkSettings
+    output: Path
+    sources: tuple[Path, ...]  # cohorts: healthy, planted, cases
+    jobs: int
+    device: str
+    progress: Progress
 
+    @property
+    def cohort(self) -> Path:
+        return self.sources[0]
 
-class BenchmarkSettings(Settings):
-    """A benchmark: data, split, models, lesions."""
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return (*self.settings.planted.kinds, *(("cases",) if self.settings.cases else ()))
 
-    name: str
-    healthy: Path = Field(description="healthy scans, relative to --data")
-    preprocessing: str = Field(description="the chain all models share")
-    models: tuple[str, ...] = Field(min_length=1, description="model configs; the first is the one to be compared")
-    baselines: tuple[str, ...] = Field(default=(), description="which of the models are baselines")
-    split: SplitSettings = SplitSettings()
-    planted: PlantedSettings = PlantedSettings()
-    cases: Path | None = Field(default=None, description="real cases with masks, relative to --data")
-    alphas: tuple[float, ...] = (0.05, 0.10)
+    def model(self, name: str) -> Path:
+        return self.output / "models" / name
 
 
 def benchmark(
@@ -84,6 +87,11 @@ def benchmark(
         A shipped name, or the path of a YAML file.
     data
         The folder that paths in the config are relative to; by default the config's own folder.
+
+    Raises
+    ------
+    BundleError
+        An ensemble that is there already is not the one that the config describes.
     """
     path = find_config(config, "benchmarks")
     settings = BenchmarkSettings.parse(load_yaml(path), where=str(path))
@@ -91,27 +99,14 @@ def benchmark(
     cohort = _healthy_cohort(settings, root, output, jobs, progress)
     planted = _planted_cohort(settings, root, output, cohort, jobs, progress)
     cases = _case_cohort(settings, root, output, cohort, jobs, progress)
-    results = Results(settings.name, settings.models, settings.baselines, _measured_on(cohort, settings))
-    for name in settings.models:
-        model = _model(name, settings, cohort, output, jobs, device, progress)
-        run = output / "runs" / name
-        sources = tuple(path for path in (cohort, planted, cases) if path is not None)
-        request = ScoreRequest(
-            model=model,
-            sources=sources,
-            output=run,
-            split="test",
-            alpha=min(settings.alphas),
-            jobs=jobs,
-            device=device,
-        )
-        score(request, progress)
-        results.add_model(name, read_json(model / "metadata.json"))
-        for kind in (*settings.planted.kinds, *(("cases",) if cases else ())):
-            labels = output / "planted" / f"labels-{kind}.tsv"
-            folder = output / "evaluation" / name / kind
-            found = evaluate(run, labels, output=folder)
-            results.add(name, kind, read_per_scan(folder), found["metrics"]["promises"])
+    bench = _Bench(settings, output, (cohort, planted, *([cases] if cases else ())), jobs, device, progress)
+    results = Results(settings.name, settings.entries, _measured_on(cohort, settings))
+    for name in _made(bench):
+        _calibrate(bench, name)
+        _score(bench, name)
+        results.add_model(name, read_json(bench.model(name) / "metadata.json"), _cost_of_scoring(bench, name))
+        for kind in bench.kinds:
+            results.add(name, kind, *_evaluated(bench, name, kind))
     return write_results(results, output)
 
 
@@ -158,30 +153,98 @@ def _case_cohort(
     return prepared
 
 
-def _model(
-    name: str,
-    settings: BenchmarkSettings,
-    cohort: Path,
-    output: Path,
-    jobs: int,
-    device: str,
-    progress: Progress,
-) -> Path:
-    """Train and calibrate a model, unless an earlier call has."""
-    model = output / "models" / Path(name).stem
-    if not (model / "metadata.json").is_file():
-        train(name, cohort, model, device=device, progress=progress)
-    if not list((model / "calibrations").glob("*.json")):
-        calibrate(
-            model,
-            cohort,
-            settings.alphas,
-            f"benchmark {settings.name}",
-            jobs=jobs,
-            device=device,
-            progress=progress,
+def _made(bench: _Bench) -> Iterator[str]:
+    """Train each model, and merge each ensemble, unless an earlier call has, and yield their names."""
+    for config, seed, name in bench.settings.trainings:
+        if not (bench.model(name) / "metadata.json").is_file():
+            train(config, bench.cohort, bench.model(name), seed=seed, device=bench.device, progress=bench.progress)
+        yield name
+    for name, of in bench.settings.ensembles.items():
+        if (bench.model(name) / "metadata.json").is_file():
+            _refuse_another_ensemble(bench, name, of)
+        else:
+            ensemble([bench.model(member) for member in of.members], bench.model(name), of.merge)
+        yield name
+
+
+def _refuse_another_ensemble(bench: _Bench, name: str, of: EnsembleOf) -> None:
+    folder = bench.model(name)
+    members = [(member, read_json(bench.model(member) / "metadata.json")["model_id"]) for member in of.members]
+    merged = read_json(folder / "metadata.json").get("members", {})
+    merge = load_yaml(folder / "config.yaml").get("merge")
+    if merge != of.merge.model_dump(mode="json") or list(merged.items()) != members:
+        raise BundleError(
+            f"{folder} was merged from other models, or otherwise, than ensembles.{name} says; give that ensemble "
+            f"another name, or remove {folder} and {bench.output / 'runs' / name}"
         )
-    return model
+
+
+def _calibrate(bench: _Bench, name: str) -> None:
+    model, settings = bench.model(name), bench.settings
+    if list((model / "calibrations").glob("*.json")):
+        return
+    calibrate(
+        model,
+        bench.cohort,
+        settings.alphas,
+        f"benchmark {settings.name}",
+        jobs=bench.jobs,
+        device=bench.device,
+        progress=bench.progress,
+    )
+
+
+def _score(bench: _Bench, name: str) -> None:
+    request = ScoreRequest(
+        model=bench.model(name),
+        sources=bench.sources,
+        output=bench.output / "runs" / name,
+        split="test",
+        alpha=min(bench.settings.alphas),
+        jobs=bench.jobs,
+        device=bench.device,
+    )
+    score(request, bench.progress)
+
+
+def _evaluated(bench: _Bench, name: str, kind: str) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+    """Return the per-scan table and the promises of a run, measured unless an earlier call measured this run."""
+    run, labels = bench.output / "runs" / name, bench.output / "planted" / f"labels-{kind}.tsv"
+    folder = bench.output / "evaluation" / name / kind
+    measured = {path.name: sha256_of_file(path) for path in (run / "scores.parquet", labels)}
+    note = folder / "measured.json"
+    if not note.is_file() or read_json(note) != measured:
+        evaluate(run, labels, output=folder)
+        write_json(note, measured)
+    return read_per_scan(folder), read_json(folder / "metrics.json")["promises"]
+
+
+def _cost_of_scoring(bench: _Bench, name: str) -> dict[str, float | None]:
+    """Return seconds per scan in the networks (median of the run, where it noted them) and passes per image."""
+    found = [read_json(path)["provenance"] for path in (bench.output / "runs" / name).glob("*/score.json")]
+    seconds = [provenance["look_seconds"] for provenance in found if "look_seconds" in provenance]
+    return {
+        "seconds_per_scan": median(seconds) if seconds else None,
+        "passes_per_image": sum(_passes(bench, member) for member in _members(bench, name)),
+    }
+
+
+def _members(bench: _Bench, name: str) -> tuple[str, ...]:
+    of = bench.settings.ensembles.get(name)
+    return (name,) if of is None else of.members
+
+
+def _passes(bench: _Bench, name: str) -> float:
+    """Return the network passes per image of a trained model, counted once on a test scan."""
+    model_id = read_json(bench.model(name) / "metadata.json")["model_id"]
+    note = bench.output / "evaluation" / name / "passes.json"
+    if not note.is_file() or read_json(note)["model_id"] != model_id:
+        scans = CohortVolumes(bench.cohort, healthy_test_scans(bench.cohort)[:1])
+        passes = network_passes(
+            load_bundle(bench.model(name), choose_device(bench.device)).scorer, *scans[0], scans.covariates(0)
+        )
+        write_json(note, {"model_id": model_id, "passes_per_image": passes})
+    return float(read_json(note)["passes_per_image"])
 
 
 def _measured_on(cohort: Path, settings: BenchmarkSettings) -> dict[str, Any]:

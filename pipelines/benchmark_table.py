@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
 from anomaly.core.files import write_json, write_text
+from anomaly.evaluation.bootstrap import Estimate
 from anomaly.evaluation.compare import Comparison, compare
-from anomaly.evaluation.tables import as_json, cell, markdown
+from anomaly.evaluation.tables import NOTHING, as_json, cell, markdown
 
 METRICS = {
     "voxel_average_precision": "voxel AP",
@@ -21,7 +22,7 @@ METRICS = {
     "auroc": "scan AUROC",
     "sensitivity_at_95_specificity": "sensitivity at 95 % specificity",
 }
-MEASURED = ("voxel_average_precision", "oracle_dice_one_threshold")
+MEASURED = ("voxel_average_precision", "oracle_dice_one_threshold", "auroc")
 TITLES = {
     "dark": "Planted dark lesions (15 to 50 % signal loss)",
     "bright": "Planted bright lesions (15 to 50 % signal gain)",
@@ -45,6 +46,33 @@ def measured_table(rows: Iterable[Row]) -> str:
     return markdown(pd.DataFrame([{"what": r.what, "measured": r.found, "limit": r.limit} for r in rows]))
 
 
+@dataclass(frozen=True)
+class Entry:
+    """One row of the tables: a model, or the trainings of one model from several seeds.
+
+    Parameters
+    ----------
+    models
+        Names of the bundles behind it.
+    """
+
+    name: str
+    models: tuple[str, ...]
+    kind: Literal["family", "baseline", "ensemble"] = "family"
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Two models on one kind of lesion by one metric; positive = the first is better."""
+
+    kind: str
+    metric: str
+    first: str
+    second: str
+    roles: tuple[str, str]
+    difference: Estimate
+
+
 class Results:
     """What a benchmark has found so far.
 
@@ -52,45 +80,73 @@ class Results:
     ----------
     name
         Of the benchmark.
-    baselines
-        The models that are baselines; the first other model is compared with the best of them.
+    entries
+        The rows of its tables.
     measured_on
         Data and numbers of scans.
     """
 
-    def __init__(self, name: str, models: Sequence[str], baselines: Sequence[str], measured_on: Mapping[str, Any]):
+    def __init__(self, name: str, entries: Sequence[Entry], measured_on: Mapping[str, Any]):
         self.name = name
-        self.models = tuple(models)
-        self.baselines = tuple(baselines)
+        self.entries = tuple(entries)
         self.measured_on = dict(measured_on)
         self.facts: dict[str, dict[str, Any]] = {}
         self.per_scan: dict[str, dict[str, pd.DataFrame]] = {}
         self.promises: dict[str, list[dict[str, Any]]] = {}
 
-    def add_model(self, name: str, metadata: Mapping[str, Any]) -> None:
-        """Note what a model is and what it cost."""
+    def add_model(self, model: str, metadata: Mapping[str, Any], scoring: Mapping[str, float | None]) -> None:
+        """Note what a model is and what it cost; ``scoring`` is ``seconds_per_scan`` and ``passes_per_image``."""
         training = metadata["training"]
-        self.facts[name] = {
+        self.facts[model] = {
             "family": metadata["family"],
+            "members": list(metadata.get("members", ())),
             "parameters": training["n_parameters"],
             "steps": training["steps"],
             "training_minutes": training["seconds"] / 60,
             "model_id": metadata["model_id"],
+            **scoring,
         }
 
-    def add(self, name: str, kind: str, per_scan: pd.DataFrame, promises: Sequence[dict[str, Any]]) -> None:
+    def add(self, model: str, kind: str, per_scan: pd.DataFrame, promises: Sequence[dict[str, Any]]) -> None:
         """Note the evaluation of a model on one kind of lesion."""
-        self.per_scan.setdefault(kind, {})[name] = per_scan
-        self.promises[name] = list(promises)
+        self.per_scan.setdefault(kind, {})[model] = per_scan
+        self.promises[model] = list(promises)
 
     def comparisons(self) -> dict[str, Comparison]:
-        """Return for each kind of lesion the first model against the others."""
-        return {kind: compare(tables, self.models[0]) for kind, tables in self.per_scan.items()}
+        """Return for each kind of lesion all rows on the scans they share."""
+        return {
+            kind: compare({entry.name: [tables[model] for model in entry.models] for entry in self.entries})
+            for kind, tables in self.per_scan.items()
+        }
+
+    def pairings(self, comparisons: Mapping[str, Comparison]) -> list[Pairing]:
+        """Return the best family against the best baseline, and each ensemble against the best single model."""
+        return [
+            Pairing(kind, metric, first, second, roles, comparison.difference(first, second, metric))
+            for kind, comparison in comparisons.items()
+            if kind != "cases"
+            for metric in MEASURED
+            for first, second, roles in self._pairs(comparison, metric)
+        ]
+
+    def _pairs(self, comparison: Comparison, metric: str) -> Iterator[tuple[str, str, tuple[str, str]]]:
+        named = {
+            kind: [entry.name for entry in self.entries if entry.kind == kind]
+            for kind in ("family", "baseline", "ensemble")
+        }
+        family, baseline = (comparison.best(metric, named[kind]) for kind in ("family", "baseline"))
+        single = comparison.best(metric, [*named["family"], *named["baseline"]])
+        if family and baseline:
+            yield family, baseline, ("best family", "best baseline")
+        for ensemble in named["ensemble"] if single else ():
+            if comparison.best(metric, [ensemble]):
+                yield ensemble, str(single), ("ensemble", "best single model")
 
 
 def write_results(results: Results, output: Path) -> Path:
     """Write ``results.md`` and ``results.json`` and return the path of the former."""
     comparisons = results.comparisons()
+    pairings = results.pairings(comparisons)
     parts = [
         f"## {results.name}",
         "",
@@ -101,20 +157,25 @@ def write_results(results: Results, output: Path) -> Path:
     ]
     for kind, comparison in comparisons.items():
         parts += ["", f"### {TITLES.get(kind, kind)}", "", _sizes(comparison), "", markdown(_table(comparison))]
-        if kind != "cases":
-            parts += [_verdict(comparison, results)]
+        shown = [pairing for pairing in pairings if pairing.kind == kind]
+        if shown:
+            parts += [markdown(_pairing_table(shown))]
     write_text(output / "results.md", "\n".join(parts) + "\n")
-    write_json(output / "results.json", as_json(_numbers(results, comparisons)))
+    write_json(output / "results.json", as_json(_numbers(results, comparisons, pairings)))
     return output / "results.md"
 
 
 def _measured_on(results: Results) -> str:
     found = results.measured_on
-    return (
+    text = (
         f"Measured on `{found['healthy']}`, split by subject: {found['train']} scans to train on, "
         f"{found['calibration']} to calibrate with, {found['test']} to test. In brackets: 95 % percentile "
-        "intervals of 2,000 bootstrap draws over subjects."
+        "intervals of 2,000 bootstrap draws over subjects. Differences are paired over subjects. Which model is "
+        "the best is read off the same test scans, line by line, so its own figure is a little too good."
     )
+    if any(len(entry.models) > 1 for entry in results.entries):
+        text += " Where a model was trained from several seeds: the mean over them ± their standard deviation."
+    return text
 
 
 def _sizes(comparison: Comparison) -> str:
@@ -125,15 +186,23 @@ def _cost_table(results: Results) -> pd.DataFrame:
     rows = [
         {
             "model": name,
-            "family": facts["family"],
+            "family": f"{facts['family']} of {', '.join(facts['members'])}"
+            if facts["members"]
+            else facts["family"],
             "parameters": f"{facts['parameters']:,}",
             "steps": facts["steps"],
             "training, minutes": f"{facts['training_minutes']:.1f}",
+            "scoring, s per scan": _plain(facts["seconds_per_scan"], ".2f"),
+            "network passes per image": _plain(facts["passes_per_image"], "g"),
             "model id": f"`{facts['model_id']}`",
         }
         for name, facts in results.facts.items()
     ]
     return pd.DataFrame(rows)
+
+
+def _plain(value: float | None, form: str) -> str:
+    return NOTHING if value is None else f"{value:{form}}"
 
 
 def _promise_text(results: Results) -> str:
@@ -155,30 +224,35 @@ def _promise_text(results: Results) -> str:
 def _table(comparison: Comparison) -> pd.DataFrame:
     return pd.DataFrame(
         [
-            {"model": name, **{title: cell(found.get(metric)) for metric, title in METRICS.items()}}
-            for name, found in comparison.values.items()
+            {"model": name, **{title: _cell(comparison, name, metric) for metric, title in METRICS.items()}}
+            for name in comparison.values
         ]
     )
 
 
-def _verdict(comparison: Comparison, results: Results) -> str:
-    """Say in words whether the first model beats the best baseline, metric by metric."""
-    rivals = [name for name in results.baselines if name in comparison.differences]
-    if not rivals:
-        return ""
-    lines = []
-    for metric in MEASURED:
-        best = max(rivals, key=lambda name: comparison.values[name][metric].value)
-        difference = comparison.differences[best][metric]
-        word = "beats" if difference.low > 0 else "is below" if difference.high < 0 else "is not separated from"
-        lines.append(
-            f"- {METRICS[metric]}: `{comparison.reference}` {word} the best baseline, `{best}`: paired difference "
-            f"{cell(difference)}."
-        )
-    return "\n".join(lines)
+def _cell(comparison: Comparison, name: str, metric: str) -> str:
+    text = cell(comparison.values[name].get(metric))
+    spread = comparison.spread.get(name, {}).get(metric)
+    return text if spread is None or text == NOTHING else f"{text} ± {spread:.2f}"
 
 
-def _numbers(results: Results, comparisons: Mapping[str, Comparison]) -> dict[str, Any]:
+def _pairing_table(pairings: Iterable[Pairing]) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {
+                "compared": f"{d.roles[0]} `{d.first}` − {d.roles[1]} `{d.second}`",
+                "by": METRICS[d.metric],
+                "difference": cell(d.difference, digits=3),
+                "excludes zero": "yes" if d.difference.excludes_zero else "no",
+            }
+            for d in pairings
+        ]
+    )
+
+
+def _numbers(
+    results: Results, comparisons: Mapping[str, Comparison], pairings: Iterable[Pairing]
+) -> dict[str, Any]:
     return {
         "name": results.name,
         "measured_on": results.measured_on,
@@ -191,4 +265,9 @@ def _numbers(results: Results, comparisons: Mapping[str, Comparison]) -> dict[st
             }
             for kind, comparison in comparisons.items()
         },
+        "between_seeds": {kind: comparison.spread for kind, comparison in comparisons.items()},
+        "differences": [
+            {**vars(d), "difference": {**vars(d.difference), "excludes_zero": d.difference.excludes_zero}}
+            for d in pairings
+        ],
     }

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from anomaly.bundle.store import Bundle, hash_subject, load_bundle
+from anomaly.bundle.ensemble import open_bundle
+from anomaly.bundle.store import Bundle, hash_subject
 from anomaly.calibration.conformal import minimum_alpha
 from anomaly.calibration.operating_point import evidence_edges, exceedance, voxel_threshold
 from anomaly.calibration.record import (
@@ -78,7 +79,7 @@ def calibrate(
     """
     if not reason.strip():
         raise ConfigError("a calibration needs a reason (--reason): why, and for which scanner and population")
-    bundle = load_bundle(model, choose_device(device))
+    bundle = open_bundle(model, choose_device(device))
     work = model / "calibration_scans"
     with closing(open_intake([cohort], work / "ingested", bundle.config, jobs, split=SPLIT)) as intake:
         arrivals, left_out = _healthy_ones(intake, bundle)

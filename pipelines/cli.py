@@ -76,6 +76,28 @@ def train(
     _finish(summary, as_json)
 
 
+@app.command(epilog="anomaly ensemble dae/ pca/ vae/ -o ensemble/ --how fisher")
+def ensemble(
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL…", help="Model bundles, at least two.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The model bundle to make.")],
+    how: Annotated[str, typer.Option(help="How p-values are merged: fisher, bonferroni or mean.")] = "fisher",
+    p_values: Annotated[str, typer.Option(help="A member's p-value: student or conformal.")] = "student",
+    weight: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=W", help="Weight of a member's map; 1 unless given.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make one model of several, which is then calibrated and run like any other."""
+    from anomaly.scoring.ensemble import MergeSettings
+    from pipelines.ensemble import ensemble as run
+
+    with _errors():
+        weights = dict(item.partition("=")[::2] for item in weight or ())
+        merge = MergeSettings.parse({"how": how, "p_values": p_values, "weights": weights}, "ensemble")
+        summary = run(models, output, merge)
+    _finish(summary, as_json)
+
+
 @app.command(
     epilog='anomaly calibrate model/ --cohort healthy_holdout/ --alpha 0.05 --reason "scanner A, autumn 2026"'
 )

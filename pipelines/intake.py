@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from anomaly.bundle.config import ExperimentConfig
+from anomaly.bundle.config import ModelConfig
 from anomaly.cohort.build import build_cohort, read_cohort
 from anomaly.cohort.table import ScanRecord, read_records
 from anomaly.cohort.volumes import CohortVolumes
@@ -47,7 +47,7 @@ class Intake:
 
 
 def open_intake(
-    sources: Sequence[Path], work: Path, config: ExperimentConfig, jobs: int, split: str | None = None
+    sources: Sequence[Path], work: Path, config: ModelConfig, jobs: int, split: str | None = None
 ) -> Intake:
     """Open the scans of some sources for the model of a config.
 
@@ -91,7 +91,7 @@ def is_cohort(path: Path) -> bool:
     return (path / "cohort.json").is_file()
 
 
-def check_chain(cohort: Path, config: ExperimentConfig) -> None:
+def check_chain(cohort: Path, config: ModelConfig) -> None:
     """Raise an error for a cohort that is not finished, or was prepared by another chain than the model's."""
     found = read_cohort(cohort)
     if not found["complete"]:
@@ -106,7 +106,7 @@ def check_chain(cohort: Path, config: ExperimentConfig) -> None:
         )
 
 
-def healthy_records(cohort: Path, config: ExperimentConfig, split: str) -> list[ScanRecord]:
+def healthy_records(cohort: Path, config: ModelConfig, split: str) -> list[ScanRecord]:
     """Return the accepted healthy scans of a cohort that a step may use, by scan id.
 
     A cohort without groups is taken to be healthy; one without splits is used whole.
@@ -129,7 +129,7 @@ def healthy_records(cohort: Path, config: ExperimentConfig, split: str) -> list[
     return sorted(fitting, key=lambda record: record.scan_id)
 
 
-def _ingested(cohort: Path, config: ExperimentConfig) -> list[Arrival]:
+def _ingested(cohort: Path, config: ModelConfig) -> list[Arrival]:
     check_chain(cohort, config)
     return [Arrival(record, cohort) for record in read_records(cohort)]
 

@@ -43,7 +43,8 @@ def write_run(folder: Path, bundle: Bundle, calibration: Calibration | None) -> 
                 "trained_on": known["data"],
                 **{
                     key: known[key]
-                    for key in ("name", "family", "modality", "intended_use", "version", "created_at")
+                    for key in ("name", "family", "members", "modality", "intended_use", "version", "created_at")
+                    if key in known
                 },
             },
             "calibration": calibration.record.model_dump(mode="json") if calibration else None,

@@ -12,11 +12,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 
-from anomaly.bundle.store import Bundle, load_bundle
+from anomaly.bundle.ensemble import open_bundle
+from anomaly.bundle.store import Bundle
 from anomaly.calibration import record as calibrations
 from anomaly.calibration.record import Calibration
 from anomaly.cohort.table import ScanRecord
@@ -25,10 +27,9 @@ from anomaly.core.files import atomic_path, read_json, sha256_of_json, write_jso
 from anomaly.core.results import ScanScore, ScanStatus
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
 from anomaly.io.nifti import write_nifti
-from anomaly.scoring.maps import RawEvidence
 from anomaly.scoring.native import in_scan_space
 from anomaly.scoring.scorer import ScoredVolume
-from anomaly.scoring.settings import ScoringSettings
+from anomaly.scoring.settings import ReadingSettings
 from anomaly.scoring.table import write_tables
 from pipelines.common import Progress, audit, no_progress, now
 from pipelines.intake import Arrival, Intake, open_intake
@@ -88,7 +89,7 @@ def score(request: ScoreRequest, progress: Progress = no_progress) -> dict[str, 
     UncalibratedError
         A calibration was asked for that does not exist.
     """
-    bundle = load_bundle(request.model, choose_device(request.device))
+    bundle = open_bundle(request.model, choose_device(request.device))
     calibration = _calibration(request)
     if not request.overwrite:
         check_run_folder(request.output, bundle, calibration)
@@ -136,12 +137,14 @@ class _Desk:
             return writer.submit(self._keep, _blank(record, self), record)
         try:
             voxels, mask = arrival.load()
+            began = perf_counter()
             raw = self.bundle.scorer.look(voxels, mask, record.covariates)
         except ScanRefusedError as refusal:
             return writer.submit(self._keep, _refused(record, refusal, self), record)
         except Exception as error:  # noqa: BLE001 - one bad scan must never stop a batch; the error is recorded
             return writer.submit(self._keep, _failed(record, error, self), record)
-        return writer.submit(self._deliver_or_record, record, raw, voxels, mask)
+        seconds = perf_counter() - began
+        return writer.submit(self._deliver_or_record, record, raw, voxels, mask, seconds)
 
     def key(self, record: ScanRecord) -> str:
         """Return what a stored result must have been made from to be used again."""
@@ -166,11 +169,11 @@ class _Desk:
         return self.folder / scan_id / "score.json"
 
     def _deliver_or_record(
-        self, record: ScanRecord, raw: RawEvidence, voxels: FloatArray, mask: MaskArray
+        self, record: ScanRecord, raw: Any, voxels: FloatArray, mask: MaskArray, seconds: float
     ) -> ScanScore:
         try:
             scored = self.bundle.scorer.finish(raw, voxels, mask)
-            return self._keep(self._deliver(record, scored, voxels), record)
+            return self._keep(self._deliver(record, scored, voxels), record, look_seconds=round(seconds, 4))
         except Exception as error:  # noqa: BLE001 - a full disk or a broken grid fails this scan, not the batch
             return self._keep(_failed(record, error, self), record)
 
@@ -201,8 +204,8 @@ class _Desk:
         )
         return result if self.calibration is None else _judged(result, settings.scan_score, self.calibration)
 
-    def _keep(self, result: ScanScore, record: ScanRecord) -> ScanScore:
-        kept = replace(result, provenance={"key": self.key(record), "scored_at": now()})
+    def _keep(self, result: ScanScore, record: ScanRecord, **cost: float) -> ScanScore:
+        kept = replace(result, provenance={"key": self.key(record), "scored_at": now(), **cost})
         write_json(self._result_path(record.scan_id), asdict(kept))
         return kept
 
@@ -264,7 +267,7 @@ def _numbers(scored: ScoredVolume) -> dict[str, float]:
     return found if scored.unlikeness is None else found | {"acquisition_p": scored.unlikeness.p_value}
 
 
-def _warnings(scored: ScoredVolume, settings: ScoringSettings) -> tuple[str, ...]:
+def _warnings(scored: ScoredVolume, settings: ReadingSettings) -> tuple[str, ...]:
     """Return what a reader must know before trusting the score."""
     found, least, unlike = [], settings.min_similarity, scored.unlikeness
     if scored.similarity < least + UNSURE_SIMILARITY:

@@ -11,7 +11,7 @@ import numpy as np
 
 from anomaly.bundle.card import model_card
 from anomaly.bundle.config import ExperimentConfig, load_experiment
-from anomaly.bundle.store import save_bundle
+from anomaly.bundle.store import refuse_to_overwrite, save_bundle
 from anomaly.cohort.splits import split_by_subject
 from anomaly.cohort.synthetic import planted_scans
 from anomaly.cohort.table import ScanRecord
@@ -61,8 +61,7 @@ def train(
         Model id, folder, numbers of scans and steps, seconds.
     """
     experiment = load_experiment(find_config(config, "models"), shipped_configs("preprocessing"))
-    if (output / "metadata.json").exists():
-        raise BundleError(f"{output} already holds a model; choose another output folder")
+    refuse_to_overwrite(output)
     records = healthy_records(cohort, experiment, split="train")
     training, validation = hold_out(records, experiment.validation_fraction)
     volumes, held_out = CohortVolumes(cohort, training), CohortVolumes(cohort, validation)

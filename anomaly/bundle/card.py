@@ -6,31 +6,25 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from anomaly import RESEARCH_USE_ONLY
-from anomaly.bundle.config import ExperimentConfig
+from anomaly.bundle.config import ExperimentConfig, ModelConfig
+from anomaly.bundle.ensemble import EnsembleConfig
+
+LIMITS = (
+    "## Limits",
+    "",
+    "- Flags need a calibration on held-out healthy scans of the same scanner and population; when either "
+    "changes, the promised false-flag rate no longer holds.",
+    "- It tells that a scan is unlike the healthy scans it has seen, not what the finding is.",
+    "- Checkpoints are chosen on synthetic lesions; measure the sensitivity to real disease where it is used.",
+    "",
+)
 
 
 def model_card(config: ExperimentConfig, model_id: str, facts: Mapping[str, Any]) -> str:
     """Return the card as Markdown."""
     data, training, scoring = facts["data"], facts["training"], config.scoring
     lines = [
-        f"# {config.name}",
-        "",
-        f"**{RESEARCH_USE_ONLY}**",
-        "",
-        config.description,
-        "",
-        "| | |",
-        "|---|---|",
-        f"| Model id | `{model_id}` |",
-        f"| Family | {config.model['family']} |",
-        f"| Trainable parameters | {training['n_parameters']:,} |",
-        f"| Modality | {config.modality.value} |",
-        f"| Made | {facts['created_at']} by {facts['who']} |",
-        "",
-        "## Intended use",
-        "",
-        str(facts["intended_use"]),
-        "",
+        *_head(config, config.model["family"], model_id, facts),
         "## Trained on",
         "",
         f"{data['n_train']} healthy scans of {data['n_train_subjects']} subjects; {data['n_validation']} scans of "
@@ -52,13 +46,7 @@ def model_card(config: ExperimentConfig, model_id: str, facts: Mapping[str, Any]
         f"scan than {scoring.min_similarity:g} is refused; one whose intensities and texture are less probable "
         f"than {scoring.acquisition_alpha:g} among the training scans is marked as of another scanner or protocol.",
         "",
-        "## Limits",
-        "",
-        "- Flags need a calibration on held-out healthy scans of the same scanner and population; when either "
-        "changes, the promised false-flag rate no longer holds.",
-        "- It tells that a scan is unlike the healthy scans it has seen, not what the finding is.",
-        "- Checkpoints are chosen on synthetic lesions; measure the sensitivity to real disease where it is used.",
-        "",
+        *LIMITS,
     ]
     return "\n".join(lines)
 
@@ -67,10 +55,64 @@ def _together(devices: int) -> str:
     return f" ({devices} devices together)" if devices > 1 else ""
 
 
+def ensemble_card(config: EnsembleConfig, model_id: str, facts: Mapping[str, Any]) -> str:
+    """Return the card of an ensemble as Markdown; those of its members lie beside them."""
+    data, merge, scoring = facts["data"], config.merge, config.scoring
+    lines = [
+        *_head(config, f"ensemble of {_listed(config.members)}", model_id, facts),
+        "## Trained on",
+        "",
+        f"{data['n_scans']} healthy scans of {data['n_subjects']} subjects, all members together; their cards in "
+        "`members/` say who learnt from which.",
+        _ages(data),
+        "",
+        "## How it scores",
+        "",
+        f"The declared scan score is `{scoring.scan_score}`: the p-values of the members' own declared scores "
+        f"against the healthy scans each held out ({merge.p_values}), merged ({merge.how}). The evidence is the "
+        f"mean of the members' signed maps in healthy standard deviations{_weighted(merge.weights)}; the "
+        f"pseudo-healthy picture is that of `{config.members[0]}`. A scan that a member refuses is refused; one "
+        f"whose intensities and texture are less probable than {scoring.acquisition_alpha:g} among the training "
+        "scans of a member is marked as of another scanner or protocol.",
+        "",
+        *LIMITS,
+    ]
+    return "\n".join(lines)
+
+
+def _head(config: ModelConfig, family: str, model_id: str, facts: Mapping[str, Any]) -> list[str]:
+    return [
+        f"# {config.name}",
+        "",
+        f"**{RESEARCH_USE_ONLY}**",
+        "",
+        config.description,
+        "",
+        "| | |",
+        "|---|---|",
+        f"| Model id | `{model_id}` |",
+        f"| Family | {family} |",
+        f"| Trainable parameters | {facts['training']['n_parameters']:,} |",
+        f"| Modality | {config.modality.value} |",
+        f"| Made | {facts['created_at']} by {facts['who']} |",
+        "",
+        "## Intended use",
+        "",
+        str(facts["intended_use"]),
+        "",
+    ]
+
+
+def _weighted(weights: Mapping[str, float]) -> str:
+    given = ", ".join(f"{name} {weight:g}" for name, weight in weights.items())
+    return f" (weights: {given}; 1 where not named)" if given else ""
+
+
 def _ages(data: Mapping[str, Any]) -> str:
-    if data.get("age_mean") is None:
+    if data.get("age_min") is None:
         return "Their ages are not known."
-    return f"Age {data['age_mean']:.0f} years on average ({data['age_min']:.0f} to {data['age_max']:.0f})."
+    span = f"{data['age_min']:.0f} to {data['age_max']:.0f}"
+    return f"Age {data['age_mean']:.0f} years on average ({span})." if "age_mean" in data else f"Age {span} years."
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -17,16 +17,27 @@ from anomaly.core.volume import Modality
 from anomaly.models.base import ModelSettings
 from anomaly.models.registry import parse_settings
 from anomaly.preprocessing.chain import ChainSettings
-from anomaly.scoring.settings import ScoringSettings
+from anomaly.scoring.settings import ReadingSettings, ScoringSettings
 from anomaly.training.settings import TrainingSettings
 
 
-class ExperimentConfig(Settings):
-    """Everything needed to train a model and to score with it."""
+class ModelConfig(Settings):
+    """What every model says of itself, be it one family or an ensemble."""
 
     name: str = Field(description="what the model is called in reports")
     description: str = Field(default="", description="one sentence for people")
     preprocessing: ChainSettings = Field(description="the chain every scan goes through")
+    scoring: ReadingSettings = Field(description="how evidence is read")
+
+    @property
+    def modality(self) -> Modality:
+        """What scans the model is for; others are refused."""
+        return self.preprocessing.modality
+
+
+class ExperimentConfig(ModelConfig):
+    """Everything needed to train a model and to score with it."""
+
     model: dict[str, Any] = Field(description="family and its settings")
     training: TrainingSettings | None = Field(
         default=None, description="how networks are trained; others need none"
@@ -40,11 +51,6 @@ class ExperimentConfig(Settings):
     @classmethod
     def _checked_by_its_family(cls, values: dict[str, Any]) -> dict[str, Any]:
         return parse_settings(values, where="model").model_dump(mode="json")
-
-    @property
-    def modality(self) -> Modality:
-        """What scans the model is for; others are refused."""
-        return self.preprocessing.modality
 
     def model_settings(self) -> ModelSettings:
         """Return the settings of the family."""

@@ -20,7 +20,7 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file as save_tensors
 
-from anomaly.bundle.config import ExperimentConfig
+from anomaly.bundle.config import ExperimentConfig, ModelConfig
 from anomaly.core.config import dump_yaml, load_yaml
 from anomaly.core.errors import BundleError
 from anomaly.core.files import atomic_path, read_json, sha256_of_file, write_json, write_text
@@ -28,34 +28,45 @@ from anomaly.core.volume import Geometry
 from anomaly.models.base import Detector
 from anomaly.models.registry import create
 from anomaly.scoring.reference import HealthyReference
-from anomaly.scoring.scorer import Scorer
+from anomaly.scoring.scorer import ScanScorer, Scorer
 
 FORMAT_VERSION = 1
-HASHED = ("config.yaml", "weights.safetensors", "reference.safetensors", "training_subjects.json")
+TRAINING_SUBJECTS = "training_subjects.json"
+HASHED = ("config.yaml", "weights.safetensors", "reference.safetensors", TRAINING_SUBJECTS)
+ENSEMBLE = "ensemble"  # the family of a model that is none by itself
+MEMBERS = "members"
 
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """A model ready to score: fitted detector, scoring settings, healthy reference, provenance."""
+    """A model ready to score, with its provenance: one that was trained, or an ensemble."""
 
     folder: Path
-    config: ExperimentConfig
-    scorer: Scorer
+    config: ModelConfig
+    scorer: ScanScorer[Any]
     metadata: Mapping[str, Any]
 
     @property
     def model_id(self) -> str:
-        """Twelve hex digits that name exactly these weights, reference and settings."""
+        """Twelve hex digits that name exactly these weights, references and settings."""
         return str(self.metadata["model_id"])
 
     @property
     def grid(self) -> Geometry:
         """The template grid the model works on."""
-        return self.scorer.detector.grid
+        return self.scorer.grid
 
     def training_fingerprints(self) -> dict[str, list[str]]:
         """Return the hashed subject names and the content hashes of the scans seen in training."""
-        return dict(read_json(self.folder / "training_subjects.json"))
+        return dict(read_json(self.folder / TRAINING_SUBJECTS))
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedBundle(Bundle):
+    """A model that was trained: fitted detector, scoring settings, healthy reference."""
+
+    config: ExperimentConfig
+    scorer: Scorer
 
 
 def hash_subject(subject: str) -> str:
@@ -84,8 +95,7 @@ def save_bundle(
     BundleError
         The folder holds a model already.
     """
-    if (folder / "metadata.json").exists():
-        raise BundleError(f"{folder} already holds a model; choose another output folder")
+    refuse_to_overwrite(folder)
     if scorer.reference is None:
         raise BundleError("a model without a healthy reference cannot be saved; call learn_reference first")
     write_text(folder / "config.yaml", dump_yaml(config))
@@ -97,23 +107,38 @@ def save_bundle(
     with atomic_path(folder / "reference.safetensors") as temporary:
         save_arrays({k: np.ascontiguousarray(v) for k, v in scorer.reference.arrays().items()}, temporary)
     write_json(
-        folder / "training_subjects.json",
+        folder / TRAINING_SUBJECTS,
         {
             "subjects": sorted({hash_subject(subject) for subject, _ in training}),
             "content_hashes": sorted({content for _, content in training}),
         },
     )
-    hashes = {name: sha256_of_file(folder / name) for name in HASHED}
-    model_id = hashlib.sha256("".join(hashes[name] for name in HASHED).encode()).hexdigest()[:12]
-    grid = scorer.detector.grid
+    reference = {
+        "score_centre": dict(scorer.reference.score_centre),
+        "score_spread": dict(scorer.reference.score_spread),
+        "held_out_scores": {name: list(found) for name, found in scorer.reference.held_out_scores.items()},
+    }
+    return write_metadata(folder, HASHED, scorer.grid, reference | dict(facts))
+
+
+def write_metadata(folder: Path, hashed: Sequence[str], grid: Geometry, facts: Mapping[str, Any]) -> str:
+    """Write ``metadata.json``, which makes the folder a model, and return the model id.
+
+    Parameters
+    ----------
+    hashed
+        The files of the folder that are the model.
+    facts
+        What else there is to say of it.
+    """
+    hashes = {name: sha256_of_file(folder / name) for name in hashed}
+    model_id = hashlib.sha256("".join(hashes[name] for name in hashed).encode()).hexdigest()[:12]
     write_json(
         folder / "metadata.json",
         {
             "format_version": FORMAT_VERSION,
             "model_id": model_id,
             "grid": {"shape": list(grid.shape), "affine": grid.affine.tolist()},
-            "score_centre": dict(scorer.reference.score_centre),
-            "score_spread": dict(scorer.reference.score_spread),
             **facts,
             "hashes": hashes,
         },
@@ -121,21 +146,32 @@ def save_bundle(
     return model_id
 
 
-def load_bundle(folder: Path, device: str = "cpu") -> Bundle:
-    """Read a bundle, refusing one whose files are not those it was saved with.
+def refuse_to_overwrite(folder: Path) -> None:
+    """Raise BundleError if a folder holds a model."""
+    if (folder / "metadata.json").exists():
+        raise BundleError(f"{folder} already holds a model; choose another output folder")
+
+
+def load_bundle(folder: Path, device: str = "cpu") -> TrainedBundle:
+    """Read a trained model, refusing one whose files are not those it was saved with.
 
     Parameters
     ----------
     device
         Where the detector goes, e.g. ``"cpu"`` or ``"cuda"``.
     """
-    metadata = _verified_metadata(folder)
+    metadata = verified_metadata(folder)
+    if metadata.get("family") == ENSEMBLE:
+        members = ", ".join(str(folder / MEMBERS / name) for name in metadata["members"])
+        raise BundleError(f"{folder} is an ensemble, expected a trained model; give its members: {members}")
     config = ExperimentConfig.parse(load_yaml(folder / "config.yaml"), where=str(folder / "config.yaml"))
     grid = Geometry(tuple(metadata["grid"]["shape"]), np.array(metadata["grid"]["affine"]))
     detector = _detector(folder, config, grid).to(torch.device(device)).eval()
     arrays = load_arrays(folder / "reference.safetensors")
-    reference = HealthyReference.from_arrays(arrays, metadata["score_centre"], metadata["score_spread"])
-    return Bundle(folder, config, Scorer(detector, config.scoring, reference), metadata)
+    reference = HealthyReference.from_arrays(
+        arrays, metadata["score_centre"], metadata["score_spread"], metadata.get("held_out_scores", {})
+    )
+    return TrainedBundle(folder, config, Scorer(detector, config.scoring, reference), metadata)
 
 
 def _detector(folder: Path, config: ExperimentConfig, grid: Geometry) -> Detector:
@@ -147,7 +183,8 @@ def _detector(folder: Path, config: ExperimentConfig, grid: Geometry) -> Detecto
     return detector
 
 
-def _verified_metadata(folder: Path) -> dict[str, Any]:
+def verified_metadata(folder: Path) -> dict[str, Any]:
+    """Return the metadata of a model, refusing one whose files are not those it was saved with."""
     path = folder / "metadata.json"
     if not path.is_file():
         raise BundleError(f"{folder} holds no model (no metadata.json); give the folder that `anomaly train` wrote")

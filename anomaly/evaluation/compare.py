@@ -1,20 +1,27 @@
-"""Several models on the same scans: one table, and paired differences with intervals over subjects."""
+"""Several models on the same scans: one table, and paired differences with intervals over subjects.
+
+A model may have been trained several times, from several seeds: its value is then the mean over the trainings, on
+the same draw of subjects, and the standard deviation between the trainings stands beside it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from anomaly.core.errors import InputError, unknown_name
-from anomaly.evaluation.bootstrap import N_DRAWS, Estimate, bootstrap, bootstrap_mean
+from anomaly.evaluation.bootstrap import N_DRAWS, Estimate, Rows, bootstrap, bootstrap_mean, subject_means
 from anomaly.evaluation.detection import METRICS
 
 SCAN_METRICS = ("auroc", "sensitivity_at_95_specificity")
 VOXEL_METRICS = ("voxel_average_precision", "dice", "oracle_dice_one_threshold", "oracle_dice_per_scan")
 """Columns of the per-scan tables whose means over subjects are compared."""
+
+Tables = Sequence[pd.DataFrame]
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,93 +30,118 @@ class Comparison:
 
     Parameters
     ----------
+    tables
+        Run → its per-scan tables, one for each training, all with the same rows.
     values
         Run → metric → estimate.
-    reference
-        The run that differences are taken from.
-    differences
-        Other run → metric → ``reference − other``, paired; positive = the reference is better.
+    spread
+        Run → metric → standard deviation between its trainings; only runs with several.
     n_scans, n_subjects, n_left_out
         Scans that every run scored, their subjects, and scans that some run did not score.
     """
 
+    tables: dict[str, Tables]
     values: dict[str, dict[str, Estimate]]
-    reference: str
-    differences: dict[str, dict[str, Estimate]]
+    spread: dict[str, dict[str, float]]
     n_scans: int
     n_subjects: int
     n_left_out: int
+    n_draws: int = N_DRAWS
+    seed: int = 0
 
-    def beats(self, metric: str) -> list[str]:
-        """Return the runs that the reference beats: the whole paired interval lies above zero."""
-        return [name for name, found in self.differences.items() if metric in found and found[metric].low > 0]
+    def difference(self, first: str, second: str, metric: str) -> Estimate:
+        """Return ``first − second``, paired; positive = the first is better."""
+        for name in (first, second):
+            if metric not in self.values.get(name, {}):
+                known = [run for run, found in self.values.items() if metric in found]
+                raise InputError(unknown_name(f"run with {metric}", name, known))
+        return _estimate(metric, self.tables[first], self.tables[second], self.n_draws, self.seed)
+
+    def best(self, metric: str, names: Iterable[str]) -> str | None:
+        """Return the run with the highest value among some; None where none of them has one."""
+        values = {name: self.values[name][metric].value for name in names if metric in self.values[name]}
+        return max((name for name in values if np.isfinite(values[name])), key=values.__getitem__, default=None)
 
 
-def compare(
-    runs: Mapping[str, pd.DataFrame], reference: str | None = None, *, n_draws: int = N_DRAWS, seed: int = 0
-) -> Comparison:
+def compare(runs: Mapping[str, pd.DataFrame | Tables], *, n_draws: int = N_DRAWS, seed: int = 0) -> Comparison:
     """Compare runs on the scans they all scored, by a paired bootstrap over subjects.
 
     Parameters
     ----------
     runs
-        Name → per-scan table of :func:`pipelines.evaluate.evaluate`: ``scan_id subject ill score`` and the
-        columns of :data:`VOXEL_METRICS`.
-    reference
-        The run to compare the others with; the first by default.
+        Name → per-scan table of :func:`pipelines.evaluate.evaluate`, or one for each training: ``scan_id subject
+        ill score`` and the columns of :data:`VOXEL_METRICS`.
 
     Raises
     ------
     InputError
-        No runs, an unknown reference, or no scan in common.
+        No runs, or no scan in common.
     """
     if not runs:
         raise InputError("there are no runs to compare")
-    chosen = reference or next(iter(runs))
-    if chosen not in runs:
-        raise InputError(unknown_name("run", chosen, list(runs)))
-    tables, n_left_out = _aligned(runs)
-    values = {name: _values(table, None, n_draws, seed) for name, table in tables.items()}
-    others = (name for name in tables if name != chosen)
-    differences = {name: _values(tables[chosen], tables[name], n_draws, seed) for name in others}
-    n_subjects = tables[chosen]["subject"].nunique()
-    return Comparison(values, chosen, differences, len(tables[chosen]), n_subjects, n_left_out)
+    tables, n_left_out = _aligned({n: [t] if isinstance(t, pd.DataFrame) else t for n, t in runs.items()})
+    values = {
+        name: {metric: _estimate(metric, found, [], n_draws, seed) for metric in _metrics(found)}
+        for name, found in tables.items()
+    }
+    spread = {
+        name: {m: float(np.std([_value(m, table) for table in found], ddof=1)) for m in _metrics(found)}
+        for name, found in tables.items()
+        if len(found) > 1
+    }
+    first = next(iter(tables.values()))[0]
+    return Comparison(
+        tables, values, spread, len(first), first["subject"].nunique(), n_left_out, n_draws=n_draws, seed=seed
+    )
 
 
-def _aligned(runs: Mapping[str, pd.DataFrame]) -> tuple[dict[str, pd.DataFrame], int]:
-    scored = {name: table[table["score"].notna()].set_index("scan_id") for name, table in runs.items()}
-    indices = [set(table.index) for table in scored.values()]
+def _aligned(runs: Mapping[str, Tables]) -> tuple[dict[str, Tables], int]:
+    scored = {
+        name: [table[table["score"].notna()].set_index("scan_id") for table in tables]
+        for name, tables in runs.items()
+    }
+    indices = [set(table.index) for tables in scored.values() for table in tables]
     common = sorted(set.intersection(*indices))
     if not common:
         raise InputError("the runs have no scored scan in common; score the same scans with each model")
-    aligned = {name: table.loc[common].reset_index() for name, table in scored.items()}
-    first = next(iter(aligned.values()))
-    for name, table in aligned.items():
-        if not (table["ill"].eq(first["ill"]).all() and table["subject"].eq(first["subject"]).all()):
+    aligned: dict[str, Tables] = {
+        name: [table.loc[common].reset_index() for table in tables] for name, tables in scored.items()
+    }
+    first = next(iter(aligned.values()))[0]
+    for name, tables in aligned.items():
+        if not all(table[column].eq(first[column]).all() for table in tables for column in ("ill", "subject")):
             raise InputError(f"run {name!r} was evaluated with other labels or subjects; use one table of labels")
     return aligned, len(set.union(*indices)) - len(common)
 
 
-def _values(table: pd.DataFrame, other: pd.DataFrame | None, n_draws: int, seed: int) -> dict[str, Estimate]:
-    """Return each metric of a run or, given another run, its paired difference to it."""
-    found = {name: _scan_level(name, table, other, n_draws, seed) for name in SCAN_METRICS}
-    subjects = table["subject"].to_numpy()
-    for metric in VOXEL_METRICS:
-        if metric in table and (other is None or metric in other):
-            values = table[metric].to_numpy(dtype=np.float64)
-            if other is not None:
-                values = values - other[metric].to_numpy(dtype=np.float64)
-            found[metric] = bootstrap_mean(values, subjects, n_draws=n_draws, seed=seed)
-    return found
+def _metrics(tables: Tables) -> list[str]:
+    return [*SCAN_METRICS, *(metric for metric in VOXEL_METRICS if all(metric in table for table in tables))]
 
 
-def _scan_level(name: str, table: pd.DataFrame, other: pd.DataFrame | None, n_draws: int, seed: int) -> Estimate:
-    metric, ill = METRICS[name], table["ill"].to_numpy(dtype=bool)
-    scores = table["score"].to_numpy(dtype=np.float64)
-    other_scores = None if other is None else other["score"].to_numpy(dtype=np.float64)
+def _estimate(metric: str, tables: Tables, others: Tables, n_draws: int, seed: int) -> Estimate:
+    """Return a metric of a run or, given another run, its paired difference to it."""
+    first = tables[0]
+    if metric in VOXEL_METRICS:
+        values = _mean(tables, metric) - _mean(others, metric)
+        return bootstrap_mean(values, first["subject"].to_numpy(), n_draws=n_draws, seed=seed)
+    function, ill = METRICS[metric], first["ill"].to_numpy(dtype=bool)
+    scores, other_scores = ([t["score"].to_numpy(dtype=np.float64) for t in some] for some in (tables, others))
 
-    def statistic(rows: np.ndarray[tuple[int], np.dtype[np.intp]]) -> float:
-        value = metric(ill[rows], scores[rows])
-        return value if other_scores is None else value - metric(ill[rows], other_scores[rows])
+    def statistic(rows: Rows) -> float:
+        found, rival = ([function(ill[rows], s[rows]) for s in some] for some in (scores, other_scores))
+        return float(np.mean(found)) - (float(np.mean(rival)) if rival else 0.0)
 
-    return bootstrap(statistic, table["subject"].to_numpy(), ill, n_draws=n_draws, seed=seed)
+    return bootstrap(statistic, first["subject"].to_numpy(), ill, n_draws=n_draws, seed=seed)
+
+
+def _mean(tables: Tables, column: str) -> npt.NDArray[np.float64]:
+    """Return the mean of a column over the trainings, scan by scan; 0 without one."""
+    return np.asarray(sum(table[column].to_numpy(dtype=np.float64) for table in tables) / max(len(tables), 1))
+
+
+def _value(metric: str, table: pd.DataFrame) -> float:
+    """Return a metric of one training, without an interval."""
+    if metric in VOXEL_METRICS:
+        means = subject_means(table[metric].to_numpy(), table["subject"].to_numpy())
+        return float(means.mean()) if means.size else float("nan")
+    return METRICS[metric](table["ill"].to_numpy(dtype=bool), table["score"].to_numpy(dtype=np.float64))

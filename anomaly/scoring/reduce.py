@@ -16,6 +16,7 @@ SCORES = {
     "kl": "mean Kullback-Leibler divergence of the latent posterior from its prior (variational families)",
     "negative_elbo": "mean negative evidence lower bound (variational families)",
     "combined": "mean of reconstruction, kl and negative_elbo, each in healthy standard deviations",
+    "ensemble": "merged p-values of the declared scores of several models, which stand beside it under their names",
 }
 """Every scan score and its meaning; reports print these."""
 

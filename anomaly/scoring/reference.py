@@ -6,7 +6,7 @@ signed map is subtracted and the rest divided by its healthy standard deviation,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,6 +33,9 @@ class HealthyReference:
         What scanner and protocol leave in the healthy images, to tell a scan from another one.
     score_centre, score_spread
         Scan score name → mean and SD over healthy scans, to put scores on one scale before combining them.
+    held_out_scores
+        Scan score name → its values for the same healthy scans, which the detector did not learn from: what an
+        ensemble measures this model's scores by. Empty in models of earlier versions.
     """
 
     mean: Mapping[str, FloatArray]
@@ -41,6 +44,7 @@ class HealthyReference:
     acquisition: AcquisitionReference
     score_centre: Mapping[str, float] = field(default_factory=dict)
     score_spread: Mapping[str, float] = field(default_factory=dict)
+    held_out_scores: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def arrays(self) -> dict[str, FloatArray]:
         """Return the voxelwise statistics by name, for saving."""
@@ -50,12 +54,16 @@ class HealthyReference:
 
     @classmethod
     def from_arrays(
-        cls, arrays: Mapping[str, FloatArray], score_centre: Mapping[str, float], score_spread: Mapping[str, float]
+        cls,
+        arrays: Mapping[str, FloatArray],
+        score_centre: Mapping[str, float],
+        score_spread: Mapping[str, float],
+        held_out_scores: Mapping[str, Sequence[float]],
     ) -> HealthyReference:
         """Return the reference that :meth:`arrays` was saved from."""
         acquisition = AcquisitionReference(arrays["acquisition"])
         mean, sd = _named(arrays, "mean."), _named(arrays, "sd.")
-        return cls(mean, sd, arrays["appearance"], acquisition, score_centre, score_spread)
+        return cls(mean, sd, arrays["appearance"], acquisition, score_centre, score_spread, held_out_scores)
 
 
 def similarity(voxels: FloatArray, mask: MaskArray, appearance: FloatArray) -> float:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from anomaly.core.covariates import UNKNOWN
 from anomaly.core.errors import ConfigError, ScanRefusedError, unknown_name
 from anomaly.core.views import VolumeSource
-from anomaly.core.volume import FloatArray, MaskArray
+from anomaly.core.volume import FloatArray, Geometry, MaskArray
 from anomaly.models.base import Detector
 from anomaly.scoring.acquisition import Unlikeness, acquisition_features
 from anomaly.scoring.maps import RawEvidence, raw_evidence
@@ -23,7 +24,9 @@ from anomaly.scoring.reference import (
     similarity,
     standardised,
 )
-from anomaly.scoring.settings import ScoringSettings
+from anomaly.scoring.settings import ReadingSettings, ScoringSettings
+
+Said = TypeVar("Said")
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +60,27 @@ class ScoredVolume:
     unlikeness: Unlikeness | None = None
 
 
+class ScanScorer(Protocol[Said]):
+    """What scores scans: one model, or several together. ``Said`` is what it keeps between its two steps."""
+
+    @property
+    def grid(self) -> Geometry:
+        """The template grid of the volumes it takes."""
+        ...
+
+    def score(self, voxels: FloatArray, mask: MaskArray, about: FloatArray = UNKNOWN) -> ScoredVolume:
+        """Return maps and scan scores of one preprocessed volume ``(I, J, K)``."""
+        ...
+
+    def look(self, voxels: FloatArray, mask: MaskArray, about: FloatArray = UNKNOWN) -> Said:
+        """Do the part of :meth:`score` that the networks take, or refuse the scan."""
+        ...
+
+    def finish(self, raw: Said, voxels: FloatArray, mask: MaskArray) -> ScoredVolume:
+        """Do the rest of :meth:`score`."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Scorer:
     """A fitted detector with its scoring settings and, once learnt, the healthy reference."""
@@ -64,6 +88,11 @@ class Scorer:
     detector: Detector
     settings: ScoringSettings
     reference: HealthyReference | None = None
+
+    @property
+    def grid(self) -> Geometry:
+        """The template grid the detector works on."""
+        return self.detector.grid
 
     def score(self, voxels: FloatArray, mask: MaskArray, about: FloatArray = UNKNOWN) -> ScoredVolume:
         """Return maps and scan scores of one preprocessed volume ``(I, J, K)``.
@@ -91,8 +120,7 @@ class Scorer:
     def finish(self, raw: RawEvidence, voxels: FloatArray, mask: MaskArray) -> ScoredVolume:
         """Return maps and scan scores from what the detector said of a volume: the rest of :meth:`score`."""
         signed = self._signed(self._filtered(raw, mask), mask)
-        inside = eroded(mask, self.settings.erode_mm, self.detector.grid.spacing)
-        evidence = np.where(inside, self._unsigned(signed), np.float32(0))
+        evidence, inside = unsigned(signed, mask, self.grid, self.settings)
         scores = scan_scores(evidence, inside, raw.terms, self.settings.top_fraction)
         if self.reference is not None:
             scores["combined"] = combined_score(scores, self.reference)
@@ -117,28 +145,15 @@ class Scorer:
         healthy
             Scans for the voxelwise mean and SD.
         held_out
-            Healthy scans the detector did not learn from, for the centre and spread of each scan score; without
-            them no combined score is made.
+            Healthy scans the detector did not learn from: what its scan scores look like where nothing is wrong.
         """
         reference = fit_reference(self._filtered_scans(healthy), self.detector.grid, self.settings)
         scorer = replace(self, reference=reference)
-        scores = (
-            []
-            if held_out is None
-            else [
-                scorer.finish(self._raw(voxels, mask, about), voxels, mask).scores
-                for voxels, mask, about in _scans(held_out)
-            ]
-        )
-        names = scores[0].keys() if scores else ()
-        return replace(
-            scorer,
-            reference=replace(
-                reference,
-                score_centre={name: float(np.mean([s[name] for s in scores])) for name in names},
-                score_spread={name: float(np.std([s[name] for s in scores])) for name in names},
-            ),
-        )
+        scores = [
+            scorer.finish(self._raw(voxels, mask, about), voxels, mask).scores
+            for voxels, mask, about in (() if held_out is None else _scans(held_out))
+        ]
+        return replace(self, reference=_with_scores(reference, scores) if scores else reference)
 
     def _filtered_scans(
         self, healthy: VolumeSource
@@ -167,11 +182,6 @@ class Scorer:
             return np.asarray(sum(w / total * maps[name] for name, w in weights.items()), dtype=np.float32)
         return standardised(maps, mask, self.reference, weights)
 
-    def _unsigned(self, signed: FloatArray) -> FloatArray:
-        dark = self.settings.dark_weight * np.maximum(-signed, 0)
-        bright = self.settings.bright_weight * np.maximum(signed, 0)
-        return np.asarray(np.maximum(dark, bright), dtype=np.float32)
-
     def _refuse_what_is_something_else(self, voxels: FloatArray, mask: MaskArray) -> None:
         found = self.similarity(voxels, mask)
         if found < self.settings.min_similarity:
@@ -181,6 +191,27 @@ class Scorer:
                 expected=f"at least {self.settings.min_similarity:.2f}",
                 remedy="check the modality and contrast of the scan, or use a model trained on scans like it",
             )
+
+
+def unsigned(
+    signed: FloatArray, mask: MaskArray, grid: Geometry, settings: ReadingSettings
+) -> tuple[FloatArray, MaskArray]:
+    """Return the evidence ``(I, J, K)`` ≥ 0 of a signed map, and the voxels that count."""
+    dark = settings.dark_weight * np.maximum(-signed, 0)
+    bright = settings.bright_weight * np.maximum(signed, 0)
+    inside = eroded(mask, settings.erode_mm, grid.spacing)
+    return np.where(inside, np.maximum(dark, bright), np.float32(0)).astype(np.float32), inside
+
+
+def _with_scores(reference: HealthyReference, scores: Sequence[dict[str, float]]) -> HealthyReference:
+    """Return a reference that knows the scores of held-out scans; the combined one follows from the others."""
+    values = {name: [s[name] for s in scores] for name in scores[0] if name != "combined"}
+    known = replace(
+        reference,
+        score_centre={name: float(np.mean(found)) for name, found in values.items()},
+        score_spread={name: float(np.std(found)) for name, found in values.items()},
+    )
+    return replace(known, held_out_scores=values | {"combined": [combined_score(s, known) for s in scores]})
 
 
 def _scans(source: VolumeSource) -> Iterator[tuple[FloatArray, MaskArray, FloatArray]]:

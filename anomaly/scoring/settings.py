@@ -9,7 +9,32 @@ from pydantic import Field, NonNegativeFloat, model_validator
 from anomaly.core.config import Settings
 
 
-class ScoringSettings(Settings):
+class ReadingSettings(Settings):
+    """How signed evidence is read, of one model or of an ensemble."""
+
+    dark_weight: float = Field(default=1.0, gt=0, description="weight of voxels darker than expected")
+    bright_weight: float = Field(default=1.0, gt=0, description="weight of voxels brighter than expected")
+    erode_mm: float = Field(default=0.0, ge=0, description="brain edge left out of the evidence, in millimetres")
+    scan_score: str = Field(
+        default="reconstruction", description="the declared scan score, which is compared with the threshold"
+    )
+    voxel_alpha: float = Field(
+        default=0.005, gt=0, lt=0.5, description="share of healthy brain voxels above the voxel threshold"
+    )
+    min_region_ml: float = Field(default=0.1, ge=0, description="smaller flagged regions are dropped")
+    min_similarity: float = Field(
+        default=0.5, ge=-1, le=1, description="a scan less correlated with the healthy mean is refused"
+    )
+    acquisition_alpha: float = Field(
+        default=0.0001,
+        ge=0,
+        lt=1,
+        description="a scan whose intensities and texture are less probable among training scans is marked as of "
+        "another scanner or protocol; 0 = never",
+    )
+
+
+class ScoringSettings(ReadingSettings):
     """From a model's raw maps to one evidence map and one declared scan score."""
 
     maps: dict[str, float] = Field(
@@ -27,31 +52,11 @@ class ScoringSettings(Settings):
         default=0.5,
         description="floor of the SD, as a share of its median in the brain; one for all maps, or by map",
     )
-    dark_weight: float = Field(default=1.0, gt=0, description="weight of voxels darker than expected")
-    bright_weight: float = Field(default=1.0, gt=0, description="weight of voxels brighter than expected")
-    erode_mm: float = Field(default=0.0, ge=0, description="brain edge left out of the evidence, in millimetres")
     flip_average: bool = Field(
         default=False, description="average the model's answer with that for the left-right mirrored scan"
     )
     top_fraction: float = Field(
         default=0.01, gt=0, le=1, description="the scan score is the mean of this share of brain voxels"
-    )
-    scan_score: str = Field(
-        default="reconstruction", description="the declared scan score, which is compared with the threshold"
-    )
-    voxel_alpha: float = Field(
-        default=0.005, gt=0, lt=0.5, description="share of healthy brain voxels above the voxel threshold"
-    )
-    min_region_ml: float = Field(default=0.1, ge=0, description="smaller flagged regions are dropped")
-    min_similarity: float = Field(
-        default=0.5, ge=-1, le=1, description="a scan less correlated with the healthy mean is refused"
-    )
-    acquisition_alpha: float = Field(
-        default=0.0001,
-        ge=0,
-        lt=1,
-        description="a scan whose intensities and texture are less probable among training scans is marked as of "
-        "another scanner or protocol; 0 = never",
     )
     batch_size: int = Field(default=16, ge=1, description="images per forward pass")
 

@@ -26,27 +26,28 @@ def per_scan(gain: float = 0.0, seed: int = 0, n: int = 30) -> pd.DataFrame:
 
 def test_a_better_model_beats_a_worse_one_by_a_paired_interval() -> None:
     found = compare({"dae": per_scan(0.1), "atlas": per_scan(0.0, seed=1)}, n_draws=500)
-    difference = found.differences["atlas"]["voxel_average_precision"]
+    difference = found.difference("dae", "atlas", "voxel_average_precision")
     assert difference.value == pytest.approx(0.1, abs=0.02)
     assert difference.excludes_zero
-    assert found.beats("voxel_average_precision") == ["atlas"]
+    assert found.difference("atlas", "dae", "voxel_average_precision").value == pytest.approx(-difference.value)
+    assert found.best("voxel_average_precision", ["atlas", "dae"]) == "dae"
     assert found.n_scans == 30
     assert difference.n_subjects == 15
 
 
 def test_pairing_makes_the_interval_of_a_difference_narrow() -> None:
     found = compare({"dae": per_scan(0.1), "atlas": per_scan(0.0, seed=1)}, n_draws=500)
-    difference = found.differences["atlas"]["voxel_average_precision"]
+    difference = found.difference("dae", "atlas", "voxel_average_precision")
     alone = found.values["dae"]["voxel_average_precision"]
     assert difference.high - difference.low < 0.5 * (alone.high - alone.low)
 
 
 def test_a_model_does_not_beat_itself() -> None:
-    found = compare({"a": per_scan(), "b": per_scan()}, reference="b", n_draws=200)
-    assert found.reference == "b"
-    for estimate in found.differences["a"].values():
+    found = compare({"a": per_scan(), "b": per_scan()}, n_draws=200)
+    for metric in found.values["a"]:
+        estimate = found.difference("a", "b", metric)
         assert (estimate.value, estimate.low, estimate.high) == (0, 0, 0)
-    assert found.beats("auroc") == []
+        assert not estimate.excludes_zero
 
 
 def test_only_scans_that_all_scored_are_compared() -> None:
@@ -66,14 +67,32 @@ def test_other_labels_are_not_compared() -> None:
         compare({"a": per_scan(), "b": per_scan().assign(ill=False)})
 
 
-def test_an_unknown_reference_lists_the_runs() -> None:
-    with pytest.raises(InputError, match="unknown run 'c'; valid: a, b"):
-        compare({"a": per_scan(), "b": per_scan()}, reference="c")
+def test_an_unknown_run_lists_those_that_have_the_metric() -> None:
+    found = compare({"a": per_scan(), "b": per_scan().drop(columns="voxel_average_precision")}, n_draws=50)
+    with pytest.raises(InputError, match="unknown run with auroc 'c'; valid: a, b"):
+        found.difference("a", "c", "auroc")
+    with pytest.raises(InputError, match="unknown run with voxel_average_precision 'b'; valid: a"):
+        found.difference("a", "b", "voxel_average_precision")
     with pytest.raises(InputError, match="no runs"):
         compare({})
 
 
-def test_a_metric_only_one_run_has_is_not_compared() -> None:
-    found = compare({"a": per_scan(), "b": per_scan().drop(columns="voxel_average_precision")}, n_draws=50)
-    assert "voxel_average_precision" not in found.differences["b"]
-    assert "voxel_average_precision" in found.values["a"]
+def test_a_run_without_a_metric_is_not_the_best_at_it() -> None:
+    found = compare({"a": per_scan(), "b": per_scan(0.1).drop(columns="voxel_average_precision")}, n_draws=50)
+    assert found.best("voxel_average_precision", ["a", "b"]) == "a"
+    assert found.best("voxel_average_precision", ["b"]) is None
+
+
+def test_the_value_of_several_trainings_is_their_mean_with_their_spread_beside_it() -> None:
+    trainings = [per_scan(0.1, seed) for seed in range(3)]
+    trainings[2]["score"] += np.random.default_rng(5).normal(0, 2, 30)
+    found = compare({"dae": trainings, "atlas": per_scan(seed=7)}, n_draws=300)
+    alone = compare({f"{seed}": table for seed, table in enumerate(trainings)}, n_draws=300)
+
+    for metric, estimate in found.values["dae"].items():
+        values = [of_seed[metric].value for of_seed in alone.values.values()]
+        assert estimate.value == pytest.approx(np.mean(values))
+        assert found.spread["dae"][metric] == pytest.approx(np.std(values, ddof=1))
+        gain = estimate.value - found.values["atlas"][metric].value
+        assert found.difference("dae", "atlas", metric).value == pytest.approx(gain)
+    assert "atlas" not in found.spread

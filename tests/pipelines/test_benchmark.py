@@ -11,13 +11,15 @@ import pytest
 import yaml
 
 from anomaly.cohort.table import read_records
-from anomaly.core.errors import CohortError
+from anomaly.core.errors import BundleError, CohortError
+from anomaly.core.files import read_json
 from pipelines.benchmark import benchmark
 from pipelines.benchmark_planted import PlantedSettings, plant_test_scans
 from pipelines.common import no_progress
 from tests.pipelines.cohorts import make_cohort
 
 SAMPLE = Path(__file__).resolve().parents[2] / "sample_data"
+MADE_ONCE = {"metadata.json", "score.json", "metrics.json", "passes.json"}
 HEALTHY = {"train": 4, "calibration": 4, "test": 3}
 
 
@@ -39,6 +41,8 @@ def write_benchmark(folder: Path) -> Path:
         "preprocessing": "t1w-4mm",
         "models": ["atlas-small", "intensity-small"],
         "baselines": ["intensity-small"],
+        "seeds": {"atlas-small": [0, 1]},
+        "ensembles": {"both": {"members": ["atlas-small-seed0", "atlas-small-seed1"], "p_values": "conformal"}},
         "planted": {"kinds": ["dark"], "per_subject": 2, "volume_ml": [20.0, 40.0]},
         "alphas": [0.2],
     }
@@ -61,12 +65,18 @@ def test_models_are_compared_on_planted_copies_of_the_test_scans(finished: tuple
     config, output = finished
     text = (output / "results.md").read_text()
     assert "9 scans of 3 subjects" in text
-    assert "`atlas-small` " in text
-    found = json.loads((output / "results.json").read_text())["lesions"]["dark"]
-    atlas, intensity = (
-        found[name]["voxel_average_precision"]["value"] for name in ("atlas-small", "intensity-small")
+    assert "best family `atlas-small (2 seeds)` − best baseline `intensity-small`" in text
+    assert "ensemble `both` − best single model `atlas-small (2 seeds)`" in text
+    found = json.loads((output / "results.json").read_text())
+    atlas, intensity, both = (
+        found["lesions"]["dark"][name]["voxel_average_precision"]["value"]
+        for name in ("atlas-small (2 seeds)", "intensity-small", "both")
     )
-    assert atlas > intensity
+    assert both == atlas > intensity  # the seed of an atlas changes nothing
+    assert list(found["promises"]) == ["atlas-small-seed0", "atlas-small-seed1", "intensity-small", "both"]
+    assert all(model["seconds_per_scan"] > 0 for model in found["models"].values())
+    trained = [read_json(output / "models" / name / "metadata.json")["training"] for name in found["models"]]
+    assert [training.get("seed") for training in trained] == [0, 1, 0, None]
 
     planted = read_records(output / "planted" / "cohort")
     assert {record.subject for record in planted} == {
@@ -76,8 +86,21 @@ def test_models_are_compared_on_planted_copies_of_the_test_scans(finished: tuple
     assert labels["label"].tolist() == [0] * 3 + [1] * 6
     assert set(labels.loc[labels["label"] == 1, "scan_id"]) == {record.scan_id for record in planted}
 
-    again = benchmark(config, output, jobs=2)
-    assert again.read_text() == text
+    made = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.name in MADE_ONCE}
+    assert {path.name for path in made} == MADE_ONCE
+    assert benchmark(config, output, jobs=2).read_text() == text
+    assert {path: path.stat().st_mtime_ns for path in made} == made
+
+
+@pytest.mark.slow
+def test_an_ensemble_that_is_described_otherwise_is_not_taken_for_the_old_one(finished: tuple[Path, Path]) -> None:
+    config, output = finished
+    settings = yaml.safe_load(config.read_text())
+    settings["ensembles"]["both"]["how"] = "mean"
+    other = config.with_name("other.yaml")
+    other.write_text(yaml.safe_dump(settings))
+    with pytest.raises(BundleError, match=r"models/both was merged .* than ensembles\.both says; give .* remove"):
+        benchmark(other, output, jobs=2)
 
 
 @pytest.mark.slow

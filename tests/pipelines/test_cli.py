@@ -14,7 +14,7 @@ from pipelines.common import Exit
 from tests.pipelines.cohorts import make_cohort
 from tests.pipelines.conftest import Trained
 
-VERBS = ["ingest", "train", "calibrate", "score", "report", "evaluate", "benchmark", "info"]
+VERBS = ["ingest", "train", "ensemble", "calibrate", "score", "report", "evaluate", "benchmark", "info"]
 
 
 def run(*arguments: object) -> tuple[int, str, str]:

@@ -48,6 +48,16 @@ def test_a_lesion_raises_every_score(scorer: Scorer) -> None:
     assert {"reconstruction", "reconstruction_p99", "reconstruction_mean", "kl", "combined"} == set(ill)
 
 
+def test_the_scores_of_held_out_scans_are_kept_by_name(scorer: Scorer) -> None:
+    assert scorer.reference is not None
+    kept = scorer.reference.held_out_scores
+    found = [scorer.score(*scan).scores for scan in (Scans()[index] for index in range(12))]
+
+    assert kept == {name: [scores[name] for scores in found] for name in found[0]}
+    assert np.mean(kept["combined"]) == pytest.approx(0)
+    assert Scorer(Constant(), SETTINGS).learn_reference(Scans()).reference.held_out_scores == {}
+
+
 def test_a_small_weight_puts_bright_voxels_behind_dark_ones() -> None:
     scans = Scans()
     dark_only = Scorer(Constant(), SETTINGS.model_copy(update={"bright_weight": 0.01}))

@@ -1,0 +1,124 @@
+"""An ensemble on disk: its members whole, each a bundle of its own, and how they are merged.
+
+::
+
+    ensemble/metadata.json  config.yaml  training_subjects.json  MODEL_CARD.md      as of a trained model
+    ensemble/members/<name>/                                                        bundles, without calibrations
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from anomaly.bundle.config import ModelConfig
+from anomaly.bundle.store import (
+    ENSEMBLE,
+    MEMBERS,
+    TRAINING_SUBJECTS,
+    Bundle,
+    TrainedBundle,
+    load_bundle,
+    refuse_to_overwrite,
+    verified_metadata,
+    write_metadata,
+)
+from anomaly.core.config import dump_yaml, load_yaml
+from anomaly.core.errors import BundleError
+from anomaly.core.files import atomic_path, read_json, write_json, write_text
+from anomaly.scoring.ensemble import EnsembleScorer, MergeSettings
+
+CARD = "MODEL_CARD.md"
+
+
+class EnsembleConfig(ModelConfig):
+    """Everything needed to score with an ensemble, beside its members."""
+
+    members: tuple[str, ...] = Field(min_length=2, description="names of the members; the first shows its maps")
+    merge: MergeSettings = Field(description="how the members become one")
+
+
+def save_ensemble(
+    folder: Path, config: EnsembleConfig, members: Mapping[str, TrainedBundle], facts: Mapping[str, Any]
+) -> str:
+    """Write an ensemble with copies of its members, and return its model id.
+
+    Parameters
+    ----------
+    members
+        Name → trained model, in the order of the config.
+    facts
+        What the metadata say of it, beside its members.
+
+    Raises
+    ------
+    BundleError
+        The folder holds a model already, or the members do not belong together (see :func:`refuse_unlike`).
+    """
+    refuse_to_overwrite(folder)
+    refuse_unlike(members)
+    write_text(folder / "config.yaml", dump_yaml(config))
+    seen = [member.training_fingerprints() for member in members.values()]
+    write_json(
+        folder / TRAINING_SUBJECTS,
+        {kind: sorted({name for one in seen for name in one[kind]}) for kind in ("subjects", "content_hashes")},
+    )
+    for name, member in members.items():
+        _copy(member, folder / MEMBERS / name)
+    hashed = ("config.yaml", TRAINING_SUBJECTS, *(f"{MEMBERS}/{name}/metadata.json" for name in members))
+    known = {"family": ENSEMBLE, "members": {name: member.model_id for name, member in members.items()}}
+    return write_metadata(folder, hashed, next(iter(members.values())).grid, known | dict(facts))
+
+
+def open_bundle(folder: Path, device: str = "cpu") -> Bundle:
+    """Read a model, trained or an ensemble, refusing one whose files are not those it was saved with.
+
+    Parameters
+    ----------
+    device
+        Where networks go, e.g. ``"cpu"`` or ``"cuda"``.
+    """
+    path = folder / "metadata.json"
+    if not path.is_file() or read_json(path).get("family") != ENSEMBLE:
+        return load_bundle(folder, device)
+    metadata = verified_metadata(folder)
+    config = EnsembleConfig.parse(load_yaml(folder / "config.yaml"), where=str(folder / "config.yaml"))
+    members = {name: load_bundle(folder / MEMBERS / name, device).scorer for name in config.members}
+    return Bundle(folder, config, EnsembleScorer(members, config.merge, config.scoring), metadata)
+
+
+def refuse_unlike(members: Mapping[str, TrainedBundle]) -> None:
+    """Raise BundleError unless all members take scans prepared by one chain on one grid; names what differs."""
+    (first_name, first), *others = members.items()
+    for name, other in others:
+        chains = (
+            first.config.preprocessing.model_dump(mode="json"),
+            other.config.preprocessing.model_dump(mode="json"),
+        )
+        grids = [{"shape": m.grid.shape, "affine": m.grid.affine.tolist()} for m in (first, other)]
+        found = [*_differences("preprocessing", *chains), *_differences("grid", *grids)]
+        if found:
+            raise BundleError(
+                f"the members of an ensemble must share preprocessing and grid; {first_name} and {name} differ: "
+                f"{'; '.join(found)}; train them with the same preprocessing, on one cohort"
+            )
+
+
+def _differences(where: str, one: Any, other: Any) -> Iterator[str]:
+    """Yield where two nested values differ, with both values."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in sorted(one.keys() | other.keys()):
+            yield from _differences(f"{where}.{key}", one.get(key), other.get(key))
+    elif one != other:
+        yield f"{where} {one} and {other}"
+
+
+def _copy(member: TrainedBundle, folder: Path) -> None:
+    for name in (*member.metadata["hashes"], "metadata.json", CARD):
+        if (member.folder / name).is_file():  # a card may have been left out of a bundle that was passed on
+            with atomic_path(folder / name) as temporary:
+                shutil.copyfile(member.folder / name, temporary)

@@ -1,0 +1,114 @@
+"""Trained models in, one model that merges them out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from anomaly.bundle.card import ensemble_card
+from anomaly.bundle.ensemble import CARD, EnsembleConfig, save_ensemble
+from anomaly.bundle.store import TrainedBundle, load_bundle
+from anomaly.core.errors import BundleError
+from anomaly.core.files import write_text
+from anomaly.scoring.ensemble import SCORE, EnsembleScorer, MergeSettings
+from anomaly.scoring.settings import ReadingSettings
+from pipelines.common import audit, now, software, who
+
+SUMMED = ("steps", "seconds", "n_parameters")
+
+
+def ensemble(models: Sequence[Path], output: Path, merge: MergeSettings | None = None) -> dict[str, Any]:
+    """Make one model of several, which is then calibrated, run and evaluated like any other.
+
+    Parameters
+    ----------
+    models
+        Bundles of trained models; the names of their folders become the names of the members. The first one says
+        how evidence is read (weights of dark and bright, eroded edge, smallest region, limits) and shows what it
+        expected.
+    output
+        The bundle folder to make. It holds copies of the members.
+
+    Raises
+    ------
+    BundleError
+        A model is damaged, an ensemble, of an earlier version without held-out scores, or does not share the
+        preprocessing of the others; or two have the same name.
+    """
+    members = {name: load_bundle(path) for name, path in _named(models).items()}
+    config = _config(output.resolve().name, members, merge or MergeSettings())
+    EnsembleScorer({name: m.scorer for name, m in members.items()}, config.merge, config.scoring)  # refuses misfits
+    facts = _facts(config, list(members.values()))
+    model_id = save_ensemble(output, config, members, facts)
+    write_text(output / CARD, ensemble_card(config, model_id, facts))
+    audit(output, "ensemble", model_id=model_id)
+    return {
+        "model_id": model_id,
+        "model": str(output),
+        "members": ", ".join(members),
+        "merged_by": config.merge.how,
+        "p_values": config.merge.p_values,
+        "parameters": facts["training"]["n_parameters"],
+    }
+
+
+def _named(models: Sequence[Path]) -> dict[str, Path]:
+    names = [path.resolve().name for path in models]
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twice or SCORE in names:
+        raise BundleError(
+            f"members are called by their folders: found {', '.join(names)}; expected names that differ, none of "
+            f"them {SCORE!r}; rename a folder"
+        )
+    if len(models) < 2:
+        raise BundleError(f"found {len(models)} model, expected at least two to merge; name more model folders")
+    return dict(zip(names, models, strict=True))
+
+
+def _config(name: str, members: Mapping[str, TrainedBundle], merge: MergeSettings) -> EnsembleConfig:
+    first = next(iter(members.values())).config
+    shared = {key: getattr(first.scoring, key) for key in ReadingSettings.model_fields}
+    return EnsembleConfig(
+        name=name,
+        description=f"{', '.join(members)} as one model",
+        preprocessing=first.preprocessing,
+        scoring=ReadingSettings(**shared | {"scan_score": SCORE}),
+        members=tuple(members),
+        merge=merge,
+    )
+
+
+def _facts(config: EnsembleConfig, members: Sequence[TrainedBundle]) -> dict[str, Any]:
+    """Return what the metadata and the card say; sums over members, who may have learnt from other scans each."""
+    known = [member.metadata for member in members]
+    seen = [member.training_fingerprints() for member in members]
+    return {
+        "name": config.name,
+        "modality": config.modality.value,
+        "version": "0.1.0",
+        "intended_use": known[0]["intended_use"],
+        "created_at": now(),
+        "who": who(),
+        "data": {
+            "n_scans": len({content for one in seen for content in one["content_hashes"]}),
+            "n_subjects": len({subject for one in seen for subject in one["subjects"]}),
+            **_ages([facts["data"] for facts in known]),
+        },
+        "training": {key: sum(facts["training"][key] for facts in known) for key in SUMMED},
+        "display": {
+            "intensity_max": known[0]["display"]["intensity_max"],
+            "evidence_typical": sum(facts["display"]["evidence_typical"] for facts in known) / len(known),
+        },
+        "software": software(),
+        "changelog": {"0.1.0": "first merger"},
+    }
+
+
+def _ages(data: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    known = [one for one in data if one.get("age_min") is not None]
+    return {
+        "age_min": min((one["age_min"] for one in known), default=None),
+        "age_max": max((one["age_max"] for one in known), default=None),
+    }

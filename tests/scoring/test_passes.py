@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from anomaly.core.views import View
+from anomaly.models.base import Evidence
+from anomaly.scoring.passes import network_passes
+from anomaly.scoring.scorer import Scorer
+from anomaly.scoring.settings import ScoringSettings
+from tests.scoring.factory import Constant, Scans
+
+
+class Steps(Constant):
+    """Asks a network several times for each batch, after one call of another."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__(View(kind="slice"))
+        self.steps, self.encoder, self.denoiser = steps, torch.nn.Conv2d(1, 1, 1), torch.nn.Conv2d(1, 1, 1)
+
+    def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
+        self.encoder(images)
+        for _ in range(self.steps):
+            self.denoiser(images)
+        return super().evidence(images, mask)
+
+
+@pytest.mark.parametrize(("steps", "flip", "expected"), [(1, False, 1), (7, False, 7), (7, True, 14)])
+def test_every_step_of_the_busiest_network_counts(steps: int, flip: bool, expected: int) -> None:
+    settings = ScoringSettings(batch_size=5, flip_average=flip)
+
+    assert network_passes(Scorer(Steps(steps), settings), *Scans()[0]) == expected
+
+
+def test_a_model_without_a_network_takes_no_pass() -> None:
+    assert network_passes(Scorer(Constant(), ScoringSettings()), *Scans()[0]) == 0
