@@ -25,47 +25,36 @@ are scalable vision learners" (lost cubes).
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
-from monai.networks.nets import BasicUNet
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from anomaly.core.errors import TrainingError
-from anomaly.core.views import View, VolumeSource
+from anomaly.core.views import VolumeSource
 from anomaly.models.base import Evidence, ModelSettings
-from anomaly.models.closed_form import principal_components, volumes
-from anomaly.models.corruption import CorruptionSettings, Spacing, corrupt
-from anomaly.models.network import NetworkDetector, centre, crop, pad, padded_shape, residual, within
+from anomaly.models.closed_form import principal_components
+from anomaly.models.context_unet import (
+    ContextUNetSettings,
+    context_unet,
+    healthy_mean_and_sd,
+    in_context,
+    predict,
+)
+from anomaly.models.corruption import CorruptionSettings, corrupt, slab_spacing
+from anomaly.models.network import NetworkDetector, centre, residual, within
 from anomaly.training.protocols import Moment
 
-HALVINGS = 4  # of MONAI's BasicUNet
-GROUPS = 8
 LARGE_CHANGE = 0.1  # a change of this size, in intensity units, is as severe as it gets
-SD_FLOOR = 0.05  # of the z-score that the network is shown, intensity units
-FAR = 3.0  # healthy standard deviations that the network is shown as 1
 RARE = 3.0  # log-odds against a change, so that an untrained network says that nothing was changed
 
 
-class DenoisingSettings(ModelSettings):
+class DenoisingSettings(ContextUNetSettings):
     """Settings of the denoising autoencoder."""
 
     family: Literal["dae"] = "dae"
-    view: View = View(kind="volume")
-    features: tuple[int, int, int, int, int, int] = Field(
-        (16, 16, 48, 96, 96, 16), description="channels of the five levels and of the last layer, multiples of 8"
-    )
-    space_to_depth: Literal[1, 2] = Field(
-        2, description="2: every 2×2(×2) voxels become channels, four (eight) times fewer positions to compute"
-    )
-    mirror: bool = Field(
-        True, description="also show the left-right mirror image; not for patches or sagittal slices"
-    )
-    atlas: bool = Field(
-        True, description="also show the healthy mean at each place and the z-score; only with view kind volume"
-    )
     changed_weight: float = Field(3.0, ge=0, description="λ: extra weight of the loss inside local changes")
     error_sd: float = Field(0.16, gt=0, description="s: the error that counts ½, intensity units")
     severity_weight: float = Field(1.0, ge=0, description="weight of the severity loss; 0 = no severity output")
@@ -73,35 +62,10 @@ class DenoisingSettings(ModelSettings):
     corruption: CorruptionSettings = CorruptionSettings()
 
     @model_validator(mode="after")
-    def _fits_the_view(self) -> DenoisingSettings:
-        if any(n % GROUPS for n in self.features):
-            raise ValueError(f"features must be multiples of {GROUPS}")
-        if self.features[HALVINGS] < 2 * GROUPS:
-            raise ValueError(f"the deepest level may be a single voxel and needs {2 * GROUPS} features or more")
-        if self.mirror and (self.view.kind == "patch" or (self.view.kind == "slice" and self.view.axis == 0)):
-            raise ValueError("mirror needs images that hold both sides; set mirror to false for this view")
-        if self.atlas and self.view.kind != "volume":
-            raise ValueError("atlas needs view kind 'volume', because only there a voxel knows its place")
+    def _components_need_the_atlas(self) -> DenoisingSettings:
         if self.components and not self.atlas:
             raise ValueError("components need atlas, whose mean they are centred on")
         return self
-
-
-class FullPrecision(nn.Module):
-    """A part of a network that runs in float32 even where the rest runs in bfloat16.
-
-    At the coarsest level, of a few voxels, bfloat16 convolutions give non-finite weight gradients on CPU.
-    """
-
-    def __init__(self, part: nn.Module) -> None:
-        super().__init__()
-        self.part = part
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """Return ``part(*inputs)`` in float32."""
-        with torch.autocast(inputs[0].device.type, enabled=False):
-            out: Tensor = self.part(*(tensor.float() for tensor in inputs))
-            return out
 
 
 class DenoisingAutoencoder(NetworkDetector):
@@ -129,23 +93,7 @@ class DenoisingAutoencoder(NetworkDetector):
         self.register_buffer("mean", torch.zeros(1, 1, *shape) if settings.atlas else None)
         self.register_buffer("sd", torch.ones(1, 1, *shape) if settings.atlas else None)
         self.register_buffer("components", torch.zeros(k, math.prod(shape)) if k else None)
-        fold = settings.space_to_depth**self.view.spatial_dims
-        shown = self.view.channels * (1 + settings.mirror) + 2 * settings.atlas
-        network: Any = BasicUNet(
-            spatial_dims=self.view.spatial_dims,
-            in_channels=shown * fold,
-            out_channels=(3 if settings.severity_weight else 1) * fold,
-            features=settings.features,
-            norm=("group", {"num_groups": GROUPS}),
-            act=("leakyrelu", {"negative_slope": 0.1, "inplace": True}),
-            upsample="nontrainable",
-        )
-        network.down_4 = FullPrecision(network.down_4)
-        network.upcat_4 = FullPrecision(network.upcat_4)
-        nn.init.zeros_(network.final_conv.weight)
-        nn.init.zeros_(network.final_conv.bias)
-        built: nn.Module = network
-        return built
+        return context_unet(settings, settings.shown, 3 if settings.severity_weight else 1)
 
     def check(self, train: VolumeSource) -> None:
         """Refuse more principal components than half of the scans can give."""
@@ -164,13 +112,7 @@ class DenoisingAutoencoder(NetworkDetector):
         """
         if self.mean is None:
             return
-        total, squares = (torch.zeros(self.grid.shape, dtype=torch.float64) for _ in range(2))
-        for voxels, _ in volumes(train):
-            total += voxels
-            squares += voxels.double() ** 2
-        mean = total / len(train)
-        self.mean = mean.float()[None, None]
-        self.sd = (squares / len(train) - mean**2).clamp_min(0).sqrt().float()[None, None]
+        self.mean, self.sd = healthy_mean_and_sd(train)
         if self.components is not None:
             half = torch.stack([torch.from_numpy(train[n][0].copy()).flatten() for n in range(0, len(train), 2)])
             self.components = principal_components(half, self.settings.components)[1]
@@ -182,7 +124,7 @@ class DenoisingAutoencoder(NetworkDetector):
         settings ask for it.
         """
         settings = self.settings
-        corrupted, changed = corrupt(images, mask, self.slab_spacing, settings.corruption, rng)
+        corrupted, changed = corrupt(images, mask, slab_spacing(self.view, self.grid), settings.corruption, rng)
         moved = centre(corrupted) - centre(images)
         weight = torch.add(mask, changed, alpha=settings.changed_weight)  # outside the mask nothing is changed
         if not settings.severity_weight:
@@ -226,42 +168,7 @@ class DenoisingAutoencoder(NetworkDetector):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the correction g and the two log-odds of severity ``(B, 1 or 3, *S)``."""
-        shown = [images]
-        if self.settings.mirror:
-            shown.append(images.flip(2))
-        if self.mean is not None and self.sd is not None:
-            z = (images - self.mean) / (self.sd + SD_FLOOR)
-            shown += [self.mean.expand_as(images), (z.clamp(-2 * FAR, 2 * FAR) / FAR) * (images != 0)]
-        fold = self.settings.space_to_depth
-        shape = padded_shape(images.shape[2:], fold, least=fold * 2**HALVINGS)
-        output = self.network(space_to_depth(pad(torch.cat(shown, dim=1), shape), fold))
-        output = crop(depth_to_space(output.float(), fold), images.shape[2:])
+        settings = self.settings
+        shown = in_context(images, settings.mirror, self.mean, self.sd)
+        output = predict(self.network, shown, settings.space_to_depth)
         return torch.cat([output[:, :1], output[:, 1:] - RARE], dim=1)
-
-    @property
-    def slab_spacing(self) -> Spacing:
-        """Voxel size in mm along the axes of the slab (slices) or volume that the corruption works on."""
-        i, j, k = self.grid.spacing
-        if self.view.kind != "slice":
-            return i, j, k
-        across = (i, j, k)[self.view.axis]
-        within_slice = [s for axis, s in enumerate((i, j, k)) if axis != self.view.axis]
-        return across, within_slice[0], within_slice[1]
-
-
-def space_to_depth(images: Tensor, factor: int) -> Tensor:
-    """Return ``(B, C·fᴰ, *S/f)``: neighbouring voxels as channels, losing nothing."""
-    if factor == 1 or images.ndim == 4:
-        return F.pixel_unshuffle(images, factor) if factor > 1 else images
-    b, c, i, j, k = images.shape
-    folded = images.reshape(b, c, i // factor, factor, j // factor, factor, k // factor, factor)
-    return folded.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(b, -1, i // factor, j // factor, k // factor)
-
-
-def depth_to_space(images: Tensor, factor: int) -> Tensor:
-    """Undo :func:`space_to_depth`."""
-    if factor == 1 or images.ndim == 4:
-        return F.pixel_shuffle(images, factor) if factor > 1 else images
-    b, c, i, j, k = images.shape
-    unfolded = images.reshape(b, c // factor**3, factor, factor, factor, i, j, k)
-    return unfolded.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(b, -1, i * factor, j * factor, k * factor)

@@ -27,6 +27,10 @@ FAMILIES: dict[str, Family] = {
         "anomaly.models.dae:DenoisingAutoencoder",
         "denoising autoencoder: a U-Net that undoes synthetic changes, so what it undoes in a scan is abnormal",
     ),
+    "restoration": Family(
+        "anomaly.models.restoration:RestorationNetwork",
+        "restoration: a U-Net that undoes synthetic changes of many grades, step by step (DISYRE)",
+    ),
     "ae": Family(
         "anomaly.models.ae:Autoencoder",
         "autoencoder: a narrow latent can only rebuild normal anatomy; the residual is what it could not",

@@ -26,6 +26,13 @@ SMALL: dict[str, dict[str, Any]] = {
         "atlas": False,
         "severity_weight": 1.0,
     },
+    "restoration": {
+        "view": {"kind": "slice", "neighbours": 1},
+        "features": (8, 8, 8, 8, 16, 8),
+        "space_to_depth": 1,
+        "atlas": False,
+        "steps": 3,
+    },
     "ae": {"channels": (8, 16), "latent_size": 8},
     "vae": {"channels": (8, 16), "latent_size": 8, "kl_gradient": True, "restoration_steps": 2},
     "cvae": {"channels": (8, 16), "latent_size": 8, "context_encoding": 0.2},
