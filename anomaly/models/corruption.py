@@ -21,7 +21,8 @@ from pydantic import Field
 from torch import Tensor
 
 from anomaly.core.config import Settings
-from anomaly.core.views import Array
+from anomaly.core.views import Array, View
+from anomaly.core.volume import Geometry
 from anomaly.training.fields import chance, host_generator, nonzero, smooth_field, uniform, upsample
 
 Spacing = tuple[float, float, float]
@@ -99,6 +100,16 @@ def as_slab(images: Tensor) -> Tensor:
 def from_slab(slab: Tensor, like: Tensor) -> Tensor:
     """Undo :func:`as_slab`."""
     return slab[:, 0] if like.ndim == 4 else slab
+
+
+def slab_spacing(view: View, grid: Geometry) -> Spacing:
+    """Return the voxel size in mm along the axes of :func:`as_slab` of images that a view cuts from a grid."""
+    i, j, k = grid.spacing
+    if view.kind != "slice":
+        return i, j, k
+    across = (i, j, k)[view.axis]
+    within_slice = [s for axis, s in enumerate((i, j, k)) if axis != view.axis]
+    return across, within_slice[0], within_slice[1]
 
 
 class _Canvas(NamedTuple):

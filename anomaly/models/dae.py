@@ -35,7 +35,8 @@ from anomaly.core.errors import TrainingError
 from anomaly.core.views import View, VolumeSource
 from anomaly.models.base import Evidence, ModelSettings
 from anomaly.models.closed_form import principal_components, volumes
-from anomaly.models.corruption import CorruptionSettings, Spacing, corrupt
+from anomaly.models.corruption import CorruptionSettings, corrupt, slab_spacing
+from anomaly.models.folding import FullPrecision, depth_to_space, space_to_depth
 from anomaly.models.network import NetworkDetector, centre, crop, pad, padded_shape, residual, within
 from anomaly.training.protocols import Moment
 
@@ -83,23 +84,6 @@ class DenoisingSettings(ModelSettings):
         if self.components and not self.atlas:
             raise ValueError("components need atlas, whose mean they are centred on")
         return self
-
-
-class FullPrecision(nn.Module):
-    """A part of a network that runs in float32 even where the rest runs in bfloat16.
-
-    At the coarsest level, of a few voxels, bfloat16 convolutions give non-finite weight gradients on CPU.
-    """
-
-    def __init__(self, part: nn.Module) -> None:
-        super().__init__()
-        self.part = part
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """Return ``part(*inputs)`` in float32."""
-        with torch.autocast(inputs[0].device.type, enabled=False):
-            out: Tensor = self.part(*(tensor.float() for tensor in inputs))
-            return out
 
 
 class DenoisingAutoencoder(NetworkDetector):
@@ -180,7 +164,7 @@ class DenoisingAutoencoder(NetworkDetector):
         settings ask for it.
         """
         settings = self.settings
-        corrupted, changed = corrupt(images, mask, self.slab_spacing, settings.corruption, rng)
+        corrupted, changed = corrupt(images, mask, slab_spacing(self.view, self.grid), settings.corruption, rng)
         moved = centre(corrupted) - centre(images)
         weight = torch.add(mask, changed, alpha=settings.changed_weight)  # outside the mask nothing is changed
         if not settings.severity_weight:
@@ -235,31 +219,3 @@ class DenoisingAutoencoder(NetworkDetector):
         output = self.network(space_to_depth(pad(torch.cat(shown, dim=1), shape), fold))
         output = crop(depth_to_space(output.float(), fold), images.shape[2:])
         return torch.cat([output[:, :1], output[:, 1:] - RARE], dim=1)
-
-    @property
-    def slab_spacing(self) -> Spacing:
-        """Voxel size in mm along the axes of the slab (slices) or volume that the corruption works on."""
-        i, j, k = self.grid.spacing
-        if self.view.kind != "slice":
-            return i, j, k
-        across = (i, j, k)[self.view.axis]
-        within_slice = [s for axis, s in enumerate((i, j, k)) if axis != self.view.axis]
-        return across, within_slice[0], within_slice[1]
-
-
-def space_to_depth(images: Tensor, factor: int) -> Tensor:
-    """Return ``(B, C·fᴰ, *S/f)``: neighbouring voxels as channels, losing nothing."""
-    if factor == 1 or images.ndim == 4:
-        return F.pixel_unshuffle(images, factor) if factor > 1 else images
-    b, c, i, j, k = images.shape
-    folded = images.reshape(b, c, i // factor, factor, j // factor, factor, k // factor, factor)
-    return folded.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(b, -1, i // factor, j // factor, k // factor)
-
-
-def depth_to_space(images: Tensor, factor: int) -> Tensor:
-    """Undo :func:`space_to_depth`."""
-    if factor == 1 or images.ndim == 4:
-        return F.pixel_shuffle(images, factor) if factor > 1 else images
-    b, c, i, j, k = images.shape
-    unfolded = images.reshape(b, c // factor**3, factor, factor, factor, i, j, k)
-    return unfolded.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(b, -1, i * factor, j * factor, k * factor)

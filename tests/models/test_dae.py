@@ -9,7 +9,7 @@ import torch
 from anomaly.core.errors import ConfigError, TrainingError
 from anomaly.models import registry
 from anomaly.models.base import FitRun
-from anomaly.models.dae import DenoisingAutoencoder, depth_to_space, space_to_depth
+from anomaly.models.dae import DenoisingAutoencoder
 from anomaly.training.settings import TrainingSettings
 from tests.models.factories import GRID, healthy_cohort, healthy_scan, images_of, planted_scan
 
@@ -20,15 +20,6 @@ def new(**changes: Any) -> DenoisingAutoencoder:
     detector = registry.create(registry.parse_settings({**SMALL, **changes}, "model"), GRID)
     assert isinstance(detector, DenoisingAutoencoder)
     return detector
-
-
-@pytest.mark.parametrize("shape", [(2, 3, 6, 8), (2, 3, 6, 8, 4)])
-@pytest.mark.parametrize("factor", [1, 2])
-def test_folding_loses_nothing(shape: tuple[int, ...], factor: int) -> None:
-    images = torch.arange(torch.Size(shape).numel()).float().reshape(shape)
-    folded = space_to_depth(images, factor)
-    assert folded.shape[2:] == tuple(n // factor for n in shape[2:])
-    assert torch.equal(depth_to_space(folded, factor), images)
 
 
 def test_an_untrained_network_changes_nothing() -> None:
