@@ -35,6 +35,10 @@ FAMILIES: dict[str, Family] = {
         "anomaly.models.vae:VariationalAutoencoder",
         "variational autoencoder: residual, and how surprising a scan's latent code is (KL, ELBO)",
     ),
+    "diffusion": Family(
+        "anomaly.models.diffusion:DiffusionModel",
+        "diffusion model: a scan is noised part-way and restored; what does not come back is abnormal",
+    ),
     "atlas": Family(
         "anomaly.models.atlas:Atlas",
         "baseline: z-score of every voxel against the healthy mean and SD at its place",
