@@ -55,6 +55,10 @@ FAMILIES: dict[str, Family] = {
         "anomaly.models.hvae:HierarchicalVariationalAutoencoder",
         "hierarchical variational autoencoder: residual, and maps of how surprising each level of detail is (KL)",
     ),
+    "diffusion": Family(
+        "anomaly.models.diffusion:DiffusionModel",
+        "diffusion model: a scan is noised part-way and restored; what does not come back is abnormal",
+    ),
     "atlas": Family(
         "anomaly.models.atlas:Atlas",
         "baseline: z-score of every voxel against the healthy mean and SD at its place",

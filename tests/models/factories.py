@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from anomaly.core.covariates import covariates
 from anomaly.core.views import View
@@ -63,3 +63,10 @@ def images_of(voxels: FloatArray, mask: MaskArray, view: View) -> tuple[Tensor, 
     images = np.stack([view.cut(voxels, place) for place in places])
     masks = np.stack([view.target(mask, place) for place in places])
     return torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(np.ascontiguousarray(masks))
+
+
+def awaken(network: nn.Module) -> None:
+    """Give weights to the layers that a fresh network begins with at 0, so that everything has a say."""
+    for parameter in network.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(0))

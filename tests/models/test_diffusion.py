@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from anomaly.core.errors import ConfigError, TrainingError
+from anomaly.models import registry
+from anomaly.models.base import FitRun
+from anomaly.models.diffusion import DiffusionModel, Given
+from anomaly.training.protocols import Moment
+from anomaly.training.settings import TrainingSettings
+from tests.models.factories import GRID, awaken, healthy_cohort, healthy_scan, images_of
+
+SMALL = {"family": "diffusion", "channels": (8, 16), "space_to_depth": 1}
+PATCH = {"view": {"kind": "patch", "size": (8, 10, 8)}}
+
+
+def new(**changes: Any) -> DiffusionModel:
+    detector = registry.create(registry.parse_settings({**SMALL, **changes}, "model"), GRID)
+    assert isinstance(detector, DiffusionModel)
+    awaken(detector.network)
+    detector.prepare(healthy_cohort(2))
+    return detector
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def never_wrong(detector: DiffusionModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the network know the clean image."""
+
+    def predict(noised: Tensor, given: Given, t: Tensor) -> Tensor:
+        signal, spread = detector.chain._coefficients(noised, t)
+        return detector.chain.target(given.clean, (noised - signal * given.clean) / spread, t)
+
+    monkeypatch.setattr(detector, "predict", predict)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "sample", "v"])
+@pytest.mark.parametrize("evaluations", [3, 6, 30])
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_a_network_that_is_never_wrong_restores_the_image(
+    prediction: str, evaluations: int, schedule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector = new(prediction=prediction, evaluations=evaluations, schedule=schedule)
+    never_wrong(detector, monkeypatch)
+    images, mask = images_of(*healthy_scan(0), detector.view)
+    evidence = detector.evidence(images, mask)
+    torch.testing.assert_close(evidence.reconstruction, images, atol=1e-4, rtol=0)
+    assert evidence.terms["denoising_loss"].max() < 1e-4
+
+
+@pytest.mark.parametrize("level", [0.02, 0.5, 0.9])
+@pytest.mark.parametrize("changes", [{"masked": "patch"}, {"masked": "patch", "patch_sets": 4}, PATCH])
+def test_it_does_so_at_every_level_and_patch_by_patch(
+    level: float, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector = new(levels=(level,), evaluations=8, **changes)
+    never_wrong(detector, monkeypatch)
+    images, mask = images_of(*healthy_scan(0), detector.view)
+    torch.testing.assert_close(detector.reconstruct(images, mask), images, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"evaluations": 3}, 3),
+        ({"evaluations": 9}, 9),
+        ({"evaluations": 12, "masked": "patch"}, 12),
+        ({"levels": (0.5,), "evaluations": 1}, 1),
+    ],
+)
+def test_the_network_is_asked_as_often_as_the_settings_say(
+    changes: dict[str, Any], expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector = new(**changes)
+    images, mask = images_of(*healthy_scan(0), detector.view)
+    asked = []
+    predict = detector.predict
+    monkeypatch.setattr(detector, "predict", lambda *given: (asked.append(len(given[0])), predict(*given))[1])
+    with torch.inference_mode():
+        detector.evidence(images, mask)
+    assert sum(asked) == expected * len(images)
+    assert len(set(asked)) == 1  # all levels and patches side by side
+
+
+@pytest.mark.parametrize("view", [{}, {"kind": "slice", "neighbours": 1}, PATCH["view"]])
+@pytest.mark.parametrize("patch_sets", [2, 4])
+def test_sets_of_patches_cover_every_voxel_exactly_once(view: dict[str, Any], patch_sets: int) -> None:
+    detector = new(view=view, masked="patch", patch_sets=patch_sets, levels=(0.5,), evaluations=4)
+    sets = detector.patches()
+    assert sets.shape == (patch_sets, 1, 1, *detector.image_shape)
+    assert (sets.sum(dim=0) == 1).all()
+    assert new().patches().all()
+
+
+def test_the_network_sees_noise_in_the_patches_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = new(masked="patch", levels=(0.5,), evaluations=4)
+    images, mask = images_of(*healthy_scan(0), detector.view)
+    seen = []
+    monkeypatch.setattr(
+        detector, "predict", lambda noised, given, t: (seen.append((noised, given)), torch.zeros_like(noised))[1]
+    )
+    detector.evidence(images, mask)
+    assert len(seen) == 2
+    for noised, given in seen:
+        assert torch.equal(noised[~given.where], given.clean[~given.where])
+        assert (noised != given.clean)[given.where].float().mean() > 0.99
+    assert (given.where <= given.mask).all()
+
+
+@pytest.mark.parametrize("masked", ["none", "patch"])
+def test_training_noises_inside_the_mask_alone(masked: str) -> None:
+    detector = new(masked=masked, evaluations=6)
+    images, mask = images_of(*healthy_scan(0), detector.view)
+    noise, t, where = detector.corrupt(images, mask, generator())
+    assert noise.shape == images.shape
+    assert where.shape == mask.shape
+    assert t.min() >= 1
+    assert t.max() <= 1000
+    assert (where <= mask).all()
+    assert torch.equal(where, mask) == (masked == "none")
+
+
+def test_training_noises_some_images_as_a_whole_and_others_in_patches() -> None:
+    detector = new(masked="patch")
+    mask = torch.ones(60, 1, *detector.image_shape, dtype=torch.bool)
+    share = detector.corrupt(mask.float(), mask, generator())[2].float().flatten(1).mean(1)
+    assert 10 <= int((share == 1).sum()) <= 30
+    assert share.min() > 0.3
+
+
+def test_an_untrained_network_has_the_loss_of_predicting_nothing() -> None:
+    detector = new(prediction="epsilon")
+    for parameter in detector.network.unet.out.parameters():
+        torch.nn.init.zeros_(parameter)
+    images, mask = images_of(*healthy_scan(0), detector.view)
+    corrupted = detector.corrupt(images, mask, generator())
+    loss = detector.loss(images, mask, Moment(0, 10, generator()), *corrupted)["loss"]
+    torch.testing.assert_close(loss, (corrupted[0][mask] ** 2).mean())
+
+
+def test_what_the_network_sees_has_mean_zero_and_standard_deviation_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = new(levels=(0.5,), evaluations=1)
+    seen = []
+    monkeypatch.setattr(
+        detector, "predict", lambda noised, given, t: (seen.append(given), torch.zeros_like(noised))[1]
+    )
+    for seed in range(2):  # the scans that were prepared from
+        detector.evidence(*images_of(*healthy_scan(seed), detector.view))
+    inside = torch.cat([given.clean[given.mask] for given in seen])
+    assert inside.mean() == pytest.approx(0, abs=1e-3)
+    assert inside.std() == pytest.approx(1, abs=1e-3)
+
+
+def test_restorations_stay_within_healthy_intensities(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = new()
+    monkeypatch.setattr(detector, "predict", lambda noised, given, t: torch.full_like(noised, 50.0))
+    images, mask = images_of(*healthy_scan(0), detector.view)
+    healthy = torch.cat([torch.from_numpy(healthy_scan(seed)[0][healthy_scan(seed)[1]]) for seed in range(2)])
+    assert detector.reconstruct(images, mask).max() == pytest.approx(float(healthy.max()), abs=1e-5)
+
+
+def test_the_code_of_the_clean_image_changes_the_restoration() -> None:
+    detector = new(context=True, context_size=4)
+    images, mask = images_of(*healthy_scan(0), detector.view)
+    with torch.inference_mode():
+        before = detector.reconstruct(images, mask)
+        encoder = detector.network.encoder
+        assert encoder is not None
+        next(reversed(list(encoder.parameters()))).add_(1.0)
+        after = detector.reconstruct(images, mask)
+    assert not torch.allclose(before, after, atol=1e-4)
+
+
+def test_the_encoder_learns_with_the_network() -> None:
+    detector = new(context=True, context_size=4)
+    images, mask = images_of(*healthy_scan(0), detector.view)
+    corrupted = detector.corrupt(images, mask, generator())
+    detector.loss(images, mask, Moment(0, 10, generator()), *corrupted)["loss"].backward()
+    assert detector.network.encoder is not None
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in detector.network.encoder.parameters())
+
+
+@pytest.mark.parametrize("noise", ["gaussian", "coarse", "simplex"])
+@pytest.mark.parametrize("view", [{}, {"kind": "slice", "neighbours": 1}, PATCH["view"]])
+def test_scoring_noise_is_the_same_for_every_detector_and_differs_between_levels(
+    noise: str, view: dict[str, Any]
+) -> None:
+    detector = new(noise=noise, view=view)
+    assert detector.scoring_noise.shape == (3, detector.view.channels, *detector.image_shape)
+    assert torch.equal(detector.scoring_noise, new(noise=noise, view=view).scoring_noise)
+    assert not torch.allclose(detector.scoring_noise[0], detector.scoring_noise[1])
+    assert "scoring_noise" not in detector.state_dict()
+
+
+@pytest.mark.parametrize("changes", [{}, {"context": True, "masked": "patch"}, PATCH])
+def test_samples_are_finite_in_range_and_different(changes: dict[str, Any]) -> None:
+    detector = new(timesteps=50, **changes)
+    samples = detector.sample(4, generator())
+    assert samples.shape == (4, 1, *detector.image_shape)
+    assert samples.isfinite().all()
+    assert samples.max() <= detector.highest + 1e-5
+    assert samples[samples != 0].min() >= detector.lowest - 1e-5
+    assert len(samples.flatten(1).unique(dim=0)) == 4
+    assert torch.equal(samples, detector.sample(4, generator()))
+
+
+def test_samples_of_pure_noise_become_what_a_never_wrong_network_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = new(prediction="sample", timesteps=100)
+    monkeypatch.setattr(detector, "predict", lambda noised, given, t: torch.full_like(noised, 0.3))
+    samples = detector.sample(3, generator())
+    inside = samples[samples != 0]
+    torch.testing.assert_close(inside, torch.full_like(inside, float(0.3 * detector.sd + detector.mean)))
+
+
+def test_the_foreground_is_where_most_healthy_scans_have_theirs() -> None:
+    detector = new()
+    masks = [torch.from_numpy(healthy_scan(seed)[1]) for seed in range(2)]
+    assert torch.equal(detector.foreground, masks[0] & masks[1])
+    assert math.isfinite(float(detector.lowest))
+
+
+def test_neighbouring_slices_are_noised_and_restored_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = new(view={"kind": "slice", "neighbours": 1}, evaluations=3)
+    never_wrong(detector, monkeypatch)
+    images, mask = images_of(*healthy_scan(0), detector.view)
+    assert images.shape[1] == 3
+    torch.testing.assert_close(detector.reconstruct(images, mask), images[:, 1:2] * mask, atol=1e-4, rtol=0)
+
+
+def test_noise_runs_through_neighbouring_slices_as_through_a_volume() -> None:
+    detector = new(view={"kind": "slice", "neighbours": 1}, noise="coarse", grain_mm=64.0, evaluations=3)
+    noise = detector.noise(8, generator())
+    across, to_another_image = noise.diff(dim=1).abs().mean(), noise.diff(dim=0).abs().mean()
+    assert across < 0.4 * to_another_image
+
+
+@pytest.mark.parametrize("changes", [PATCH, {"view": {"kind": "slice", "neighbours": 1}, "space_to_depth": 2}])
+def test_patches_and_slabs_are_learnt(changes: dict[str, Any], tmp_path: Path) -> None:
+    detector = new(noise="coarse", masked="patch", **changes)
+    training = TrainingSettings(steps=1, batch_size=2, validate_every=1)
+    detector.fit(healthy_cohort(2), [], FitRun(tmp_path, training, device="cpu"))
+    with torch.inference_mode():
+        images, mask = images_of(*healthy_scan(9), detector.view)
+        assert detector.evidence(images, mask).maps["residual"].shape == mask.shape
+
+
+def test_a_code_that_could_copy_the_image_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="latent_size 320 is not smaller than the image"):
+        new(context=True, context_size=320).fit(healthy_cohort(2), [], FitRun(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"channels": (8, 20)}, "multiples of 8"),
+        ({"levels": (0.5, 1.2)}, "above 0 and not above 1"),
+        ({"evaluations": 4}, r"found 4; expected a multiple of 3, the number of levels \(3\)"),
+        ({"evaluations": 9, "masked": "patch"}, "expected a multiple of 6"),
+        ({"levels": (0.01,), "evaluations": 11}, "11 steps do not fit below level 0.01"),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        new(**changes)
