@@ -35,6 +35,10 @@ FAMILIES: dict[str, Family] = {
         "anomaly.models.vae:VariationalAutoencoder",
         "variational autoencoder: residual, and how surprising a scan's latent code is (KL, ELBO)",
     ),
+    "flow": Family(
+        "anomaly.models.flow:NormalisingFlow",
+        "normalising flow: exact log-likelihood of tissue at its place, and the nearest typical image",
+    ),
     "atlas": Family(
         "anomaly.models.atlas:Atlas",
         "baseline: z-score of every voxel against the healthy mean and SD at its place",

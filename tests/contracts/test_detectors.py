@@ -28,6 +28,7 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "ae": {"channels": (8, 16), "latent_size": 8},
     "vae": {"channels": (8, 16), "latent_size": 8, "kl_gradient": True},
+    "flow": {"view": {"kind": "slice"}, "space_to_depth": 2, "hidden": 16, "couplings": 4},
     "atlas": {},
     "pca": {"components": 4},
     "intensity": {},
