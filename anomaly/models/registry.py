@@ -59,6 +59,10 @@ FAMILIES: dict[str, Family] = {
         "anomaly.models.diffusion:DiffusionModel",
         "diffusion model: a scan is noised part-way and restored; what does not come back is abnormal",
     ),
+    "flow": Family(
+        "anomaly.models.flow:NormalisingFlow",
+        "normalising flow: exact log-likelihood of tissue at its place, and the nearest typical image",
+    ),
     "atlas": Family(
         "anomaly.models.atlas:Atlas",
         "baseline: z-score of every voxel against the healthy mean and SD at its place",

@@ -48,6 +48,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "context": True,
         "context_size": 4,
     },
+    "flow": {"view": {"kind": "slice"}, "space_to_depth": 2, "hidden": 16, "couplings": 4},
     "atlas": {},
     "pca": {"components": 4},
     "intensity": {},

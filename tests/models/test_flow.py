@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from anomaly.core.errors import ConfigError
+from anomaly.core.volume import Geometry
+from anomaly.models.base import FitRun
+from anomaly.models.flow import CouplingFlow, FlowSettings, NormalisingFlow
+from anomaly.training.protocols import Moment
+from anomaly.training.settings import AugmentationSettings, TrainingSettings
+from tests.models.factories import GRID, healthy_cohort, healthy_scan, images_of
+
+SMALL = {"space_to_depth": 2, "hidden": 8, "couplings": 4}
+
+
+def new(grid: Geometry = GRID, **changes: Any) -> NormalisingFlow:
+    return NormalisingFlow(FlowSettings.parse({**SMALL, **changes}, "model"), grid)
+
+
+def wild(module: torch.nn.Module, seed: int = 0) -> None:
+    """Give a flow weights that stretch and shift."""
+    rng = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(0.25 * torch.randn(parameter.shape, generator=rng))
+
+
+def a_flow(kind: str = "slice", **changes: Any) -> tuple[NormalisingFlow, Tensor, Tensor]:
+    """Return a flow with wild weights, an image and its mask."""
+    detector = new(view={"kind": kind}, **changes)
+    detector.prepare(healthy_cohort(4))
+    wild(detector.network)
+    images, mask = images_of(*healthy_scan(0), detector.view)
+    return detector, images[len(images) // 2 :][:1], mask[len(mask) // 2 :][:1]
+
+
+def density_on_a_grid(flow: CouplingFlow, side: int = 161, reach: float = 12.0) -> tuple[Tensor, Tensor]:
+    """Return points ``(N, 2, 1, 1)`` and log p at them, of a flow of two channels and one location."""
+    axis = torch.linspace(-reach, reach, side)
+    points = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), dim=-1).reshape(-1, 2, 1, 1)
+    ones = torch.ones_like(points)
+    z, stretch = flow(points, ones, torch.zeros(len(points), 1, 1, 1))
+    return points, (-0.5 * z**2 - 0.5 * math.log(2 * math.pi) + stretch).flatten(1).sum(1)
+
+
+@pytest.mark.parametrize("kind", ["slice", "volume"])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_the_inverse_gives_the_image_back(kind: str, kernel: int) -> None:
+    detector, images, mask = a_flow(kind, kernel=kernel)
+    with torch.no_grad():
+        back = detector.inverse(detector.forward(images, mask)[0], mask)
+    torch.testing.assert_close(back, torch.where(mask, images, 0.0), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_the_likelihood_is_that_of_the_jacobian(kernel: int) -> None:
+    tiny = Geometry((4, 6, 3), np.diag([8.0, 8.0, 8.0, 1.0]))
+    detector = new(tiny, view={"kind": "slice"}, kernel=kernel)
+    detector.prepare(healthy_cohort(3, grid=tiny))
+    wild(detector.network)
+    images = torch.rand(1, 1, 4, 6, generator=torch.Generator().manual_seed(1))
+    mask = images > 0.3
+    inside = mask.flatten()
+
+    def noise_of(values: Tensor) -> Tensor:
+        filled = torch.zeros(inside.numel()).masked_scatter(inside, values)
+        z = detector._unfolded(detector.forward(filled.reshape(images.shape), mask)[0])
+        return z[mask]
+
+    values = images[mask]
+    jacobian = torch.autograd.functional.jacobian(noise_of, values)
+    z = noise_of(values)
+    expected = torch.distributions.Normal(0, 1).log_prob(z).sum() + torch.linalg.slogdet(jacobian)[1]
+    torch.testing.assert_close(
+        -detector.negative_log_likelihood(images, mask).sum(), expected, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_the_density_of_two_numbers_integrates_to_one() -> None:
+    flow = CouplingFlow(2, 2, 1, FlowSettings.parse(SMALL, "model"))
+    wild(flow)
+    with torch.no_grad():
+        points, log_density = density_on_a_grid(flow)
+    cell = float(points[1, 1] - points[0, 1]) ** 2
+    assert abs(float(log_density.exp().sum()) * cell - 1) < 1e-2
+
+
+def test_a_trained_flow_beats_the_gaussian_on_a_curve() -> None:
+    rng = torch.Generator().manual_seed(0)
+    first = torch.randn(256, generator=rng)
+    second = first**2 + 0.2 * torch.randn(256, generator=rng)
+    data = torch.stack([first, second], dim=1)
+    data = ((data - data.mean(0)) / data.std(0)).reshape(-1, 2, 1, 1)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        flow = CouplingFlow(2, 2, 1, FlowSettings.parse({**SMALL, "hidden": 16}, "model"))
+    optimiser = torch.optim.Adam(flow.parameters(), lr=1e-2)
+    ones, condition = torch.ones_like(data), torch.zeros(len(data), 1, 1, 1)
+    for _ in range(80):
+        z, stretch = flow(data, ones, condition)
+        nll = (0.5 * z**2 + 0.5 * math.log(2 * math.pi) - stretch).flatten(1).sum(1).mean()
+        optimiser.zero_grad()
+        nll.backward()
+        optimiser.step()
+    covariance = torch.cov(data.flatten(1).T)
+    gaussian = torch.distributions.MultivariateNormal(torch.zeros(2), covariance)
+    assert nll.item() < -float(gaussian.log_prob(data.flatten(1)).mean()) - 0.3
+
+
+def test_the_loss_is_the_negative_log_likelihood_per_voxel() -> None:
+    detector, images, mask = a_flow(noise_sd=0.0)
+    with torch.no_grad():
+        loss = detector.loss(images, mask, Moment(0, 1, torch.Generator().manual_seed(0)))["loss"]
+        evidence = detector.evidence(images, mask)
+    torch.testing.assert_close(loss, evidence.terms["negative_log_likelihood"][0])
+    torch.testing.assert_close(evidence.maps["nll"][mask].mean(), loss)
+
+
+def test_before_training_a_volume_is_as_likely_as_under_the_voxelwise_gaussian(tmp_path: Path) -> None:
+    detector = new()
+    detector.prepare(healthy_cohort())
+    images, mask = images_of(*healthy_scan(50), detector.view)
+    gaussian = torch.distributions.Normal(detector.mean, detector.sd)
+    expected = -(gaussian.log_prob(images) * mask).sum() / mask.sum()
+    with torch.no_grad():
+        found = detector.evidence(images, mask).terms["negative_log_likelihood"][0]
+    torch.testing.assert_close(found, expected)
+
+
+def test_background_does_not_count() -> None:
+    detector, images, mask = a_flow()
+    with torch.no_grad():
+        clean = detector.evidence(images, mask)
+        dirty = detector.evidence(torch.where(mask, images, 7.0), mask)
+    assert torch.equal(clean.maps["nll"], dirty.maps["nll"])
+    torch.testing.assert_close(clean.maps["residual"], dirty.maps["residual"])
+
+
+def test_a_typical_latent_stays_within_its_radius_and_keeps_its_direction() -> None:
+    detector, images, mask = a_flow(typical_radius=0.5)
+    with torch.no_grad():
+        z = detector.forward(images, mask)[0]
+        drawn = detector.typical(z, mask)
+    n = detector._folded(mask.float()).sum(1)
+    assert (drawn.norm(dim=1) <= 0.5 * n.sqrt() + 1e-4).all()
+    inside = n > 0
+    cosine = torch.nn.functional.cosine_similarity(z, drawn, dim=1)
+    torch.testing.assert_close(cosine[inside], torch.ones_like(cosine[inside]))
+
+
+def test_a_radius_without_end_changes_nothing_and_none_gives_the_centre() -> None:
+    detector, images, mask = a_flow(typical_radius=100.0)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            detector.evidence(images, mask).maps["residual"], torch.zeros_like(images), atol=1e-4, rtol=0
+        )
+        detector.settings = detector.settings.model_copy(update={"typical_radius": 0.0})
+        z = detector.forward(images, mask)[0]
+        torch.testing.assert_close(detector.reconstruct(images, mask), detector.inverse(torch.zeros_like(z), mask))
+
+
+@pytest.mark.parametrize("kind", ["slice", "volume"])
+def test_a_sample_is_the_inverse_of_noise(kind: str) -> None:
+    detector, _, _ = a_flow(kind)
+    samples = detector.sample(3, torch.Generator().manual_seed(4))
+    assert samples.shape == (3, 1, *detector.image_shape)
+    assert samples.isfinite().all()
+    assert torch.equal(samples, detector.sample(3, torch.Generator().manual_seed(4)))
+    mask = samples != 0
+    with torch.no_grad():
+        z = detector.forward(samples, mask)[0][detector._folded(mask.float()) > 0]
+    assert abs(float(z.mean())) < 0.15
+    assert abs(float(z.std()) - 1) < 0.15
+
+
+def test_volumes_know_the_mean_at_every_voxel_and_slices_one_for_all() -> None:
+    volume, slices = new(), new(view={"kind": "slice"})
+    for detector in (volume, slices):
+        detector.prepare(healthy_cohort(4))
+    voxels = torch.stack([torch.from_numpy(healthy_scan(seed)[0]) for seed in range(4)])
+    masks = torch.stack([torch.from_numpy(healthy_scan(seed)[1]) for seed in range(4)])
+    everywhere = masks.all(0)
+    torch.testing.assert_close(volume.mean[0, 0][everywhere], voxels.mean(0)[everywhere])
+    torch.testing.assert_close(slices.mean.squeeze(), voxels[masks].mean())
+
+
+@pytest.mark.parametrize(
+    ("view", "message"),
+    [({"kind": "patch"}, "where a voxel lies"), ({"neighbours": 1, "kind": "slice"}, "neighbours to 0")],
+)
+def test_views_that_a_flow_cannot_explain_are_refused(view: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        FlowSettings.parse({"family": "flow", "view": view}, "model")
+
+
+def test_training_makes_healthy_scans_more_likely(tmp_path: Path) -> None:
+    detector = new(hidden=16, noise_sd=0.01)
+    images, mask = images_of(*healthy_scan(50), detector.view)
+    detector.prepare(healthy_cohort())
+    with torch.no_grad():
+        before = detector.evidence(images, mask).terms["negative_log_likelihood"]
+    same = AugmentationSettings(deform=0, gamma=0, brightness=0, bias_field=0, noise=0, blur=0)
+    training = TrainingSettings(
+        steps=40, batch_size=4, learning_rate=5e-3, warmup=2, validate_every=40, augmentation=same
+    )
+    detector.fit(healthy_cohort(), [], FitRun(tmp_path, training, device="cpu"))
+    with torch.no_grad():
+        after = detector.evidence(images, mask).terms["negative_log_likelihood"]
+    assert float(after) < float(before) - 0.1
