@@ -186,9 +186,7 @@ def _cost_table(results: Results) -> pd.DataFrame:
     rows = [
         {
             "model": name,
-            "family": f"{facts['family']} of {', '.join(facts['members'])}"
-            if facts["members"]
-            else facts["family"],
+            "family": _family(facts),
             "parameters": f"{facts['parameters']:,}",
             "steps": facts["steps"],
             "training, minutes": f"{facts['training_minutes']:.1f}",
@@ -199,6 +197,11 @@ def _cost_table(results: Results) -> pd.DataFrame:
         for name, facts in results.facts.items()
     ]
     return pd.DataFrame(rows)
+
+
+def _family(facts: Mapping[str, Any]) -> str:
+    of = ", ".join(facts["members"])
+    return f"{facts['family']} of {of}" if of else str(facts["family"])
 
 
 def _plain(value: float | None, form: str) -> str:
@@ -243,11 +246,15 @@ def _pairing_table(pairings: Iterable[Pairing]) -> pd.DataFrame:
                 "compared": f"{d.roles[0]} `{d.first}` − {d.roles[1]} `{d.second}`",
                 "by": METRICS[d.metric],
                 "difference": cell(d.difference, digits=3),
-                "excludes zero": "yes" if d.difference.excludes_zero else "no",
+                "excludes zero": _excludes_zero(d.difference),
             }
             for d in pairings
         ]
     )
+
+
+def _excludes_zero(difference: Estimate) -> str:
+    return "yes, better" if difference.low > 0 else "yes, worse" if difference.high < 0 else "no"
 
 
 def _numbers(
