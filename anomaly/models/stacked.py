@@ -41,7 +41,7 @@ class StackedSettings(LatentSettings):
     family: Literal["stacked"] = "stacked"
     greedy: bool = Field(True, description="layer by layer, then together; false: together from the start")
     fine_tuning: float = Field(
-        0.4, gt=0, lt=1, description="last share of the steps, for all together; layers share the rest equally"
+        0.6, gt=0, lt=1, description="last share of the steps, for all together; layers share the rest equally"
     )
     masking_noise: float = Field(
         0.0, ge=0, lt=1, description="share of a layer's inputs set to 0 while it learns alone"
