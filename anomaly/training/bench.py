@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from anomaly.core.views import VolumeSource
+from anomaly.training.hardware import in_bfloat16
 from anomaly.training.protocols import Run
 from anomaly.training.settings import TrainingSettings
 from anomaly.training.stream import ImageStream
-from anomaly.training.trainer import in_bfloat16, train
+from anomaly.training.trainer import train
 
 WARM_UP = 3
 TURNS = 7  # each compares neighbours in time, so that a machine whose speed drifts moves their median little
