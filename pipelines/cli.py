@@ -65,6 +65,9 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Instead of the config's seed.")] = None,
     device: Device = "auto",
     devices: Annotated[int, typer.Option(min=1, help="Devices that train together, each on its own batches.")] = 1,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile the network first: faster steps, mostly on a GPU.")
+    ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -72,7 +75,9 @@ def train(
     from pipelines.train import train as run
 
     with _errors(), _progress(quiet) as progress:
-        summary = run(config, cohort, output, seed=seed, device=device, devices=devices, progress=progress)
+        summary = run(
+            config, cohort, output, seed=seed, device=device, devices=devices, compiled=compiled, progress=progress
+        )
     _finish(summary, as_json)
 
 

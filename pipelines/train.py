@@ -39,6 +39,7 @@ def train(
     seed: int | None = None,
     device: str = "auto",
     devices: int = 1,
+    compiled: bool = False,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Train one model and write its bundle.
@@ -54,6 +55,8 @@ def train(
         from and which are removed once the model is whole.
     devices
         Devices that train together; each adds a batch of its own to every step.
+    compiled
+        Have torch write kernels for the network, which takes a minute or more first.
 
     Returns
     -------
@@ -69,7 +72,7 @@ def train(
     detector = create(experiment.model_settings(), volumes.grid)
     run = FitRun(
         folder=output / "training", training=settings, seed=settings.seed if seed is None else seed, device=device,
-        devices=devices, progress=progress,
+        devices=devices, compile=compiled, progress=progress,
     )  # fmt: skip
     report = detector.fit(volumes, _planted(held_out), run)
     progress(0, len(volumes), "learning the healthy reference")

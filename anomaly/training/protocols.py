@@ -154,6 +154,8 @@ class Run:
         Number of devices that train together, each with batches of its own.
     resume
         Continue from the last checkpoint in ``folder`` where there is one.
+    compile, channels_last
+        Two ways to train some networks faster on a GPU; see :mod:`anomaly.training.hardware`.
     progress
         Called with ``(done, total, message)``; ``None`` for silence.
     """
@@ -162,6 +164,8 @@ class Run:
     device: str = field(default="auto", kw_only=True)
     devices: int = field(default=1, kw_only=True)
     resume: bool = field(default=True, kw_only=True)
+    compile: bool = field(default=False, kw_only=True)
+    channels_last: bool = field(default=False, kw_only=True)
     progress: Callable[[int, int, str], None] | None = field(default=None, kw_only=True)
 
 

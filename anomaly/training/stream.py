@@ -59,23 +59,34 @@ class ImageStream:
         Together with the step it decides every batch.
     rank
         Number of this process among several that train together; each sees its own batches.
+    pinned
+        Make batches in memory that a GPU copies from while the processor goes on.
     """
 
-    def __init__(self, source: VolumeSource, view: View, batch_size: int, seed: int, rank: int = 0) -> None:
+    def __init__(
+        self,
+        source: VolumeSource,
+        view: View,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        pinned: bool = False,
+    ) -> None:
         if len(source) == 0:
             raise TrainingError("the cohort holds no healthy scan to train on; check its groups and statuses")
         self.source, self.view, self.batch_size = source, view, batch_size
-        self.seed, self.rank = seed, rank
+        self.seed, self.rank, self.pinned = seed, rank, pinned
         self._places: dict[int, list[Place]] = {}
 
     def batch(self, step: int) -> Batch:
         """Return the batch of one step."""
         rng = np.random.default_rng([self.seed, self.rank, step])
         shape = self.view.image_shape(self.source.grid.shape)
-        images = torch.empty((self.batch_size, self.view.channels, *shape))
-        mask = torch.empty((self.batch_size, 1, *shape), dtype=torch.bool)
-        covariates = np.empty((self.batch_size, len(COVARIATES)), dtype=np.float32)
-        for row, scan in enumerate(rng.integers(len(self.source), size=self.batch_size)):
+        size, pinned = self.batch_size, self.pinned
+        images = torch.empty((size, self.view.channels, *shape), pin_memory=pinned)
+        mask = torch.empty((size, 1, *shape), dtype=torch.bool, pin_memory=pinned)
+        covariates = np.empty((size, len(COVARIATES)), dtype=np.float32)
+        for row, scan in enumerate(rng.integers(len(self.source), size=size)):
             self._fill(images[row].numpy(), mask[row].numpy(), int(scan), rng)
             covariates[row] = self.source.covariates(int(scan))
         return Batch(step, images, mask, torch.from_numpy(covariates))

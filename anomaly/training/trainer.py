@@ -23,7 +23,6 @@ from lightning.pytorch.strategies import DDPStrategy
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from anomaly.core.errors import TrainingError
 from anomaly.core.views import VolumeSource
 from anomaly.training.callbacks import (
     BEST,
@@ -34,6 +33,7 @@ from anomaly.training.callbacks import (
     PlantedValidation,
     Progress,
 )
+from anomaly.training.hardware import GPU_THREADS, arithmetic, hardware, in_bfloat16, on_gpu, suited
 from anomaly.training.module import LearnerModule
 from anomaly.training.processes import Report, run_together
 from anomaly.training.protocols import Health, LabelledScan, Learner, Outcome, Run
@@ -41,7 +41,6 @@ from anomaly.training.settings import TrainingSettings
 from anomaly.training.stream import Batch, ImageStream, StepLoader
 
 FAR = 2**31  # number of a batch that no training comes to
-_ACCELERATORS = {"auto": "auto", "cpu": "cpu", "cuda": "gpu"}
 _SILENCED = (
     r".*does not have many workers.*",  # batches are cut from memory maps by threads of our own
     r".*The number of training batches.*is smaller than the logging interval.*",  # we log by ourselves
@@ -83,7 +82,7 @@ def train(
     TrainingError
         If a loss or gradient is not finite, or the folder holds another training.
     """
-    _hardware(run)  # before other processes start
+    hardware(run)  # before other processes start
     run.folder.mkdir(parents=True, exist_ok=True)
     if not run.resume:
         for name in (LAST, BEST):
@@ -109,6 +108,8 @@ def _fit(
     progress: Report | None,
 ) -> None:
     """Train, in the only process or in one of several; what was learnt is in the folder afterwards."""
+    gpu = on_gpu(run.device)
+    learner = suited(learner, run, partial(losses_of_every_turn, source, settings))
     module = LearnerModule(learner, settings, fingerprint).train().requires_grad_()
     weights = AveragedWeights(settings.ema_decay)
     chosen = PlantedValidation(weights, validation, run.folder, settings.patience)
@@ -116,25 +117,26 @@ def _fit(
     with quiet():
         trainer = _trainer(settings, run, [weights, chosen, health, LastCheckpoint(run.folder),
                                            Progress(settings.steps, progress)])  # fmt: skip
-        stream = ImageStream(source, learner.view, settings.batch_size, settings.seed, trainer.global_rank)
-        length = settings.validate_every * settings.accumulate
-        loader: StepLoader[Any] = StepLoader(
-            stream.batch if _on_gpu(run) else lambda step: module.ready(stream.batch(step)),
-            first=lambda: module.batches_done,
-            length=length,
-            threads=settings.num_workers,
+        stream = ImageStream(
+            source, learner.view, settings.batch_size, settings.seed, trainer.global_rank, pinned=gpu
         )
-        with _interruptible():
+        loader: StepLoader[Any] = StepLoader(
+            stream.batch if gpu else lambda step: module.ready(stream.batch(step)),
+            first=lambda: module.batches_done,
+            length=settings.validate_every * settings.accumulate,
+            threads=max(settings.num_workers, GPU_THREADS if gpu else 0),
+        )
+        with _interruptible(), arithmetic(settings.precision, gpu):
             trainer.fit(module, loader, ckpt_path=_checkpoint(run), weights_only=True)
 
 
 def _trainer(settings: TrainingSettings, run: Run, callbacks: list[Any]) -> Trainer:
-    accelerator, devices = _hardware(run)
+    accelerator, devices = hardware(run)
     return Trainer(
         accelerator=accelerator,
         devices=devices,
         **({} if run.devices == 1 else _together()),
-        precision="bf16-mixed" if in_bfloat16(settings.precision, _on_gpu(run)) else "32-true",
+        precision="bf16-mixed" if in_bfloat16(settings.precision, on_gpu(run.device)) else "32-true",
         max_steps=settings.steps,
         accumulate_grad_batches=settings.accumulate,
         callbacks=callbacks,
@@ -154,45 +156,6 @@ def _together() -> dict[str, Any]:
     # Parts of a model may take turns: what does not learn in a step has no gradient to wait for.
     strategy = DDPStrategy(find_unused_parameters=True, timeout=LONGEST_WAIT)
     return {"strategy": strategy, "plugins": [LightningEnvironment()]}
-
-
-def _hardware(run: Run) -> tuple[str, int | list[int]]:
-    """Return what lightning calls accelerator and devices.
-
-    Raises
-    ------
-    TrainingError
-        If there is no such device, or there are too few.
-    """
-    kind, _, number = run.device.partition(":")
-    if kind not in _ACCELERATORS or (number and not (kind == "cuda" and number.isdecimal())):
-        raise TrainingError(f"unknown device {run.device!r}; expected auto, cpu, cuda or cuda:N")
-    if not _on_gpu(run):
-        if kind == "cuda":
-            raise TrainingError(f"found no CUDA device for {run.device!r}; give --device cpu, or check the driver")
-        return _ACCELERATORS[kind], run.devices
-    found = torch.cuda.device_count()
-    chosen = [int(number)] if number else list(range(run.devices))
-    if len(chosen) != run.devices or max(chosen) >= found:
-        raise TrainingError(
-            f"found {found} CUDA device(s); expected {run.devices} from {run.device!r}: give --device cuda with "
-            "--devices up to that number, or cuda:N of one of them, counted from 0"
-        )
-    return "gpu", chosen
-
-
-def _on_gpu(run: Run) -> bool:
-    return run.device != "cpu" and torch.cuda.is_available()
-
-
-def in_bfloat16(precision: str, on_gpu: bool) -> bool:
-    """Return whether a precision of the settings means mixed bfloat16 on this machine."""
-    if precision in ("bf16", "32"):
-        return precision == "bf16"
-    if on_gpu:
-        return True
-    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return precision == "native" and bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 def _loggers(folder: Path) -> list[Any]:
@@ -219,6 +182,18 @@ def fresh_batches(module: LearnerModule, source: VolumeSource) -> Iterator[tuple
         images, mask, covariates = (tensor.to(module.device) for tensor in stream.batch(number)[1:])
         ready = module.ready(Batch(number, images, mask, covariates))
         yield ready.images, ready.mask, ready.covariates
+
+
+def losses_of_every_turn(source: VolumeSource, settings: TrainingSettings, learner: Any) -> Iterator[Tensor]:
+    """Yield a loss for each part of a learner that takes turns."""
+    module = LearnerModule(learner, settings, "").train()
+    batch = module.ready(ImageStream(source, learner.view, settings.batch_size, settings.seed).batch(0))
+    learnt: list[nn.Module] = []
+    for step in range(settings.steps):
+        part = learner.learning(step, settings.steps)
+        if not any(part is other for other in learnt):
+            learnt.append(part)
+            yield module.training_step(batch._replace(number=step * settings.accumulate), 0)
 
 
 def _outcome(folder: Path, validated: bool, health: Health) -> Outcome:
