@@ -114,7 +114,7 @@ def step_flop(learner: Any, source: VolumeSource, settings: TrainingSettings, de
     """Return the operations of the forward and backward pass of a step, of those that :func:`step_seconds` times.
 
     As usual, only floating-point products count (convolutions, matrices, attention), each with its sum: 2
-    operations. It is the mean over steps, of which each costs what the first one costs that has the same part learn.
+    operations. It is the mean over steps; each costs what the first one costs that has the same part learn.
     """
     settings = _timed(settings, steps)
     module = LearnerModule(copy.deepcopy(learner), settings, "").train().to(device)
