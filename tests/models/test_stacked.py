@@ -22,7 +22,9 @@ LAYERS = [0, 0, 1, 1, 2, 2]  # of three, in the six steps before the fine-tuning
 
 
 def new(**changes: Any) -> StackedAutoencoder:
-    settings = StackedSettings.parse({"channels": (8, 16), "latent_size": 6, "fine_tuning": 0.4, **changes}, "model")
+    settings = StackedSettings.parse(
+        {"channels": (8, 16), "latent_size": 6, "fine_tuning": 0.4, **changes}, "model"
+    )
     return StackedAutoencoder(settings, GRID)
 
 
