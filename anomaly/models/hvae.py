@@ -13,11 +13,14 @@ each cell is a map:
 A finer level could copy a lesion: it stays coarse and has few channels. A level that is not needed would stay at
 its prior and its map empty: free bits keep λ nats of each level alive.
 
-Evidence at the mean of every level: the residual; KL per level as maps ``kl_1`` (coarsest), ``kl_2``, …, nats per
-voxel, each cell's nats spread over its voxels; per image the total KL and the negative ELBO.
+Evidence, at means: KL per level as maps ``kl_1`` (coarsest), ``kl_2``, …, nats per voxel, each cell's nats spread
+over its voxels; per image the total KL and the negative ELBO; and the residual x − x̂_k, where x̂_k takes only the k
+coarsest levels from the image and the finer ones from their priors, so that a lesion which a fine level could copy
+is not in x̂_k.
 
 Source: Sønderby et al. 2016, "Ladder Variational Autoencoders" (top-down inference, warm-up); Vahdat & Kautz 2020,
-"NVAE: A Deep Hierarchical Variational Autoencoder" (q relative to p), here small.
+"NVAE: A Deep Hierarchical Variational Autoencoder" (q relative to p), here small; Havtorn et al. 2021,
+"Hierarchical VAEs Know What They Don't Know" (finer levels from their priors).
 """
 
 from __future__ import annotations
@@ -69,6 +72,9 @@ class HierarchicalSettings(ModelSettings):
     )
     free_bits: float = Field(2.0, ge=0, description="λ: mean KL of a level, nats, that is not pushed down")
     noise_sd: float = Field(0.1, gt=0, description="s: SD of the likelihood, intensity units")
+    residual_levels: int = Field(
+        1, ge=1, description="k: levels, from the coarsest, that the residual's reconstruction takes from the image"
+    )
 
     @model_validator(mode="after")
     def _levels_fit_the_stages(self) -> HierarchicalSettings:
@@ -81,6 +87,10 @@ class HierarchicalSettings(ModelSettings):
             )
         if len(self.beta_warmup) != len(self.latents) or not all(0 <= share <= 1 for share in self.beta_warmup):
             raise ValueError(f"beta_warmup: expected a share, 0 to 1, for each of the {len(self.latents)} latents")
+        if self.residual_levels > len(self.latents):
+            raise ValueError(
+                f"residual_levels: found {self.residual_levels}; there are {len(self.latents)} latents"
+            )
         return self
 
 
@@ -137,16 +147,16 @@ class Ladder(nn.Module):
         )
         self.out = Convolution(dims, channels[0], 1, strides=2, conv_only=True, is_transposed=True)
 
-    def forward(self, images: Tensor, draw: Draw) -> tuple[Tensor, list[Level]]:
-        """Return x̂ ``(B, 1, *S)`` and the levels, coarsest first, of images ``(B, C, *S)``."""
+    def look(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return what images ``(B, C, *S)`` say of z₁, and what is seen of them at each stage, coarsest first."""
         seen: list[Tensor] = []
         for stage in self.stages:
             images = stage(images)
             seen.insert(0, images)
-        return self.explain(self.code(images.flatten(1)).float(), seen, draw)
+        return self.code(images.flatten(1)).float(), seen
 
     def explain(self, change: Tensor, seen: Sequence[Tensor], draw: Draw) -> tuple[Tensor, list[Level]]:
-        """Go down the ladder; ``change`` is what the image says of z₁, ``seen`` (none: no image) of the others."""
+        """Return x̂ ``(B, 1, *S)`` and the levels, coarsest first; a level that sees nothing is at its prior."""
         levels = [level_of(torch.zeros_like(change), change)]
         state = F.leaky_relu(self.start(draw(levels[0].mu, levels[0].log_variance))).reshape(-1, *self.top)
         for rung, look, up in itertools.zip_longest(self.rungs, seen, [*self.ups, self.out]):
@@ -228,7 +238,9 @@ class HierarchicalVariationalAutoencoder(NetworkDetector):
         """Return the negative ELBO per voxel, with β of each level warmed up, and its parts."""
         del corrupted
         settings = self.settings
-        reconstruction, levels = self.explained(images, lambda mu, lv: reparameterised(mu, lv, at.rng))
+        reconstruction, levels = self.explain(
+            *self.look(images), lambda mu, log_variance: reparameterised(mu, log_variance, at.rng)
+        )
         likelihood = log_likelihood(images, reconstruction, mask, settings.noise_sd)
         divergence = torch.stack([level.kl().flatten(1).sum(1) for level in levels], dim=1)
         beta = divergence.new_tensor([warmed_up(settings.beta, share, at) for share in settings.beta_warmup])
@@ -237,25 +249,28 @@ class HierarchicalVariationalAutoencoder(NetworkDetector):
         return {**parts, **{f"kl_{n}": value for n, value in enumerate(each, start=1)}}
 
     def reconstruct(self, images: Tensor, mask: Tensor) -> Tensor:
-        """Return x̂ at the mean of every level."""
+        """Return x̂_k, at means."""
         del mask
-        return self.explained(images, mean)[0]
+        return self.coarse(*self.look(images))
 
     def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
-        """Return the residual, the KL map of each level, the total KL and the negative ELBO, at the means."""
-        reconstruction, levels = self.explained(images, mean)
+        """Return the residual, the KL map of each level, the total KL and the negative ELBO, at means."""
+        change, seen = self.look(images)
+        whole, levels = self.explain(change, seen, mean)
+        expected = self.coarse(change, seen)
         divergence = torch.stack([level.kl().flatten(1).sum(1) for level in levels]).sum(dim=0)
-        likelihood = log_likelihood(images, reconstruction, mask, self.settings.noise_sd)
-        maps = {"residual": residual(images, reconstruction, mask)}
+        likelihood = log_likelihood(images, whole, mask, self.settings.noise_sd)
+        maps = {"residual": residual(images, expected, mask)}
         for n, level in enumerate(levels, start=1):
             maps[f"kl_{n}"] = within(crop(spread(level.kl(), self.padded), self.image_shape), mask)
         terms = {"kl": divergence, "negative_elbo": divergence - likelihood}
-        return Evidence(maps, within(reconstruction, mask), terms)
+        return Evidence(maps, within(expected, mask), terms)
 
     @torch.no_grad()
     def health(self, batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> Health:
         """Return the mean KL of each level, nats per image, and a warning where a level says nothing."""
-        looks = [self.explained(images, mean)[1] for images, _, _ in itertools.islice(batches, HEALTH_BATCHES)]
+        some = (images for images, _, _ in itertools.islice(batches, HEALTH_BATCHES))
+        looks = [self.explain(*self.look(images), mean)[1] for images in some]
         nats = {
             n: float(torch.cat([level.kl().flatten(1).sum(1) for level in levels]).mean())
             for n, levels in enumerate(zip(*looks, strict=True), start=1)
@@ -271,18 +286,26 @@ class HierarchicalVariationalAutoencoder(NetworkDetector):
     def embed(self, images: Tensor, mask: Tensor) -> Tensor:
         """Return the mean of z₁ ``(B, latents[0])``."""
         del mask
-        return self.explained(images, mean)[1][0].mu
+        code, _ = self.look(images)[0].chunk(2, dim=1)  # relative to a prior of mean 0
+        return code
 
     def sample(self, n: int, rng: torch.Generator) -> Tensor:
         """Return ``n`` new images ``(n, 1, *S)``: every level drawn from its prior."""
         nothing = torch.zeros((n, 2 * self.settings.latents[0]), device=rng.device)
-        images, _ = self.network.explain(nothing, [], lambda mu, lv: reparameterised(mu, lv, rng))
-        return crop(images, self.image_shape)
+        return self.explain(nothing, [], lambda mu, log_variance: reparameterised(mu, log_variance, rng))[0]
 
-    def explained(self, images: Tensor, draw: Draw) -> tuple[Tensor, list[Level]]:
-        """Return x̂ ``(B, 1, *S)`` and the levels, coarsest first."""
-        images, levels = self.network(pad(images, self.padded), draw)
+    def look(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return what images ``(B, C, *S)`` say of z₁ and of the other levels; see :class:`Ladder`."""
+        return self.network.look(pad(images, self.padded))
+
+    def explain(self, change: Tensor, seen: Sequence[Tensor], draw: Draw) -> tuple[Tensor, list[Level]]:
+        """Return x̂ ``(B, 1, *S)`` and the levels; see :class:`Ladder`."""
+        images, levels = self.network.explain(change, seen, draw)
         return crop(images, self.image_shape), levels
+
+    def coarse(self, change: Tensor, seen: Sequence[Tensor]) -> Tensor:
+        """Return x̂_k ``(B, 1, *S)``."""
+        return self.explain(change, seen[: self.settings.residual_levels - 1], mean)[0]
 
 
 def mean(mu: Tensor, log_variance: Tensor) -> Tensor:

@@ -229,6 +229,7 @@ class VariationalDetector(NetworkDetector):
             weights.append(self.log_likelihood(images, self.decode(z, given), mask) + of_prior - of_code)
         return torch.stack(weights).logsumexp(dim=0) - math.log(k)
 
+    @torch.no_grad()
     def impute(
         self, images: Tensor, missing: Tensor, mask: Tensor, steps: int = 20, given: Tensor | None = None
     ) -> Tensor:
@@ -244,7 +245,7 @@ class VariationalDetector(NetworkDetector):
             Times the missing voxels are rebuilt, from the decoding of the prior's mean at first.
         """
         filled, middle = images.clone(), images.shape[1] // 2
-        expected = self.decode(torch.zeros_like(self.encode(images, given)[0]), given)
+        expected = self.decode(images.new_zeros((len(images), self.settings.latent_size)), given)
         for _ in range(steps):
             filled[:, middle : middle + 1] = torch.where(missing & mask, expected, centre(images))
             expected = self.decode(self.encode(filled, given)[0], given)

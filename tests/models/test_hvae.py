@@ -85,7 +85,7 @@ def test_the_maps_of_the_levels_add_up_to_the_kl(view: dict[str, Any]) -> None:
 
 
 def test_the_negative_elbo_is_the_kl_minus_the_log_likelihood() -> None:
-    detector = stirred(noise_sd=0.2)
+    detector = stirred(noise_sd=0.2, residual_levels=3)
     images, mask = images_of(*healthy_scan(0), detector.view)
     with torch.inference_mode():
         evidence, reconstruction = detector.evidence(images, mask), detector.reconstruct(images, mask)
@@ -93,10 +93,28 @@ def test_the_negative_elbo_is_the_kl_minus_the_log_likelihood() -> None:
     torch.testing.assert_close(evidence.terms["negative_elbo"], evidence.terms["kl"] - likelihood)
 
 
+def test_finer_levels_of_the_reconstruction_are_at_their_priors() -> None:
+    images, mask = images_of(*healthy_scan(0), new().view)
+    kept = [stirred(residual_levels=k).reconstruct(images, mask) for k in (1, 2, 3)]
+    detector = stirred()
+    change, _ = detector.look(images)
+    torch.testing.assert_close(kept[0], detector.explain(change, [], mean)[0])
+    torch.testing.assert_close(kept[2], detector.explain(*detector.look(images), mean)[0])
+    assert not torch.equal(kept[0], kept[1])
+    assert not torch.equal(kept[1], kept[2])
+
+
+def test_the_maps_of_the_levels_do_not_depend_on_the_residuals_levels() -> None:
+    images, mask = images_of(*healthy_scan(0), new().view)
+    first, second = (stirred(residual_levels=k).evidence(images, mask) for k in (1, 3))
+    assert all(torch.equal(first.maps[name], second.maps[name]) for name in ("kl_1", "kl_2", "kl_3"))
+    assert all(torch.equal(first.terms[name], second.terms[name]) for name in ("kl", "negative_elbo"))
+
+
 def test_before_training_every_level_is_at_its_prior() -> None:
     detector = new()
     images, _ = images_of(*healthy_scan(0), detector.view)
-    _, levels = detector.explained(images, mean)
+    _, levels = detector.explain(*detector.look(images), mean)
     assert [tuple(level.mu.shape[1:]) for level in levels] == [(6,), (2, 4, 5), (1, 8, 10)]
     assert all(level.kl().abs().max() == 0 for level in levels)
 
@@ -129,7 +147,7 @@ def test_the_embedding_is_the_mean_of_the_first_level() -> None:
     images, mask = images_of(*healthy_scan(0), detector.view)
     with torch.inference_mode():
         code = detector.embed(images, mask)
-        assert torch.equal(code, detector.explained(images, mean)[1][0].mu)
+        assert torch.equal(code, detector.explain(*detector.look(images), mean)[1][0].mu)
     assert code.shape == (len(images), 6)
 
 
@@ -187,6 +205,7 @@ def test_levels_that_could_copy_the_image_are_refused(tmp_path: Path) -> None:
         ({"latents": (6, 0, 1)}, "numbers of 1 or more"),
         ({"beta_warmup": (0.2, 0.2)}, "for each of the 3 latents"),
         ({"beta_warmup": (0.2, 0.2, 2.0)}, "a share, 0 to 1"),
+        ({"residual_levels": 4}, "found 4; there are 3 latents"),
     ],
 )
 def test_settings_that_do_not_fit_together_are_refused(changes: dict[str, Any], message: str) -> None:

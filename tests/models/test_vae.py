@@ -276,6 +276,18 @@ def test_neighbouring_slices_are_imputed_and_restored_in_the_middle() -> None:
     assert torch.equal(filled[~missing], centre(images)[~missing])
 
 
+@pytest.mark.parametrize("view", [{"kind": "patch", "size": (8, 8, 8)}, {"kind": "volume"}])
+def test_patches_and_volumes_are_learnt_and_answered(view: dict[str, Any], tmp_path: Path) -> None:
+    detector = new(view=view, kl_gradient=True, restoration_steps=2, context_encoding=0.5, restoration_rate=0.02)
+    training = TrainingSettings(steps=2, batch_size=2, validate_every=2)
+    detector.fit(healthy_cohort(3), [], FitRun(tmp_path, training, device="cpu"))
+    images, mask = images_of(*healthy_scan(9), detector.view)
+    with torch.inference_mode():
+        maps = detector.evidence(images, mask).maps
+    assert set(maps) == {"residual", "kl_gradient", "restoration"}
+    assert all(m.shape == mask.shape for m in maps.values())
+
+
 def test_a_unit_is_active_where_its_mean_varies_with_the_image() -> None:
     toy = Linear()
     batches = [images_of(*healthy_scan(seed), toy.view)[0] for seed in range(4)]
