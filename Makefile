@@ -8,7 +8,7 @@ OUT ?= demo
 # One thread a process: two test processes with two threads each would wait for one another on two cores.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast lint bench benchmarks sample-data clean
+.PHONY: help install demo test test-fast lint bench bench-gpu benchmarks sample-data clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -38,6 +38,9 @@ lint: install ## style, types and layers
 
 bench: install ## speed and memory, on sample_data and on ANOMALY_DATA where it is set
 	$(BIN)/python -m pipelines.bench
+
+bench-gpu: install ## speed of training and scoring of every network on the GPU, or of small ones on a CPU
+	$(BIN)/python -m pipelines.bench_gpu
 
 benchmarks: install ## measure docs/benchmarks.md anew, from ANOMALY_DATA; hours, continues where interrupted
 	$(BIN)/anomaly benchmark --config ixi --data "$$ANOMALY_DATA" --output work/ixi

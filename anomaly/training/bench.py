@@ -1,7 +1,8 @@
-"""How much a training step costs beyond the network itself."""
+"""How fast a training is, what its network computes, and what a step costs beyond the network itself."""
 
 from __future__ import annotations
 
+import copy
 import shutil
 import statistics
 import time
@@ -12,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from anomaly.core.views import VolumeSource
-from anomaly.training.hardware import in_bfloat16
-from anomaly.training.protocols import Run
+from anomaly.training.hardware import in_bfloat16, on_gpu
+from anomaly.training.module import LearnerModule
+from anomaly.training.protocols import Moment, Run
 from anomaly.training.settings import TrainingSettings
-from anomaly.training.stream import ImageStream
+from anomaly.training.stream import Batch, ImageStream
 from anomaly.training.trainer import train
 
 WARM_UP = 3
@@ -55,6 +58,83 @@ class _Clocked:
     def __call__(self, *arguments: Any) -> Any:
         self.times.append(time.perf_counter())
         return self.call(*arguments)
+
+
+class _Stopwatch:
+    """A learner's stand-in for its loss: notes when it was called at two steps. Copies share what they note."""
+
+    def __init__(self, loss: Callable[..., Any], begin: int, end: int, device: str) -> None:
+        self.loss, self.begin, self.end, self.device = loss, begin, end, device
+        self.noted: dict[int, float] = {}
+
+    def __call__(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> Any:
+        if at.step in (self.begin, self.end):
+            _wait(self.device)
+            self.noted[at.step] = time.perf_counter()
+        return self.loss(images, mask, at, *corrupted)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Stopwatch:
+        copied = _Stopwatch(copy.deepcopy(self.loss, memo), self.begin, self.end, self.device)
+        copied.noted = self.noted
+        return copied
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of one step in between."""
+        return (self.noted[self.end] - self.noted[self.begin]) / (self.end - self.begin)
+
+
+def step_seconds(learner: Any, source: VolumeSource, settings: TrainingSettings, run: Run, steps: int) -> float:
+    """Return the seconds of a step of a whole training, read to written, once it has warmed up.
+
+    Parameters
+    ----------
+    learner
+        What to train; its weights are changed.
+    source
+        Volumes to train on.
+    settings
+        The recipe; ``steps``, ``validate_every`` and ``accumulate`` are replaced.
+    run
+        How; its folder is removed.
+    steps
+        Steps to time, after a few to warm up.
+    """
+    watch = _Stopwatch(learner.loss, WARM_UP, WARM_UP + steps, "cuda" if on_gpu(run.device) else "cpu")
+    learner.loss = watch
+    try:
+        train(learner, source, [], _timed(settings, steps), run, "bench")
+    finally:
+        del learner.loss
+        shutil.rmtree(run.folder, ignore_errors=True)
+    return watch.seconds
+
+
+def step_flop(learner: Any, source: VolumeSource, settings: TrainingSettings, device: str, steps: int) -> float:
+    """Return the operations of the forward and backward pass of a step, of those that :func:`step_seconds` times.
+
+    As usual, only floating-point products count (convolutions, matrices, attention), each with its sum: 2
+    operations. It is the mean over steps; each costs what the first one costs that has the same part learn.
+    """
+    settings = _timed(settings, steps)
+    module = LearnerModule(copy.deepcopy(learner), settings, "").train().to(device)
+    stream = ImageStream(source, learner.view, settings.batch_size, settings.seed)
+    found: dict[nn.Module, int] = {}
+    parts = [module.learner.learning(step, settings.steps) for step in range(WARM_UP, WARM_UP + steps)]
+    for step, part in enumerate(parts, WARM_UP):
+        if part not in found:
+            batch = stream.batch(step)
+            images, mask, covariates = (tensor.to(device) for tensor in batch[1:])
+            ready = module.ready(Batch(step, images, mask, covariates))
+            with FlopCounterMode(display=False) as counter:
+                module.training_step(ready, 0).backward()
+            found[part] = int(counter.get_total_flops())
+    return statistics.mean(found[part] for part in parts)
+
+
+def _timed(settings: TrainingSettings, steps: int) -> TrainingSettings:
+    total = WARM_UP + steps + 1
+    return settings.model_copy(update={"steps": total, "validate_every": total, "accumulate": 1})
 
 
 def step_overhead(

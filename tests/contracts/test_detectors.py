@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,12 @@ def test_a_family_that_reconstructs_shows_what_its_evidence_shows(trained: Detec
     with torch.inference_mode():
         shown = torch.where(mask, trained.reconstruct(images, mask), 0.0)
     torch.testing.assert_close(shown, look(trained).reconstruction)
+
+
+def test_a_detector_can_be_sent_to_another_process(trained: Detector) -> None:
+    sent = pickle.loads(pickle.dumps(trained))  # noqa: S301 - as training on several devices does
+    first, second = everything(look(trained)), everything(look(sent))
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_fitting_leaves_the_global_random_state_alone(family: str, tmp_path: Path) -> None:
