@@ -53,7 +53,7 @@ class Conditioning(nn.Module):
             raise TrainingError(
                 f"found neither age nor sex of any of the {len(train)} training scans; a conditional model needs "
                 "them: name them in the columns age (years) and sex (M or F) of participants.tsv beside the scans, "
-                "or of the manifest, and ingest anew; or set model.conditional to false"
+                "or of the manifest, and ingest anew; or train a model that is not told them"
             )
         ages = known[~np.isnan(known[:, 0]), 0]
         if len(ages):
