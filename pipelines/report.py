@@ -17,11 +17,19 @@ from typing import Literal
 from anomaly.core.errors import InputError, unknown_name
 from anomaly.core.files import atomic_path, read_json, sha256_of_file, sha256_of_json, write_json, write_text
 from anomaly.core.results import ScanScore, ScanStatus
-from anomaly.reports.run_folder import Run, read_run, read_score, read_scores, read_volumes, volumes_path
+from anomaly.reports.run_folder import (
+    Run,
+    read_neighbours,
+    read_run,
+    read_score,
+    read_scores,
+    read_volumes,
+    volumes_path,
+)
 from pipelines.common import Progress, cores, no_progress
 
 _LOG = logging.getLogger(__name__)
-_LAYOUT = 1  # raised when pages change, so that old ones are made again
+_LAYOUT = 2  # raised when pages change, so that old ones are made again
 _RECORD = "report.json"
 _PAGES_PER_PROCESS = 40  # a fresh process then: what libraries keep does not pile up
 
@@ -127,7 +135,7 @@ def _write_page(run: Run, scan_id: str, pdf: bool) -> str:
 
     folder = run.folder / scan_id
     score, volumes = read_score(folder / "score.json"), read_volumes(run.folder, scan_id)
-    case = make_case(run, score, volumes)
+    case = make_case(run, score, volumes, read_neighbours(run.folder, scan_id))
     viewer = viewer_html(volumes, run.display, places(score, volumes)[0][1])
     write_text(folder / "report.html", render_case(case, viewer))
     if pdf:

@@ -55,6 +55,7 @@ def write_run(folder: Path, bundle: Bundle, calibration: Calibration | None) -> 
                 "voxel_threshold": threshold,
                 "intensity_max": known["display"]["intensity_max"],
             },
+            "retrieval": known.get("retrieval"),
             "settings": bundle.config.scoring.model_dump(mode="json"),
             "software": software(),
         },

@@ -198,6 +198,7 @@ class _Desk:
             scores=scored.scores,
             numbers=dict(record.numbers) | _numbers(scored),
             regions=native.regions,
+            neighbours=scored.neighbours,
             warnings=_warnings(scored, settings),
             map_path=map_path,
             mask_path=mask_path,
@@ -292,7 +293,13 @@ def _write_template_volumes(path: Path, scored: ScoredVolume, voxels: FloatArray
             evidence=scored.evidence.astype(np.float16),
             mask=scored.mask,
             affine=grid.affine,
+            **_pictures(scored),
         )
+
+
+def _pictures(scored: ScoredVolume) -> dict[str, Any]:
+    """Return the slices of the neighbours by name: a run must be complete without the model."""
+    return {f"neighbours_{plane}": slices for plane, slices in scored.neighbour_pictures.items()}
 
 
 def _calibration(request: ScoreRequest) -> Calibration | None:

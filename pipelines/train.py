@@ -18,6 +18,7 @@ from anomaly.cohort.table import ScanRecord
 from anomaly.cohort.volumes import CohortVolumes
 from anomaly.core.errors import BundleError
 from anomaly.core.files import write_text
+from anomaly.core.views import VolumeSource
 from anomaly.models.base import FitReport, FitRun, PlantedScan
 from anomaly.models.registry import create
 from anomaly.scoring.scorer import Scorer
@@ -77,7 +78,10 @@ def train(
     report = detector.fit(volumes, _planted(held_out), run)
     progress(0, len(volumes), "learning the healthy reference")
     scorer = Scorer(detector, experiment.scoring).learn_reference(volumes, held_out)
-    facts = _display(scorer) | _facts(experiment, training, validation, report, run)
+    display = _display(scorer)
+    scorer = scorer.learn_index(volumes, display["intensity_max"])
+    facts = _facts(experiment, training, validation, report, run)
+    facts |= {"display": display, "retrieval": _retrieval(scorer, held_out)}
     seen = [(record.subject, record.content_hash) for record in records]
     model_id = save_bundle(output, experiment, scorer, seen, facts)
     write_text(output / "MODEL_CARD.md", model_card(experiment, model_id, facts))
@@ -149,18 +153,24 @@ def _facts(
     }
 
 
-def _display(scorer: Scorer) -> dict[str, Any]:
+def _display(scorer: Scorer) -> dict[str, float]:
     """Return scales for pictures, the same for every scan."""
     reference = scorer.reference
     if reference is None:
         raise BundleError("the healthy reference must be learnt before scales can be chosen")
     seen = reference.appearance[reference.appearance > 0]
     return {
-        "display": {
-            "intensity_max": float(np.percentile(seen, 99.5)),
-            "evidence_typical": reference.score_centre.get("reconstruction_p99", 1.0),
-        }
+        "intensity_max": float(np.percentile(seen, 99.5)),
+        "evidence_typical": reference.score_centre.get("reconstruction_p99", 1.0),
     }
+
+
+def _retrieval(scorer: Scorer, held_out: VolumeSource) -> dict[str, Any] | None:
+    """Return what gives the similarities of neighbours a scale; None without an index of healthy scans."""
+    if scorer.index is None:
+        return None
+    nearest = sorted(round(similarity, 4) for similarity in scorer.nearest_similarities(held_out))
+    return {"by": scorer.index.by, "n_scans": len(scorer.index), "held_out_nearest": nearest}
 
 
 def _age_facts(ages: Sequence[float]) -> dict[str, float | None]:

@@ -30,6 +30,7 @@ def model_card(config: ExperimentConfig, model_id: str, facts: Mapping[str, Any]
         f"{data['n_train']} healthy scans of {data['n_train_subjects']} subjects; {data['n_validation']} scans of "
         f"{data['n_validation_subjects']} other healthy subjects, with synthetic lesions, chose the checkpoint.",
         _ages(data),
+        *_pictures(facts["retrieval"]),
         "",
         "## Training",
         "",
@@ -113,6 +114,18 @@ def _ages(data: Mapping[str, Any]) -> str:
         return "Their ages are not known."
     span = f"{data['age_min']:.0f} to {data['age_max']:.0f}"
     return f"Age {data['age_mean']:.0f} years on average ({span})." if "age_mean" in data else f"Age {span} years."
+
+
+def _pictures(retrieval: Mapping[str, Any] | None) -> list[str]:
+    """Return what must be known before a model that holds pictures is given away."""
+    if retrieval is None:
+        return []
+    return [
+        "",
+        f"`retrieval.safetensors` holds three grey slices and the age of each of {retrieval['n_scans']} training "
+        "scans, without names, so that reports can show the healthy scans most like a scan. Give the model, and "
+        "reports made with it, only to people who may see them, or train with `scoring.retrieval: 0`.",
+    ]
 
 
 def _listed(names: Iterable[str]) -> str:

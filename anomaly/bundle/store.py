@@ -28,11 +28,13 @@ from anomaly.core.volume import Geometry
 from anomaly.models.base import Detector
 from anomaly.models.registry import create
 from anomaly.scoring.reference import HealthyReference
+from anomaly.scoring.retrieval import HealthyIndex
 from anomaly.scoring.scorer import ScanScorer, Scorer
 
 FORMAT_VERSION = 1
 TRAINING_SUBJECTS = "training_subjects.json"
 HASHED = ("config.yaml", "weights.safetensors", "reference.safetensors", TRAINING_SUBJECTS)
+INDEX = "retrieval.safetensors"  # only of families with a latent code, and only if asked for
 ENSEMBLE = "ensemble"  # the family of a model that is none by itself
 MEMBERS = "members"
 
@@ -104,8 +106,9 @@ def save_bundle(
     }
     with atomic_path(folder / "weights.safetensors") as temporary:
         save_tensors(state, temporary)
-    with atomic_path(folder / "reference.safetensors") as temporary:
-        save_arrays({k: np.ascontiguousarray(v) for k, v in scorer.reference.arrays().items()}, temporary)
+    _save_arrays(folder / "reference.safetensors", scorer.reference.arrays())
+    if scorer.index is not None:
+        _save_arrays(folder / INDEX, scorer.index.arrays())
     write_json(
         folder / TRAINING_SUBJECTS,
         {
@@ -118,7 +121,8 @@ def save_bundle(
         "score_spread": dict(scorer.reference.score_spread),
         "held_out_scores": {name: list(found) for name, found in scorer.reference.held_out_scores.items()},
     }
-    return write_metadata(folder, HASHED, scorer.grid, reference | dict(facts))
+    hashed = HASHED if scorer.index is None else (*HASHED, INDEX)
+    return write_metadata(folder, hashed, scorer.grid, reference | dict(facts))
 
 
 def write_metadata(folder: Path, hashed: Sequence[str], grid: Geometry, facts: Mapping[str, Any]) -> str:
@@ -171,7 +175,15 @@ def load_bundle(folder: Path, device: str = "cpu") -> TrainedBundle:
     reference = HealthyReference.from_arrays(
         arrays, metadata["score_centre"], metadata["score_spread"], metadata.get("held_out_scores", {})
     )
-    return TrainedBundle(folder, config, Scorer(detector, config.scoring, reference), metadata)
+    index = None
+    if INDEX in metadata["hashes"]:
+        index = HealthyIndex.from_arrays(load_arrays(folder / INDEX), config.scoring.retrieval_by)
+    return TrainedBundle(folder, config, Scorer(detector, config.scoring, reference, index), metadata)
+
+
+def _save_arrays(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    with atomic_path(path) as temporary:
+        save_arrays({name: np.ascontiguousarray(values) for name, values in arrays.items()}, temporary)
 
 
 def _detector(folder: Path, config: ExperimentConfig, grid: Geometry) -> Detector:

@@ -55,12 +55,31 @@ class Region:
 
 
 @dataclass(frozen=True)
+class Neighbour:
+    """A healthy training scan that is like the scan.
+
+    Parameters
+    ----------
+    label
+        What it is called, e.g. ``"healthy scan 17, 54 years"``: it has a number and no name.
+    similarity
+        1 = alike in all that the model sees.
+    index
+        Which of the training scans, from 0.
+    """
+
+    label: str
+    similarity: float
+    index: int
+
+
+@dataclass(frozen=True)
 class ScanScore:
     """The result for one scan; one row of ``scores.parquet``.
 
     ``scores`` holds every scan score by name, larger = more anomalous; ``p_values`` and ``percentiles`` hold
     the same names once there is a calibration. ``score`` is the declared one, which is compared with the
-    threshold.
+    threshold. ``neighbours`` are the healthy training scans that are most like the scan, the most similar first.
     """
 
     scan_id: str
@@ -81,6 +100,7 @@ class ScanScore:
     p_values: dict[str, float] = field(default_factory=dict)
     percentiles: dict[str, float] = field(default_factory=dict)
     regions: tuple[Region, ...] = ()
+    neighbours: tuple[Neighbour, ...] = ()
     warnings: tuple[str, ...] = ()
     numbers: dict[str, float] = field(default_factory=dict)
     model_id: str = ""
@@ -96,5 +116,6 @@ class ScanScore:
         kept = {name: value for name, value in values.items() if name in known}
         kept["status"] = ScanStatus(values["status"])
         kept["regions"] = tuple(Region.from_json(region) for region in values.get("regions", ()))
+        kept["neighbours"] = tuple(Neighbour(**neighbour) for neighbour in values.get("neighbours", ()))
         kept["warnings"] = tuple(values.get("warnings", ()))
         return cls(**kept)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from anomaly.core.results import ScanScore
 from anomaly.reports import figures, pages, wording
+from anomaly.reports.panels import Array
 from anomaly.reports.run_folder import Run, ScanVolumes
 
 MOST_PLACES = 3
@@ -24,7 +26,10 @@ class PlaceShown:
 
 @dataclass(frozen=True)
 class Case:
-    """Everything the page of one scan shows; HTML and PDF are two views of it."""
+    """Everything the page of one scan shows; HTML and PDF are two views of it.
+
+    ``similar`` is empty where no similar healthy scans were looked for.
+    """
 
     run: Run
     score: ScanScore
@@ -34,6 +39,7 @@ class Case:
     overview: bytes
     distribution: bytes
     thumbnail: bytes
+    similar: bytes
     scores: tuple[tuple[str, float, float | None, float | None, bool], ...]
     numbers: Rows
     provenance: Rows
@@ -44,8 +50,13 @@ class Case:
         return "Flagged regions" if self.score.flagged else "Regions above the voxel threshold"
 
 
-def make_case(run: Run, score: ScanScore, volumes: ScanVolumes) -> Case:
-    """Draw the figures of one scan and gather its numbers."""
+def make_case(
+    run: Run, score: ScanScore, volumes: ScanVolumes, neighbours: Mapping[str, Array] | None = None
+) -> Case:
+    """Draw the figures of one scan and gather its numbers.
+
+    ``neighbours`` are the slices of similar healthy scans, as :func:`anomaly.reports.run_folder.read_neighbours`.
+    """
     marked = volumes.marked(score.regions, run.display.voxel_threshold)
     points = places(score, volumes)
     shown = ((score.score, score.flagged),) if score.score is not None else ()
@@ -58,6 +69,9 @@ def make_case(run: Run, score: ScanScore, volumes: ScanVolumes) -> Case:
         overview=figures.mosaic(volumes, run.display, marked),
         distribution=figures.score_distribution(run.reference, run.threshold, shown, run.score_name),
         thumbnail=figures.thumbnail(volumes, run.display, points[0][1]),
+        similar=figures.similar_figure(volumes, run.display, marked, wording.neighbour_titles(score), neighbours)
+        if neighbours
+        else b"",
         scores=_all_scores(score, run.score_name),
         numbers=[(name.replace("_", " "), wording.number(value)) for name, value in score.numbers.items()],
         provenance=_provenance(score),

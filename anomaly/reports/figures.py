@@ -7,7 +7,8 @@ same bytes.
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
@@ -26,6 +27,7 @@ from anomaly.reports.panels import (  # fmt: skip
     Array,
     Extent,
     Kind,
+    Plane,
     Point,
     draw_panel,
     label_panel,
@@ -35,10 +37,12 @@ from anomaly.reports.panels import (  # fmt: skip
     signed,
 )
 from anomaly.reports.run_folder import Display, ScanVolumes
+from anomaly.scoring.retrieval import middle_slices
 
 EVIDENCE_LABEL = "evidence (healthy standard deviations)"
 PAPER, REFERENCE, REFERENCE_INK, MARK, FLAG = "#000000", "#8a97a6", "#5b6775", "#334155", "#c2410c"
 _GAP_MM = 5.0
+_RIM_MM = 9.0  # room for letters around a picture
 _KINDS: tuple[tuple[Kind, str], ...] = (
     ("scan", "Scan"), ("reconstruction", "Pseudo-healthy reconstruction"), ("evidence", "Evidence on the scan")
 )  # fmt: skip
@@ -94,6 +98,47 @@ def mosaic(volumes: ScanVolumes, display: Display, marked: MaskArray, columns: i
         axes.text(origin[0], origin[1], f"z {signed(z)}", color=QUIET, fontsize=7, va="bottom")
         if index == 0:
             sides(axes, AXIAL, origin, (wide, deep), fontsize=8)
+    return _png(figure)
+
+
+def similar_figure(
+    volumes: ScanVolumes,
+    display: Display,
+    marked: MaskArray,
+    titles: Sequence[str],
+    pictures: Mapping[str, Array],
+    width_px: int = 1040,
+) -> bytes:
+    """Draw the scan's slices through the middle of the template and, beside them, those of similar healthy scans.
+
+    Parameters
+    ----------
+    volumes, display, marked, width_px
+        As for :func:`place_figure`; what is marked is outlined on the scan.
+    titles
+        One per similar scan.
+    pictures
+        Plane → uint8 ``(k, across, up)``, as :func:`anomaly.scoring.retrieval.middle_slices` makes them.
+    """
+    rows = _compared(volumes, display, marked, pictures)
+    column, canvas_up = max(row.size[0] for row in rows), sum(row.size[1] for row in rows) + 2 * _GAP_MM
+    size_mm = ((1 + len(titles)) * (column + _GAP_MM) - _GAP_MM, canvas_up)
+    figure, axes = _canvas(size_mm, width_px, head=0.5, side=0.1)
+    x, y, z = volumes.geometry.to_world(np.array(volumes.geometry.shape) // 2)
+    top = canvas_up
+    for row in rows:
+        for index, picture in enumerate(row.pictures):
+            left, bottom = index * (column + _GAP_MM) + (column - row.size[0]) / 2, top - row.size[1]
+            place = (left + _RIM_MM, left + row.size[0] - _RIM_MM, bottom + _RIM_MM, top - _RIM_MM)
+            axes.imshow(picture, extent=place, cmap="gray", origin="lower", vmin=0, vmax=255,
+                        interpolation="bilinear", aspect="auto")  # fmt: skip
+            if index == 0 and row.outline.any() and not row.outline.all():
+                axes.contour(row.outline, levels=[127], extent=place, colors=[OUTLINE], linewidths=0.9)
+            label_panel(axes, row.plane, (x, y, z), (left, bottom), row.size, first=index == 0)
+        top -= row.size[1] + _GAP_MM
+    for index, title in enumerate(["This scan", *titles]):
+        centre = index * (column + _GAP_MM) + column / 2
+        axes.text(centre, canvas_up - 2, title, color=INK, fontsize=10, ha="center", va="bottom", linespacing=1.35)
     return _png(figure)
 
 
@@ -155,6 +200,36 @@ def score_distribution(
 def data_uri(png: bytes) -> str:
     """Return PNG bytes as a URI that a page carries inside itself."""
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+@dataclass(frozen=True, eq=False)
+class _Row:
+    """One plane of several scans as it is drawn, row 0 of a picture at the bottom; size in mm, with a rim."""
+
+    plane: Plane
+    size: tuple[float, float]
+    pictures: list[Array]
+    outline: Array
+
+
+def _compared(
+    volumes: ScanVolumes, display: Display, marked: MaskArray, pictures: Mapping[str, Array]
+) -> list[_Row]:
+    """Return the middle slices of the scan and of similar ones, cut to where any of them shows something."""
+    own, outlines = middle_slices(volumes.scan, display.intensity_max), middle_slices(marked.astype(np.float32), 1)
+    rows = []
+    for plane in (AXIAL, CORONAL, SAGITTAL):
+        stack = np.stack([own[plane.name], *pictures[plane.name]])
+        seen = np.argwhere(stack.any(axis=0)) if stack.any() else np.argwhere(stack[0] == 0)
+        (left, low), (right, high) = (
+            np.maximum(seen.min(axis=0) - 1, 0),
+            np.minimum(seen.max(axis=0) + 2, stack[0].shape),
+        )
+        across, up = (volumes.geometry.spacing[axis] for axis in plane.axes)
+        cut = [picture[left:right, low:high][:: plane.sign].T for picture in (*stack, outlines[plane.name])]
+        size = (float(right - left) * across + 2 * _RIM_MM, float(high - low) * up + 2 * _RIM_MM)
+        rows.append(_Row(plane, size, cut[:-1], cut[-1]))
+    return rows
 
 
 def _colour_bar(figure: Figure, axes: Axes, display: Display) -> None:

@@ -37,6 +37,7 @@ def environment() -> jinja2.Environment:
         "how_to_read": wording.HOW_TO_READ,
         "polarity": wording.POLARITY,
         "place": wording.place,
+        "about_neighbours": wording.about_neighbours,
     }
     return made
 

@@ -67,6 +67,7 @@ def write_case_pdf(case: Case, path: Path) -> None:
     story += [KeepTogether([_text(s.title, "heading"), _picture(s.png, 0.76 * width)]) for s in case.places]
     story += [
         _text(wording.HOW_TO_READ, "quiet"),
+        *_similar(case, width),
         _text("All scores", "heading"),
         _table(["Score", "Value", "p-value", "Percentile"], [_score_row(row) for row in case.scores],
                [0.4, 0.2, 0.2, 0.2], width),
@@ -160,6 +161,15 @@ def _regions(case: Case, width: float) -> list[Flowable]:
     shares = [0.05, 0.2, 0.2, 0.09, 0.08, 0.08, 0.15, 0.15]
     note = "Peak and mean: evidence in healthy standard deviations. Voxels count from 0 in the scan as received."
     return [heading, _table(header, rows, shares, width, left=3), _text(note, "quiet")]
+
+
+def _similar(case: Case, width: float) -> list[Flowable]:
+    if not case.similar:
+        return []
+    heading = _text("The most similar healthy scans", "heading")
+    return [
+        KeepTogether([heading, _picture(case.similar, width), _text(wording.about_neighbours(case.run), "quiet")])
+    ]
 
 
 def _provenance(run: Any, width: float) -> list[Flowable]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy import ndimage
 
 from anomaly.core.errors import InputError
@@ -17,7 +18,10 @@ from anomaly.core.results import Region, ScanScore, ScanStatus
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
 
 # What of run.json a page depends on: a resumed run changes its date and command, and no page needs redrawing.
-_DRAWN_KEYS = ("version", "model", "calibration", "reference_scores", "display", "score_name", "software")
+_DRAWN_KEYS = (
+    "version", "model", "calibration", "reference_scores", "display", "score_name", "retrieval", "software"
+)  # fmt: skip
+_NEIGHBOURS = "neighbours_"
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Run:
     display: Display
     score_name: str
     reference_scores: dict[str, list[float]] = field(default_factory=dict)
+    retrieval: dict[str, Any] = field(default_factory=dict)
     version: str = ""
     software: dict[str, Any] = field(default_factory=dict)
     command: str = ""
@@ -183,6 +188,16 @@ def read_volumes(folder: Path, scan_id: str) -> ScanVolumes:
         )
         mask = arrays["mask"].astype(bool)
         return ScanVolumes(scan, reconstruction, evidence * mask, mask, Geometry(scan.shape, arrays["affine"]))
+
+
+def read_neighbours(folder: Path, scan_id: str) -> dict[str, npt.NDArray[np.uint8]]:
+    """Return the middle slices of the healthy scans most like a scan, plane → ``(k, across, up)``.
+
+    Empty where none were looked for.
+    """
+    with volumes_path(folder, scan_id).open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+        names = [name for name in arrays.files if name.startswith(_NEIGHBOURS)]
+        return {name.removeprefix(_NEIGHBOURS): arrays[name] for name in names}
 
 
 def _display(values: dict[str, Any]) -> Display:

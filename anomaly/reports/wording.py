@@ -76,6 +76,30 @@ def place(region: Region) -> str:
     return f"{side}, {depth}, {height}"
 
 
+def neighbour_titles(score: ScanScore) -> list[str]:
+    """Return what stands above the pictures of each similar healthy scan: number, age and similarity."""
+    return [f"{n.label.capitalize()}\nsimilarity {n.similarity:.2f}".replace("-", "−") for n in score.neighbours]
+
+
+def about_neighbours(run: Run) -> str:
+    """Return the sentences that say what the similarity of a healthy scan means."""
+    known = run.retrieval
+    chance = "0.5" if known.get("by") == "hash" else "0"
+    found: list[float] = known.get("held_out_nearest", [])
+    usual = (
+        f" {len(found)} healthy scans that the model had not learnt from had their most similar one at "
+        f"{min(found):.2f} to {max(found):.2f}."
+        if found
+        else ""
+    )
+    return (
+        f"Of the {known.get('n_scans', '?')} healthy scans the model learnt from, the ones it finds most like this "
+        "scan. Compare each row from left to right; a thin line surrounds the regions of the table. Alike means "
+        "alike in what the model notices, which need not be what a reader notices. Similarity: 1 = alike in all of "
+        f"it, {chance} = no more alike than two healthy scans taken at random.{usual}"
+    )
+
+
 def flag_share(scores: list[ScanScore], run: Run) -> str:
     """Return how many scans were flagged, beside what the promise lets expect of healthy ones."""
     judged = [score for score in scores if score.flagged is not None]

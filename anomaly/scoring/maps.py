@@ -13,8 +13,6 @@ from anomaly.core.covariates import UNKNOWN
 from anomaly.core.volume import FloatArray, MaskArray
 from anomaly.models.base import Detector, Evidence
 
-Place = tuple[slice, slice, slice]
-
 
 @dataclass(frozen=True, eq=False)
 class RawEvidence:
@@ -28,11 +26,14 @@ class RawEvidence:
         float32 ``(I, J, K)`` pseudo-healthy volume.
     terms
         Name → mean over the volume's images.
+    code
+        float32 ``(D,)``, where similar scans are looked for; see :mod:`anomaly.scoring.codes`.
     """
 
     maps: Mapping[str, FloatArray]
     reconstruction: FloatArray
     terms: Mapping[str, float]
+    code: FloatArray | None = None
 
 
 def raw_evidence(
@@ -71,7 +72,7 @@ def _one_pass(
     detector: Detector, voxels: FloatArray, mask: MaskArray, about: FloatArray, batch_size: int
 ) -> RawEvidence:
     places = detector.view.places(mask)
-    answers = list(_answers(detector, voxels, mask, about, places, batch_size))
+    answers = list(_answers(detector, voxels, mask, about, batch_size))
     shape = detector.grid.shape
 
     def volume(name: str | None) -> FloatArray:
@@ -87,24 +88,26 @@ def _one_pass(
     )
 
 
-def _answers(
-    detector: Detector,
-    voxels: FloatArray,
-    mask: MaskArray,
-    about: FloatArray,
-    places: list[Place],
-    batch_size: int,
-) -> Iterator[Evidence]:
+def batches(
+    detector: Detector, voxels: FloatArray, mask: MaskArray, batch_size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the images ``(B, C, *S)`` that a detector sees of a volume and their masks ``(B, 1, *S)``."""
     view, device = detector.view, next(iter(detector.state_dict().values())).device
-    covariates = _tensor(about, device)
+    places = view.places(mask)
+    for start in range(0, len(places), batch_size):
+        some = places[start : start + batch_size]
+        images = np.stack([view.cut(voxels, place) for place in some])
+        masks = np.stack([view.target(mask, place) for place in some])
+        yield _tensor(images, device).float(), _tensor(masks, device)
+
+
+def _answers(
+    detector: Detector, voxels: FloatArray, mask: MaskArray, about: FloatArray, batch_size: int
+) -> Iterator[Evidence]:
     with torch.inference_mode():
-        for start in range(0, len(places), batch_size):
-            some = places[start : start + batch_size]
-            images = np.stack([view.cut(voxels, place) for place in some])
-            masks = np.stack([view.target(mask, place) for place in some])
-            yield detector.evidence_given(
-                _tensor(images, device).float(), _tensor(masks, device), covariates.expand(len(some), -1)
-            )
+        for images, masks in batches(detector, voxels, mask, batch_size):
+            covariates = _tensor(about, images.device)
+            yield detector.evidence_given(images, masks, covariates.expand(len(images), -1))
 
 
 def _average(values: FloatArray, of_mirrored: FloatArray) -> FloatArray:

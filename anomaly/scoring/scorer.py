@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
 import numpy as np
 
 from anomaly.core.covariates import UNKNOWN
 from anomaly.core.errors import ConfigError, ScanRefusedError, unknown_name
+from anomaly.core.results import Neighbour
 from anomaly.core.views import VolumeSource
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
-from anomaly.models.base import Detector
+from anomaly.models.base import Detector, Embedder
 from anomaly.scoring.acquisition import Unlikeness, acquisition_features
+from anomaly.scoring.codes import scan_code
 from anomaly.scoring.maps import RawEvidence, raw_evidence
 from anomaly.scoring.postprocess import eroded, median_inside, smooth_inside
 from anomaly.scoring.reduce import combined_score, scan_scores
@@ -24,6 +26,7 @@ from anomaly.scoring.reference import (
     similarity,
     standardised,
 )
+from anomaly.scoring.retrieval import HealthyIndex, Pictures, build_index, middle_slices
 from anomaly.scoring.settings import ReadingSettings, ScoringSettings
 
 Said = TypeVar("Said")
@@ -49,6 +52,8 @@ class ScoredVolume:
         Correlation with the mean healthy scan; 1 before there is a reference.
     unlikeness
         How unlike the training scans it was acquired; None before there is a reference, or where that is too small.
+    neighbours, neighbour_pictures
+        The healthy training scans that are most like it, and their middle slices; none without a healthy index.
     """
 
     evidence: FloatArray
@@ -58,6 +63,8 @@ class ScoredVolume:
     scores: dict[str, float]
     similarity: float = 1.0
     unlikeness: Unlikeness | None = None
+    neighbours: tuple[Neighbour, ...] = ()
+    neighbour_pictures: Pictures = field(default_factory=dict)
 
 
 class ScanScorer(Protocol[Said]):
@@ -83,11 +90,12 @@ class ScanScorer(Protocol[Said]):
 
 @dataclass(frozen=True, eq=False)
 class Scorer:
-    """A fitted detector with its scoring settings and, once learnt, the healthy reference."""
+    """A fitted detector with its scoring settings and, once learnt, the healthy reference and the healthy index."""
 
     detector: Detector
     settings: ScoringSettings
     reference: HealthyReference | None = None
+    index: HealthyIndex | None = None
 
     @property
     def grid(self) -> Geometry:
@@ -115,7 +123,8 @@ class Scorer:
             As :meth:`score`.
         """
         self._refuse_what_is_something_else(voxels, mask)
-        return self._raw(voxels, mask, about)
+        raw = self._raw(voxels, mask, about)
+        return raw if self.index is None else replace(raw, code=self._code(voxels, mask))
 
     def finish(self, raw: RawEvidence, voxels: FloatArray, mask: MaskArray) -> ScoredVolume:
         """Return maps and scan scores from what the detector said of a volume: the rest of :meth:`score`."""
@@ -125,7 +134,11 @@ class Scorer:
         if self.reference is not None:
             scores["combined"] = combined_score(scores, self.reference)
         similarity, unlikeness = self.similarity(voxels, mask), self.unlikeness(voxels, mask)
-        return ScoredVolume(evidence, signed, raw.reconstruction, inside, scores, similarity, unlikeness)
+        scored = ScoredVolume(evidence, signed, raw.reconstruction, inside, scores, similarity, unlikeness)
+        if self.index is None or raw.code is None:
+            return scored
+        found = self.index.neighbours(raw.code, self.settings.retrieval)
+        return replace(scored, neighbours=found, neighbour_pictures=self.index.pictures_of(found))
 
     def similarity(self, voxels: FloatArray, mask: MaskArray) -> float:
         """Return how alike a scan is to the mean healthy scan (correlation); 1 before there is a reference."""
@@ -155,6 +168,26 @@ class Scorer:
         ]
         return replace(self, reference=_with_scores(reference, scores) if scores else reference)
 
+    def learn_index(self, healthy: VolumeSource, intensity_max: float) -> Scorer:
+        """Return this scorer with an index of the healthy scans, in which the most similar ones are found.
+
+        Nothing changes where the settings ask for none, or the family has no latent code to compare.
+        ``intensity_max`` is the intensity that is white in the pictures of the scans.
+        """
+        settings = self.settings
+        if settings.retrieval == 0 or not isinstance(self.detector, Embedder):
+            return self
+        scans = [(self._code(v, m), about[0], middle_slices(v, intensity_max)) for v, m, about in _scans(healthy)]
+        codes, ages, pictures = zip(*scans, strict=True)
+        index = build_index(np.stack(codes), np.array(ages), pictures, settings.retrieval_by)
+        return replace(self, index=index)
+
+    def nearest_similarities(self, scans: VolumeSource) -> list[float]:
+        """Return how similar each scan is to the most similar one of the index; empty without an index."""
+        if self.index is None:
+            return []
+        return [self.index.nearest(self._code(v, m), 1)[0][1] for v, m, _ in _scans(scans)]
+
     def _filtered_scans(
         self, healthy: VolumeSource
     ) -> Iterable[tuple[dict[str, FloatArray], FloatArray, MaskArray]]:
@@ -164,6 +197,9 @@ class Scorer:
     def _raw(self, voxels: FloatArray, mask: MaskArray, about: FloatArray) -> RawEvidence:
         settings = self.settings
         return raw_evidence(self.detector, voxels, mask, about, settings.batch_size, settings.flip_average)
+
+    def _code(self, voxels: FloatArray, mask: MaskArray) -> FloatArray:
+        return scan_code(self.detector, voxels, mask, self.settings.batch_size)
 
     def _filtered(self, raw: RawEvidence, mask: MaskArray) -> dict[str, FloatArray]:
         unknown = sorted(self.settings.maps.keys() - raw.maps.keys())

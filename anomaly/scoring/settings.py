@@ -58,6 +58,16 @@ class ScoringSettings(ReadingSettings):
     top_fraction: float = Field(
         default=0.01, gt=0, le=1, description="the scan score is the mean of this share of brain voxels"
     )
+    retrieval: int = Field(
+        default=3,
+        ge=0,
+        le=8,
+        description="most similar healthy scans that a report shows, of families with a latent code; 0 = none, and "
+        "no picture of a training scan is kept in the model",
+    )
+    retrieval_by: Literal["cosine", "hash"] = Field(
+        default="cosine", description="similarity of two codes: their cosine, or the share of equal bits of a hash"
+    )
     batch_size: int = Field(default=16, ge=1, description="images per forward pass")
 
     @model_validator(mode="after")

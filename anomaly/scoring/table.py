@@ -50,6 +50,8 @@ def _row(result: ScanScore) -> dict[str, Any]:
     row["warnings"] = "; ".join(result.warnings)
     row["n_regions"] = len(result.regions)
     row["flagged_ml"] = round(sum(region.volume_ml for region in result.regions), 4)
+    if result.neighbours:
+        row["nearest_similarity"] = result.neighbours[0].similarity
     row |= {f"score_{name}": value for name, value in result.scores.items()}
     row |= {f"p_{name}": value for name, value in result.p_values.items()}
     row |= {f"percentile_{name}": value for name, value in result.percentiles.items()}

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from anomaly.core.errors import ConfigError, TrainingError
 from anomaly.core.volume import Geometry
 from anomaly.models import registry
-from anomaly.models.base import Detector, Evidence, FitReport, FitRun, Reconstructor
+from anomaly.models.base import Detector, Embedder, Evidence, FitReport, FitRun, Reconstructor
 from anomaly.training.settings import TrainingSettings
 from tests.models.factories import GRID, MemoryCohort, healthy_cohort, healthy_scan, images_of, planted_scan
 
@@ -182,6 +182,19 @@ def test_a_detector_can_be_sent_to_another_process(trained: Detector) -> None:
     sent = pickle.loads(pickle.dumps(trained))  # noqa: S301 - as training on several devices does
     first, second = everything(look(trained)), everything(look(sent))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_family_that_embeds_gives_each_image_a_code_whatever_else_is_in_the_batch(trained: Detector) -> None:
+    if not isinstance(trained, Embedder):
+        return
+    images, mask = images_of(*healthy_scan(200), trained.view)
+    with torch.inference_mode():
+        codes, alone = trained.embed(images, mask), trained.embed(images[:1], mask[:1])
+    assert codes.ndim == 2
+    assert len(codes) == len(images)
+    assert codes.isfinite().all()
+    torch.testing.assert_close(codes[:1], alone, rtol=1e-4, atol=1e-5)
+    assert codes.std(dim=0).max() > 0 or len(images) == 1
 
 
 def test_fitting_leaves_the_global_random_state_alone(family: str, tmp_path: Path) -> None:

@@ -1,14 +1,15 @@
 import json
 from dataclasses import asdict
 
-from anomaly.core.results import Region, ScanScore, ScanStatus
+from anomaly.core.results import Neighbour, Region, ScanScore, ScanStatus
 
 REGION = Region(
     label=1, volume_ml=2.5, peak=9.0, mean=6.0, mni_mm=(1.0, -2.0, 3.5), voxel=(4, 5, 6), polarity="dark"
 )
 SCORE = ScanScore(
-    "sub-01_T1w", ScanStatus.SCORED, score=3.2, scores={"kl": 1.0}, regions=(REGION,), warnings=("a",)
-)
+    "sub-01_T1w", ScanStatus.SCORED, score=3.2, scores={"kl": 1.0}, regions=(REGION,), warnings=("a",),
+    neighbours=(Neighbour("healthy scan 17, 54 years", 0.61, 16),),
+)  # fmt: skip
 
 
 def test_a_result_survives_json() -> None:

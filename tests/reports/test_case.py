@@ -4,14 +4,20 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from anomaly.core.results import ScanScore
+from anomaly.core.results import Neighbour, ScanScore
 from anomaly.reports.case import make_case, places, render_case
+from anomaly.reports.pdf import write_case_pdf
 from anomaly.reports.run_folder import Run, ScanVolumes, read_run, read_score
 from anomaly.reports.viewer import viewer_html
+from anomaly.reports.wording import about_neighbours
+from anomaly.scoring.retrieval import middle_slices
 from tests.reports.factory import HOSTILE
 from tests.reports.pages import Page, external_addresses
+
+NEIGHBOURS = (Neighbour("healthy scan 17, 54 years", 0.61, 16), Neighbour("healthy scan 2", -0.04, 1))
 
 
 def _page(run: Run, score: ScanScore, volumes: ScanVolumes) -> str:
@@ -76,3 +82,35 @@ def test_a_hostile_scan_id_is_text_and_nothing_else(run: Run, score: ScanScore, 
     assert "<img src=x" not in html
     assert "<script>alert(2)" not in html
     assert HOSTILE in Page(html).text
+
+
+def _pictures(volumes: ScanVolumes) -> dict[str, np.ndarray]:
+    own = middle_slices(volumes.scan, 1.0)
+    return {plane: np.stack([cut] * len(NEIGHBOURS)) for plane, cut in own.items()}
+
+
+def test_a_page_shows_the_most_similar_healthy_scans_and_what_similar_means(
+    run: Run, score: ScanScore, volumes: ScanVolumes, tmp_path: Path
+) -> None:
+    known = replace(run, retrieval={"by": "cosine", "n_scans": 100, "held_out_nearest": [0.3, 0.5]})
+    case = make_case(known, replace(score, neighbours=NEIGHBOURS), volumes, _pictures(volumes))
+    html = render_case(case, viewer_html(volumes, run.display, volumes.peak_mm))
+    text = " ".join(Page(html).text.split())
+    for words in ("The most similar healthy scans", "Of the 100 healthy scans", "0 = no more alike",
+                  "2 healthy scans that the model had not learnt from", "0.30 to 0.50"):  # fmt: skip
+        assert words in text
+    assert (
+        'this scan, healthy scan 17, 54 years with similarity 0.61, healthy scan 2 with similarity -0.04"' in html
+    )
+    assert len(html) < 2_500_000
+    write_case_pdf(case, tmp_path / "with.pdf")
+    write_case_pdf(replace(case, similar=b""), tmp_path / "without.pdf")
+    assert (tmp_path / "with.pdf").stat().st_size > (tmp_path / "without.pdf").stat().st_size + 10_000
+
+
+def test_a_hash_says_what_its_similarity_means(run: Run) -> None:
+    assert "0.5 = no more alike" in about_neighbours(replace(run, retrieval={"by": "hash", "n_scans": 3}))
+
+
+def test_a_page_of_a_model_without_an_index_has_no_such_section(html: str) -> None:
+    assert "similar healthy scans" not in html

@@ -8,6 +8,7 @@ from PIL import Image
 from anomaly.core.results import ScanScore
 from anomaly.reports import figures
 from anomaly.reports.run_folder import Run, ScanVolumes
+from anomaly.scoring.retrieval import middle_slices
 
 
 def _pixels(png: bytes) -> np.ndarray:
@@ -45,6 +46,38 @@ def test_a_finding_on_the_patients_right_is_drawn_on_the_left(
 def test_a_mosaic_and_a_thumbnail_are_small(run: Run, volumes: ScanVolumes) -> None:
     assert len(figures.mosaic(volumes, run.display, volumes.mask)) < 400_000
     assert len(figures.thumbnail(volumes, run.display, (0.0, 0.0, 0.0))) < 8_000
+
+
+def test_similar_scans_stand_beside_the_scan_and_only_the_scan_is_outlined(run: Run, volumes: ScanVolumes) -> None:
+    own = middle_slices(volumes.scan, run.display.intensity_max)
+    pictures = {plane: np.stack([cut, cut]) for plane, cut in own.items()}
+    marked = volumes.mask & (volumes.evidence > np.percentile(volumes.evidence, 99))
+    plain, outlined = (
+        _pixels(figures.similar_figure(volumes, run.display, outline, ["first", "second"], pictures, 900))
+        for outline in (np.zeros_like(marked), marked)
+    )
+    third = plain.shape[1] // 3
+    assert not (np.ptp(plain, axis=2) > 60).any()
+    columns = np.nonzero(np.ptp(outlined, axis=2) > 60)[1]
+    assert columns.size
+    assert columns.max() < third
+    scan, first, second = (plain[60:, n * third : (n + 1) * third, 0] for n in range(3))
+    assert np.corrcoef(scan.ravel(), first.ravel())[0, 1] > 0.9
+    assert np.corrcoef(scan.ravel(), second.ravel())[0, 1] > 0.9
+
+
+def test_the_right_of_a_similar_scan_is_drawn_on_the_left_and_its_front_up(run: Run, volumes: ScanVolumes) -> None:
+    pictures = {
+        plane: np.zeros((1, *cut.shape), dtype=np.uint8) for plane, cut in middle_slices(volumes.scan, 1).items()
+    }
+    i, j = pictures["axial"].shape[1:]
+    pictures["axial"][0, 3 * i // 4 : 3 * i // 4 + 4, 3 * j // 4 : 3 * j // 4 + 4] = 255
+    figure = figures.similar_figure(volumes, run.display, np.zeros_like(volumes.mask), [""], pictures)
+    beside = _pixels(figure)[40:, 520:, 0]
+    rows, columns = np.nonzero(beside > 240)
+    letters_aside = np.abs(columns - np.median(columns)) < 40
+    assert columns[letters_aside].mean() < 0.5 * beside.shape[1]
+    assert rows[letters_aside].mean() < beside.shape[0] / 6  # the upper half of the first of three rows
 
 
 def test_a_distribution_is_drawn_with_and_without_reference_and_with_extreme_scores() -> None:
