@@ -128,6 +128,7 @@ class LearnerModule(LightningModule):
             )
         self.batches_done = int(saved["batches_done"])
         self._seconds_before = float(saved["seconds"])
+        _begin_an_epoch(checkpoint["loops"]["fit_loop"])
 
     @property
     def seconds(self) -> float:
@@ -171,6 +172,18 @@ class LearnerModule(LightningModule):
                 f"{self.settings.gradient_clip:g}), and check the intensities of the cohort. The last good "
                 "weights and checkpoint are kept in the working folder"
             )
+
+
+def _begin_an_epoch(loop: dict[str, Any]) -> None:
+    """Have a resumed training begin the epoch after the one that the checkpoint ended.
+
+    Lightning notes that the epoch was about to end, and without a validation loop of its own it would end it anew
+    after one more batch: from then on everything that happens at the end of an epoch would happen a batch late.
+    """
+    for counts in loop["epoch_progress"].values():
+        counts["completed"] = counts["processed"]
+    batches = loop["epoch_loop.batch_progress"]
+    batches |= {"current": dict.fromkeys(batches["current"], 0), "is_last_batch": False}
 
 
 def learning_rate_share(step: int, settings: TrainingSettings) -> float:

@@ -72,6 +72,29 @@ def test_a_killed_training_resumes_to_the_same_weights(
     assert same_state(resumed, uninterrupted)
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_training_killed_again_and_again_validates_at_the_steps_of_one_that_was_not(
+    accumulate: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anomaly.training.callbacks.Progress.TELL_EVERY_SECONDS", 0.0)
+    validated: list[int] = []
+
+    class Notes(Autoencoder):
+        def can_score(self, step: int, steps: int) -> bool:
+            validated.append(step)
+            return step == steps
+
+    training = TRAINING.model_copy(update={"steps": 18, "accumulate": accumulate})
+    for step in (6, 10, 14):
+        with pytest.raises(KilledError):
+            fit(new(Notes), tmp_path / "killed", training, progress=killed_after(step))
+    killed, uninterrupted = new(Notes), new(Notes)
+    assert fit(killed, tmp_path / "killed", training).validation["best_step"] == 18
+    assert validated == [4, 8, 12, 16, 18]
+    fit(uninterrupted, tmp_path / "whole", training)
+    assert same_state(killed, uninterrupted)
+
+
 def test_a_killed_training_keeps_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("anomaly.training.callbacks.Progress.TELL_EVERY_SECONDS", 0.0)
     with pytest.raises(KilledError):
