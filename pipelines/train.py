@@ -16,7 +16,7 @@ from anomaly.cohort.splits import split_by_subject
 from anomaly.cohort.synthetic import planted_scans
 from anomaly.cohort.table import ScanRecord
 from anomaly.cohort.volumes import CohortVolumes
-from anomaly.core.errors import BundleError
+from anomaly.core.errors import BundleError, CohortError
 from anomaly.core.files import write_text
 from anomaly.core.views import VolumeSource
 from anomaly.models.base import FitReport, FitRun, PlantedScan
@@ -30,6 +30,8 @@ INTENDED_USE = (
     "Research on marking scans that do not look like the healthy scans the model has seen, for review by a "
     "radiologist. Not for diagnosis, not for ruling out disease."
 )
+
+FEWEST_SUBJECTS = 3  # two scans are the least that anything can be learnt from
 
 
 def train(
@@ -101,7 +103,19 @@ def train(
 
 
 def hold_out(records: Sequence[ScanRecord], fraction: float) -> tuple[list[ScanRecord], list[ScanRecord]]:
-    """Return training and validation scans; the same subjects are held out whatever the seed of the training."""
+    """Return training and validation scans; the same subjects are held out whatever the seed of the training.
+
+    Raises
+    ------
+    CohortError
+        If there are too few subjects.
+    """
+    subjects = len({record.subject for record in records})
+    if subjects < FEWEST_SUBJECTS:
+        raise CohortError(
+            f"found {subjects} healthy subject(s) to train on; expected at least {FEWEST_SUBJECTS}, one of them to "
+            "choose the checkpoint; ingest more, or put more into the split 'train'"
+        )
     unsplit = [replace(record, split="") for record in records]
     parts = split_by_subject(unsplit, {"train": 1 - fraction, "validation": fraction})
     return parts["train"], parts["validation"]

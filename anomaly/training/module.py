@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from typing import Any, NamedTuple
@@ -16,9 +17,12 @@ from anomaly.training.augment import augment
 from anomaly.training.protocols import Learner, Moment
 from anomaly.training.settings import TrainingSettings
 from anomaly.training.stream import Batch
+from anomaly.training.watch import GradientWatch
 
 GPU_CHECK_EVERY = 10  # reading a number from the GPU waits for it, so it is not done at every step
 TOLERATED = 3  # steps in a row whose gradient overflows
+
+_log = logging.getLogger(__name__)
 
 
 class ReadyBatch(NamedTuple):
@@ -55,6 +59,8 @@ class LearnerModule(LightningModule):
         self.latest: dict[str, Tensor] = {}
         self._learning: tuple[nn.Module, ...] = ()  # in a tuple, so that it is no part of the state
         self.skipped: list[int] = []
+        self.explosions: list[int] = []
+        self._watches: dict[nn.Module, GradientWatch] = {}
 
     @torch.no_grad()
     def ready(self, batch: Batch) -> ReadyBatch:
@@ -86,8 +92,11 @@ class LearnerModule(LightningModule):
         del optimizer, gradient_clip_val, gradient_clip_algorithm  # lightning's own way, not used
         norm = nn.utils.clip_grad_norm_(self.learner.parameters(), self.settings.gradient_clip)
         self.latest["gradient_norm"] = norm.detach()
-        if self._checks(self.global_step) and not norm.isfinite():
-            self._skip_or_refuse(norm)
+        if self._checks(self.global_step):
+            if norm.isfinite():
+                self._watch(float(norm))
+            else:
+                self._skip_or_refuse(norm)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW with a linear warm-up and a cosine to zero (Loshchilov & Hutter 2017, 2019)."""
@@ -110,6 +119,7 @@ class LearnerModule(LightningModule):
             "fingerprint": self.fingerprint,
             "devices": self.trainer.world_size,
             "seconds": self.seconds,
+            "explosions": self.explosions,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -128,6 +138,8 @@ class LearnerModule(LightningModule):
             )
         self.batches_done = int(saved["batches_done"])
         self._seconds_before = float(saved["seconds"])
+        self.explosions = list(saved.get("explosions", ()))
+        _begin_an_epoch(checkpoint["loops"]["fit_loop"])
 
     @property
     def seconds(self) -> float:
@@ -152,6 +164,19 @@ class LearnerModule(LightningModule):
     def _checks(self, step: int) -> bool:
         return bool(self.device.type == "cpu") or step % GPU_CHECK_EVERY == 0
 
+    def _watch(self, norm: float) -> None:
+        """Warn of a series of gradients that are huge beside those that the same part had before."""
+        watch = self._watches.setdefault(self._learning[0], GradientWatch())
+        if watch.explodes(norm):
+            self.explosions.append(self.global_step)
+            if self.global_rank == 0:
+                _log.warning(
+                    "step %d: the gradient explodes: norm %.3g, usually %.3g; lower training.learning_rate",
+                    self.global_step,
+                    norm,
+                    watch.usual,
+                )
+
     def _skip_or_refuse(self, norm: Tensor) -> None:
         """Leave out a step in mixed precision, where a rare overflow is nothing to worry about; refuse a series."""
         self.skipped = [*self.skipped, self.global_step][-TOLERATED - 1 :]
@@ -171,6 +196,18 @@ class LearnerModule(LightningModule):
                 f"{self.settings.gradient_clip:g}), and check the intensities of the cohort. The last good "
                 "weights and checkpoint are kept in the working folder"
             )
+
+
+def _begin_an_epoch(loop: dict[str, Any]) -> None:
+    """Have a resumed training begin the epoch after the one that the checkpoint ended.
+
+    Lightning notes that the epoch was about to end, and without a validation loop of its own it would end it anew
+    after one more batch: from then on everything that happens at the end of an epoch would happen a batch late.
+    """
+    for counts in loop["epoch_progress"].values():
+        counts["completed"] = counts["processed"]
+    batches = loop["epoch_loop.batch_progress"]
+    batches |= {"current": dict.fromkeys(batches["current"], 0), "is_last_batch": False}
 
 
 def learning_rate_share(step: int, settings: TrainingSettings) -> float:

@@ -7,6 +7,7 @@ import logging
 import signal
 import threading
 import warnings
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,6 +24,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from anomaly.core.errors import TrainingError
 from anomaly.core.views import VolumeSource
 from anomaly.training.callbacks import (
     BEST,
@@ -80,7 +82,8 @@ def train(
     Raises
     ------
     TrainingError
-        If a loss or gradient is not finite, or the folder holds another training.
+        If a loss or gradient is not finite, memory or devices are wanting, or the folder holds another training or
+        a damaged checkpoint.
     """
     hardware(run)  # before other processes start
     run.folder.mkdir(parents=True, exist_ok=True)
@@ -126,7 +129,7 @@ def _fit(
             length=settings.validate_every * settings.accumulate,
             threads=max(settings.num_workers, GPU_THREADS if gpu else 0),
         )
-        with _interruptible(), arithmetic(settings.precision, gpu):
+        with _explained(settings), arithmetic(settings.precision, gpu):
             trainer.fit(module, loader, ckpt_path=_checkpoint(run), weights_only=True)
 
 
@@ -165,7 +168,11 @@ def _loggers(folder: Path) -> list[Any]:
 
 def _checkpoint(run: Run) -> Path | None:
     path = run.folder / LAST
-    return path if run.resume and path.is_file() else None
+    if not run.resume or not path.is_file():
+        return None
+    if not zipfile.is_zipfile(path):  # what torch writes; its end is written last
+        raise TrainingError(f"{path} is damaged: expected a whole checkpoint; delete it to start anew")
+    return path
 
 
 def _keep_best(learner: Learner, folder: Path) -> None:
@@ -208,23 +215,34 @@ def _outcome(folder: Path, validated: bool, health: Health) -> Outcome:
         notes.append("no validation scans: the last weights were kept, not the best")
     if chosen["stopped"]:
         notes.append(f"stopped early at step {steps}: validation no longer improved")
+    explosions = saved["anomaly"]["explosions"]
+    if explosions:
+        notes.append(
+            f"the gradient exploded {len(explosions)} time(s), first at step {explosions[0]}; lower "
+            "training.learning_rate, and look at the curves in training/logs"
+        )
     return Outcome(steps, float(saved["anomaly"]["seconds"]), numbers, tuple(notes))
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
-    """Raise KeyboardInterrupt on Ctrl-C, where lightning ends the program, and keep answering to it afterwards."""
+def _explained(settings: TrainingSettings) -> Iterator[None]:
+    """Say what to do where memory is wanting; pass Ctrl-C on, where lightning would end the program."""
     main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGINT)
     try:
         yield
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"the device's memory does not hold a batch of {settings.batch_size} ({str(error).splitlines()[0]}); "
+            "lower training.batch_size and raise training.accumulate as much"
+        ) from error
     except SystemExit as end:
         if isinstance(end.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from end
         raise
     finally:
         if main:
-            signal.signal(signal.SIGINT, before)
+            signal.signal(signal.SIGINT, before)  # lightning has switched it off
 
 
 @contextmanager

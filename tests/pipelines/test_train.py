@@ -102,6 +102,23 @@ def test_only_the_train_split_is_learnt_from(trained: Trained, tmp_path: Path) -
         train(trained.config, cohort, tmp_path / "model")
 
 
+@pytest.mark.parametrize("family", ["atlas", "ae"])
+@pytest.mark.parametrize("subjects", [1, 2])
+def test_too_few_subjects_are_refused(subjects: int, family: str, tmp_path: Path) -> None:
+    config = write_config(tmp_path / "config.yaml", family)
+    with pytest.raises(CohortError, match=rf"found {subjects} healthy subject\(s\).*at least 3.*ingest more"):
+        train(config, make_cohort(tmp_path / "cohort", range(subjects)), tmp_path / "model", device="cpu")
+
+
+def test_three_subjects_are_the_least_a_network_learns_from(tmp_path: Path) -> None:
+    config = yaml.safe_load(write_config(tmp_path / "ae.yaml", "ae", channels=[8, 16], latent_size=4).read_text())
+    (tmp_path / "ae.yaml").write_text(yaml.safe_dump(config | {"training": {"steps": 2, "validate_every": 2}}))
+    found = train(
+        tmp_path / "ae.yaml", make_cohort(tmp_path / "cohort", range(3)), tmp_path / "model", device="cpu"
+    )
+    assert (found["train_scans"], found["validation_scans"]) == (2, 1)
+
+
 def test_an_unfinished_cohort_is_refused(trained: Trained, tmp_path: Path) -> None:
     cohort = make_cohort(tmp_path / "cohort", range(5))
     write_json(cohort / "cohort.json", read_json(cohort / "cohort.json") | {"complete": False})

@@ -21,6 +21,7 @@ from anomaly.training.protocols import Health, Moment
 from anomaly.training.settings import TrainingSettings
 from anomaly.training.stream import ImageStream
 from anomaly.training.trainer import fresh_batches
+from anomaly.training.watch import GradientWatch
 from tests.models.factories import GRID, MemoryCohort, healthy_cohort, healthy_scan, planted_scan
 
 TRAINING = TrainingSettings(steps=12, batch_size=2, warmup=2, validate_every=4, num_workers=1)
@@ -70,6 +71,29 @@ def test_a_killed_training_resumes_to_the_same_weights(
     report = fit(resumed, tmp_path)
     assert report.steps == 12
     assert same_state(resumed, uninterrupted)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_training_killed_again_and_again_validates_at_the_steps_of_one_that_was_not(
+    accumulate: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anomaly.training.callbacks.Progress.TELL_EVERY_SECONDS", 0.0)
+    validated: list[int] = []
+
+    class Notes(Autoencoder):
+        def can_score(self, step: int, steps: int) -> bool:
+            validated.append(step)
+            return step == steps
+
+    training = TRAINING.model_copy(update={"steps": 18, "accumulate": accumulate})
+    for step in (6, 10, 14):
+        with pytest.raises(KilledError):
+            fit(new(Notes), tmp_path / "killed", training, progress=killed_after(step))
+    killed, uninterrupted = new(Notes), new(Notes)
+    assert fit(killed, tmp_path / "killed", training).validation["best_step"] == 18
+    assert validated == [4, 8, 12, 16, 18]
+    fit(uninterrupted, tmp_path / "whole", training)
+    assert same_state(killed, uninterrupted)
 
 
 def test_a_killed_training_keeps_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,6 +288,51 @@ def test_scans_that_are_not_finite_are_explained(tmp_path: Path) -> None:
     cohort = MemoryCohort([(voxels * float("nan"), mask)] * 2)
     with pytest.raises(TrainingError, match="check the intensities"):
         new().fit(cohort, [], FitRun(tmp_path, TRAINING, device="cpu"))
+
+
+class ExplodesFinitely(Autoencoder):
+    """Its gradient is finite, and huge for a while."""
+
+    def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
+        loss = super().loss(images, mask, at, *corrupted)["loss"]
+        return {"loss": loss * (1e8 if at.step in range(30, 38) else 1.0)}
+
+
+def test_a_series_of_huge_gradients_is_warned_of_and_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("anomaly.training.callbacks.Progress.TELL_EVERY_SECONDS", 0.0)
+    training = TRAINING.model_copy(update={"steps": 44, "learning_rate": 1e-5})
+    with caplog.at_level(logging.WARNING), pytest.raises(KilledError):
+        fit(new(ExplodesFinitely), tmp_path, training, progress=killed_after(41))
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith("step 34: the gradient explodes: norm ")
+    report = fit(new(ExplodesFinitely), tmp_path, training)
+    assert "the gradient exploded 1 time(s), first at step 34" in report.notes[-1]
+
+
+def test_a_few_huge_gradients_are_rare_batches_and_a_series_is_told_once() -> None:
+    watch, usual = GradientWatch(), [1.0, 1.2, 0.8] * 10
+    assert not any(watch.explodes(norm) for norm in [*usual, 1e6, 1.0, *[1e6] * 4, 1.0])
+    assert [watch.explodes(1e6) for _ in range(6)] == [False] * 4 + [True, False]
+    assert watch.usual == 1.0
+
+
+def test_too_little_memory_is_explained(tmp_path: Path) -> None:
+    class Exhausts(Autoencoder):
+        def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nGPU 0 has ...")
+
+    with pytest.raises(TrainingError, match=r"batch of 2 \(CUDA out of memory.*lower training\.batch_size"):
+        fit(new(Exhausts), tmp_path)
+
+
+def test_a_damaged_checkpoint_is_explained(tmp_path: Path) -> None:
+    fit(new(), tmp_path)
+    whole = (tmp_path / "last.ckpt").read_bytes()
+    (tmp_path / "last.ckpt").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(TrainingError, match=r"last\.ckpt is damaged.*delete it"):
+        fit(new(), tmp_path)
 
 
 def test_early_stopping_stops_and_stays_stopped(tmp_path: Path) -> None:

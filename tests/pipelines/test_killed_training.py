@@ -1,0 +1,80 @@
+"""A training that is killed, as the command line runs it, continues to the weights of one that was not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from anomaly.bundle.store import load_bundle
+from pipelines.train import train
+from tests.conftest import REPOSITORY
+from tests.pipelines.cohorts import make_cohort, write_config
+
+pytestmark = pytest.mark.slow
+
+PATIENCE_SECONDS = 300.0
+TRAINING = {"steps": 400, "validate_every": 20, "batch_size": 8, "num_workers": 0}
+
+KILLED_WHILE_WRITING = """
+import os, signal, sys
+from pathlib import Path
+from lightning.pytorch import Trainer
+from pipelines.cli import main
+
+whole, written = Trainer.save_checkpoint, []
+
+def half(self, path, *arguments, **named):
+    whole(self, path, *arguments, **named)
+    written.append(path)
+    if len(written) == 3:
+        Path(path).write_bytes(Path(path).read_bytes()[:5000])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Trainer.save_checkpoint = half
+main()
+"""
+
+
+def start(program: list[str], config: Path, cohort: Path, model: Path) -> subprocess.Popen[bytes]:
+    verb = ["train", "--config", str(config), "--cohort", str(cohort), "-o", str(model), "--device", "cpu", "-q"]
+    return subprocess.Popen([sys.executable, *program, *verb], cwd=REPOSITORY, env={**os.environ})
+
+
+def wait_for(there: Callable[[], object], process: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + PATIENCE_SECONDS
+    while not there():
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def test_a_training_killed_within_a_step_and_within_a_checkpoint_gives_the_same_model(tmp_path: Path) -> None:
+    cohort, config, model = make_cohort(tmp_path / "cohort", range(12)), tmp_path / "ae.yaml", tmp_path / "model"
+    values = yaml.safe_load(write_config(config, "ae", channels=[8, 16], latent_size=4).read_text())
+    config.write_text(yaml.safe_dump(values | {"training": TRAINING}))
+    checkpoint = model / "training" / "last.ckpt"
+
+    first = start(["-m", "pipelines"], config, cohort, model)
+    wait_for(checkpoint.is_file, first)
+    time.sleep(0.1)  # some steps later
+    first.kill()
+    first.wait()
+    assert not (model / "metadata.json").exists()
+
+    second = start(["-c", KILLED_WHILE_WRITING], config, cohort, model)
+    assert second.wait(PATIENCE_SECONDS) == -9
+    assert [path.stat().st_size for path in checkpoint.parent.glob(".*.partial.last.ckpt")] == [5000]
+
+    train(config, cohort, model, device="cpu")
+    train(config, cohort, tmp_path / "uninterrupted", device="cpu")
+    assert load_bundle(model).model_id == load_bundle(tmp_path / "uninterrupted").model_id
+    weights = [(folder / "weights.safetensors").read_bytes() for folder in (model, tmp_path / "uninterrupted")]
+    assert weights[0] == weights[1]
+    assert not list((model / "training").glob("*.ckpt"))
