@@ -35,6 +35,10 @@ FAMILIES: dict[str, Family] = {
         "anomaly.models.vae:VariationalAutoencoder",
         "variational autoencoder: residual, and how surprising a scan's latent code is (KL, ELBO)",
     ),
+    "gan": Family(
+        "anomaly.models.gan:GenerativeAdversarial",
+        "f-AnoGAN: a generator of healthy images, and an encoder that finds the one nearest to a scan",
+    ),
     "atlas": Family(
         "anomaly.models.atlas:Atlas",
         "baseline: z-score of every voxel against the healthy mean and SD at its place",
