@@ -29,6 +29,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "ae": {"channels": (8, 16), "latent_size": 8},
     "vae": {"channels": (8, 16), "latent_size": 8, "kl_gradient": True},
     "gan": {"channels": (8, 16), "latent_size": 8, "critic_steps": 1, "encoder_share": 0.5},
+    "vaegan": {"channels": (8, 16), "latent_size": 8, "critic_steps": 1},
     "atlas": {},
     "pca": {"components": 4},
     "intensity": {},
