@@ -63,6 +63,14 @@ FAMILIES: dict[str, Family] = {
         "anomaly.models.flow:NormalisingFlow",
         "normalising flow: exact log-likelihood of tissue at its place, and the nearest typical image",
     ),
+    "gan": Family(
+        "anomaly.models.gan:GenerativeAdversarial",
+        "f-AnoGAN: a generator of healthy images, and an encoder that finds the one nearest to a scan",
+    ),
+    "vaegan": Family(
+        "anomaly.models.vaegan:AdversarialVariational",
+        "VAE-GAN: a variational autoencoder that also rebuilds what a critic sees, so that it blurs less",
+    ),
     "atlas": Family(
         "anomaly.models.atlas:Atlas",
         "baseline: z-score of every voxel against the healthy mean and SD at its place",

@@ -79,9 +79,10 @@ class LearnerModule(LightningModule):
         at = Moment(step, steps, self._generator(number, 2), covariates)
         self._let_learn(self.learner.learning(step, steps))
         losses = self.learner.loss(images, mask, at, *corrupted)
-        self.latest = {name: value.detach() for name, value in losses.items()}
+        values = {name: value.detach() for name, value in losses.items()}
+        self.latest |= values  # those of players that take turns stay until their next
         if self._checks(at.step):
-            self._refuse_non_finite(self.latest, at.step)
+            self._refuse_non_finite(values, at.step)
         self.batches_done = number + 1
         return losses["loss"]
 

@@ -50,6 +50,8 @@ SMALL: dict[str, dict[str, Any]] = {
         "context_size": 4,
     },
     "flow": {"view": {"kind": "slice"}, "space_to_depth": 2, "hidden": 16, "couplings": 4},
+    "gan": {"channels": (8, 16), "latent_size": 8, "critic_steps": 1, "encoder_share": 0.5},
+    "vaegan": {"channels": (8, 16), "latent_size": 8, "critic_steps": 1},
     "atlas": {},
     "pca": {"components": 4},
     "intensity": {},

@@ -72,7 +72,7 @@ def test_an_age_far_from_those_seen_counts_as_the_farthest() -> None:
 
 
 def test_subjects_of_whom_nothing_is_known_are_refused_with_a_way_out() -> None:
-    with pytest.raises(TrainingError, match=r"any of the 2 training scans.*participants\.tsv.*conditional"):
+    with pytest.raises(TrainingError, match=r"any of the 2 training scans.*participants\.tsv.*not told"):
         learnt(UNKNOWN, UNKNOWN)
 
 

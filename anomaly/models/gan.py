@@ -1,0 +1,251 @@
+"""f-AnoGAN: what a generator of healthy images cannot make is not healthy.
+
+Idea. A generator G and a critic D play against each other until G makes healthy images of random codes
+z ~ N(0, 1), and can make nothing else. Then both stand still, and an encoder E learns to find the code of an image
+in one pass:
+
+    first     D and G take turns, k steps of D to one of G                        the objectives of ``adversarial``
+              Ḡ, a running mean of G, takes its place after                       G itself swings about
+    then      L = ‖x − Ḡ(E(x))‖² / n + κ ‖f(x) − f(Ḡ(E(x)))‖² / n_f               izi_f, f the features that D sees
+    evidence  r = x − Ḡ(E(x));    critic_features = ‖f(x) − f(Ḡ(E(x)))‖² / n_f
+
+n is the number of voxels and n_f that of features. All codes are scaled to the length √d that nearly all of N(0, 1)
+has in d dimensions, so E cannot answer with a code of a kind that G has never been given.
+
+Conditional: G, D and E are also told age and sex c, so normal is what is normal at this age: G(z, c), D(x, c),
+E(x, c), in training each withheld from some images so that it need not be known.
+
+Source: Schlegl, Seeböck, Waldstein, Langs & Schmidt-Erfurth 2019, "f-AnoGAN: Fast unsupervised anomaly detection
+with generative adversarial networks"; Mirza & Osindero 2014, "Conditional Generative Adversarial Nets".
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from pydantic import Field
+from torch import Tensor, nn
+
+from anomaly.core.views import View, VolumeSource
+from anomaly.models.adversarial import (
+    AdversarialSettings,
+    ImageCritic,
+    ImageGenerator,
+    critic_loss,
+    feature_distance,
+    follow,
+    game_health,
+    generator_loss,
+    gradient_penalty,
+)
+from anomaly.models.base import Evidence, ModelSettings
+from anomaly.models.conditioning import Conditioning, unknown, withheld
+from anomaly.models.network import NetworkDetector, centre, refuse_large_latent, residual, within
+from anomaly.training.protocols import Health, Moment
+
+WITHHELD = 0.1  # share of the covariates
+BARELY_LEARNT = 0.2  # share of its steps after which an encoder can be validated
+
+Turn = Literal["critic", "generator", "encoder"]
+
+
+class GANSettings(AdversarialSettings):
+    """Settings of f-AnoGAN."""
+
+    family: Literal["gan"] = "gan"
+    view: View = View(kind="slice", axis=2)
+    encoder_share: float = Field(0.4, gt=0, lt=1, description="last share of the training, in which E learns")
+    feature_weight: float = Field(1.0, ge=0, description="κ: weight of the critic-feature residual in learning E")
+    conditional: bool = Field(False, description="tell generator, critic and encoder age and sex, where known")
+
+
+class Players(nn.Module):
+    """Generator and its running mean, critic, encoder, and what they are told of a subject: 4 numbers, or none."""
+
+    def __init__(self, settings: GANSettings, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        channels, latent, image_channels = settings.channels, settings.latent_size, settings.view.channels
+        self.conditioning = Conditioning() if settings.conditional else None
+        told = Conditioning.size if settings.conditional else 0
+        self.generator = ImageGenerator(latent + told, channels, image_channels, shape)
+        self.steady = copy.deepcopy(self.generator)
+        self.critic = ImageCritic(image_channels + told, channels, 1, shape, settings.spectral_norm)
+        self.encoder = ImageCritic(image_channels + told, channels, latent, shape)
+
+    def play(self, z: Tensor, covariates: Tensor) -> Tensor:
+        """Return G(z, c) ``(B, C, *S)``."""
+        images: Tensor = self.generator(self._beside(z, covariates))
+        return images
+
+    def generate(self, z: Tensor, covariates: Tensor) -> Tensor:
+        """Return Ḡ(z, c) ``(B, C, *S)``."""
+        images: Tensor = self.steady(self._beside(z, covariates))
+        return images
+
+    def judge(self, images: Tensor, covariates: Tensor) -> Tensor:
+        """Return D(x, c) ``(B,)``."""
+        answers: Tensor = self.critic(self._beside(images, covariates)).squeeze(1)
+        return answers
+
+    def features(self, images: Tensor, covariates: Tensor) -> Tensor:
+        """Return f(x, c) ``(B, F)``."""
+        return self.critic.features(self._beside(images, covariates))
+
+    def encode(self, images: Tensor, covariates: Tensor) -> Tensor:
+        """Return E(x, c) ``(B, latent)``."""
+        return on_sphere(self.encoder(self._beside(images, covariates)))
+
+    def _beside(self, values: Tensor, covariates: Tensor) -> Tensor:
+        """Return codes or images with c as further numbers, or as further channels of one value each."""
+        if self.conditioning is None:
+            return values
+        told = self.conditioning(covariates)
+        spread = told.reshape(*told.shape, *[1] * (values.ndim - 2)).expand(-1, -1, *values.shape[2:])
+        return torch.cat([values, spread], dim=1)
+
+
+class GenerativeAdversarial(NetworkDetector):
+    """Residual and critic-feature distance of f-AnoGAN."""
+
+    family = "gan"
+    Settings: ClassVar[type[ModelSettings]] = GANSettings
+    settings: GANSettings
+    network: Players
+
+    def build(self) -> nn.Module:
+        """Return generator, critic and encoder."""
+        return Players(self.settings, self.image_shape)
+
+    def check(self, train: VolumeSource) -> None:
+        """Refuse a latent that could copy the image."""
+        del train
+        refuse_large_latent(self.settings.latent_size, self.view.channels, self.image_shape)
+
+    def prepare(self, train: VolumeSource) -> None:
+        """Learn the range of healthy intensities and, where the model is conditional, of ages."""
+        for generator in (self.network.generator, self.network.steady):
+            generator.learn_range(train)
+        if self.network.conditioning is not None:
+            self.network.conditioning.learn(train)
+
+    @property
+    def betas(self) -> tuple[float, float]:
+        """Decay of the two moments of AdamW."""
+        return self.settings.betas
+
+    def turn(self, step: int, steps: int) -> Turn:
+        """Return who learns in a step."""
+        if step >= self.encoder_from(steps):
+            return "encoder"
+        critic_steps = self.settings.critic_steps
+        return "generator" if step % (critic_steps + 1) == critic_steps else "critic"
+
+    def encoder_from(self, steps: int) -> int:
+        """Return the first step in which the encoder learns."""
+        return round(steps * (1 - self.settings.encoder_share))
+
+    def learning(self, step: int, steps: int) -> nn.Module:
+        """Return the player whose turn it is."""
+        part: nn.Module = getattr(self.network, self.turn(step, steps))
+        return part
+
+    def can_score(self, step: int, steps: int) -> bool:
+        """Return whether the encoder has learnt a little."""
+        start = self.encoder_from(steps)
+        return step == steps or step >= start + BARELY_LEARNT * (steps - start)
+
+    def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
+        """Return the loss of the player whose turn it is."""
+        del mask, corrupted
+        known = unknown(len(images), images.device) if at.covariates is None else at.covariates
+        covariates = withheld(known, WITHHELD, at.rng)
+        if at.step and self.turn(at.step - 1, at.steps) == "generator":
+            follow(self.network.steady, self.network.generator, at.step)
+        match self.turn(at.step, at.steps):
+            case "critic":
+                return self.critic_loss(images, covariates, at.rng)
+            case "generator":
+                return self.generator_loss(covariates, at.rng)
+            case "encoder":
+                return self.encoder_loss(images, covariates)
+
+    def critic_loss(self, images: Tensor, covariates: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
+        """Return what D minimises, and its gap E D(x) − E D(G(z))."""
+        settings, players = self.settings, self.network
+        with torch.no_grad():
+            fake = players.play(self.codes(len(images), rng), covariates)
+        real_answers, fake_answers = players.judge(images, covariates), players.judge(fake, covariates)
+        losses = {"critic": critic_loss(settings.objective, real_answers, fake_answers)}
+        if settings.objective == "wgan-gp":
+            penalty = gradient_penalty(lambda x: players.judge(x, covariates), images, fake, rng)
+            losses["penalty"] = settings.penalty * penalty
+        gap = real_answers.mean() - fake_answers.mean()
+        return {"loss": torch.stack(list(losses.values())).sum(), **losses, "gap": gap}
+
+    def generator_loss(self, covariates: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
+        """Return what G minimises."""
+        fake = self.network.play(self.codes(len(covariates), rng), covariates)
+        loss = generator_loss(self.settings.objective, self.network.judge(fake, covariates))
+        return {"loss": loss, "generator": loss}
+
+    def encoder_loss(self, images: Tensor, covariates: Tensor) -> dict[str, Tensor]:
+        """Return izi_f: how far Ḡ(E(x)) is from x, in voxels and in what the critic sees."""
+        players = self.network
+        rebuilt = players.generate(players.encode(images, covariates), covariates)
+        error = (images - rebuilt).square().mean()
+        with torch.no_grad():
+            seen = players.features(images, covariates)
+        distance = feature_distance(seen, players.features(rebuilt, covariates)).mean()
+        return {"loss": error + self.settings.feature_weight * distance, "error": error, "features": distance}
+
+    def codes(self, n: int, rng: torch.Generator) -> Tensor:
+        """Return n random codes z."""
+        return on_sphere(torch.randn((n, self.settings.latent_size), generator=rng, device=rng.device))
+
+    def reconstruct(self, images: Tensor, mask: Tensor) -> Tensor:
+        """Return Ḡ(E(x)) for subjects of whom nothing is known."""
+        del mask
+        covariates = unknown(len(images), images.device)
+        return centre(self.network.generate(self.network.encode(images, covariates), covariates))
+
+    def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
+        """Return the evidence for subjects of whom nothing is known."""
+        return self.evidence_given(images, mask, unknown(len(images), images.device))
+
+    def evidence_given(self, images: Tensor, mask: Tensor, covariates: Tensor) -> Evidence:
+        """Return the residual and the critic-feature distance; see the module's docstring."""
+        players = self.network
+        rebuilt = players.generate(players.encode(images, covariates), covariates)
+        distance = feature_distance(players.features(images, covariates), players.features(rebuilt, covariates))
+        maps = {"residual": residual(images, centre(rebuilt), mask)}
+        return Evidence(maps, within(centre(rebuilt), mask), {"critic_features": distance})
+
+    def embed(self, images: Tensor, mask: Tensor) -> Tensor:
+        """Return E(x) ``(B, latent)`` for subjects of whom nothing is known."""
+        del mask
+        return self.network.encode(images, unknown(len(images), images.device))
+
+    def sample(self, n: int, rng: torch.Generator, covariates: Tensor | None = None) -> Tensor:
+        """Return n new images ``(n, C, *S)`` of subjects with ``covariates`` ``(n, 2)``; None: not known."""
+        about = unknown(n, rng.device) if covariates is None else covariates
+        return self.network.generate(self.codes(n, rng), about)
+
+    def health(self, batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> Health:
+        """Return how varied Ḡ's images are, and how far D tells them from real ones."""
+        rng = torch.Generator(self.network.generator.lowest.device).manual_seed(0)
+        return game_health(
+            batches,
+            lambda covariates: self.sample(len(covariates), rng, covariates),
+            self.network.judge,
+            self.settings.objective,
+        )
+
+
+def on_sphere(codes: Tensor) -> Tensor:
+    """Return codes ``(B, d)`` scaled to the length √d."""
+    return math.sqrt(codes.shape[1]) * F.normalize(codes, dim=1)
