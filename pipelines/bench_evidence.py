@@ -71,7 +71,7 @@ def evidence_tables(models: Mapping[str, Path], cohort: Path, shapes: Path) -> d
     """
     benched = {name: open_model(path, cohort) for name, path in models.items()}
     first = next(iter(benched.values()))
-    scans = {kind: list(_planted(first.held_out, kind, shapes)) for kind in KINDS}
+    scans = planted(first, shapes)
     scorers = {name: model.scorer for name, model in benched.items()}
     return {"parts": parts(first, scans), "other_scans": other_scans(scorers, scans["dark"])}
 
@@ -89,14 +89,19 @@ def open_model(path: Path, cohort: Path) -> Benched:
 
 def parts(model: Benched, scans: Mapping[Kind, Sequence[SyntheticScan]]) -> pd.DataFrame:
     """Return voxel AP and best Dice of the evidence as shipped, of each of its maps alone, and of other choices."""
-    scorers = dict(variants(model))
+    return found_by(dict(variants(model)), scans)
+
+
+def found_by(scorers: Mapping[str, Scorer], scans: Mapping[Kind, Sequence[SyntheticScan]]) -> pd.DataFrame:
+    """Return voxel AP and best Dice of the evidence of each scorer; all have one detector, the first one's."""
+    first = next(iter(scorers.values()))
     rows: dict[str, dict[str, float | str]] = {what: {"evidence": what} for what in scorers}
-    for kind, planted in scans.items():
+    for kind, some in scans.items():
         found: dict[str, list[tuple[float, Array]]] = {what: [] for what in scorers}
-        for scan in planted:
-            raw = model.scorer.look(scan.voxels, scan.mask)  # the network, once for all choices that share it
+        for scan in some:
+            raw = first.look(scan.voxels, scan.mask)  # the network, once for all choices that share it
             for what, scorer in scorers.items():
-                mirrored = scorer.settings.flip_average != model.scorer.settings.flip_average
+                mirrored = scorer.settings.flip_average != first.settings.flip_average
                 said = scorer.look(scan.voxels, scan.mask) if mirrored else raw
                 scored = scorer.finish(said, scan.voxels, scan.mask)
                 found[what].append((_precision(scan, scored), dice_curve(scored.evidence, scan.lesion, scan.mask)))
@@ -180,10 +185,16 @@ def changed(scan: SyntheticScan, change: Change, number: int) -> FloatArray:
     return np.where(scan.mask, voxels, scan.voxels).astype(np.float32)
 
 
-def _planted(held_out: CohortVolumes, kind: Kind, shapes: Path) -> Iterator[SyntheticScan]:
-    masks = lesion_shapes(shapes, held_out.grid)
-    for seed in range(SEED, SEED + LESIONS):
-        yield from planted_scans(held_out, seed=seed, kinds=(kind,), shapes=masks)
+def planted(model: Benched, shapes: Path) -> dict[Kind, list[SyntheticScan]]:
+    """Return scans that a training held out, with lesions of each kind."""
+    masks = lesion_shapes(shapes, model.held_out.grid)
+    seeds = range(SEED, SEED + LESIONS)
+    return {
+        kind: [
+            scan for seed in seeds for scan in planted_scans(model.held_out, seed=seed, kinds=(kind,), shapes=masks)
+        ]
+        for kind in KINDS
+    }
 
 
 def _precision(scan: SyntheticScan, found: ScoredVolume) -> float:
