@@ -12,11 +12,14 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import pandas as pd
+
 from anomaly.cohort.table import accepted, read_records
 from anomaly.core.errors import InputError
 from anomaly.core.files import write_text
 from anomaly.preprocessing.chain import ChainSettings
 from pipelines.bench import bench
+from pipelines.bench_ablation import PUBLISHED, ablation
 from pipelines.bench_evidence import evidence_tables, shown
 from pipelines.bench_preprocessing import bench_extraction
 from pipelines.benchmark_table import Row, measured_table
@@ -24,6 +27,7 @@ from pipelines.benchmark_table import Row, measured_table
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 MODEL = "dae"
 COMPARED = (MODEL, "pca", "atlas")  # on scans that look as if from elsewhere
+ABLATION = "ablation"  # takes hours by itself: measured where the page has a place for it
 
 
 def write_page(data: Path, output: Path, page: Path = PAGE) -> None:
@@ -48,6 +52,11 @@ def write_page(data: Path, output: Path, page: Path = PAGE) -> None:
     speed = bench(data, output / "models" / MODEL, output / "cohort")
     models = {name: output / "models" / name for name in COMPARED}
     evidence = evidence_tables(models, output / "cohort", data / "lesion_shapes")
+    if place_of(ABLATION) in text:
+        evidence[ABLATION] = pd.concat(
+            ablation(name, changes, output / "cohort", data / "lesion_shapes", output / ABLATION)
+            for name, changes in PUBLISHED.items()
+        )
     tables = {
         **{name: shown(table) for name, table in evidence.items()},
         "detection": re.sub(r"^(#+) ", r"\1# ", detection, flags=re.MULTILINE),
@@ -79,6 +88,11 @@ def preprocessing_rows(data: Path, output: Path) -> list[Row]:
     return rows
 
 
+def place_of(name: str) -> str:
+    """Return the line that begins the place of a table."""
+    return f"<!-- measured: {name} -->\n"
+
+
 def filled(text: str, tables: Mapping[str, str]) -> str:
     """Return a page with its measured tables replaced; the rest stays as it is.
 
@@ -88,7 +102,7 @@ def filled(text: str, tables: Mapping[str, str]) -> str:
         If the page has no place for a table.
     """
     for name, table in tables.items():
-        begin = f"<!-- measured: {name} -->\n"
+        begin = place_of(name)
         before, _, rest = text.partition(begin)
         _, end, after = rest.partition("<!-- end -->")
         if not end:

@@ -4,9 +4,10 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import ndimage
 
 from anomaly.cohort.synthetic import SyntheticScan
-from pipelines.bench_evidence import CHANGES, changed, evidence_tables, shown
+from pipelines.bench_evidence import CHANGES, changed, evidence_tables, open_model, parts, shown
 from tests.pipelines.cohorts import GRID, healthy
 from tests.pipelines.conftest import Trained
 
@@ -32,12 +33,31 @@ def test_every_choice_has_a_row_with_both_kinds_of_lesion(tables: dict[str, pd.D
 
 def test_a_choice_changes_what_it_should(tables: dict[str, pd.DataFrame]) -> None:
     parts = tables["parts"].set_index("evidence")
-    shipped, less_bright = parts.loc["as shipped"], parts.loc["`bright_weight: 0.7`"]
-    assert parts.loc["`bright_weight: 1.0`"].equals(shipped)  # what this model's config says
-    assert less_bright["bright, AP"] < shipped["bright, AP"]
-    assert less_bright["dark, AP"] > shipped["dark, AP"]
-    assert not parts.loc["`sd_floor: 0.1` for every map"].equals(shipped)
-    assert not parts.loc["`flip_average: true`"].equals(shipped)
+    shipped = parts.loc["as shipped"]
+    for weight in ("0.7", "0.01"):
+        assert parts.loc[f"`bright_weight: {weight}`", "bright, AP"] < shipped["bright, AP"]
+        assert parts.loc[f"`bright_weight: {weight}`", "dark, AP"] > shipped["dark, AP"]
+    assert parts.loc["`dark_weight: 0.01`", "dark, AP"] < 0.2 < shipped["dark, AP"]
+    changed = ["median_voxels: 3", "smoothing_mm: 0.0", "sd_floor: 0.1", "standardise: none", "flip_average: true"]
+    for what in changed:
+        assert not parts.loc[f"`{what}`"].equals(shipped)
+
+
+def test_a_choice_that_is_the_shipped_one_has_no_row_of_its_own(tables: dict[str, pd.DataFrame]) -> None:
+    rows = set(tables["parts"]["evidence"])
+    assert not rows & {"`bright_weight: 1.0`", "`median_voxels: 0`", "`standardise: voxelwise`", "`erode_mm: 0.0`"}
+
+
+def test_an_edge_that_is_left_out_costs_the_lesions_in_it(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.bench_evidence.CHOICES", {"erode_mm": (9.0,)})  # more than a voxel
+    voxels, mask = healthy(0)
+    edge = mask & ~ndimage.binary_erosion(mask)
+    scan = SyntheticScan(np.where(edge, voxels * 0.3, voxels).astype(np.float32), mask, edge, "dark", 0.7)
+    table = parts(open_model(trained.model, trained.training), {"dark": [scan]}).set_index("evidence")
+    assert table.loc["as shipped", "dark, AP"] > 0.8
+    assert table.loc["`erode_mm: 9.0`", "dark, AP"] < 0.5
 
 
 def test_every_model_meets_the_same_changed_scans(tables: dict[str, pd.DataFrame]) -> None:
