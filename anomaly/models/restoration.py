@@ -61,7 +61,7 @@ class RestorationSettings(ContextUNetSettings):
     """Settings of the restoration network."""
 
     family: Literal["restoration"] = "restoration"
-    steps: int = Field(4, ge=1, le=10, description="n: steps of a restoration, one pass of the network each")
+    steps: int = Field(2, ge=1, le=10, description="n: steps of a restoration, one pass of the network each")
     changed_weight: float = Field(3.0, ge=0, description="λ: extra weight of the loss inside local changes")
     error_sd: float = Field(0.16, gt=0, description="s: the error that counts ½, intensity units")
     severity_weight: float = Field(1.0, gt=0, description="weight of the severity loss")
