@@ -35,6 +35,10 @@ FAMILIES: dict[str, Family] = {
         "anomaly.models.vae:VariationalAutoencoder",
         "variational autoencoder: residual, and how surprising a scan's latent code is (KL, ELBO)",
     ),
+    "latent_diffusion": Family(
+        "anomaly.models.latent_diffusion:LatentDiffusion",
+        "latent diffusion: an autoencoder's latent is noised and restored patch by patch from its surroundings",
+    ),
     "flow": Family(
         "anomaly.models.flow:NormalisingFlow",
         "normalising flow: exact log-likelihood of tissue at its place, and the nearest typical image",
