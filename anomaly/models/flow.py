@@ -7,13 +7,14 @@ probability density of the image follows exactly from the noise and from how muc
     f_l:  y_b ← y_b · exp(s_l) + t_l,   (s_l, t_l) = m_b · g_l(y_a, c),   y_a stays
     log|∂z/∂x|_v = Σ_l s_l,v − log σ_v,   s bounded by S: s = S tanh(ŝ/S)
 
-The image is folded: every f×f(×f) voxels become the channels of one location. a and b are halves of the channels,
-other halves in every second layer and exchanged in the next. What the networks g_l are shown beside y_a is the
-condition c: where the location lies (sines and cosines of its coordinates), the mask m in it, and how much of the
-image is in the mask, which tells slices apart. Voxels outside the mask stay 0 and count for nothing, so the density
-is that of the tissue alone. μ and σ are the healthy mean and SD, voxel by voxel where the images are volumes,
-because only there a voxel knows its place; for slices they are two numbers. In training, Gaussian noise of a small
-SD is added, without which a density of rounded intensities could grow without bound.
+Every f×f(×f) voxels are the channels of one location; a and b are halves of the channels, other halves in every
+second layer and exchanged in the next. What the networks g_l are shown beside y_a is the condition c: where the
+location lies (sines and cosines of its coordinates), the mask m in it, and how much of the image is in the mask,
+which tells slices apart. Given that, locations are independent: networks that also saw the neighbours would find a
+lesion normal beside a lesion. Voxels outside the mask stay 0 and count for nothing, so the density is that of the
+tissue alone. μ and σ are the healthy mean and SD, voxel by voxel where the images are volumes, because only there a
+voxel knows its place; for slices they are two numbers. In training, Gaussian noise of a small SD is added, without
+which a density of rounded intensities could grow without bound.
 
 Evidence. ``nll`` is −log p of a location, spread evenly over its voxels (nats per voxel). The signed residual is
 taken against the nearest typical image: almost all of a Gaussian in n dimensions lies about √n from its centre, so
@@ -28,10 +29,10 @@ Source: Dinh, Sohl-Dickstein & Bengio 2017, "Density estimation using Real NVP" 
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal
+from collections.abc import Sequence
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
-from monai.networks.layers.factories import Conv
 from monai.networks.utils import pixelshuffle, pixelunshuffle
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -57,9 +58,6 @@ class FlowSettings(ModelSettings):
     space_to_depth: int = Field(2, ge=2, le=8, description="f: voxels along each axis that make one location")
     couplings: int = Field(8, ge=2, description="L: coupling layers; two transform every voxel once")
     hidden: int = Field(64, ge=1, description="channels inside the network of a coupling layer")
-    kernel: Literal[1, 3] = Field(
-        1, description="1: locations are independent given their place; 3: a layer also sees the neighbours' y_a"
-    )
     noise_sd: float = Field(0.05, ge=0, description="SD of the noise added in training, intensity units")
     typical_radius: float = Field(0.8, ge=0, description="τ: radius of the typical set, as a share of √n")
 
@@ -77,11 +75,9 @@ class Coupling(nn.Module):
 
     Parameters
     ----------
-    dims
-        Spatial dimensions.
     channels, conditions
-        Of the folded image, and of the condition.
-    hidden, kernel
+        Length of y, and of the condition.
+    hidden
         Of the network that gives scale and shift; it starts by giving neither.
     number
         Of the layer: it decides on the halves.
@@ -91,7 +87,7 @@ class Coupling(nn.Module):
     moves: Tensor
     order: Tensor
 
-    def __init__(self, dims: int, channels: int, conditions: int, hidden: int, kernel: int, number: int) -> None:
+    def __init__(self, channels: int, conditions: int, hidden: int, number: int) -> None:
         super().__init__()
         shuffled = torch.randperm(channels, generator=torch.Generator().manual_seed(number // 2))
         halves = shuffled[: channels // 2].sort()[0], shuffled[channels // 2 :].sort()[0]
@@ -99,59 +95,74 @@ class Coupling(nn.Module):
         self.register_buffer("stays", stays, persistent=False)
         self.register_buffer("moves", moves, persistent=False)
         self.register_buffer("order", torch.cat([stays, moves]).argsort(), persistent=False)
-        convolution: Any = Conv[Conv.CONV, dims]
-        last = convolution(hidden, 2 * len(moves), 1)
+        last = nn.Linear(hidden, 2 * len(moves))
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         self.network = nn.Sequential(
-            convolution(len(stays) + conditions, hidden, kernel, padding=kernel // 2),
-            nn.SiLU(),
-            convolution(hidden, hidden, 1),
-            nn.SiLU(),
-            last,
+            nn.Linear(len(stays) + conditions, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), last
         )
 
-    def forward(self, y: Tensor, mask: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
-        """Return y and the log of its stretch, both ``(B, C, *S)``."""
-        stays, scale, shift = self._affine(y, mask, condition)
+    def forward(self, y: Tensor, inside: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """Return y and the log of its stretch, both ``(N, C)``."""
+        stays, scale, shift = self._affine(y, inside, condition)
         y = torch.cat([stays, y[:, self.moves] * scale.exp() + shift], dim=1)[:, self.order]
         return y, torch.cat([torch.zeros_like(stays), scale], dim=1)[:, self.order]
 
-    def inverse(self, y: Tensor, mask: Tensor, condition: Tensor) -> Tensor:
+    def inverse(self, y: Tensor, inside: Tensor, condition: Tensor) -> Tensor:
         """Undo :meth:`forward`."""
-        stays, scale, shift = self._affine(y, mask, condition)
+        stays, scale, shift = self._affine(y, inside, condition)
         return torch.cat([stays, (y[:, self.moves] - shift) * (-scale).exp()], dim=1)[:, self.order]
 
-    def _affine(self, y: Tensor, mask: Tensor, condition: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _affine(self, y: Tensor, inside: Tensor, condition: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return what stays, and scale s and shift t of what moves; both are 0 outside the mask."""
-        stays, inside = y[:, self.stays], mask[:, self.moves]
+        stays, moving = y[:, self.stays], inside[:, self.moves]
         scale, shift = self.network(torch.cat([stays, condition], dim=1)).float().chunk(2, dim=1)
-        return stays, SCALE_BOUND * torch.tanh(scale / SCALE_BOUND) * inside, shift * inside
+        return stays, SCALE_BOUND * torch.tanh(scale / SCALE_BOUND) * moving, shift * moving
 
 
 class CouplingFlow(nn.Module):
-    """Coupling layers in a row: folded images ``(B, C, *S)`` to noise and back, given masks and conditions."""
+    """Coupling layers in a row: voxels of locations ``(N, C)`` to noise and back.
 
-    def __init__(self, dims: int, channels: int, conditions: int, settings: FlowSettings) -> None:
+    ``inside`` ``(N, C)`` is 1 for voxels in the mask, ``condition`` ``(N, ·)`` what is known of the locations.
+    """
+
+    def __init__(self, channels: int, conditions: int, settings: FlowSettings) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            Coupling(dims, channels, conditions, settings.hidden, settings.kernel, number)
-            for number in range(settings.couplings)
+            Coupling(channels, conditions, settings.hidden, number) for number in range(settings.couplings)
         )
 
-    def forward(self, y: Tensor, mask: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z and log|∂z/∂y| of every element."""
+    def forward(self, y: Tensor, inside: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """Return z and log|∂z/∂y| of every voxel."""
         stretch = torch.zeros_like(y)
         for layer in self.layers:
-            y, log_scale = layer(y, mask, condition)
+            y, log_scale = layer(y, inside, condition)
             stretch = stretch + log_scale
         return y, stretch
 
-    def inverse(self, z: Tensor, mask: Tensor, condition: Tensor) -> Tensor:
+    def inverse(self, z: Tensor, inside: Tensor, condition: Tensor) -> Tensor:
         """Return y of z."""
         for layer in reversed(self.layers):
-            z = layer.inverse(z, mask, condition)  # type: ignore[operator]
+            z = layer.inverse(z, inside, condition)  # type: ignore[operator]
         return z
+
+
+class Locations(NamedTuple):
+    """The N locations of a batch that hold tissue.
+
+    Parameters
+    ----------
+    where
+        ``(B, *S/f)`` bool.
+    inside
+        ``(N, fᴰ)``, 1 for voxels in the mask.
+    condition
+        ``(N, ·)``, c.
+    """
+
+    where: Tensor
+    inside: Tensor
+    condition: Tensor
 
 
 class NormalisingFlow(NetworkDetector):
@@ -181,8 +192,7 @@ class NormalisingFlow(NetworkDetector):
         self.register_buffer("sd", torch.ones(1, 1, *known))
         self.register_buffer("foreground", torch.zeros(self.grid.shape, dtype=torch.bool))
         channels = settings.space_to_depth**dims
-        conditions = 2 * FREQUENCIES * dims + channels + 1
-        return CouplingFlow(dims, channels, conditions, settings)
+        return CouplingFlow(channels, 2 * FREQUENCIES * dims + channels + 1, settings)
 
     @property
     def padded(self) -> tuple[int, ...]:
@@ -217,47 +227,55 @@ class NormalisingFlow(NetworkDetector):
         return {"loss": nll.sum() / mask.sum().clamp_min(1)}
 
     def negative_log_likelihood(self, images: Tensor, mask: Tensor) -> Tensor:
-        """Return the share ``(B, 1, *S)`` of every voxel in −log p of an image, nats; 0 outside the mask."""
-        z, stretch = self.forward(images, mask)
-        return self._unfolded(self._surprise(z, stretch, self._folded(mask.float())))
+        """Return the share ``(B, 1, *S)`` of every voxel in −log p of its image, nats; 0 outside the mask.
 
-    def forward(self, images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z and log|∂z/∂x| of every voxel, folded ``(B, fᴰ, *S/f)``; both are 0 outside the mask."""
-        y = within((images - self.mean) / self.sd, mask)
-        inside = self._folded(mask.float())
-        z, stretch = self.network(self._folded(y), inside, self._condition(inside))
-        return z, stretch - self._folded(within(self.sd.log().expand_as(y), mask))
+        The voxels of a location have equal shares, because only their sum has a meaning of its own.
+        """
+        locations = self.locations(mask)
+        return self._shares(*self.to_noise(images, mask, locations), locations)
 
-    def inverse(self, z: Tensor, mask: Tensor) -> Tensor:
-        """Return the images ``(B, 1, *S)`` of folded z: what :meth:`forward` undoes, 0 outside the mask."""
+    def locations(self, mask: Tensor) -> Locations:
+        """Return the locations that hold voxels of a mask, and what the flow is told of them."""
         inside = self._folded(mask.float())
-        y = self._unfolded(self.network.inverse(z * inside, inside, self._condition(inside)))
+        where = inside.any(dim=-1)
+        share = inside.flatten(1).mean(1).reshape(-1, *[1] * (inside.ndim - 1)).expand(*where.shape, 1)
+        place = _place(where.shape[1:], mask.device).expand(*where.shape, -1)
+        return Locations(where, inside[where], torch.cat([place, inside, share], dim=-1)[where])
+
+    def to_noise(self, images: Tensor, mask: Tensor, locations: Locations) -> tuple[Tensor, Tensor]:
+        """Return z and log|∂z/∂x| of every voxel, both ``(N, fᴰ)`` and 0 outside the mask."""
+        where, inside, condition = locations
+        y = self._folded(within((images - self.mean) / self.sd, mask))[where]
+        z, stretch = self.network(y, inside, condition)
+        return z, stretch - self._folded(within(self.sd.log().expand(mask.shape), mask))[where]
+
+    def to_image(self, z: Tensor, mask: Tensor, locations: Locations) -> Tensor:
+        """Return the images ``(B, 1, *S)`` of z ``(N, fᴰ)``: undo :meth:`to_noise`."""
+        where, inside, condition = locations
+        y = self._unfolded(self.network.inverse(z * inside, inside, condition), where)
         return within(y * self.sd + self.mean, mask)
 
-    def typical(self, z: Tensor, mask: Tensor) -> Tensor:
+    def typical(self, z: Tensor, locations: Locations) -> Tensor:
         """Return ẑ: z of every location no farther from 0 than τ √n."""
-        n = self._folded(mask.float()).sum(dim=1, keepdim=True)
-        radius = self.settings.typical_radius * n.sqrt()
-        drawn: Tensor = z * (radius / z.norm(dim=1, keepdim=True).clamp_min(1e-6)).clamp_max(1)
-        return drawn
+        radius = self.settings.typical_radius * locations.inside.sum(dim=1, keepdim=True).sqrt()
+        length: Tensor = z.norm(dim=1, keepdim=True).clamp_min(1e-6)
+        return z * (radius / length).clamp_max(1)
 
     def reconstruct(self, images: Tensor, mask: Tensor) -> Tensor:
         """Return the nearest typical image."""
-        return self.inverse(self.typical(self.forward(images, mask)[0], mask), mask)
+        locations = self.locations(mask)
+        z, _ = self.to_noise(images, mask, locations)
+        return self.to_image(self.typical(z, locations), mask, locations)
 
     def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
         """Return the residual and the negative log-likelihood; see the module's docstring."""
-        z, stretch = self.forward(images, mask)
-        inside = self._folded(mask.float())
-        surprise = self._surprise(z, stretch, inside)
-        reconstruction = self.inverse(self.typical(z, mask), mask)
-        per_voxel = surprise.sum(dim=1, keepdim=True) / inside.sum(dim=1, keepdim=True).clamp_min(1)
-        maps = {
-            "residual": residual(images, reconstruction, mask),
-            "nll": within(self._unfolded(per_voxel.expand_as(inside)), mask),
-        }
-        mean_nll = surprise.flatten(1).sum(1) / inside.flatten(1).sum(1).clamp_min(1)
-        return Evidence(maps, reconstruction, {"negative_log_likelihood": mean_nll})
+        locations = self.locations(mask)
+        z, stretch = self.to_noise(images, mask, locations)
+        reconstruction = self.to_image(self.typical(z, locations), mask, locations)
+        nll = self._shares(z, stretch, locations)
+        per_voxel = nll.flatten(1).sum(1) / mask.flatten(1).sum(1).clamp_min(1)
+        maps = {"residual": residual(images, reconstruction, mask), "nll": nll}
+        return Evidence(maps, reconstruction, {"negative_log_likelihood": per_voxel})
 
     @torch.no_grad()
     def sample(self, n: int, rng: torch.Generator) -> Tensor:
@@ -267,32 +285,32 @@ class NormalisingFlow(NetworkDetector):
         chosen = torch.randint(len(places), (n,), generator=rng, device=rng.device).tolist()
         masks = [torch.from_numpy(self.view.target(foreground, places[place]).copy()) for place in chosen]
         mask = torch.stack(masks).to(device)
-        z = torch.randn(self._folded(mask.float()).shape, generator=rng, device=rng.device)
-        return self.inverse(z.to(device), mask)
+        locations = self.locations(mask)
+        z = torch.randn(locations.inside.shape, generator=rng, device=rng.device)
+        return self.to_image(z.to(device), mask, locations)
 
-    def _surprise(self, z: Tensor, stretch: Tensor, inside: Tensor) -> Tensor:
-        """Return −log p of every voxel, folded."""
-        return (0.5 * z**2 + HALF_LOG_2PI - stretch) * inside
-
-    def _condition(self, inside: Tensor) -> Tensor:
-        """Return c ``(B, ·, *S/f)``: the place of every location, its mask, the share of the image in the mask."""
-        share = inside.mean(dim=list(range(1, inside.ndim)), keepdim=True).expand_as(inside[:, :1])
-        place = self._place(inside).expand(len(inside), *[-1] * (inside.ndim - 1))
-        return torch.cat([place, inside, share], dim=1)
-
-    def _place(self, like: Tensor) -> Tensor:
-        """Return sines and cosines ``(1, ·, *S/f)`` of the coordinates, −1 to 1 along every axis."""
-        axes = [torch.linspace(-1, 1, n, device=like.device) for n in like.shape[2:]]
-        coordinates = torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]
-        angles = torch.cat([0.5 * math.pi * 2**k * coordinates for k in range(FREQUENCIES)], dim=1)
-        return torch.cat([angles.sin(), angles.cos()], dim=1)
+    def _shares(self, z: Tensor, stretch: Tensor, locations: Locations) -> Tensor:
+        """Return −log p of every location, spread evenly over its voxels in the mask ``(B, 1, *S)``."""
+        where, inside, _ = locations
+        surprise = (0.5 * z**2 + HALF_LOG_2PI - stretch) * inside
+        return self._unfolded(inside * surprise.sum(dim=1, keepdim=True) / inside.sum(dim=1, keepdim=True), where)
 
     def _folded(self, images: Tensor) -> Tensor:
-        folded: Tensor = pixelunshuffle(
-            pad(images, self.padded), self.view.spatial_dims, self.settings.space_to_depth
-        )
-        return folded
+        """Return images ``(B, 1, *S)`` as ``(B, *S/f, fᴰ)``."""
+        folded = pixelunshuffle(pad(images, self.padded), self.view.spatial_dims, self.settings.space_to_depth)
+        return torch.movedim(folded, 1, -1)
 
-    def _unfolded(self, folded: Tensor) -> Tensor:
-        images: Tensor = pixelshuffle(folded, self.view.spatial_dims, self.settings.space_to_depth)
+    def _unfolded(self, values: Tensor, where: Tensor) -> Tensor:
+        """Return values ``(N, fᴰ)`` of the locations that are ``where`` as images, 0 elsewhere."""
+        folded = values.new_zeros((*where.shape, values.shape[1]))
+        folded[where] = values
+        images = pixelshuffle(folded.movedim(-1, 1), self.view.spatial_dims, self.settings.space_to_depth)
         return crop(images, self.image_shape)
+
+
+def _place(shape: Sequence[int], device: torch.device) -> Tensor:
+    """Return sines and cosines ``(*shape, ·)`` of the coordinates of locations, −1 to 1 along every axis."""
+    axes = [torch.linspace(-1, 1, n, device=device) for n in shape]
+    coordinates = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+    angles = torch.cat([0.5 * math.pi * 2**k * coordinates for k in range(FREQUENCIES)], dim=-1)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)

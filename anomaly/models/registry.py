@@ -59,6 +59,10 @@ FAMILIES: dict[str, Family] = {
         "anomaly.models.diffusion:DiffusionModel",
         "diffusion model: a scan is noised part-way and restored; what does not come back is abnormal",
     ),
+    "latent_diffusion": Family(
+        "anomaly.models.latent_diffusion:LatentDiffusion",
+        "latent diffusion: an autoencoder's latent is noised and restored patch by patch from its surroundings",
+    ),
     "flow": Family(
         "anomaly.models.flow:NormalisingFlow",
         "normalising flow: exact log-likelihood of tissue at its place, and the nearest typical image",

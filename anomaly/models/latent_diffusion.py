@@ -1,0 +1,453 @@
+"""Latent diffusion: parts of a scan's latent are restored from their surroundings; what changes was abnormal.
+
+Idea. An autoencoder E, D compresses an image to a small grid of latents, on which diffusion costs little. It
+learns first; then it stays as it is, and a denoiser v_θ learns what healthy latents look like. The denoiser sees a
+latent whose patches p are noised and whose rest is clean, so that it can tell what belongs into a patch:
+
+    1.  L = Σ w |x − D(z)| / Σ w + R             kl: z ~ q(z|x), R = λ·KL(q ‖ N(0, 1));  vq: z = e, R = ¼|E(x) − e|²
+    2.  z ← (z − μ_z) / σ_z                          unit SD per channel over the foreground
+        z_t = √ᾱ_t z + √(1 − ᾱ_t) ε,  ε ~ N(0, 1)     t from 0 to T
+        z̃ = p z_t + (1 − p) z                        the rest is shown as it is
+        v = √ᾱ_t ε − √(1 − ᾱ_t) z                     what is predicted
+        L = mean over images of Σ p (v_θ(z̃, p, t) − v)² / Σ p
+
+Scoring. A chequerboard of n colours gives n complementary sets of patches. Each set is noised part-way, always by
+the same ε, and restored by a few DDIM steps; every position is so restored once, from what surrounds its patch:
+
+    ẑ = Σ_k p_k ẑ_k,    x̂ = x + D(ẑ) − D(z),    r = x − x̂ = D(z) − D(ẑ),    latent = √mean_c (z − ẑ)²
+
+The restoration is compared with the decoded latent, not with the image: x − D(ẑ) would count all the fine anatomy
+that the autoencoder cannot draw. The denoiser is called n · (steps part-way) times per image.
+
+Source: Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion Models"; Pinaya et al. 2022,
+"Fast Unsupervised Brain Anomaly Detection and Segmentation with Diffusion Models" (part-way noise on the latents of
+brains); Behrendt et al. 2023, "Patched Diffusion Models for Unsupervised Anomaly Detection in Brain MRI" (one patch
+noised, the rest shown); Salimans & Ho 2022 (v); Song et al. 2021 (DDIM).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal, Protocol
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from monai.networks.nets import VQVAE, AutoencoderKL, DiffusionModelUNet
+from monai.networks.schedulers import DDIMScheduler
+from monai.networks.utils import pixelshuffle, pixelunshuffle
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from anomaly.core.views import View
+from anomaly.models.base import Evidence, ModelSettings
+from anomaly.models.network import NetworkDetector, centre, crop, masked_mean, pad, padded_shape, residual, within
+from anomaly.models.variational import kl, reparameterised
+from anomaly.training.fields import chance
+from anomaly.training.protocols import Moment
+
+GROUPS = 8
+TIMES = 1000  # T
+BETAS = (0.0015, 0.0195)  # of Rombach et al.
+BACKGROUND = 0.1  # weight of the background in the autoencoder's loss, so that samples have one
+COMMITMENT, CODEBOOK_DECAY = 0.25, 0.9  # of the codebook; the ¼ above is van den Oord's
+NOISE_SEED = 20220622  # of the noise that scoring adds, the same for every image
+POOLED = 4  # positions along each axis of an embedding
+
+
+class LatentDiffusionSettings(ModelSettings):
+    """Settings of latent diffusion."""
+
+    family: Literal["latent_diffusion"] = "latent_diffusion"
+    view: View = View(kind="slice", axis=2)
+    autoencoder: Literal["kl", "vq"] = Field(
+        "kl", description="kl: Gaussian latents, lightly regularised; vq: latents from a codebook"
+    )
+    space_to_depth: Literal[1, 2] = Field(2, description="2: every 2×2(×2) voxels become channels first")
+    channels: tuple[int, ...] = Field(
+        (32, 64, 64),
+        min_length=1,
+        description="channels of the autoencoder's stages; each but the first halves the image; multiples of 8",
+    )
+    latent_channels: int = Field(8, ge=1, description="numbers per latent position")
+    kl_weight: float = Field(1e-4, ge=0, description="kl: weight of the divergence, per latent number")
+    codes: int = Field(256, ge=2, description="vq: entries of the codebook")
+    autoencoder_share: float = Field(
+        0.4, gt=0, lt=1, description="share of the training that the autoencoder learns in; then the denoiser does"
+    )
+    denoiser_channels: tuple[int, ...] = Field(
+        (64, 128),
+        min_length=1,
+        description="channels of the denoiser's levels; multiples of 8; attention in the last",
+    )
+    patch: int = Field(3, ge=1, description="side of a patch, latent positions")
+    colours: Literal[2, 4] = Field(2, description="complementary sets of patches, restored one at a time")
+    unconditional: float = Field(
+        0.1, ge=0, le=1, description="share of the images of which all is noised in training, for sampling"
+    )
+    ddim_steps: int = Field(4, ge=1, le=TIMES, description="steps of the whole way from noise to latent")
+    noise_level: float = Field(0.5, gt=0, le=1, description="share of that way that scoring noises and restores")
+
+    @model_validator(mode="after")
+    def _groups_divide_channels(self) -> LatentDiffusionSettings:
+        if wrong := [n for n in (*self.channels, *self.denoiser_channels) if n % GROUPS]:
+            raise ValueError(f"channels must be multiples of {GROUPS}; found {wrong[0]}")
+        return self
+
+
+class Autoencoding(Protocol):
+    """What both autoencoders do, on folded images."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Return the latents ``(B, C, *L)``, without chance."""
+        ...
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return the image of latents."""
+        ...
+
+    def learn(self, images: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return the reconstruction and the penalty R of a training step."""
+        ...
+
+
+class GaussianAutoencoder(nn.Module):
+    """MONAI's AutoencoderKL, with its random numbers given."""
+
+    def __init__(self, dims: int, image_channels: int, settings: LatentDiffusionSettings) -> None:
+        super().__init__()
+        self.net = AutoencoderKL(
+            dims,
+            image_channels,
+            image_channels,
+            num_res_blocks=1,
+            channels=settings.channels,
+            attention_levels=[False] * len(settings.channels),
+            latent_channels=settings.latent_channels,
+            norm_num_groups=GROUPS,
+            with_encoder_nonlocal_attn=False,
+            with_decoder_nonlocal_attn=False,
+        )
+        self.kl_weight = settings.kl_weight
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Return the mean of q(z|x)."""
+        mu: Tensor = self.net.encode(images)[0]
+        return mu
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return D(z)."""
+        decoded: Tensor = self.net.decode(z)
+        return decoded
+
+    def learn(self, images: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return D(z), z ~ q(z|x), and λ·KL(q ‖ N(0, 1)) per latent number."""
+        mu, sigma = (part.float() for part in self.net.encode(images))
+        log_variance = 2 * sigma.log()
+        divergence = kl(mu.flatten(1), log_variance.flatten(1)).sum() / mu.numel()
+        return self.decode(reparameterised(mu, log_variance, rng)), self.kl_weight * divergence
+
+
+class QuantisedAutoencoder(nn.Module):
+    """MONAI's VQVAE; only :meth:`learn` moves its codebook."""
+
+    def __init__(self, dims: int, image_channels: int, settings: LatentDiffusionSettings) -> None:
+        super().__init__()
+        halvings = len(settings.channels) - 1
+        self.net = VQVAE(
+            dims,
+            image_channels,
+            image_channels,
+            channels=settings.channels,
+            num_res_layers=1,
+            num_res_channels=settings.channels,
+            # Stride, kernel, dilation, padding (, output padding): the first stage keeps the size, others halve.
+            downsample_parameters=[(1, 3, 1, 1)] + [(2, 4, 1, 1)] * halvings,
+            upsample_parameters=[(2, 4, 1, 1, 0)] * halvings + [(1, 3, 1, 1, 0)],
+            num_embeddings=settings.codes,
+            embedding_dim=settings.latent_channels,
+            commitment_cost=COMMITMENT,
+            decay=CODEBOOK_DECAY,
+        )
+        # Each entry counts as seen once: MONAI's zeros would throw the entries that the first batch does not use
+        # far away from all others.
+        self.net.quantizer.quantizer.ema_cluster_size.fill_(1)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Return the entry e of the codebook that is nearest to E(x)."""
+        return self.nearest(self.net.encode(images))
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return D of the nearest entries of the codebook."""
+        decoded: Tensor = self.net.decode(self.nearest(z))
+        return decoded
+
+    def nearest(self, z: Tensor) -> Tensor:
+        """Return the entries of the codebook nearest to latents, leaving the codebook as it is."""
+        quantiser = self.net.quantizer.quantizer
+        entries: Tensor = quantiser.embed(quantiser.quantize(z)[2])
+        return entries
+
+    def learn(self, images: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return D(e), gradients passed straight through, and the commitment; moves the codebook."""
+        del rng
+        reconstruction, commitment = self.net(images)
+        return reconstruction, commitment
+
+
+class LatentNetworks(nn.Module):
+    """The autoencoder and the denoiser of its latents, which learn one after the other."""
+
+    autoencoder: Autoencoding
+
+    def __init__(self, dims: int, image_channels: int, settings: LatentDiffusionSettings) -> None:
+        super().__init__()
+        kind = GaussianAutoencoder if settings.autoencoder == "kl" else QuantisedAutoencoder
+        self.autoencoder = kind(dims, image_channels, settings)
+        levels = len(settings.denoiser_channels)
+        self.denoiser = DiffusionModelUNet(
+            dims,
+            settings.latent_channels + 1,
+            settings.latent_channels,
+            num_res_blocks=1,
+            channels=settings.denoiser_channels,
+            attention_levels=[False] * (levels - 1) + [True],
+            norm_num_groups=GROUPS,
+            num_head_channels=settings.denoiser_channels[-1],
+        )
+
+
+class LatentDiffusion(NetworkDetector):
+    """Residual of a scan whose latent a diffusion model restored patch by patch.
+
+    Attributes
+    ----------
+    latent_mean, latent_square
+        ``(1, C, 1, …)`` mean of the latents and of their squares over the foreground.
+    latents_seen
+        Number of latent positions they were learnt from.
+    """
+
+    family = "latent_diffusion"
+    Settings: ClassVar[type[ModelSettings]] = LatentDiffusionSettings
+    settings: LatentDiffusionSettings
+    network: LatentNetworks
+    latent_mean: Tensor
+    latent_square: Tensor
+    latents_seen: Tensor
+
+    def build(self) -> nn.Module:
+        """Return autoencoder and denoiser, and set the time steps and what is known of the latents."""
+        settings, dims = self.settings, self.view.spatial_dims
+        per_channel = (1, settings.latent_channels) + (1,) * dims
+        self.register_buffer("latent_mean", torch.zeros(per_channel))
+        self.register_buffer("latent_square", torch.ones(per_channel))
+        self.register_buffer("latents_seen", torch.zeros(()))
+        self.scheduler = DDIMScheduler(
+            TIMES,
+            schedule="scaled_linear_beta",
+            beta_start=BETAS[0],
+            beta_end=BETAS[1],
+            prediction_type="v_prediction",
+            clip_sample=False,
+        )
+        self.scheduler.set_timesteps(settings.ddim_steps)
+        return LatentNetworks(dims, self.view.channels * settings.space_to_depth**dims, settings)
+
+    @property
+    def padded(self) -> tuple[int, ...]:
+        """The spatial shape of images that every fold and stage can halve."""
+        halvings = len(self.settings.denoiser_channels) - 1
+        return padded_shape(self.image_shape, self.voxels_per_position * 2**halvings)
+
+    @property
+    def voxels_per_position(self) -> int:
+        """Voxels along each axis that share a latent position."""
+        return int(self.settings.space_to_depth * 2 ** (len(self.settings.channels) - 1))
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """L, the spatial shape of the latents."""
+        return tuple(n // self.voxels_per_position for n in self.padded)
+
+    def times(self, share: float) -> list[int]:
+        """Return the DDIM time steps over a share of the way, noisiest first.
+
+        They lie one stride apart, as the scheduler's step takes for granted; where they are few, those that it
+        would choose itself do not.
+        """
+        stride, steps = TIMES // self.settings.ddim_steps, max(1, round(share * self.settings.ddim_steps))
+        return [k * stride - 1 for k in range(steps, 0, -1)]
+
+    def learning(self, step: int, steps: int) -> nn.Module:
+        """Return the autoencoder, later the denoiser."""
+        part = self.network.denoiser if self._autoencoder_is_done(step, steps) else self.network.autoencoder
+        assert isinstance(part, nn.Module)  # noqa: S101 - a Protocol cannot say that it is a module
+        return part
+
+    def can_score(self, step: int, steps: int) -> bool:
+        """Return whether the denoiser has begun to learn."""
+        return step == steps or self._autoencoder_is_done(step, steps)
+
+    def _autoencoder_is_done(self, step: int, steps: int) -> bool:
+        return step >= self.settings.autoencoder_share * steps
+
+    def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
+        """Return the loss of the autoencoder, later that of the denoiser; see the module's docstring."""
+        del corrupted
+        if self._autoencoder_is_done(at.step, at.steps):
+            return self._denoising_loss(images, mask, at.rng)
+        return self._autoencoder_loss(images, mask, at.rng)
+
+    def _autoencoder_loss(self, images: Tensor, mask: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
+        folded, penalty = self.network.autoencoder.learn(self._folded(images), rng)
+        error = (self._unfolded(folded) - images).abs().mean(dim=1, keepdim=True)
+        reconstruction = masked_mean(error, torch.where(mask, 1.0, BACKGROUND))
+        return {"loss": reconstruction + penalty, "reconstruction": reconstruction, "penalty": penalty}
+
+    def _denoising_loss(self, images: Tensor, mask: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
+        foreground = self._foreground(mask)
+        with torch.no_grad():
+            latents = self.network.autoencoder.encode(self._folded(images)).float()
+            self.learn_scale(latents, foreground)
+            z = self._scaled(latents)
+        everything = chance(z, self.settings.unconditional, rng)
+        patches = everything | (self._random_patches(z, rng) & foreground)
+        noise = torch.randn(z.shape, generator=rng, device=z.device)
+        times = torch.randint(TIMES, (len(z),), generator=rng, device=z.device)
+        noised = torch.where(patches, self.scheduler.add_noise(z, noise, times), z)
+        v = self.scheduler.get_velocity(z, noise, times)
+        error = ((self.velocity(noised, patches, times) - v) ** 2).mean(dim=1, keepdim=True)
+        per_image = (error * patches).flatten(1).sum(1) / patches.flatten(1).sum(1).clamp_min(1)
+        return {"loss": per_image.mean(), "latent_sd": self._latent_sd().mean()}
+
+    def velocity(self, z: Tensor, patches: Tensor, times: Tensor) -> Tensor:
+        """Return v_θ ``(B, C, *L)`` of latents, their ``patches`` ``(B, 1, *L)`` noised to ``times`` ``(B,)``."""
+        v: Tensor = self.network.denoiser(torch.cat([z, patches.float()], dim=1), times)
+        return v.float()
+
+    @torch.no_grad()
+    def learn_scale(self, latents: Tensor, foreground: Tensor) -> None:
+        """Add a batch of latents to what is known of their mean and SD over all foreground positions."""
+        n = foreground.sum()
+        share = n / (self.latents_seen + n).clamp_min(1)
+        axes = [0, *range(2, latents.ndim)]
+        for known, values in ((self.latent_mean, latents), (self.latent_square, latents**2)):
+            mean = (values * foreground).sum(axes, keepdim=True) / n.clamp_min(1)
+            known.lerp_(mean, share)
+        self.latents_seen += n
+
+    def restored(self, z: Tensor, foreground: Tensor) -> Tensor:
+        """Return scaled latents ``(B, C, *L)``, every patch of the foreground restored from its surroundings."""
+        n = self.settings.colours
+        origin = torch.zeros((1, len(self.latent_shape)), dtype=torch.long, device=z.device)
+        colour = chequerboard(self.latent_shape, self.settings.patch, n, origin)
+        patches = torch.cat([(colour == k) & foreground for k in range(n)])
+        shown = torch.cat([z] * n)
+        times = self.times(self.settings.noise_level)
+        start = torch.full((len(shown),), times[0], device=z.device)
+        noised = self.scheduler.add_noise(shown, self._fixed_noise(z), start)
+        return torch.where(patches, self._denoised(noised, shown, patches, times), 0.0).reshape(n, *z.shape).sum(
+            0
+        ) + torch.where(foreground, 0.0, z)
+
+    def _denoised(self, noised: Tensor, shown: Tensor, patches: Tensor, times: Sequence[int]) -> Tensor:
+        """Return the end of the DDIM steps at ``times``, with the latents shown outside the patches."""
+        self.scheduler.alphas_cumprod = self.scheduler.alphas_cumprod.to(
+            shown.device
+        )  # no buffer of the scheduler's
+        for time in times:
+            noised = torch.where(patches, noised, shown)
+            v = self.velocity(noised, patches, torch.full((len(shown),), time, device=shown.device))
+            noised = self.scheduler.step(v, time, noised)[0]
+        return torch.where(patches, noised, shown)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Return the scaled latents ``(B, C, *L)``."""
+        return self._scaled(self.network.autoencoder.encode(self._folded(images)).float())
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return the images ``(B, C, *S)`` of scaled latents."""
+        return self._unfolded(self.network.autoencoder.decode(z * self._latent_sd() + self.latent_mean))
+
+    def reconstruct(self, images: Tensor, mask: Tensor) -> Tensor:
+        """Return the image with what the restoration changed."""
+        z = self.encode(images)
+        return centre(images) - self._drawn_change(z, self.restored(z, self._foreground(mask)))
+
+    def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
+        """Return what the restoration changed, in the image and in the latent; see the module's docstring."""
+        z = self.encode(images)
+        restored = self.restored(z, self._foreground(mask))
+        reconstruction = centre(images) - self._drawn_change(z, restored)
+        distance = ((z - restored) ** 2).mean(dim=1, keepdim=True).sqrt()
+        mode = "bilinear" if distance.ndim == 4 else "trilinear"
+        moved = crop(F.interpolate(distance, size=self.padded, mode=mode), self.image_shape)
+        maps = {"residual": residual(images, reconstruction, mask), "latent": within(moved, mask)}
+        return Evidence(maps, within(reconstruction, mask))
+
+    def _drawn_change(self, z: Tensor, restored: Tensor) -> Tensor:
+        """Return D(z) − D(ẑ) ``(B, 1, *S)``."""
+        before, after = centre(self.decode(torch.cat([z, restored]))).chunk(2)
+        return before - after
+
+    def embed(self, images: Tensor, mask: Tensor) -> Tensor:
+        """Return the latent, pooled to a few positions ``(B, C · POOLEDᴰ)``."""
+        z = torch.where(self._foreground(mask), self.encode(images), 0.0)
+        pool = F.adaptive_avg_pool2d if z.ndim == 4 else F.adaptive_avg_pool3d
+        return pool(z, POOLED).flatten(1)
+
+    @torch.no_grad()
+    def sample(self, n: int, rng: torch.Generator) -> Tensor:
+        """Return new images ``(n, C, *S)``: all of the latent starts as noise."""
+        device = self.latent_mean.device
+        shape = (n, self.settings.latent_channels, *self.latent_shape)
+        z = torch.randn(shape, generator=rng, device=rng.device).to(device)
+        everything = torch.ones((n, 1, *self.latent_shape), dtype=torch.bool, device=device)
+        return self.decode(self._denoised(z, z, everything, self.times(1.0)))
+
+    def _random_patches(self, z: Tensor, rng: torch.Generator) -> Tensor:
+        """Return one colour ``(B, 1, *L)`` of a chequerboard that lies elsewhere in every image."""
+        patch, colours = self.settings.patch, self.settings.colours
+        places = (len(z), len(self.latent_shape))
+        origin = torch.randint(patch * colours, places, generator=rng, device=z.device)
+        return chequerboard(self.latent_shape, patch, colours, origin) == 0
+
+    def _fixed_noise(self, z: Tensor) -> Tensor:
+        """Return ε ``(1, C, *L)`` of scoring, the same for every image, on every device."""
+        rng = torch.Generator().manual_seed(NOISE_SEED)
+        return torch.randn((1, *z.shape[1:]), generator=rng).to(z.device)
+
+    def _latent_sd(self) -> Tensor:
+        return (self.latent_square - self.latent_mean**2).clamp_min(1e-8).sqrt()
+
+    def _scaled(self, latents: Tensor) -> Tensor:
+        return (latents - self.latent_mean) / self._latent_sd()
+
+    def _foreground(self, mask: Tensor) -> Tensor:
+        """Return the latent positions ``(B, 1, *L)`` that hold a voxel of the mask."""
+        pool = F.adaptive_max_pool2d if mask.ndim == 4 else F.adaptive_max_pool3d
+        return pool(pad(mask.float(), self.padded), self.latent_shape) > 0
+
+    def _folded(self, images: Tensor) -> Tensor:
+        folded: Tensor = pixelunshuffle(
+            pad(images, self.padded), self.view.spatial_dims, self.settings.space_to_depth
+        )
+        return folded
+
+    def _unfolded(self, folded: Tensor) -> Tensor:
+        images = pixelshuffle(folded.float(), self.view.spatial_dims, self.settings.space_to_depth)
+        return crop(images, self.image_shape)
+
+
+def chequerboard(shape: Sequence[int], side: int, colours: int, origin: Tensor) -> Tensor:
+    """Return the colour ``(B, 1, *shape)``, 0 to ``colours`` − 1, of the square that every position lies in.
+
+    Squares (a, b, c) of ``side`` positions have the colour (a + b + c) mod 2 or (a + 2b + 3c) mod 4, so that those
+    that share an edge differ. ``origin`` ``(B, D)``, positions, moves the board of each image.
+    """
+    board = torch.zeros((len(origin), 1) + (1,) * len(shape), dtype=torch.long, device=origin.device)
+    for axis, n in enumerate(shape):
+        squares = (torch.arange(n, device=origin.device) + origin[:, axis, None]) // side
+        along = [n if other == axis else 1 for other in range(len(shape))]
+        board = board + squares.reshape(len(origin), 1, *along) * (axis + 1 if colours > 2 else 1)
+    return board % colours
