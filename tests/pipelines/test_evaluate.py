@@ -88,7 +88,7 @@ def test_evaluations_of_two_runs_can_be_compared(tmp_path: Path) -> None:
         tables[name] = read_per_scan(folder / "run" / "evaluation")
     found = compare(tables, n_draws=50)
     assert found.n_scans == 20
-    assert found.differences["atlas"]["dice"].value == 0
+    assert found.difference("dae", "atlas", "dice").value == 0
 
 
 def test_the_table_for_analysts_has_one_row_per_labelled_scan(tmp_path: Path) -> None:
