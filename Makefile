@@ -44,6 +44,7 @@ bench-gpu: install ## speed of training and scoring of every network on the GPU,
 
 benchmarks: install ## measure docs/benchmarks.md anew, from ANOMALY_DATA; hours, continues where interrupted
 	$(BIN)/anomaly benchmark --config ixi --data "$$ANOMALY_DATA" --output work/ixi
+	$(BIN)/anomaly benchmark --config families --data sample_data --output work/families
 	$(BIN)/python -m pipelines.benchmark_page --output work/ixi
 
 sample-data: install ## make sample_data/ again

@@ -9,13 +9,14 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from anomaly.cohort.table import accepted, read_records
-from anomaly.core.errors import InputError
+from anomaly.core.errors import ConfigError, InputError, unknown_name
 from anomaly.core.files import write_text
 from anomaly.preprocessing.chain import ChainSettings
 from pipelines.bench import bench
@@ -27,11 +28,11 @@ from pipelines.benchmark_table import Row, measured_table
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 MODEL = "dae"
 COMPARED = (MODEL, "pca", "atlas")  # on scans that look as if from elsewhere
-ABLATION = "ablation"  # takes hours by itself: measured where the page has a place for it
 
 
-def write_page(data: Path, output: Path, page: Path = PAGE) -> None:
-    """Measure evidence, speed and preprocessing, and put all tables into the page.
+@dataclass(frozen=True)
+class Sources:
+    """What the tables are measured on.
 
     Parameters
     ----------
@@ -39,31 +40,105 @@ def write_page(data: Path, output: Path, page: Path = PAGE) -> None:
         The folder with ``ixi/``, ``ixi_head/``, ``pathology/`` and ``lesion_shapes/``.
     output
         The folder of the finished benchmark ``ixi``.
+    small
+        The folder of the finished benchmark ``families``.
+    """
+
+    data: Path
+    output: Path
+    small: Path
+
+    @property
+    def shapes(self) -> Path:
+        """Masks of real lesions."""
+        return self.data / "lesion_shapes"
+
+    @property
+    def cohort(self) -> Path:
+        """The healthy scans of the benchmark."""
+        return self.output / "cohort"
+
+
+def write_page(sources: Sources, page: Path = PAGE, wanted: Collection[str] = ()) -> None:
+    """Measure tables and put them into the page.
+
+    Parameters
+    ----------
+    wanted
+        Names of tables; all that the page has a place for, if none is named.
 
     Raises
     ------
+    ConfigError
+        If there is no such table.
     InputError
-        If there is no finished benchmark, or the page has no place for a table.
+        If a benchmark is not finished, or the page has no place for a table.
     """
-    results = output / "results.md"
-    if not results.is_file():
-        raise InputError(f"no {results}; run `anomaly benchmark --config ixi --data {data} -o {output}` first")
-    text, detection = page.read_text(encoding="utf-8"), results.read_text(encoding="utf-8")
-    speed = bench(data, output / "models" / MODEL, output / "cohort")
-    models = {name: output / "models" / name for name in COMPARED}
-    evidence = evidence_tables(models, output / "cohort", data / "lesion_shapes")
-    if place_of(ABLATION) in text:
-        evidence[ABLATION] = pd.concat(
-            ablation(name, changes, output / "cohort", data / "lesion_shapes", output / ABLATION)
-            for name, changes in PUBLISHED.items()
-        )
-    tables = {
-        **{name: shown(table) for name, table in evidence.items()},
-        "detection": re.sub(r"^(#+) ", r"\1# ", detection, flags=re.MULTILINE),
-        "speed": measured_table(speed),
-        "preprocessing": measured_table(preprocessing_rows(data, output)),
-    }
-    write_text(page, filled(text, tables))
+    text = page.read_text(encoding="utf-8")
+    known = [name for names in MEASURES for name in names]
+    for name in wanted:
+        if name not in known:
+            raise ConfigError(unknown_name("table", name, known))
+    chosen = wanted or [name for name in known if place_of(name) in text]
+    for names, measure in MEASURES.items():
+        if asked := set(names) & set(chosen):
+            tables = measure(sources)
+            text = filled(text, {name: tables[name] for name in names if name in asked})
+    write_text(page, text)
+
+
+def detection_tables(sources: Sources) -> dict[str, str]:
+    """Return what the benchmark of real scans has found."""
+    command = f"--config ixi --data {sources.data}"
+    return {"detection": _results(sources.output, command)}
+
+
+def family_tables(sources: Sources) -> dict[str, str]:
+    """Return what the benchmark of small models of every family has found."""
+    return {"families": _results(sources.small, "--config families --data sample_data")}
+
+
+def parts_and_other_scans(sources: Sources) -> dict[str, str]:
+    """Return what each part of the evidence is worth, and models on scans that look as if from elsewhere."""
+    models = {name: sources.output / "models" / name for name in COMPARED}
+    tables = evidence_tables(models, sources.cohort, sources.shapes)
+    return {name: shown(table) for name, table in tables.items()}
+
+
+def ablation_tables(sources: Sources) -> dict[str, str]:
+    """Return what choices made before training are worth; hours, and continued where interrupted."""
+    folder = sources.output / "ablation"
+    tables = [ablation(name, changes, sources.cohort, sources.shapes, folder)
+              for name, changes in PUBLISHED.items()]  # fmt: skip
+    return {"ablation": shown(pd.concat(tables))}
+
+
+def speed_tables(sources: Sources) -> dict[str, str]:
+    """Return speed and memory."""
+    rows = bench(sources.data, sources.output / "models" / MODEL, sources.cohort)
+    return {"speed": measured_table(rows)}
+
+
+def preprocessing_tables(sources: Sources) -> dict[str, str]:
+    """Return how well brains are extracted and registered."""
+    return {"preprocessing": measured_table(preprocessing_rows(sources.data, sources.output))}
+
+
+MEASURES: Mapping[tuple[str, ...], Callable[[Sources], Mapping[str, str]]] = {
+    ("detection",): detection_tables,
+    ("families",): family_tables,
+    ("parts", "other_scans"): parts_and_other_scans,
+    ("ablation",): ablation_tables,
+    ("speed",): speed_tables,
+    ("preprocessing",): preprocessing_tables,
+}
+
+
+def _results(folder: Path, command: str) -> str:
+    path = folder / "results.md"
+    if not path.is_file():
+        raise InputError(f"no {path}; run `anomaly benchmark {command} -o {folder}` first")
+    return re.sub(r"^(#+) ", r"\1# ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
 
 
 def preprocessing_rows(data: Path, output: Path) -> list[Row]:
@@ -115,14 +190,16 @@ def main() -> None:
     """Measure and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, default=os.environ.get("ANOMALY_DATA"), help="the real scans")
-    parser.add_argument("--output", "-o", type=Path, default=Path("work/ixi"), help="the benchmark's folder")
+    parser.add_argument("--output", "-o", type=Path, default=Path("work/ixi"), help="of the benchmark ixi")
+    parser.add_argument("--small", type=Path, default=Path("work/families"), help="of the benchmark families")
     parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--table", action="append", help="only this one; may be given more than once")
     chosen = parser.parse_args()
     if chosen.data is None:
         parser.error(
             "give --data, or set ANOMALY_DATA to the folder that holds ixi/, pathology/ and lesion_shapes/"
         )
-    write_page(Path(chosen.data), chosen.output, chosen.page)
+    write_page(Sources(Path(chosen.data), chosen.output, chosen.small), chosen.page, chosen.table or ())
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from anomaly.core.errors import InputError
+from anomaly.core.errors import ConfigError, InputError
 from pipelines.bench_ablation import PUBLISHED
-from pipelines.benchmark_page import PAGE, filled, place_of, write_page
+from pipelines.benchmark_page import MEASURES, PAGE, Sources, filled, place_of, write_page
 from pipelines.benchmark_table import Row, measured_table
 
 TABLE = measured_table([Row("ingest", "3 s", "≤ 4 s"), Row("memory", "900 MiB")])
@@ -24,7 +24,7 @@ def test_tables_are_replaced_and_prose_stays() -> None:
 
 
 def test_the_shipped_page_has_a_place_for_every_table() -> None:
-    tables = {name: name for name in ("detection", "parts", "other_scans", "speed", "preprocessing")}
+    tables = {name: name for names in MEASURES for name in names if name != "ablation"}
     assert filled(PAGE.read_text(encoding="utf-8"), tables)
 
 
@@ -33,14 +33,20 @@ def test_a_page_without_a_place_for_a_table_is_refused() -> None:
         filled("nothing here", {"speed": TABLE})
 
 
-def test_without_a_finished_benchmark_there_is_nothing_to_write(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="anomaly benchmark --config ixi"):
-        write_page(tmp_path / "data", tmp_path / "output")
+@pytest.mark.parametrize(("table", "config"), [("detection", "ixi"), ("families", "families")])
+def test_without_a_finished_benchmark_there_is_nothing_to_write(table: str, config: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"anomaly benchmark --config {config}"):
+        write_page(sources(tmp_path), page_for(tmp_path, table))
 
 
-@pytest.mark.parametrize("wanted", [True, False])
-def test_an_ablation_is_measured_where_the_page_has_a_place_for_it(
-    wanted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_table_that_is_not_known_is_refused_with_those_that_are(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"unknown table 'weather'; valid: .*detection.*speed"):
+        write_page(sources(tmp_path), page_for(tmp_path, "speed"), ["weather"])
+
+
+@pytest.mark.parametrize("wanted", [(), ("ablation",)])
+def test_only_tables_that_are_wanted_and_have_a_place_are_measured(
+    wanted: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained: list[str] = []
 
@@ -49,12 +55,17 @@ def test_an_ablation_is_measured_where_the_page_has_a_place_for_it(
         return pd.DataFrame([{"config": name, "variant": "as shipped", "dark, AP": 0.5}])
 
     monkeypatch.setattr("pipelines.benchmark_page.ablation", ablation)
-    for name, nothing in {"bench": [], "evidence_tables": {}, "preprocessing_rows": []}.items():
-        monkeypatch.setattr(f"pipelines.benchmark_page.{name}", lambda *_, nothing=nothing: nothing)
-    places = ["detection", "speed", "preprocessing", *(["ablation"] if wanted else [])]
-    page = tmp_path / "page.md"
-    page.write_text("".join(f"{place_of(name)}<!-- end -->\n" for name in places))
-    (tmp_path / "results.md").write_text("# Results\n")
-    write_page(tmp_path, tmp_path, page)
-    assert trained == (list(PUBLISHED) if wanted else [])
-    assert ("| dae | as shipped | 0.500 |" in page.read_text()) == wanted
+    page = page_for(tmp_path, "ablation", *(["speed"] if wanted else []))
+    write_page(sources(tmp_path), page, wanted)
+    assert trained == list(PUBLISHED)
+    assert "| dae | as shipped | 0.500 |" in page.read_text()
+
+
+def sources(folder: Path) -> Sources:
+    return Sources(folder / "data", folder / "ixi", folder / "families")
+
+
+def page_for(folder: Path, *names: str) -> Path:
+    page = folder / "page.md"
+    page.write_text("".join(f"{place_of(name)}<!-- end -->\n" for name in names))
+    return page
