@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -40,6 +40,7 @@ from anomaly.training.protocols import Health
 GROUPS = 8
 DECAY = 0.99  # of a generator's running mean
 Objective = Literal["wgan-gp", "non-saturating", "minimax"]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 COMPARED = 256  # real and generated images, to see how the game goes
 BATCHES = 32  # at most, where they are few large images
@@ -68,7 +69,7 @@ class AdversarialSettings(ModelSettings):
         description="divide the critic's weights by their largest singular value; no layer is normalised",
     )
     critic_steps: int = Field(1, ge=1, description="steps of the critic to every step of the generator")
-    betas: tuple[float, float] = Field((0.0, 0.9), description="decay of the moments of AdamW; games want little")
+    betas: tuple[Decay, Decay] = Field((0.0, 0.9), description="decay of the moments of AdamW; games want little")
 
     @field_validator("channels")
     @classmethod
@@ -275,14 +276,14 @@ def _collapse(found: Variety) -> Iterator[str]:
     """Say that the generator has collapsed, or that it has not learnt enough."""
     if found.distinct < FEW_DISTINCT or (found.coverage < FEW_KINDS and found.density > LIFELIKE):
         yield (
-            f"the generator repeats itself: coverage {found.coverage:.2f} (expected {FEW_KINDS} or more), and "
-            f"{found.distinct:.2f} of its images are distinct (expected {FEW_DISTINCT} or more); lower "
+            f"the generator repeats itself (mode collapse): coverage {found.coverage:.2f} (expected {FEW_KINDS} or "
+            f"more), and {found.distinct:.2f} of its images are distinct (expected {FEW_DISTINCT} or more); lower "
             "training.learning_rate or raise model.critic_steps"
         )
     elif found.coverage < FEW_KINDS:
         yield (
-            f"the generator does not make images like the real ones: coverage {found.coverage:.2f} (expected "
-            f"{FEW_KINDS} or more); raise training.steps or model.channels"
+            f"the generator does not make images like the real ones yet: coverage {found.coverage:.2f} (expected "
+            f"{FEW_KINDS} or more); where this stays so, raise training.steps or model.channels"
         )
 
 

@@ -174,6 +174,11 @@ def test_channels_that_the_groups_cannot_share_are_refused() -> None:
         AdversarialSettings.parse({"family": "x", "channels": [12]}, "model")
 
 
+def test_decays_out_of_range_are_refused() -> None:
+    with pytest.raises(ConfigError, match="betas"):
+        AdversarialSettings.parse({"family": "x", "betas": [0.5, 1.0]}, "model")
+
+
 def images_of(first: int) -> Iterator[Tensor]:
     """Yield batches of 16 slices, each of another healthy scan."""
     for seed in itertools.count(first, 16):
@@ -216,7 +221,7 @@ def test_a_generator_that_has_collapsed_is_told_of_with_a_remedy() -> None:
     numbers, warnings = health(lambda covariates: one.expand(len(covariates), -1, -1, -1))
     assert numbers["coverage"] < 0.1
     assert numbers["distinct"] == 0
-    assert "the generator repeats itself: coverage 0.0" in warnings
+    assert "the generator repeats itself (mode collapse): coverage 0.0" in warnings
     assert "lower training.learning_rate" in warnings
 
 

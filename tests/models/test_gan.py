@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from anomaly.core.covariates import UNKNOWN
+from anomaly.core.covariates import UNKNOWN, covariates
 from anomaly.core.errors import TrainingError
 from anomaly.core.volume import FloatArray
 from anomaly.models.base import Embedder, FitRun, Generator
@@ -220,6 +220,30 @@ def test_ages_are_standardised_by_those_of_the_training_subjects(tmp_path: Path)
     conditioning = conditional(tmp_path).network.conditioning
     assert conditioning is not None
     assert float(conditioning.age_mean) == pytest.approx(np.mean([20, 21, 22, 23]))
+
+
+@dataclass(frozen=True, eq=False)
+class Darkening(MemoryCohort):
+    """Every second subject is old, and half as bright."""
+
+    def covariates(self, index: int) -> FloatArray:
+        return covariates(20.0 + 60 * (index % 2), "F")
+
+
+@pytest.mark.slow
+def test_a_conditional_generator_makes_images_of_the_age_it_is_told(tmp_path: Path) -> None:
+    scans = [healthy_scan(n) for n in range(10)]
+    cohort = Darkening([(voxels / (1 + n % 2), mask) for n, (voxels, mask) in enumerate(scans)])
+    training = TRAINING.model_copy(update={"steps": 240, "batch_size": 16, "validate_every": 240})
+    detector = new(conditional=True, critic_steps=1, encoder_share=0.2)
+    detector.fit(cohort, [], FitRun(tmp_path, training, device="cpu"))
+    with torch.no_grad():
+        young, old = (
+            detector.sample(32, torch.Generator().manual_seed(0), torch.tensor([[age, 0.0]]).expand(32, 2))
+            for age in (20.0, 80.0)
+        )
+    brightness = [float(images[:, 0, 6:10, 7:13].mean()) for images in (young, old)]
+    assert brightness[0] > 1.3 * brightness[1]
 
 
 def test_an_unconditional_model_does_not_look_at_them() -> None:
