@@ -15,6 +15,9 @@ SCORES = {
     "reconstruction_mean": "mean evidence in the brain",
     "kl": "mean Kullback-Leibler divergence of the latent posterior from its prior (variational families)",
     "negative_elbo": "mean negative evidence lower bound (variational families)",
+    "critic_features": "distance of a scan from its reconstruction in what the critic sees (adversarial families)",
+    "denoising_loss": "mean squared error of the noise that was predicted in a scan (diffusion family)",
+    "negative_log_likelihood": "mean negative log-likelihood of a brain voxel, nats (normalising flow)",
     "combined": "mean of reconstruction, kl and negative_elbo, each in healthy standard deviations",
     "ensemble": "merged p-values of the declared scores of several models, which stand beside it under their names",
 }
