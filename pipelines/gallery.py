@@ -1,7 +1,7 @@
 """Pictures of what each model has learnt, for docs/families.md: planted lesions, pseudo-healthy scans, samples.
 
-``python -m pipelines.gallery work/ixi`` draws every model of a finished benchmark. The scans are healthy ones that
-the training held out; the lesions are synthetic and outlined.
+``python -m pipelines.gallery work/families`` draws every model of a finished benchmark. The scans are healthy ones
+that the training held out; the lesions are synthetic and outlined.
 """
 
 from __future__ import annotations
@@ -148,9 +148,10 @@ def main() -> None:
     parser.add_argument("--output", "-o", type=Path, default=PICTURES)
     chosen = parser.parse_args()
     folder = chosen.benchmark / "models"
-    names = chosen.models.split(",") if chosen.models else sorted(p.name for p in folder.iterdir() if p.is_dir())
+    single = [path for path in sorted(folder.iterdir()) if not (path / "members").is_dir()]  # no ensembles
+    models = [folder / name for name in chosen.models.split(",")] if chosen.models else single
     shapes = None if chosen.data is None else Path(chosen.data) / "lesion_shapes"
-    for path in gallery([folder / name for name in names], chosen.benchmark / "cohort", shapes, chosen.output):
+    for path in gallery(models, chosen.benchmark / "cohort", shapes, chosen.output):
         print(path)
 
 
