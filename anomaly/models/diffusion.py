@@ -10,8 +10,9 @@ around what is left. With the chain of :mod:`anomaly.models.noising` (x standard
 
 Much noise hides large lesions and small anatomy alike, little noise hides small lesions only: hence several levels,
 whose restorations are averaged. White noise drowns fine detail long before it drowns a lesion; coarse and simplex
-noise have the size of lesions. Noise lies inside the mask only. At scoring it is the same for every image, so that
-evidence repeats, and the imprint it leaves is part of the healthy mean that is subtracted.
+noise have the size of lesions, so that the network takes a lesion for noise and removes both. Noise lies inside the
+mask only. At scoring it is the same for every image, so that evidence repeats, and the imprint it leaves is part of
+the healthy mean that is subtracted.
 
 Two ways to keep more of the scan's own anatomy: ``masked: patch`` noises the patches of one colour of a
 checkerboard at a time and restores them given the clean rest; ``context: true`` tells the network a short code of
@@ -46,14 +47,7 @@ from anomaly.models.checkerboard import checkerboard
 from anomaly.models.closed_form import volumes
 from anomaly.models.corruption import slab_spacing
 from anomaly.models.guided_unet import GROUPS, GuidedUNet
-from anomaly.models.network import (
-    NetworkDetector,
-    centre,
-    masked_mean,
-    refuse_large_latent,
-    residual,
-    within,
-)
+from anomaly.models.network import NetworkDetector, centre, masked_mean, refuse_large_latent, residual, within
 from anomaly.models.noising import Noise, NoisingChain, Prediction, Schedule, noise_field
 from anomaly.training.fields import chance
 from anomaly.training.protocols import Moment
@@ -69,24 +63,24 @@ class DiffusionSettings(ModelSettings):
     family: Literal["diffusion"] = "diffusion"
     view: View = View(kind="slice", axis=2)
     channels: tuple[int, ...] = Field(
-        (24, 48, 96), min_length=2, description="channels of the U-Net's levels, multiples of 8"
+        (32, 64, 96), min_length=2, description="channels of the U-Net's levels, multiples of 8"
     )
     space_to_depth: Literal[1, 2] = Field(
         2, description="2: every 2×2(×2) voxels become channels, four (eight) times fewer positions to compute"
     )
-    prediction: Prediction = Field("sample", description="what the network predicts: epsilon, sample (x_0) or v")
+    prediction: Prediction = Field("v", description="what the network predicts: epsilon, sample (x_0) or v")
     timesteps: int = Field(1000, ge=50, description="T: length of the chain")
-    schedule: Schedule = Field("linear", description="how the noise grows along the chain: linear β, or cosine")
-    noise: Noise = Field("simplex", description="gaussian (white), coarse or simplex")
+    schedule: Schedule = Field("cosine", description="how the noise grows along the chain: linear β, or cosine")
+    noise: Noise = Field("coarse", description="gaussian (white), coarse or simplex")
     grain_mm: float = Field(
-        64.0, gt=0, description="simplex: grain of the first octave; coarse: distance of its nodes, about 14"
+        14.0, gt=0, description="coarse: distance of its nodes; simplex: grain of the first octave, about 64"
     )
     octaves: int = Field(4, ge=1, description="simplex: how many octaves, each with half the grain")
     levels: tuple[float, ...] = Field(
-        (0.25, 0.5, 0.75), min_length=1, description="how far scans are noised, shares of the chain"
+        (0.15, 0.25, 0.35), min_length=1, description="how far scans are noised, shares of the chain"
     )
     evaluations: int = Field(
-        6, ge=1, description="network evaluations per image at scoring; a multiple of levels × patch sets"
+        3, ge=1, description="network evaluations per image at scoring; a multiple of levels × patch sets"
     )
     masked: Literal["none", "patch"] = Field(
         "none", description="patch: noise the patches of one colour of a checkerboard at a time"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from monai.networks.nets import DiffusionModelUNet, Regressor
 from torch import Tensor, nn
 
@@ -72,6 +73,9 @@ class GuidedUNet(nn.Module):
                 norm=("group", {"num_groups": GROUPS}),
             )
         self.unet: nn.Module = unet
+        if dims == 2:
+            # A quarter faster on a CPU. torch's annotations do not know this argument.
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, shown: Tensor, t: Tensor, code: Tensor | None = None) -> Tensor:
         """Return the prediction ``(B, out_channels, *S)`` for ``(B, in_channels, *S)`` at timesteps ``(B,)``."""

@@ -16,7 +16,7 @@ from anomaly.training.protocols import Moment
 from anomaly.training.settings import TrainingSettings
 from tests.models.factories import GRID, awaken, healthy_cohort, healthy_scan, images_of
 
-SMALL = {"family": "diffusion", "channels": (8, 16), "space_to_depth": 1}
+SMALL = {"family": "diffusion", "channels": (8, 16), "space_to_depth": 1, "evaluations": 6}
 PATCH = {"view": {"kind": "patch", "size": (8, 10, 8)}}
 
 
@@ -160,7 +160,7 @@ def test_what_the_network_sees_has_mean_zero_and_standard_deviation_one(monkeypa
 
 
 def test_restorations_stay_within_healthy_intensities(monkeypatch: pytest.MonkeyPatch) -> None:
-    detector = new()
+    detector = new(prediction="sample")
     monkeypatch.setattr(detector, "predict", lambda noised, given, t: torch.full_like(noised, 50.0))
     images, mask = images_of(*healthy_scan(0), detector.view)
     healthy = torch.cat([torch.from_numpy(healthy_scan(seed)[0][healthy_scan(seed)[1]]) for seed in range(2)])
@@ -212,7 +212,7 @@ def test_samples_are_finite_in_range_and_different(changes: dict[str, Any]) -> N
     assert torch.equal(samples, detector.sample(4, generator()))
 
 
-def test_samples_of_pure_noise_become_what_a_never_wrong_network_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_of_pure_noise_become_what_the_network_takes_for_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
     detector = new(prediction="sample", timesteps=100)
     monkeypatch.setattr(detector, "predict", lambda noised, given, t: torch.full_like(noised, 0.3))
     samples = detector.sample(3, generator())
