@@ -142,6 +142,7 @@ def test_volumes_slabs_and_patches_are_learnt(changes: dict[str, Any], tmp_path:
     assert evidence.reconstruction.shape == mask.shape
 
 
+@pytest.mark.slow
 def test_a_more_severe_corruption_gives_more_predicted_severity(tmp_path: Path) -> None:
     detector = new(**SLICES, severity_weight=3.0, steps=2)
     training = TrainingSettings(steps=60, batch_size=8, learning_rate=5e-3, warmup=2, validate_every=60)

@@ -76,6 +76,7 @@ def test_the_same_members_merged_alike_have_the_same_id(
     assert again["model_id"] == read_json(merged / "metadata.json")["model_id"] != other["model_id"]
 
 
+@pytest.mark.slow
 def test_scans_go_through_an_ensemble_as_through_a_single_model(merged: Path, tmp_path: Path) -> None:
     cohorts = (
         make_cohort(tmp_path / "new", range(300, 306)),

@@ -64,6 +64,7 @@ def test_every_part_that_takes_its_turn_is_asked_for_a_loss_once() -> None:
     assert len(list(losses(new(TakesTurns)))) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # of torch's tracing
 @pytest.mark.parametrize("how", ["compile", "channels_last"])
 def test_a_learner_that_suits_the_machine_learns_the_same(
