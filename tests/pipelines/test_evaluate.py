@@ -80,6 +80,7 @@ def test_healthy_scans_alone_are_a_valid_evaluation(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "evaluation" / "roc.png").exists()
 
 
+@pytest.mark.slow
 def test_evaluations_of_two_runs_can_be_compared(tmp_path: Path) -> None:
     tables = {}
     for name, seed in [("dae", 0), ("atlas", 1)]:

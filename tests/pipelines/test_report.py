@@ -45,6 +45,7 @@ def test_pages_that_are_up_to_date_are_left_alone(run_dir: Path) -> None:
     assert b"page not made" not in first
 
 
+@pytest.mark.slow
 def test_one_page_that_fails_does_not_stop_the_others(run_dir: Path) -> None:
     volumes_path(run_dir, "sub-02_T1w").write_bytes(b"not an archive")
     text = Page(report(run_dir).read_text(encoding="utf-8")).text

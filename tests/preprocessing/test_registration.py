@@ -22,6 +22,7 @@ def error_mm(found: np.ndarray, truth: np.ndarray) -> float:
     return float(np.linalg.norm(scan @ (found - truth).T, axis=1).mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modality", [Modality.T1W, Modality.T2W, Modality.FLAIR])
 def test_a_known_placement_is_found_again(modality: Modality) -> None:
     volume, mask = brain(placement(), modality)

@@ -89,6 +89,7 @@ def _pictures(volumes: ScanVolumes) -> dict[str, np.ndarray]:
     return {plane: np.stack([cut] * len(NEIGHBOURS)) for plane, cut in own.items()}
 
 
+@pytest.mark.slow
 def test_a_page_shows_the_most_similar_healthy_scans_and_what_similar_means(
     run: Run, score: ScanScore, volumes: ScanVolumes, tmp_path: Path
 ) -> None:
