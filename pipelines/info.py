@@ -38,7 +38,8 @@ def as_text(found: dict[str, Any]) -> str:
         f"  NVIDIA GPUs    {gpus or 'none'}",
     ]
     lines += ["", "Families (anomaly train --config …)"]
-    lines += [f"  {name:<14} {description}" for name, description in found["families"].items()]
+    width = max(map(len, found["families"]))
+    lines += [f"  {name:<{width}} {description}" for name, description in found["families"].items()]
     for kind, names in found["configs"].items():
         lines += ["", f"Shipped {kind}", "  " + ", ".join(names)]
     return "\n".join([*lines, "", found["notice"]])
