@@ -49,6 +49,7 @@ _SILENCED = (
     r".*Experiment logs directory .* exists and is not empty.*",  # a resumed training adds to its logs
     r".*LeafSpec.* is deprecated.*",  # of torch, used inside lightning
     r".*GPU available but not used.*",  # the caller chose the device
+    r".*Grad strides do not match bucket view strides.*",  # of the critics of two processes; costs a copy
 )
 LONGEST_WAIT = timedelta(hours=6)  # of the other processes, while the first validates
 

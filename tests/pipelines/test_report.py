@@ -21,6 +21,7 @@ def run_dir(tmp_path: Path) -> Path:
     return write_run(tmp_path / "run", healthy=1)
 
 
+@pytest.mark.slow
 def test_every_scored_scan_gets_a_page_and_the_others_a_row(run_dir: Path) -> None:
     seen: list[tuple[int, int]] = []
     index = report(run_dir, progress=lambda done, total, _: seen.append((done, total)))
@@ -54,6 +55,7 @@ def test_one_page_that_fails_does_not_stop_the_others(run_dir: Path) -> None:
     assert not (run_dir / "sub-02_T1w" / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_only_flagged_scans_get_a_page_if_asked_for(run_dir: Path) -> None:
     report(run_dir, cases="flagged")
     assert (run_dir / "sub-01_T1w" / "report.html").is_file()

@@ -11,6 +11,7 @@ from tests.preprocessing.phantoms import head, placement
 QUICK = ExtractMrSettings(iterations=(30, 30, 10), sampling=0.05, grow_mm=0)
 
 
+@pytest.mark.slow
 def test_the_brain_is_found_inside_the_skull_with_its_bleed() -> None:
     volume, mask = head(placement(), Modality.CT)
     bleed = np.zeros_like(mask)

@@ -24,6 +24,8 @@ from anomaly.training.trainer import fresh_batches
 from anomaly.training.watch import GradientWatch
 from tests.models.factories import GRID, MemoryCohort, healthy_cohort, healthy_scan, planted_scan
 
+pytestmark = pytest.mark.slow
+
 TRAINING = TrainingSettings(steps=12, batch_size=2, warmup=2, validate_every=4, num_workers=1)
 
 
