@@ -27,17 +27,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from monai.networks.blocks import Convolution, SubpixelUpsample, UpSample
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from anomaly.core.views import VolumeSource
 from anomaly.evaluation.generation import Variety, variety
-from anomaly.models.base import ModelSettings
-from anomaly.models.network import crop, pad, padded_shape
+from anomaly.models.convolutional import LatentSettings, NarrowDetector
+from anomaly.models.network import GROUPS, crop, pad, padded_shape
 from anomaly.training.protocols import Health
 
-GROUPS = 8
 DECAY = 0.99  # of a generator's running mean
 Objective = Literal["wgan-gp", "non-saturating", "minimax"]
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -53,14 +52,9 @@ EXPLODED = 3.0
 CERTAIN = 30.0  # a gap of log-odds
 
 
-class AdversarialSettings(ModelSettings):
+class AdversarialSettings(LatentSettings):
     """Settings of every family with a generator and a critic."""
 
-    channels: tuple[int, ...] = Field(
-        (32, 64, 128, 128),
-        min_length=1,
-        description="channels of the stages; each halves the image; multiples of 8",
-    )
     latent_size: int = Field(128, ge=2, description="length of the code z")
     objective: Objective = Field("wgan-gp", description="what generator and critic minimise")
     penalty: float = Field(10.0, ge=0, description="λ: weight of the gradient penalty of wgan-gp")
@@ -71,12 +65,28 @@ class AdversarialSettings(ModelSettings):
     critic_steps: int = Field(1, ge=1, description="steps of the critic to every step of the generator")
     betas: tuple[Decay, Decay] = Field((0.0, 0.9), description="decay of the moments of AdamW; games want little")
 
-    @field_validator("channels")
-    @classmethod
-    def _fit_the_groups(cls, channels: tuple[int, ...]) -> tuple[int, ...]:
-        if any(n % GROUPS for n in channels):
-            raise ValueError(f"channels must be multiples of {GROUPS}")
-        return channels
+
+class AdversarialDetector(NarrowDetector):
+    """A detector whose players take turns."""
+
+    settings: AdversarialSettings
+
+    @property
+    def betas(self) -> tuple[float, float]:
+        """Decay of the two moments of AdamW."""
+        return self.settings.betas
+
+    def lesson(
+        self, judge: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, rng: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Return what a critic minimises, given images of both kinds ``(B, C, *S)``, its parts, and its gap."""
+        settings = self.settings
+        real_answers, fake_answers = judge(real), judge(fake)
+        losses = {"critic": critic_loss(settings.objective, real_answers, fake_answers)}
+        if settings.objective == "wgan-gp":
+            losses["penalty"] = settings.penalty * gradient_penalty(judge, real, fake, rng)
+        gap = real_answers.mean() - fake_answers.mean()
+        return {"loss": torch.stack(list(losses.values())).sum(), **losses, "gap": gap}
 
 
 class ImageGenerator(nn.Module):

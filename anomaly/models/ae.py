@@ -26,9 +26,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from anomaly.models.base import Evidence, ModelSettings
-from anomaly.models.convolutional import DenseAutoencoder, LatentDetector, LatentNetwork, LatentSettings, Width
+from anomaly.models.convolutional import DenseAutoencoder, LatentDetector, LatentNetwork, LatentSettings
 from anomaly.models.losses import LOSSES, LossName, dissimilarity
-from anomaly.models.network import centre
+from anomaly.models.network import Width, centre
 from anomaly.training.protocols import Moment
 
 

@@ -17,10 +17,9 @@ from anomaly.core.views import View, VolumeSource
 from anomaly.models.base import ModelSettings
 from anomaly.models.closed_form import volumes
 from anomaly.models.folding import FullPrecision, depth_to_space, space_to_depth
-from anomaly.models.network import crop, pad, padded_shape
+from anomaly.models.network import GROUPS, Width, crop, pad, padded_shape
 
 HALVINGS = 4  # of MONAI's BasicUNet
-GROUPS = 8
 SD_FLOOR = 0.05  # of the z-score that the network is shown, intensity units
 FAR = 3.0  # healthy standard deviations that the network is shown as 1
 
@@ -29,7 +28,7 @@ class ContextUNetSettings(ModelSettings):
     """How large the network is and what it sees beside the image."""
 
     view: View = View(kind="volume")
-    features: tuple[int, int, int, int, int, int] = Field(
+    features: tuple[Width, Width, Width, Width, Width, Width] = Field(
         (16, 16, 48, 96, 96, 16), description="channels of the five levels and of the last layer, multiples of 8"
     )
     space_to_depth: Literal[1, 2] = Field(
@@ -44,8 +43,6 @@ class ContextUNetSettings(ModelSettings):
 
     @model_validator(mode="after")
     def _fits_the_view(self) -> ContextUNetSettings:
-        if any(n % GROUPS for n in self.features):
-            raise ValueError(f"features must be multiples of {GROUPS}")
         if self.features[HALVINGS] < 2 * GROUPS:
             raise ValueError(f"the deepest level may be a single voxel and needs {2 * GROUPS} features or more")
         if self.mirror and (self.view.kind == "patch" or (self.view.kind == "slice" and self.view.axis == 0)):

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated
 
 from monai.networks.nets import AutoEncoder
 from pydantic import Field
@@ -19,15 +18,11 @@ from torch import Tensor, nn
 
 from anomaly.core.views import View, VolumeSource
 from anomaly.models.base import ModelSettings
-from anomaly.models.network import NetworkDetector, crop, pad, padded_shape, refuse_large_latent
-
-GROUPS = 8
-
-Width = Annotated[int, Field(ge=GROUPS, multiple_of=GROUPS)]
+from anomaly.models.network import GROUPS, NetworkDetector, Width, crop, pad, padded_shape, refuse_large_latent
 
 
 class LatentSettings(ModelSettings):
-    """Settings of an autoencoder with a dense latent."""
+    """Settings of a model with stages that halve an image, and a dense latent."""
 
     view: View = View(kind="slice", axis=2)
     channels: tuple[Width, ...] = Field(
@@ -71,11 +66,10 @@ class DenseAutoencoder(LatentNetwork):
         return images
 
 
-class LatentDetector(NetworkDetector):
-    """A detector whose network is a :class:`LatentNetwork`; a family builds it and says what is minimised."""
+class NarrowDetector(NetworkDetector):
+    """A detector whose latent must be too short to copy an image."""
 
     settings: LatentSettings
-    network: LatentNetwork
 
     @property
     def padded(self) -> tuple[int, ...]:
@@ -86,6 +80,12 @@ class LatentDetector(NetworkDetector):
         """Refuse a latent that could copy the image."""
         del train
         refuse_large_latent(self.settings.latent_size, self.view.channels, self.image_shape)
+
+
+class LatentDetector(NarrowDetector):
+    """A detector whose network is a :class:`LatentNetwork`; a family builds it and says what is minimised."""
+
+    network: LatentNetwork
 
     def reconstruct(self, images: Tensor, mask: Tensor) -> Tensor:
         """Return D(E(x))."""

@@ -28,7 +28,6 @@ import math
 from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -45,10 +44,8 @@ from anomaly.models.context_unet import (
 )
 from anomaly.models.corruption import CorruptionSettings, corrupt, slab_spacing
 from anomaly.models.network import NetworkDetector, centre, residual, within
+from anomaly.models.severity import RARE, severity_loss, severity_target, signed_severity
 from anomaly.training.protocols import Moment
-
-LARGE_CHANGE = 0.1  # a change of this size, in intensity units, is as severe as it gets
-RARE = 3.0  # log-odds against a change, so that an untrained network says that nothing was changed
 
 
 class DenoisingSettings(ContextUNetSettings):
@@ -129,21 +126,17 @@ class DenoisingAutoencoder(NetworkDetector):
         weight = torch.add(mask, changed, alpha=settings.changed_weight)  # outside the mask nothing is changed
         if not settings.severity_weight:
             return corrupted, moved, weight
-        brighter = moved * (changed > 0.05) / LARGE_CHANGE
-        return corrupted, moved, weight, torch.cat([-brighter, brighter], dim=1).clamp_(0, 1)
+        return corrupted, moved, weight, severity_target(moved, changed)
 
     def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
         """Return the weighted squared error of undoing the corruption, and the severity loss."""
         del images, at
-        damaged, moved, weight, *severity = corrupted
+        damaged, moved, weight, *severe = corrupted
         output = self.forward(damaged)
-        inside = mask.float()
-        voxels = inside.sum().clamp_min(1)
         error = (output[:, :1] + moved) / self.settings.error_sd
-        losses = {"restoration": 0.5 * (weight * error**2).sum() / voxels}
-        for target in severity:  # none or one, as the settings ask
-            entropy = F.binary_cross_entropy_with_logits(output[:, 1:], target, weight=inside, reduction="sum")
-            losses["severity"] = self.settings.severity_weight * entropy / voxels
+        losses = {"restoration": 0.5 * (weight * error**2).sum() / mask.sum().clamp_min(1)}
+        for target in severe:  # none or one, as the settings ask
+            losses["severity"] = self.settings.severity_weight * severity_loss(output[:, 1:], target, mask)
         return {"loss": torch.stack(list(losses.values())).sum(), **losses}
 
     def reconstruct(self, images: Tensor, mask: Tensor) -> Tensor:
@@ -163,7 +156,7 @@ class DenoisingAutoencoder(NetworkDetector):
                 inside = (flat @ self.components.T) @ self.components
                 maps["pca"] = within(maps["departure"] - inside.reshape_as(images), mask)
         if self.settings.severity_weight:
-            maps["severity"] = within(output[:, 2:] - output[:, 1:2], mask)
+            maps["severity"] = within(signed_severity(output[:, 1:]), mask)
         return Evidence(maps, within(reconstruction, mask))
 
     def forward(self, images: Tensor) -> Tensor:

@@ -46,8 +46,16 @@ from anomaly.models.base import Evidence, ModelSettings
 from anomaly.models.checkerboard import checkerboard
 from anomaly.models.closed_form import volumes
 from anomaly.models.corruption import slab_spacing
-from anomaly.models.guided_unet import GROUPS, GuidedUNet
-from anomaly.models.network import NetworkDetector, centre, masked_mean, refuse_large_latent, residual, within
+from anomaly.models.guided_unet import GuidedUNet
+from anomaly.models.network import (
+    NetworkDetector,
+    Width,
+    centre,
+    masked_mean,
+    refuse_large_latent,
+    residual,
+    within,
+)
 from anomaly.models.noising import Noise, NoisingChain, Prediction, Schedule, noise_field
 from anomaly.training.fields import chance
 from anomaly.training.protocols import Moment
@@ -62,7 +70,7 @@ class DiffusionSettings(ModelSettings):
 
     family: Literal["diffusion"] = "diffusion"
     view: View = View(kind="slice", axis=2)
-    channels: tuple[int, ...] = Field(
+    channels: tuple[Width, ...] = Field(
         (32, 64, 96), min_length=2, description="channels of the U-Net's levels, multiples of 8"
     )
     space_to_depth: Literal[1, 2] = Field(
@@ -92,8 +100,6 @@ class DiffusionSettings(ModelSettings):
 
     @model_validator(mode="after")
     def _evaluations_can_be_shared(self) -> DiffusionSettings:
-        if any(n % GROUPS for n in self.channels):
-            raise ValueError(f"channels must be multiples of {GROUPS}")
         if not all(0 < level <= 1 for level in self.levels):
             raise ValueError("levels must lie above 0 and not above 1")
         if self.evaluations % (len(self.levels) * self.sets):
@@ -323,13 +329,18 @@ class DiffusionModel(NetworkDetector):
         Some images are noised as a whole, as where they are drawn from the model.
         """
         dims, sets = self.view.spatial_dims, self.settings.sets
-        colour = self._colours(torch.rand((batch, dims), generator=rng, device=rng.device))
+        shares = torch.rand((batch, dims), generator=rng, device=rng.device)
+        colour = self._colours(shares * shares.new_tensor(self._patch))
         chosen = torch.randint(sets + 1, (batch, 1, *[1] * dims), generator=rng, device=rng.device)
         return (colour == chosen) | (chosen == sets)
 
-    def _colours(self, offsets: Tensor) -> Tensor:
-        edges = self._in_voxels(self.settings.patch_mm, len(self.image_shape))
-        return checkerboard(self.image_shape, edges, self.settings.sets, offsets)
+    def _colours(self, origins: Tensor) -> Tensor:
+        return checkerboard(self.image_shape, self._patch, self.settings.sets, origins)
+
+    @property
+    def _patch(self) -> list[float]:
+        """Edges of a patch in voxels."""
+        return self._in_voxels(self.settings.patch_mm, len(self.image_shape))
 
     def _in_voxels(self, length: float, axes: int) -> list[float]:
         """Return a length in mm as voxels along the last axes of a slab."""

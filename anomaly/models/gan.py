@@ -31,21 +31,20 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from pydantic import Field
 from torch import Tensor, nn
 
-from anomaly.core.views import View, VolumeSource
+from anomaly.core.views import VolumeSource
 from anomaly.models.adversarial import (
+    AdversarialDetector,
     AdversarialSettings,
     ImageCritic,
     ImageGenerator,
-    critic_loss,
     feature_distance,
     follow,
     game_health,
     generator_loss,
-    gradient_penalty,
 )
 from anomaly.models.base import Evidence, ModelSettings
 from anomaly.models.conditioning import Conditioning, unknown, withheld
-from anomaly.models.network import NetworkDetector, centre, refuse_large_latent, residual, within
+from anomaly.models.network import centre, residual, within
 from anomaly.training.protocols import Health, Moment
 
 WITHHELD = 0.1  # share of the covariates
@@ -58,7 +57,6 @@ class GANSettings(AdversarialSettings):
     """Settings of f-AnoGAN."""
 
     family: Literal["gan"] = "gan"
-    view: View = View(kind="slice", axis=2)
     encoder_share: float = Field(0.4, gt=0, lt=1, description="last share of the training, in which E learns")
     feature_weight: float = Field(1.0, ge=0, description="κ: weight of the critic-feature residual in learning E")
     conditional: bool = Field(False, description="tell generator, critic and encoder age and sex, where known")
@@ -109,7 +107,7 @@ class Players(nn.Module):
         return torch.cat([values, spread], dim=1)
 
 
-class GenerativeAdversarial(NetworkDetector):
+class GenerativeAdversarial(AdversarialDetector):
     """Residual and critic-feature distance of f-AnoGAN."""
 
     family = "gan"
@@ -121,22 +119,12 @@ class GenerativeAdversarial(NetworkDetector):
         """Return generator, critic and encoder."""
         return Players(self.settings, self.image_shape)
 
-    def check(self, train: VolumeSource) -> None:
-        """Refuse a latent that could copy the image."""
-        del train
-        refuse_large_latent(self.settings.latent_size, self.view.channels, self.image_shape)
-
     def prepare(self, train: VolumeSource) -> None:
         """Learn the range of healthy intensities and, where the model is conditional, of ages."""
         for generator in (self.network.generator, self.network.steady):
             generator.learn_range(train)
         if self.network.conditioning is not None:
             self.network.conditioning.learn(train)
-
-    @property
-    def betas(self) -> tuple[float, float]:
-        """Decay of the two moments of AdamW."""
-        return self.settings.betas
 
     def turn(self, step: int, steps: int) -> Turn:
         """Return who learns in a step."""
@@ -176,16 +164,10 @@ class GenerativeAdversarial(NetworkDetector):
 
     def critic_loss(self, images: Tensor, covariates: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
         """Return what D minimises, and its gap E D(x) − E D(G(z))."""
-        settings, players = self.settings, self.network
+        players = self.network
         with torch.no_grad():
             fake = players.play(self.codes(len(images), rng), covariates)
-        real_answers, fake_answers = players.judge(images, covariates), players.judge(fake, covariates)
-        losses = {"critic": critic_loss(settings.objective, real_answers, fake_answers)}
-        if settings.objective == "wgan-gp":
-            penalty = gradient_penalty(lambda x: players.judge(x, covariates), images, fake, rng)
-            losses["penalty"] = settings.penalty * penalty
-        gap = real_answers.mean() - fake_answers.mean()
-        return {"loss": torch.stack(list(losses.values())).sum(), **losses, "gap": gap}
+        return self.lesson(lambda x: players.judge(x, covariates), images, fake, rng)
 
     def generator_loss(self, covariates: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
         """Return what G minimises."""

@@ -10,9 +10,7 @@ from monai.networks.nets import DiffusionModelUNet, Regressor
 from torch import Tensor, nn
 
 from anomaly.models.folding import depth_to_space, space_to_depth
-from anomaly.models.network import crop, pad, padded_shape
-
-GROUPS = 8
+from anomaly.models.network import GROUPS, crop, pad, padded_shape
 
 
 class GuidedUNet(nn.Module):
@@ -61,9 +59,8 @@ class GuidedUNet(nn.Module):
         )
         self.encoder: nn.Module | None = None
         if code_size:
-            unet.class_embedding = nn.Linear(
-                code_size, 4 * channels[0]
-            )  # what MONAI adds for the class of an image
+            # What MONAI adds for the class of an image.
+            unet.class_embedding = nn.Linear(code_size, 4 * channels[0])
             self.encoder = Regressor(
                 in_shape=(out_channels * fold**dims, *(n // fold for n in self.padded)),
                 out_shape=(code_size,),

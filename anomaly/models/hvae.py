@@ -39,11 +39,10 @@ from torch import Tensor, nn
 from anomaly.core.errors import TrainingError
 from anomaly.core.views import View, VolumeSource
 from anomaly.models.base import Evidence, ModelSettings
-from anomaly.models.network import NetworkDetector, crop, pad, padded_shape, residual, within
+from anomaly.models.network import GROUPS, NetworkDetector, Width, crop, pad, padded_shape, residual, within
 from anomaly.models.variational import free_energy, kl_between, log_likelihood, reparameterised, warmed_up
 from anomaly.training.protocols import Health, Moment
 
-GROUPS = 8
 LIMIT = 8.0  # of |log s²|
 LEAST_NATS = 1.0  # per image; a level of less says nothing
 HEALTH_BATCHES = 16  # that the nats are averaged over
@@ -56,7 +55,7 @@ class HierarchicalSettings(ModelSettings):
 
     family: Literal["hvae"] = "hvae"
     view: View = View(kind="slice", axis=2)
-    channels: tuple[int, ...] = Field(
+    channels: tuple[Width, ...] = Field(
         (32, 64, 128, 128),
         min_length=1,
         description="channels of the stages; each halves the image; multiples of 8",
@@ -78,8 +77,6 @@ class HierarchicalSettings(ModelSettings):
 
     @model_validator(mode="after")
     def _levels_fit_the_stages(self) -> HierarchicalSettings:
-        if any(n % GROUPS for n in self.channels):
-            raise ValueError(f"channels must be multiples of {GROUPS}")
         if any(n < 1 for n in self.latents) or len(self.latents) > len(self.channels) + 1:
             raise ValueError(
                 f"latents: found {list(self.latents)}; expected numbers of 1 or more, at most "

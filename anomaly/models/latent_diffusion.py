@@ -4,20 +4,22 @@ Idea. An autoencoder E, D compresses an image to a small grid of latents, on whi
 learns first; then it stays as it is, and a denoiser v_θ learns what healthy latents look like. The denoiser sees a
 latent whose patches p are noised and whose rest is clean, so that it can tell what belongs into a patch:
 
-    1.  L = Σ w |x − D(z)| / Σ w + R             kl: z ~ q(z|x), R = λ·KL(q ‖ N(0, 1));  vq: z = e, R = ¼|E(x) − e|²
+    1.  L = Σ w |x − D(z)| / Σ w + R                 R is the penalty of the autoencoder
     2.  z ← (z − μ_z) / σ_z                          unit SD per channel over the foreground
         z_t = √ᾱ_t z + √(1 − ᾱ_t) ε,  ε ~ N(0, 1)     t from 0 to T
         z̃ = p z_t + (1 − p) z                        the rest is shown as it is
         v = √ᾱ_t ε − √(1 − ᾱ_t) z                     what is predicted
         L = mean over images of Σ p (v_θ(z̃, p, t) − v)² / Σ p
 
-Scoring. A chequerboard of n colours gives n complementary sets of patches. Each set is noised part-way, always by
+Scoring. A checkerboard of n colours gives n complementary sets of patches. Each set is noised part-way, always by
 the same ε, and restored by a few DDIM steps; every position is so restored once, from what surrounds its patch:
 
     ẑ = Σ_k p_k ẑ_k,    x̂ = x + D(ẑ) − D(z),    r = x − x̂ = D(z) − D(ẑ),    latent = √mean_c (z − ẑ)²
 
 The restoration is compared with the decoded latent, not with the image: x − D(ẑ) would count all the fine anatomy
 that the autoencoder cannot draw. The denoiser is called n · (steps part-way) times per image.
+
+The autoencoders are those of :mod:`anomaly.models.latent_autoencoder`.
 
 Source: Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion Models"; Pinaya et al. 2022,
 "Fast Unsupervised Brain Anomaly Detection and Segmentation with Diffusion Models" (part-way noise on the latents of
@@ -28,53 +30,49 @@ noised, the rest shown); Salimans & Ho 2022 (v); Song et al. 2021 (DDIM).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
-from monai.networks.nets import VQVAE, AutoencoderKL, DiffusionModelUNet
+from monai.networks.nets import DiffusionModelUNet
 from monai.networks.schedulers import DDIMScheduler
 from monai.networks.utils import pixelshuffle, pixelunshuffle
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
-from anomaly.core.views import View
 from anomaly.models.base import Evidence, ModelSettings
-from anomaly.models.network import NetworkDetector, centre, crop, masked_mean, pad, padded_shape, residual, within
-from anomaly.models.variational import kl, reparameterised
+from anomaly.models.checkerboard import checkerboard
+from anomaly.models.latent_autoencoder import AutoencoderSettings, Autoencoding, autoencoder
+from anomaly.models.network import (
+    GROUPS,
+    NetworkDetector,
+    Width,
+    centre,
+    crop,
+    masked_mean,
+    pad,
+    padded_shape,
+    residual,
+    within,
+)
 from anomaly.training.fields import chance
 from anomaly.training.protocols import Moment
 
-GROUPS = 8
 TIMES = 1000  # T
 BETAS = (0.0015, 0.0195)  # of Rombach et al.
 BACKGROUND = 0.1  # weight of the background in the autoencoder's loss, so that samples have one
-COMMITMENT, CODEBOOK_DECAY = 0.25, 0.9  # of the codebook; the ¼ above is van den Oord's
 NOISE_SEED = 20220622  # of the noise that scoring adds, the same for every image
 POOLED = 4  # positions along each axis of an embedding
 
 
-class LatentDiffusionSettings(ModelSettings):
+class LatentDiffusionSettings(AutoencoderSettings):
     """Settings of latent diffusion."""
 
     family: Literal["latent_diffusion"] = "latent_diffusion"
-    view: View = View(kind="slice", axis=2)
-    autoencoder: Literal["kl", "vq"] = Field(
-        "kl", description="kl: Gaussian latents, lightly regularised; vq: latents from a codebook"
-    )
-    space_to_depth: Literal[1, 2] = Field(2, description="2: every 2×2(×2) voxels become channels first")
-    channels: tuple[int, ...] = Field(
-        (32, 64, 64),
-        min_length=1,
-        description="channels of the autoencoder's stages; each but the first halves the image; multiples of 8",
-    )
-    latent_channels: int = Field(8, ge=1, description="numbers per latent position")
-    kl_weight: float = Field(1e-4, ge=0, description="kl: weight of the divergence, per latent number")
-    codes: int = Field(256, ge=2, description="vq: entries of the codebook")
     autoencoder_share: float = Field(
         0.4, gt=0, lt=1, description="share of the training that the autoencoder learns in; then the denoiser does"
     )
-    denoiser_channels: tuple[int, ...] = Field(
+    denoiser_channels: tuple[Width, ...] = Field(
         (64, 128),
         min_length=1,
         description="channels of the denoiser's levels; multiples of 8; attention in the last",
@@ -87,112 +85,6 @@ class LatentDiffusionSettings(ModelSettings):
     ddim_steps: int = Field(4, ge=1, le=TIMES, description="steps of the whole way from noise to latent")
     noise_level: float = Field(0.5, gt=0, le=1, description="share of that way that scoring noises and restores")
 
-    @model_validator(mode="after")
-    def _groups_divide_channels(self) -> LatentDiffusionSettings:
-        if wrong := [n for n in (*self.channels, *self.denoiser_channels) if n % GROUPS]:
-            raise ValueError(f"channels must be multiples of {GROUPS}; found {wrong[0]}")
-        return self
-
-
-class Autoencoding(Protocol):
-    """What both autoencoders do, on folded images."""
-
-    def encode(self, images: Tensor) -> Tensor:
-        """Return the latents ``(B, C, *L)``, without chance."""
-        ...
-
-    def decode(self, z: Tensor) -> Tensor:
-        """Return the image of latents."""
-        ...
-
-    def learn(self, images: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return the reconstruction and the penalty R of a training step."""
-        ...
-
-
-class GaussianAutoencoder(nn.Module):
-    """MONAI's AutoencoderKL, with its random numbers given."""
-
-    def __init__(self, dims: int, image_channels: int, settings: LatentDiffusionSettings) -> None:
-        super().__init__()
-        self.net = AutoencoderKL(
-            dims,
-            image_channels,
-            image_channels,
-            num_res_blocks=1,
-            channels=settings.channels,
-            attention_levels=[False] * len(settings.channels),
-            latent_channels=settings.latent_channels,
-            norm_num_groups=GROUPS,
-            with_encoder_nonlocal_attn=False,
-            with_decoder_nonlocal_attn=False,
-        )
-        self.kl_weight = settings.kl_weight
-
-    def encode(self, images: Tensor) -> Tensor:
-        """Return the mean of q(z|x)."""
-        mu: Tensor = self.net.encode(images)[0]
-        return mu
-
-    def decode(self, z: Tensor) -> Tensor:
-        """Return D(z)."""
-        decoded: Tensor = self.net.decode(z)
-        return decoded
-
-    def learn(self, images: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return D(z), z ~ q(z|x), and λ·KL(q ‖ N(0, 1)) per latent number."""
-        mu, sigma = (part.float() for part in self.net.encode(images))
-        log_variance = 2 * sigma.log()
-        divergence = kl(mu.flatten(1), log_variance.flatten(1)).sum() / mu.numel()
-        return self.decode(reparameterised(mu, log_variance, rng)), self.kl_weight * divergence
-
-
-class QuantisedAutoencoder(nn.Module):
-    """MONAI's VQVAE; only :meth:`learn` moves its codebook."""
-
-    def __init__(self, dims: int, image_channels: int, settings: LatentDiffusionSettings) -> None:
-        super().__init__()
-        halvings = len(settings.channels) - 1
-        self.net = VQVAE(
-            dims,
-            image_channels,
-            image_channels,
-            channels=settings.channels,
-            num_res_layers=1,
-            num_res_channels=settings.channels,
-            # Stride, kernel, dilation, padding (, output padding): the first stage keeps the size, others halve.
-            downsample_parameters=[(1, 3, 1, 1)] + [(2, 4, 1, 1)] * halvings,
-            upsample_parameters=[(2, 4, 1, 1, 0)] * halvings + [(1, 3, 1, 1, 0)],
-            num_embeddings=settings.codes,
-            embedding_dim=settings.latent_channels,
-            commitment_cost=COMMITMENT,
-            decay=CODEBOOK_DECAY,
-        )
-        # Each entry counts as seen once: MONAI's zeros would throw the entries that the first batch does not use
-        # far away from all others.
-        self.net.quantizer.quantizer.ema_cluster_size.fill_(1)
-
-    def encode(self, images: Tensor) -> Tensor:
-        """Return the entry e of the codebook that is nearest to E(x)."""
-        return self.nearest(self.net.encode(images))
-
-    def decode(self, z: Tensor) -> Tensor:
-        """Return D of the nearest entries of the codebook."""
-        decoded: Tensor = self.net.decode(self.nearest(z))
-        return decoded
-
-    def nearest(self, z: Tensor) -> Tensor:
-        """Return the entries of the codebook nearest to latents, leaving the codebook as it is."""
-        quantiser = self.net.quantizer.quantizer
-        entries: Tensor = quantiser.embed(quantiser.quantize(z)[2])
-        return entries
-
-    def learn(self, images: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return D(e), gradients passed straight through, and the commitment; moves the codebook."""
-        del rng
-        reconstruction, commitment = self.net(images)
-        return reconstruction, commitment
-
 
 class LatentNetworks(nn.Module):
     """The autoencoder and the denoiser of its latents, which learn one after the other."""
@@ -201,8 +93,7 @@ class LatentNetworks(nn.Module):
 
     def __init__(self, dims: int, image_channels: int, settings: LatentDiffusionSettings) -> None:
         super().__init__()
-        kind = GaussianAutoencoder if settings.autoencoder == "kl" else QuantisedAutoencoder
-        self.autoencoder = kind(dims, image_channels, settings)
+        self.autoencoder = autoencoder(dims, image_channels, settings)
         levels = len(settings.denoiser_channels)
         self.denoiser = DiffusionModelUNet(
             dims,
@@ -339,22 +230,19 @@ class LatentDiffusion(NetworkDetector):
     def restored(self, z: Tensor, foreground: Tensor) -> Tensor:
         """Return scaled latents ``(B, C, *L)``, every patch of the foreground restored from its surroundings."""
         n = self.settings.colours
-        origin = torch.zeros((1, len(self.latent_shape)), dtype=torch.long, device=z.device)
-        colour = chequerboard(self.latent_shape, self.settings.patch, n, origin)
+        colour = self._colours(torch.zeros((1, len(self.latent_shape)), device=z.device))
         patches = torch.cat([(colour == k) & foreground for k in range(n)])
         shown = torch.cat([z] * n)
         times = self.times(self.settings.noise_level)
         start = torch.full((len(shown),), times[0], device=z.device)
         noised = self.scheduler.add_noise(shown, self._fixed_noise(z), start)
-        return torch.where(patches, self._denoised(noised, shown, patches, times), 0.0).reshape(n, *z.shape).sum(
-            0
-        ) + torch.where(foreground, 0.0, z)
+        denoised = torch.where(patches, self._denoised(noised, shown, patches, times), 0.0)
+        return denoised.reshape(n, *z.shape).sum(0) + torch.where(foreground, 0.0, z)
 
     def _denoised(self, noised: Tensor, shown: Tensor, patches: Tensor, times: Sequence[int]) -> Tensor:
         """Return the end of the DDIM steps at ``times``, with the latents shown outside the patches."""
-        self.scheduler.alphas_cumprod = self.scheduler.alphas_cumprod.to(
-            shown.device
-        )  # no buffer of the scheduler's
+        # No buffer of the scheduler's, so it does not move with the model.
+        self.scheduler.alphas_cumprod = self.scheduler.alphas_cumprod.to(shown.device)
         for time in times:
             noised = torch.where(patches, noised, shown)
             v = self.velocity(noised, patches, torch.full((len(shown),), time, device=shown.device))
@@ -406,11 +294,13 @@ class LatentDiffusion(NetworkDetector):
         return self.decode(self._denoised(z, z, everything, self.times(1.0)))
 
     def _random_patches(self, z: Tensor, rng: torch.Generator) -> Tensor:
-        """Return one colour ``(B, 1, *L)`` of a chequerboard that lies elsewhere in every image."""
-        patch, colours = self.settings.patch, self.settings.colours
-        places = (len(z), len(self.latent_shape))
-        origin = torch.randint(patch * colours, places, generator=rng, device=z.device)
-        return chequerboard(self.latent_shape, patch, colours, origin) == 0
+        """Return one colour ``(B, 1, *L)`` of a checkerboard that lies elsewhere in every image."""
+        period, places = self.settings.patch * self.settings.colours, (len(z), len(self.latent_shape))
+        return self._colours(torch.randint(period, places, generator=rng, device=z.device)) == 0
+
+    def _colours(self, origins: Tensor) -> Tensor:
+        edges = [self.settings.patch] * len(self.latent_shape)
+        return checkerboard(self.latent_shape, edges, self.settings.colours, origins)
 
     def _fixed_noise(self, z: Tensor) -> Tensor:
         """Return ε ``(1, C, *L)`` of scoring, the same for every image, on every device."""
@@ -437,17 +327,3 @@ class LatentDiffusion(NetworkDetector):
     def _unfolded(self, folded: Tensor) -> Tensor:
         images = pixelshuffle(folded.float(), self.view.spatial_dims, self.settings.space_to_depth)
         return crop(images, self.image_shape)
-
-
-def chequerboard(shape: Sequence[int], side: int, colours: int, origin: Tensor) -> Tensor:
-    """Return the colour ``(B, 1, *shape)``, 0 to ``colours`` − 1, of the square that every position lies in.
-
-    Squares (a, b, c) of ``side`` positions have the colour (a + b + c) mod 2 or (a + 2b + 3c) mod 4, so that those
-    that share an edge differ. ``origin`` ``(B, D)``, positions, moves the board of each image.
-    """
-    board = torch.zeros((len(origin), 1) + (1,) * len(shape), dtype=torch.long, device=origin.device)
-    for axis, n in enumerate(shape):
-        squares = (torch.arange(n, device=origin.device) + origin[:, axis, None]) // side
-        along = [n if other == axis else 1 for other in range(len(shape))]
-        board = board + squares.reshape(len(origin), 1, *along) * (axis + 1 if colours > 2 else 1)
-    return board % colours

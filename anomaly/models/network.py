@@ -8,9 +8,11 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from pydantic import AfterValidator
 from torch import Tensor, nn
 
 from anomaly.core.errors import TrainingError
@@ -22,6 +24,17 @@ from anomaly.training.protocols import Health, Moment
 from anomaly.training.settings import TrainingSettings
 
 FEWEST_SCANS = 2
+GROUPS = 8  # of group normalisation
+
+
+def _divided_into_groups(channels: int) -> int:
+    if channels < GROUPS or channels % GROUPS:
+        raise ValueError(f"channels must be multiples of {GROUPS}")
+    return channels
+
+
+Width = Annotated[int, AfterValidator(_divided_into_groups)]
+"""Number of channels of a layer that is group-normalised."""
 
 
 class NetworkDetector(Detector):

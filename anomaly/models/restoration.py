@@ -32,7 +32,6 @@ from collections.abc import Callable
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -47,11 +46,9 @@ from anomaly.models.context_unet import (
 )
 from anomaly.models.corruption import CorruptionSettings, corrupt, slab_spacing
 from anomaly.models.network import NetworkDetector, centre, within
+from anomaly.models.severity import RARE, severity_loss, severity_target, signed_severity
 from anomaly.training.fields import nonzero
 from anomaly.training.protocols import Moment
-
-LARGE_CHANGE = 0.1  # a change of this size, in intensity units, is as severe as it gets
-RARE = 3.0  # log-odds against a change, so that an untrained network says that nothing was changed
 
 Restorer = Callable[[Tensor, float], tuple[Tensor, Tensor]]
 """From images ``(B, C, *S)`` of a grade to the healthy images ``(B, C, *S)`` and the severity ``(B, 1, *S)``."""
@@ -141,21 +138,17 @@ class RestorationNetwork(NetworkDetector):
         grade = 1 - torch.rand(len(images), generator=rng, device=images.device)
         damaged = graded(images, corrupted, grade)
         weight = torch.add(mask, changed, alpha=settings.changed_weight)  # outside the mask nothing is changed
-        brighter = centre(damaged - images) * (changed > 0.05) / LARGE_CHANGE
-        return damaged, grade, weight, torch.cat([-brighter, brighter], dim=1).clamp_(0, 1)
+        return damaged, grade, weight, severity_target(centre(damaged - images), changed)
 
     def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
         """Return the weighted squared error of the healthy images, and the severity loss."""
         del at
         damaged, grade, weight, severe = corrupted
         correction, log_odds = self.forward(damaged, grade)
-        inside = mask.float()
-        voxels = inside.sum().clamp_min(1)
         error = (damaged + correction - images) / self.settings.error_sd
-        restoration = 0.5 * (weight * error**2).sum() / (voxels * self.view.channels)
-        entropy = F.binary_cross_entropy_with_logits(log_odds, severe, weight=inside, reduction="sum")
-        severity = self.settings.severity_weight * entropy / voxels
-        return {"loss": restoration + severity, "restoration": restoration, "severity": severity}
+        restoration = 0.5 * (weight * error**2).sum() / (mask.sum().clamp_min(1) * self.view.channels)
+        certainty = self.settings.severity_weight * severity_loss(log_odds, severe, mask)
+        return {"loss": restoration + certainty, "restoration": restoration, "severity": certainty}
 
     def restore(self, images: Tensor, mask: Tensor) -> Restoration:
         """Restore images step by step; background stays background."""
@@ -163,7 +156,7 @@ class RestorationNetwork(NetworkDetector):
 
         def restorer(images: Tensor, grade: float) -> tuple[Tensor, Tensor]:
             correction, log_odds = self.forward(images, images.new_full((len(images),), grade))
-            return images + foreground * correction, log_odds[:, 1:] - log_odds[:, :1]
+            return images + foreground * correction, signed_severity(log_odds)
 
         return restored(images, restorer, self.settings.steps)
 

@@ -25,19 +25,18 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from anomaly.core.views import View, VolumeSource
+from anomaly.core.views import VolumeSource
 from anomaly.models.adversarial import (
+    AdversarialDetector,
     AdversarialSettings,
     ImageCritic,
     ImageGenerator,
-    critic_loss,
     feature_distance,
     game_health,
     generator_loss,
-    gradient_penalty,
 )
 from anomaly.models.base import Evidence, ModelSettings
-from anomaly.models.network import NetworkDetector, centre, refuse_large_latent, residual, within
+from anomaly.models.network import centre, residual, within
 from anomaly.models.variational import kl, reparameterised, warmed_up
 from anomaly.training.protocols import Health, Moment
 
@@ -46,7 +45,6 @@ class VAEGANSettings(AdversarialSettings):
     """Settings of the VAE-GAN."""
 
     family: Literal["vaegan"] = "vaegan"
-    view: View = View(kind="slice", axis=2)
     beta: float = Field(1.0, ge=0, description="weight of the KL")
     beta_warmup: float = Field(0.2, ge=0, le=1, description="share of the training over which β rises from 0")
     noise_sd: float = Field(0.1, gt=0, description="s: SD of the likelihood of voxels, intensity units")
@@ -85,7 +83,7 @@ class Players(nn.Module):
         return images
 
 
-class AdversarialVariational(NetworkDetector):
+class AdversarialVariational(AdversarialDetector):
     """Residual, KL and critic-feature distance of a VAE-GAN."""
 
     family = "vaegan"
@@ -97,19 +95,9 @@ class AdversarialVariational(NetworkDetector):
         """Return encoder, decoder and critic."""
         return Players(self.settings, self.image_shape)
 
-    def check(self, train: VolumeSource) -> None:
-        """Refuse a latent that could copy the image."""
-        del train
-        refuse_large_latent(self.settings.latent_size, self.view.channels, self.image_shape)
-
     def prepare(self, train: VolumeSource) -> None:
         """Learn the range of healthy intensities."""
         self.network.autoencoder.decoder.learn_range(train)
-
-    @property
-    def betas(self) -> tuple[float, float]:
-        """Decay of the two moments of AdamW."""
-        return self.settings.betas
 
     def critic_learns(self, step: int) -> bool:
         """Return whether it is the critic's turn."""
@@ -129,16 +117,10 @@ class AdversarialVariational(NetworkDetector):
 
     def critic_loss(self, images: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
         """Return what D minimises, and its gap between real and decoded images."""
-        settings, critic = self.settings, self.network.critic
         with torch.no_grad():
             z = reparameterised(*self.network.encode(images), rng)
             fake = self.network.decode(half_new(z, rng))
-        real_answers, fake_answers = critic(images), critic(fake)
-        losses = {"critic": critic_loss(settings.objective, real_answers, fake_answers)}
-        if settings.objective == "wgan-gp":
-            losses["penalty"] = settings.penalty * gradient_penalty(critic, images, fake, rng)
-        gap = real_answers.mean() - fake_answers.mean()
-        return {"loss": torch.stack(list(losses.values())).sum(), **losses, "gap": gap}
+        return self.lesson(self.network.critic, images, fake, rng)
 
     def autoencoder_loss(self, images: Tensor, mask: Tensor, at: Moment) -> dict[str, Tensor]:
         """Return what E and G minimise, and its parts, per voxel inside the mask."""

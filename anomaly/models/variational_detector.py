@@ -24,40 +24,25 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from anomaly.core.views import View, VolumeSource
-from anomaly.models.base import Evidence, ModelSettings
+from anomaly.models.base import Evidence
 from anomaly.models.boxes import hide_boxes
-from anomaly.models.network import (
-    NetworkDetector,
-    centre,
-    padded_shape,
-    refuse_large_latent,
-    residual,
-    within,
-)
+from anomaly.models.convolutional import LatentSettings, NarrowDetector
+from anomaly.models.network import GROUPS, centre, residual, within
 from anomaly.models.variational import kl, log_likelihood, reparameterised
 from anomaly.training.protocols import Health
 
-GROUPS = 8
 ACTIVE = 0.01  # Var_x(μ_d) of a unit that says something of the image (Burda et al. 2016)
 FEWEST_ACTIVE = 0.1  # share of the units; fewer, and the code has collapsed
 HEALTH_BATCHES = 16  # that active units are counted on
 SMOOTH_TV = 0.05  # differences well below it, intensity units, count squared, so that TV has a slope everywhere
 
 
-class CodeSettings(ModelSettings):
+class CodeSettings(LatentSettings):
     """Settings of a model with one Gaussian code per image."""
 
-    view: View = View(kind="slice", axis=2)
-    channels: tuple[int, ...] = Field(
-        (32, 64, 128, 128),
-        min_length=1,
-        description="channels of the stages; each halves the image; multiples of 8",
-    )
-    latent_size: int = Field(128, ge=1, description="length of the latent vector z")
     beta: float = Field(1.0, ge=0, description="weight of the KL; 1 is the ELBO")
     beta_warmup: float = Field(0.2, ge=0, le=1, description="share of the training over which β rises from 0")
     free_bits: float = Field(
@@ -76,13 +61,6 @@ class CodeSettings(ModelSettings):
         10.0, ge=0, description="λ: nats per intensity unit of total variation between a scan and its restoration"
     )
 
-    @field_validator("channels")
-    @classmethod
-    def _groups_divide(cls, channels: tuple[int, ...]) -> tuple[int, ...]:
-        if any(n % GROUPS for n in channels):
-            raise ValueError(f"channels must be multiples of {GROUPS}")
-        return channels
-
     @model_validator(mode="after")
     def _steps_lead_downhill(self) -> CodeSettings:
         # Times noise_sd², the largest curvature of the likelihood is 1; of the total variation it is:
@@ -95,7 +73,7 @@ class CodeSettings(ModelSettings):
         return self
 
 
-class VariationalDetector(NetworkDetector):
+class VariationalDetector(NarrowDetector):
     """A detector with one Gaussian code per image.
 
     ``given`` is what a conditional model is told beside the images, ``(B, G)``; None where nothing is known, and
@@ -126,16 +104,6 @@ class VariationalDetector(NetworkDetector):
             "act": "leakyrelu",
             "use_sigmoid": False,
         }
-
-    @property
-    def padded(self) -> tuple[int, ...]:
-        """The spatial shape the network works on."""
-        return padded_shape(self.image_shape, 2 ** len(self.settings.channels))
-
-    def check(self, train: VolumeSource) -> None:
-        """Refuse a latent that could copy the image."""
-        del train
-        refuse_large_latent(self.settings.latent_size, self.view.channels, self.image_shape)
 
     def corrupt(self, images: Tensor, mask: Tensor, rng: torch.Generator) -> tuple[Tensor, ...]:
         """Return images some of which have hidden boxes, and which of them, where the settings ask for it."""

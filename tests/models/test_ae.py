@@ -94,7 +94,7 @@ def test_a_linear_autoencoder_is_linear(kind: str) -> None:
 
 
 def test_channels_that_groups_do_not_divide_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"channels\.1.*multiple of 8"):
+    with pytest.raises(ConfigError, match=r"channels\.1.*multiples of 8, found 20"):
         AutoencoderSettings.parse({"channels": (8, 20)}, "model")
 
 
