@@ -209,11 +209,19 @@ def benchmark(
     typer.echo(table.read_text(encoding="utf-8"))
 
 
-@app.command(epilog="anomaly info --json")
-def info(as_json: AsJson = False) -> None:
-    """Show versions, devices, families and configs."""
-    from pipelines.info import as_text, facts
+@app.command(epilog="anomaly info | anomaly info vae | anomaly info model/")
+def info(
+    what: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="A model, or a model's config.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show versions, devices, families and configs; or what a model is, or would be."""
+    from pipelines.info import about, as_text, facts
 
+    if what is not None:
+        with _errors():
+            found = about(what)
+        _finish(found, as_json)
+        return
     typer.echo(json.dumps(facts(), indent=2) if as_json else as_text(facts()))
 
 

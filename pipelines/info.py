@@ -1,14 +1,18 @@
-"""What is installed and what can be asked for. Instant: nothing heavy is imported."""
+"""What is installed and what can be asked for, and what a model or a config is.
+
+Without either it is instant: nothing heavy is imported.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import util
 from pathlib import Path
 from typing import Any
 
 from anomaly import RESEARCH_USE_ONLY
 from anomaly.models.registry import FAMILIES
-from pipelines.common import cores, shipped_configs, software
+from pipelines.common import cores, find_config, shipped_configs, software
 
 
 def facts() -> dict[str, Any]:
@@ -24,6 +28,75 @@ def facts() -> dict[str, Any]:
         "configs": {kind: list(shipped_configs(kind)) for kind in ("models", "preprocessing", "benchmarks")},
         "notice": RESEARCH_USE_ONLY,
     }
+
+
+def about(what: str) -> dict[str, Any]:
+    """Return what a trained model is, or what a config would train, with its trainable parameters.
+
+    Parameters
+    ----------
+    what
+        Folder of a model, name of a shipped config, or path of a YAML file.
+
+    Raises
+    ------
+    ConfigError, BundleError
+        If there is no such config, or the folder holds no whole model.
+    """
+    return _trained(Path(what)) if Path(what).is_dir() else _configured(what)
+
+
+def _trained(folder: Path) -> dict[str, Any]:
+    from anomaly.bundle.store import verified_metadata
+    from anomaly.calibration.record import records
+
+    found = verified_metadata(folder)
+    training, rates = found["training"], sorted({record.alpha for record in records(folder)})
+    return {
+        "name": found["name"],
+        "model_id": found["model_id"],
+        "family": found["family"],
+        "members": ", ".join(found.get("members", ())) or None,
+        "modality": found["modality"],
+        "grid": _size(found["grid"]["shape"], found["grid"]["affine"][0][0]),
+        "trainable_parameters": training["n_parameters"],
+        "training_scans": found["data"].get("n_train", found["data"].get("n_scans")),
+        "steps": training["steps"],
+        "minutes": training["seconds"] / 60,
+        "made": f"{found['created_at']} by {found['who']}",
+        "promised_false_flag_rates": ", ".join(f"{rate:g}" for rate in rates) or "not calibrated",
+    }
+
+
+def _configured(name_or_path: str) -> dict[str, Any]:
+    from anomaly.bundle.config import load_experiment
+    from anomaly.models.registry import create
+    from anomaly.preprocessing.template import target_grid
+
+    config = load_experiment(find_config(name_or_path, "models"), shipped_configs("preprocessing"))
+    grid = target_grid(config.preprocessing.grid.spacing_mm)
+    detector = create(config.model_settings(), grid)
+    return {
+        "name": config.name,
+        "description": config.description,
+        "family": detector.family,
+        "modality": config.modality.value,
+        "grid": _size(grid.shape, grid.spacing[0]),
+        "images": f"{detector.view.kind}s of {_listed(detector.view.image_shape(grid.shape))} voxels",
+        "neighbours_shown": detector.view.channels - 1,
+        "trainable_parameters": detector.n_parameters(),
+        "steps": config.training.steps if config.training else 0,
+        "evidence": ", ".join(config.scoring.maps),
+        "scan_score": config.scoring.scan_score,
+    }
+
+
+def _size(shape: Sequence[int], spacing: float) -> str:
+    return f"{_listed(shape)} voxels of {spacing:g} mm"
+
+
+def _listed(shape: Sequence[int]) -> str:
+    return " × ".join(map(str, shape))
 
 
 def as_text(found: dict[str, Any]) -> str:

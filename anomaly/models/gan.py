@@ -126,6 +126,10 @@ class GenerativeAdversarial(AdversarialDetector):
         if self.network.conditioning is not None:
             self.network.conditioning.learn(train)
 
+    def n_parameters(self) -> int:
+        """Return the number of trainable parameters; Ḡ only follows."""
+        return super().n_parameters() - sum(p.numel() for p in self.network.steady.parameters() if p.requires_grad)
+
     def turn(self, step: int, steps: int) -> Turn:
         """Return who learns in a step."""
         if step >= self.encoder_from(steps):

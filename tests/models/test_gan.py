@@ -269,3 +269,10 @@ def test_a_conditional_model_of_subjects_of_whom_nothing_is_known_is_refused(tmp
     cohort = Nameless([healthy_scan(seed) for seed in range(3)])
     with pytest.raises(TrainingError, match=r"participants\.tsv"):
         new(conditional=True).fit(cohort, [], FitRun(tmp_path, TRAINING, device="cpu"))
+
+
+def test_the_running_mean_of_the_generator_is_not_trained() -> None:
+    detector = new()
+    players = detector.network
+    learning = (players.generator, players.critic, players.encoder)
+    assert detector.n_parameters() == sum(p.numel() for part in learning for p in part.parameters())

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from anomaly.core.files import read_json
 from pipelines.cli import _log_lines, app
 from pipelines.common import Exit
 from tests.pipelines.cohorts import make_cohort
@@ -56,6 +58,38 @@ def test_info_lists_families_and_configs_as_json() -> None:
     assert "dae" in facts["configs"]["models"]
     assert "t1w" in facts["configs"]["preprocessing"]
     assert facts["versions"]["torch"] != "not installed"
+
+
+def test_info_says_what_a_config_would_train() -> None:
+    code, out, _ = run("info", "vae-small", "--json")
+    facts = json.loads(out)
+
+    assert code == Exit.DONE
+    assert (facts["family"], facts["grid"]) == ("vae", "48 × 48 × 48 voxels of 4 mm")
+    convolutions = sum(9 * a * b + b + 2 * b for a, b in [(1, 16), (16, 32), (32, 64), (64, 32), (32, 16)])
+    dense = 2 * (2304 * 64 + 64) + (64 * 2304 + 2304)  # 64 features at each of 6 × 6 places
+    assert facts["trainable_parameters"] == convolutions + 9 * 16 * 1 + 1 + dense
+
+
+def test_info_says_that_a_baseline_has_no_parameters() -> None:
+    assert re.search(r"^trainable parameters +0$", run("info", "pca")[1], re.MULTILINE)
+
+
+def test_info_says_what_a_model_is(trained: Trained) -> None:
+    code, out, _ = run("info", trained.model, "--json")
+    facts, metadata = json.loads(out), read_json(trained.model / "metadata.json")
+
+    assert code == Exit.DONE
+    assert facts["model_id"] == metadata["model_id"]
+    assert facts["trainable_parameters"] == metadata["training"]["n_parameters"]
+    assert facts["promised_false_flag_rates"] == "0.05, 0.1"
+
+
+def test_info_of_nothing_says_what_to_give(tmp_path: Path) -> None:
+    code, _, error = run("info", tmp_path)
+
+    assert code == Exit.BAD_INPUT
+    assert "holds no model" in error
 
 
 def test_bad_input_is_one_line_on_standard_error_and_exit_code_4(tmp_path: Path) -> None:
