@@ -42,7 +42,7 @@ PUBLISHED: Mapping[str, Changes] = {
     "ae": {"model.view.neighbours": [1, 2], "model.latent_size": [32, 512]},
 }
 """What docs/benchmarks.md shows."""
-STEPS = 1000
+STEPS = 500
 
 
 def ablation(

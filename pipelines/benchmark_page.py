@@ -18,10 +18,12 @@ import pandas as pd
 from anomaly.cohort.table import accepted, read_records
 from anomaly.core.errors import ConfigError, InputError, unknown_name
 from anomaly.core.files import write_text
+from anomaly.evaluation.tables import markdown
 from anomaly.preprocessing.chain import ChainSettings
 from pipelines.bench import bench
 from pipelines.bench_ablation import PUBLISHED, ablation
-from pipelines.bench_evidence import evidence_tables, shown
+from pipelines.bench_evaluations import evaluations_table
+from pipelines.bench_evidence import evidence_tables, open_model, shown
 from pipelines.bench_preprocessing import bench_extraction
 from pipelines.benchmark_table import Row, measured_table
 
@@ -113,6 +115,12 @@ def ablation_tables(sources: Sources) -> dict[str, str]:
     return {"ablation": shown(pd.concat(tables))}
 
 
+def evaluations_tables(sources: Sources) -> dict[str, str]:
+    """Return what more network evaluations are worth to the diffusion model."""
+    model = open_model(sources.output / "models" / "diffusion", sources.cohort)
+    return {"evaluations": markdown(evaluations_table(model, sources.shapes))}
+
+
 def speed_tables(sources: Sources) -> dict[str, str]:
     """Return speed and memory."""
     rows = bench(sources.data, sources.output / "models" / MODEL, sources.cohort)
@@ -129,6 +137,7 @@ MEASURES: Mapping[tuple[str, ...], Callable[[Sources], Mapping[str, str]]] = {
     ("families",): family_tables,
     ("parts", "other_scans"): parts_and_other_scans,
     ("ablation",): ablation_tables,
+    ("evaluations",): evaluations_tables,
     ("speed",): speed_tables,
     ("preprocessing",): preprocessing_tables,
 }
