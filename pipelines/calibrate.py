@@ -75,41 +75,54 @@ def calibrate(
     LeakageError
         A scan, or another of the same subject, was seen in training.
     ConfigError
-        The reason is empty.
+        The reason is empty, or an alpha is no share.
+    CohortError
+        No healthy scan can be scored.
     """
     if not reason.strip():
         raise ConfigError("a calibration needs a reason (--reason): why, and for which scanner and population")
+    if wrong := [alpha for alpha in alphas if not 0 < alpha < 1]:
+        raise ConfigError(f"found --alpha {wrong[0]:g}; expected a share between 0 and 1, e.g. 0.05 for 5 %")
     bundle = open_bundle(model, choose_device(device))
     work = model / "calibration_scans"
     with closing(open_intake([cohort], work / "ingested", bundle.config, jobs, split=SPLIT)) as intake:
-        arrivals, left_out = _healthy_ones(intake, bundle)
+        arrivals, refused = _healthy_ones(intake, bundle)
         _refuse_early(bundle, arrivals, alphas)
-        healthy, refused = _score(bundle, arrivals, work / "scored" / bundle.model_id, progress)
+        healthy, unlike = _score(bundle, arrivals, work / "scored" / bundle.model_id, progress)
     purpose = Purpose(who(), reason, _scope(bundle, cohort, healthy), bundle.model_id)
     records = _append(model, bundle, healthy, alphas, purpose)
     audit(model, "calibrate", model_id=bundle.model_id, calibrations=[r.calibration_id for r in records])
     return {
         "model_id": bundle.model_id,
         "healthy_scans": len(healthy),
-        "left_out": len(left_out) + len(refused),
+        "refused": len(refused) + len(unlike),
         **{f"alpha_{r.alpha:g}": _sentence(r) for r in records},
         "calibrations": [r.model_dump(mode="json") for r in records],
-        "scans_left_out": [*left_out, *refused],
+        "not_scored": [*refused, *unlike],
     }
 
 
-def _healthy_ones(intake: Intake, bundle: Bundle) -> tuple[list[Arrival], list[str]]:
-    """Return the healthy scans that were accepted, and the ids of those that were not."""
-    kept, left_out = [], []
+def _healthy_ones(intake: Intake, bundle: Bundle) -> tuple[list[Arrival], list[dict[str, str]]]:
+    """Return the healthy scans that were accepted, and the scans that were not, with why."""
+    kept, refused = [], []
     for arrival in intake:
         record = arrival.record
-        if record.status is ScanStatus.ACCEPTED and record.group in {"", "healthy"}:
+        if record.status is not ScanStatus.ACCEPTED:
+            if record.status is not ScanStatus.DUPLICATE:
+                refused.append(_refused(record.scan_id, record.status, record.reason, record.remedy))
+        elif record.group in {"", "healthy"}:
             kept.append(arrival)
-        elif record.status is not ScanStatus.DUPLICATE:
-            left_out.append(record.scan_id)
     if not kept:
-        raise CohortError(f"no accepted healthy {bundle.config.modality.value} scan to calibrate with")
-    return kept, left_out
+        why = "".join(f"; refused {scan['scan_id']}: {scan['reason']}" for scan in refused[:1])
+        raise CohortError(
+            f"found no accepted healthy {bundle.config.modality.value} scan of the split {SPLIT!r}, or of none"
+            f"{why}; give held-out healthy scans of that modality"
+        )
+    return kept, refused
+
+
+def _refused(scan_id: str, status: ScanStatus, reason: str, remedy: str) -> dict[str, str]:
+    return {"scan_id": scan_id, "status": status.value, "reason": reason, "remedy": remedy}
 
 
 def _refuse_early(bundle: Bundle, arrivals: Sequence[Arrival], alphas: Sequence[float]) -> None:
@@ -127,15 +140,16 @@ def _refuse_early(bundle: Bundle, arrivals: Sequence[Arrival], alphas: Sequence[
 
 def _score(
     bundle: Bundle, arrivals: Sequence[Arrival], folder: Path, progress: Progress
-) -> tuple[list[_Healthy], list[str]]:
+) -> tuple[list[_Healthy], list[dict[str, str]]]:
     """Score the scans, keeping each result on disk, so that an interrupted calibration continues."""
     healthy, refused = [], []
     for done, arrival in enumerate(arrivals):
         progress(done, len(arrivals), f"scoring {arrival.record.scan_id}")
         try:
             healthy.append(_scored(bundle, arrival, folder))
-        except ScanRefusedError:
-            refused.append(arrival.record.scan_id)
+        except ScanRefusedError as error:
+            reason = f"found {error.found}; expected {error.expected}"
+            refused.append(_refused(arrival.record.scan_id, ScanStatus.REFUSED, reason, error.remedy))
     progress(len(arrivals), len(arrivals), "done")
     return healthy, refused
 

@@ -123,7 +123,7 @@ def calibrate(
 
     with _errors(), _progress(quiet) as progress:
         summary = run(model, cohort, alpha or [0.05], reason, jobs=jobs, device=device, progress=progress)
-    _finish(summary, as_json)
+    _finish(summary, as_json, refused=summary["refused"])
 
 
 @app.command(epilog="anomaly score model/ new_scans/ -o run/")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from anomaly.bundle.store import Bundle
 from anomaly.calibration.record import Calibration
-from anomaly.core.errors import BundleError
+from anomaly.core.errors import BundleError, ConfigError
 from anomaly.core.files import read_json, write_json
 from pipelines.common import command_line, now, software
 
@@ -68,7 +68,21 @@ def calibration_id(calibration: Calibration | None) -> str | None:
 
 
 def choose_device(device: str) -> str:
-    """Return the torch device that ``"auto"`` stands for."""
+    """Return the torch device that ``"auto"`` stands for, or the one that was asked for.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such device.
+    """
     import torch
 
-    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    kind, _, number = device.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (number and not (kind == "cuda" and number.isdecimal())):
+        raise ConfigError(f"unknown device {device!r}; expected auto, cpu, cuda or cuda:N")
+    count = torch.cuda.device_count()
+    if kind == "auto":
+        return "cuda" if count else "cpu"
+    if kind == "cuda" and int(number or 0) >= count:
+        raise ConfigError(f"found {count} CUDA device(s) for {device!r}; give --device cpu, or check the driver")
+    return device

@@ -22,7 +22,7 @@ from anomaly.bundle.store import Bundle
 from anomaly.calibration import record as calibrations
 from anomaly.calibration.record import Calibration
 from anomaly.cohort.table import ScanRecord
-from anomaly.core.errors import ScanRefusedError
+from anomaly.core.errors import ConfigError, ScanRefusedError
 from anomaly.core.files import atomic_path, read_json, sha256_of_json, write_json
 from anomaly.core.results import ScanScore, ScanStatus
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
@@ -304,7 +304,13 @@ def _pictures(scored: ScoredVolume) -> dict[str, Any]:
 
 def _calibration(request: ScoreRequest) -> Calibration | None:
     if request.calibration is not None:
-        return calibrations.load(request.model, request.calibration)
+        found = calibrations.load(request.model, request.calibration)
+        if request.alpha not in (None, found.record.alpha):
+            raise ConfigError(
+                f"calibration {request.calibration} promises {found.record.alpha:g}, --alpha asks for "
+                f"{request.alpha:g}; give one of the two"
+            )
+        return found
     if request.alpha is not None:
         return calibrations.for_alpha(request.model, request.alpha)
     return calibrations.latest(request.model)

@@ -76,6 +76,11 @@ class AdversarialDetector(NarrowDetector):
         """Decay of the two moments of AdamW."""
         return self.settings.betas
 
+    @property
+    def compiles(self) -> bool:
+        """Whether there is no gradient penalty: torch compiles no gradient of a gradient."""
+        return self.settings.objective != "wgan-gp"
+
     def lesson(
         self, judge: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, rng: torch.Generator
     ) -> dict[str, Tensor]:
@@ -187,13 +192,13 @@ class ImageCritic(nn.Module):
 
 
 @torch.no_grad()
-def follow(mean: nn.Module, current: nn.Module, updates: int) -> None:
+def follow(mean: nn.Module, current: nn.Module, step: int) -> None:
     """Move an exponential running mean of a player's weights, which swing about, towards the current ones.
 
-    As of the weights in training, the decay rises with the updates (Karras et al. 2018, "Progressive Growing of
+    As of the weights in training, the decay rises with the steps (Karras et al. 2018, "Progressive Growing of
     GANs", section 6).
     """
-    decay = min(DECAY, (1 + updates) / (10 + updates))
+    decay = min(DECAY, (1 + step) / (10 + step))
     for kept, weights in zip(mean.parameters(), current.parameters(), strict=True):
         kept.lerp_(weights, 1 - decay)
 

@@ -29,16 +29,21 @@ class Conditioning(nn.Module):
     ----------
     age_mean, age_sd
         m and s, years, scalars.
+    taught
+        ``(2,)`` bool: whether age, and whether sex, of any training subject was known. What was never known in
+        training is not passed on: no weight has learnt what to make of it.
     """
 
     size = 4
     age_mean: Tensor
     age_sd: Tensor
+    taught: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("age_mean", torch.tensor(0.0))
         self.register_buffer("age_sd", torch.tensor(1.0))
+        self.register_buffer("taught", torch.ones(2, dtype=torch.bool))
 
     def learn(self, train: VolumeSource) -> None:
         """Learn m and s.
@@ -55,6 +60,7 @@ class Conditioning(nn.Module):
                 "them: name them in the columns age (years) and sex (M or F) of participants.tsv beside the scans, "
                 "or of the manifest, and ingest anew; or train a model that is not told them"
             )
+        self.taught.copy_(torch.from_numpy(~np.isnan(known).all(axis=0)))
         ages = known[~np.isnan(known[:, 0]), 0]
         if len(ages):
             self.age_mean.fill_(float(ages.mean()))
@@ -62,7 +68,7 @@ class Conditioning(nn.Module):
 
     def forward(self, covariates: Tensor) -> Tensor:
         """Return c ``(B, 4)`` of age in years and sex (0 female, 1 male) ``(B, 2)``, NaN where unknown."""
-        known = ~covariates.isnan()
+        known = ~covariates.isnan() & self.taught
         age, sex = covariates.nan_to_num().float().unbind(1)
         standard = ((age - self.age_mean) / self.age_sd).clamp(-FARTHEST, FARTHEST)
         values = torch.stack([standard, 2 * sex - 1], dim=1) * known

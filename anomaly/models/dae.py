@@ -17,7 +17,8 @@ adds them up as its settings say. An optional second output, ``severity``, says 
 voxel was changed: log-odds of "too dark" and "too bright", trained by cross-entropy.
 
 Source: Kascenas, Pugeault & O'Neil 2022, "Denoising Autoencoders for Unsupervised Anomaly Detection in Brain
-MRI" (coarse noise); Naval Marimont et al. 2023, "DISYRE" (many kinds of synthetic change, predicted severity).
+MRI" (coarse noise); Naval Marimont et al. 2023, "DISYRE" (many kinds of synthetic change); Tan et al. 2022,
+"Detecting Outliers with Foreign Patch Interpolation" (predicted severity).
 As options of the corruption: Wyatt et al. 2022, "AnoDDPM" (simplex noise); He et al. 2022, "Masked autoencoders
 are scalable vision learners" (lost cubes).
 """

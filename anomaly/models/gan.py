@@ -108,7 +108,14 @@ class Players(nn.Module):
 
 
 class GenerativeAdversarial(AdversarialDetector):
-    """Residual and critic-feature distance of f-AnoGAN."""
+    """Residual and critic-feature distance of f-AnoGAN.
+
+    Attributes
+    ----------
+    followed
+        The step at which Ḡ was last moved: once for each, however many batches a step adds up. A resumed training
+        begins with a step, so it need not be kept.
+    """
 
     family = "gan"
     Settings: ClassVar[type[ModelSettings]] = GANSettings
@@ -117,6 +124,7 @@ class GenerativeAdversarial(AdversarialDetector):
 
     def build(self) -> nn.Module:
         """Return generator, critic and encoder."""
+        self.followed = 0
         return Players(self.settings, self.image_shape)
 
     def prepare(self, train: VolumeSource) -> None:
@@ -156,8 +164,9 @@ class GenerativeAdversarial(AdversarialDetector):
         del mask, corrupted
         known = unknown(len(images), images.device) if at.covariates is None else at.covariates
         covariates = withheld(known, WITHHELD, at.rng)
-        if at.step and self.turn(at.step - 1, at.steps) == "generator":
+        if at.step > self.followed and self.turn(at.step - 1, at.steps) == "generator":
             follow(self.network.steady, self.network.generator, at.step)
+            self.followed = at.step
         match self.turn(at.step, at.steps):
             case "critic":
                 return self.critic_loss(images, covariates, at.rng)

@@ -37,7 +37,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from monai.networks.nets import DiffusionModelUNet
 from monai.networks.schedulers import DDIMScheduler
 from monai.networks.utils import pixelshuffle, pixelunshuffle
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from anomaly.models.base import Evidence, ModelSettings
@@ -84,6 +84,13 @@ class LatentDiffusionSettings(AutoencoderSettings):
     )
     ddim_steps: int = Field(4, ge=1, le=TIMES, description="steps of the whole way from noise to latent")
     noise_level: float = Field(0.5, gt=0, le=1, description="share of that way that scoring noises and restores")
+
+    @field_validator("ddim_steps")
+    @classmethod
+    def _steps_lead_all_the_way(cls, steps: int) -> int:
+        if TIMES % steps:
+            raise ValueError(f"ddim_steps must divide {TIMES}, or the first would not start from noise")
+        return steps
 
 
 class LatentNetworks(nn.Module):
@@ -177,7 +184,7 @@ class LatentDiffusion(NetworkDetector):
 
     def can_score(self, step: int, steps: int) -> bool:
         """Return whether the denoiser has begun to learn."""
-        return step == steps or self._autoencoder_is_done(step, steps)
+        return step == steps or self._autoencoder_is_done(step - 1, steps)
 
     def _autoencoder_is_done(self, step: int, steps: int) -> bool:
         return step >= self.settings.autoencoder_share * steps

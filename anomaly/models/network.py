@@ -118,6 +118,11 @@ class NetworkDetector(Detector):
         """Decay of the two moments of AdamW."""
         return 0.9, 0.999
 
+    @property
+    def compiles(self) -> bool:
+        """Whether torch can compile the networks; see ``Learner``."""
+        return True
+
     def prepare(self, train: VolumeSource) -> None:
         """Learn what is not learnt by gradient descent. Nothing, unless a family says so."""
 

@@ -4,8 +4,8 @@
     L = Σ m BCE(log-odds, s) / Σ m                   m the mask
     severity = log-odds of too bright − log-odds of too dark
 
-Source: Naval Marimont et al. 2023, "DISYRE: Diffusion-Inspired SYnthetic REstoration for Unsupervised Anomaly
-Detection" (predicted severity).
+Source: Tan, Hou, Batten, Qiu & Kainz 2022, "Detecting Outliers with Foreign Patch Interpolation" (a network that
+predicts how much each voxel was changed).
 """
 
 from __future__ import annotations

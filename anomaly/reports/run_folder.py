@@ -56,10 +56,16 @@ class Run:
     score_name: str
     reference_scores: dict[str, list[float]] = field(default_factory=dict)
     retrieval: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
     version: str = ""
     software: dict[str, Any] = field(default_factory=dict)
     command: str = ""
     fingerprint: str = ""
+
+    @property
+    def in_healthy_sd(self) -> bool:
+        """Whether the evidence is in healthy standard deviations, or in the model's own units."""
+        return bool(self.settings.get("standardise") != "none")
 
     @property
     def reference(self) -> list[float]:

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from scipy import stats
-
+from anomaly.calibration.operating_point import beta_binomial_band
 from anomaly.core.results import Region, ScanScore
 from anomaly.reports.run_folder import Run
 
@@ -53,15 +52,31 @@ def meaning(score: ScanScore, run: Run) -> str:
             "healthy scans: it can rank scans of this run against each other, no more. "
             "Calibrate the model and score again to learn how unusual it is."
         )
-    rate = _in_hundred(score.p_value)
-    first = (
-        f"Of 100 healthy scans like the {len(run.reference) or run.calibration.get('n_healthy', '?')} in the "
-        f"reference, {rate} would look at least this unusual."
-    )
-    alpha = _in_hundred(run.alpha or 0)
+    first = _unusual(score.p_value, len(run.reference))
     if score.flagged:
-        return f"{first} A flag asks for a look and is no diagnosis: {alpha} of 100 healthy scans are flagged too."
+        return f"{first} A flag asks for a look and is no diagnosis: {_flagged_too(run)}."
     return f"{first} It is not among the most unusual {percent(run.alpha or 0)}, which does not rule out disease."
+
+
+def _unusual(p_value: float, n_healthy: int) -> str:
+    """Return what a p-value says; the smallest there is says only that no healthy scan was like this."""
+    if p_value * (n_healthy + 1) < 1.5:
+        return (
+            f"None of the {n_healthy} healthy scans in the reference looks this unusual; with so many, no more can "
+            f"be said than that at most {percent(p_value)} of such scans would, on average."
+        )
+    return (
+        f"Of 100 healthy scans like the {n_healthy} in the reference, {_in_hundred(p_value)} would look at least "
+        "this unusual."
+    )
+
+
+def _flagged_too(run: Run) -> str:
+    known = run.calibration or {}
+    rate = f"{_in_hundred(known.get('expected_rate', run.alpha or 0))} of 100 healthy scans are flagged too"
+    if "interval_low" not in known:
+        return rate
+    return f"{rate} (95 % interval {percent(known['interval_low'])} to {percent(known['interval_high'])})"
 
 
 def place(region: Region) -> str:
@@ -106,11 +121,15 @@ def flag_share(scores: list[ScanScore], run: Run) -> str:
     if not judged or run.alpha is None:
         return ""
     count, n = sum(bool(score.flagged) for score in judged), len(judged)
-    low, high = (int(bound) for bound in stats.binom.interval(0.95, n, run.alpha))
+    band = beta_binomial_band(n, len(run.reference), run.alpha, confidence=0.95)
+    low, high = int(band.low), int(band.high)
     seen = f"{count} of {n} scans flagged ({percent(count / n)})."
     expected = f"If all were healthy, {percent(run.alpha)} would be expected ({low} to {high} scans of {n})"
     if count > high:
-        end = "; there are more, so some scans differ from the reference, through disease or through the scanner."
+        end = (
+            "; there are more than chance explains, so some scans may differ from the reference, through disease "
+            "or through the scanner."
+        )
     elif count < low:
         end = "; there are fewer, so check that the reference fits these scans."
     else:

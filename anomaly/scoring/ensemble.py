@@ -8,9 +8,10 @@ the p-values are merged into one score, larger = more anomalous:
     bonferroni   −ln(M · min pₘ)            the most alarmed member decides
     mean         −ln(2 · (Σ pₘ) / M)        all members must be alarmed
 
-``exp(−score)`` of the latter two, where below 1, is a p-value however the members depend on one another (Vovk &
-Wang 2020, "Combining p-values via averaging", Biometrika 107:791). Fisher's sum (1932, "Statistical Methods for
-Research Workers", §21.1) would follow χ² only if they were independent, which models of the same scans are not.
+``exp(−score)`` of the latter two, where below 1, is a p-value if the members' are, however these depend on one
+another (Vovk & Wang 2020, "Combining p-values via averaging", Biometrika 107:791). Fisher's sum (1932,
+"Statistical Methods for Research Workers", §21.1) would follow χ² only if they were independent, which models of
+the same scans are not.
 
 None of this carries the promise about false flags. Once the members are trained, their weights, their healthy
 references and their held-out scores are fixed, so the merged score is a fixed function of the scan. It is

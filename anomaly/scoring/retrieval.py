@@ -1,13 +1,13 @@
 """The healthy scans that are most like a scan: a comparison a reader can check, beside the numbers.
 
 A scan's code (:mod:`anomaly.scoring.codes`) is standardised by the training scans, so that every dimension counts
-alike and two healthy scans taken at random have a similarity of about 0:
+alike and two healthy scans taken at random have a cosine of about 0, and half of their bits in common:
 
     z = (code − mean) / SD
     cosine:  z·z′ / (|z| |z′|)
     hash:    bits b = [z R > 0], R random signs;  1 − Hamming(b, b′) / B
 
-The share of equal bits grows with the cosine, 1 − arccos(cosine) / π on average, and 128 bits per scan are searched
+The share of equal bits grows with the cosine, about as 1 − arccos(cosine) / π, and 128 bits per scan are searched
 faster than the codes of very many scans.
 
 Source: Charikar 2002, "Similarity estimation techniques from rounding algorithms" (bits of random projections);

@@ -93,9 +93,19 @@ def suited(learner: Learner, run: Run, losses: Callable[[Any], Iterator[Tensor]]
     ----------
     losses
         Computes, for a learner, losses that together call every part of it.
+
+    Raises
+    ------
+    TrainingError
+        If torch cannot compile the learner's networks, and is asked to.
     """
     if not (run.compile or run.channels_last):
         return learner
+    if run.compile and not learner.compiles:
+        raise TrainingError(
+            "found a loss that holds a gradient (the penalty of wgan-gp), which torch cannot compile; train "
+            "without --compile, or with another model.objective"
+        )
     copied: Any = copy.deepcopy(learner)
     if run.channels_last:
         flat = learner.view.spatial_dims == 2

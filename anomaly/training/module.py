@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import Counter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,8 +20,8 @@ from anomaly.training.settings import TrainingSettings
 from anomaly.training.stream import Batch
 from anomaly.training.watch import GradientWatch
 
-GPU_CHECK_EVERY = 10  # reading a number from the GPU waits for it, so it is not done at every step
-TOLERATED = 3  # steps in a row whose gradient overflows
+GPU_CHECK_EVERY = 10  # reading a number from the GPU waits for it, so it is not done at every step of a part
+TOLERATED = 3  # checked steps of a part in a row whose gradient overflows
 
 _log = logging.getLogger(__name__)
 
@@ -58,17 +59,22 @@ class LearnerModule(LightningModule):
         self._began, self._seconds_before = time.monotonic(), 0.0
         self.latest: dict[str, Tensor] = {}
         self._learning: tuple[nn.Module, ...] = ()  # in a tuple, so that it is no part of the state
-        self.skipped: list[int] = []
         self.explosions: list[int] = []
+        self._turns: Counter[nn.Module] = Counter()  # steps of each part
+        self._overflows: Counter[nn.Module] = Counter()  # of each part, in a row
         self._watches: dict[nn.Module, GradientWatch] = {}
 
     @torch.no_grad()
     def ready(self, batch: Batch) -> ReadyBatch:
-        """Augment and corrupt a batch where it lies: ahead of its step on a CPU, within it on a GPU."""
+        """Augment and corrupt a batch where it lies: ahead of its step on a CPU, within it on a GPU.
+
+        In float32 there too: in bfloat16 the places that voxels move to would be off by a voxel.
+        """
         number, images, mask, covariates = batch
         rng = self._generator(number, 1)
-        images, mask = augment(images, mask, self.learner.view, self.settings.augmentation, rng)
-        return ReadyBatch(number, images, mask, covariates, self.learner.corrupt(images, mask, rng))
+        with torch.autocast(self.device.type, enabled=False):
+            images, mask = augment(images, mask, self.learner.view, self.settings.augmentation, rng)
+            return ReadyBatch(number, images, mask, covariates, self.learner.corrupt(images, mask, rng))
 
     def training_step(self, batch: Batch | ReadyBatch, batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
@@ -81,7 +87,7 @@ class LearnerModule(LightningModule):
         losses = self.learner.loss(images, mask, at, *corrupted)
         values = {name: value.detach() for name, value in losses.items()}
         self.latest |= values  # those of players that take turns stay until their next
-        if self._checks(at.step):
+        if self._checks():
             self._refuse_non_finite(values, at.step)
         self.batches_done = number + 1
         return losses["loss"]
@@ -90,14 +96,14 @@ class LearnerModule(LightningModule):
         self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
     ) -> None:
         """Clip the gradient by its L2 norm; one that is not finite does not reach the weights."""
-        del optimizer, gradient_clip_val, gradient_clip_algorithm  # lightning's own way, not used
+        del gradient_clip_val, gradient_clip_algorithm  # lightning's own way, not used
         norm = nn.utils.clip_grad_norm_(self.learner.parameters(), self.settings.gradient_clip)
         self.latest["gradient_norm"] = norm.detach()
-        if self._checks(self.global_step):
-            if norm.isfinite():
-                self._watch(float(norm))
-            else:
-                self._skip_or_refuse(norm)
+        # What torch's gradient scaler tells a fused optimiser: whether to leave out the step. Nothing waits for it.
+        optimizer.found_inf = (~norm.isfinite()).float()
+        if self._checks():
+            self._watch(norm)
+        self._turns[self._learning[0]] += 1
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW with a linear warm-up and a cosine to zero (Loshchilov & Hutter 2017, 2019)."""
@@ -162,13 +168,23 @@ class LearnerModule(LightningModule):
         seed = (int(words[0]) << 31) ^ int(words[1])
         return torch.Generator(device=self.device).manual_seed(seed)
 
-    def _checks(self, step: int) -> bool:
-        return bool(self.device.type == "cpu") or step % GPU_CHECK_EVERY == 0
+    def _checks(self) -> bool:
+        """Return whether the numbers of this step are looked at."""
+        return bool(self.device.type == "cpu") or self._turns[self._learning[0]] % GPU_CHECK_EVERY == 0
 
-    def _watch(self, norm: float) -> None:
-        """Warn of a series of gradients that are huge beside those that the same part had before."""
-        watch = self._watches.setdefault(self._learning[0], GradientWatch())
-        if watch.explodes(norm):
+    def _watch(self, norm: Tensor) -> None:
+        """Warn of a series of gradients that are huge beside those that the same part had before.
+
+        In mixed precision a rare overflow is nothing to worry about; a series is refused.
+        """
+        part = self._learning[0]
+        self._overflows[part] = 0 if norm.isfinite() else self._overflows[part] + 1
+        if self._overflows[part]:
+            if self._overflows[part] > TOLERATED or not self.trainer.precision.startswith("bf16"):
+                self._refuse_non_finite({"gradient norm": norm}, self.global_step)
+            return
+        watch = self._watches.setdefault(part, GradientWatch())
+        if watch.explodes(float(norm)):
             self.explosions.append(self.global_step)
             if self.global_rank == 0:
                 _log.warning(
@@ -177,15 +193,6 @@ class LearnerModule(LightningModule):
                     norm,
                     watch.usual,
                 )
-
-    def _skip_or_refuse(self, norm: Tensor) -> None:
-        """Leave out a step in mixed precision, where a rare overflow is nothing to worry about; refuse a series."""
-        self.skipped = [*self.skipped, self.global_step][-TOLERATED - 1 :]
-        series = len(self.skipped) > TOLERATED and self.skipped[-1] - self.skipped[0] == TOLERATED
-        if series or not self.trainer.precision.startswith("bf16"):
-            self._refuse_non_finite({"gradient norm": norm}, self.global_step)
-        for parameter in self.learner.parameters():
-            parameter.grad = None
 
     def _refuse_non_finite(self, values: dict[str, Tensor], step: int) -> None:
         wrong = {name: float(value) for name, value in values.items() if not math.isfinite(float(value))}

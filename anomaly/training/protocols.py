@@ -115,6 +115,11 @@ class Learner(Protocol):
         """Decay of the two moments of AdamW."""
         ...
 
+    @property
+    def compiles(self) -> bool:
+        """Whether torch can compile its networks; not where its loss holds a gradient, which is derived again."""
+        ...
+
 
 class LabelledScan(Protocol):
     """A scan with a known lesion; arrays are ``(I, J, K)``."""

@@ -65,6 +65,12 @@ def test_ages_that_are_unknown_or_all_the_same_are_no_trouble(people: list[Float
     assert told.isfinite().all()
 
 
+def test_what_no_training_subject_had_is_not_passed_on() -> None:
+    conditioning = learnt(covariates(sex="F"), covariates(sex="M"))
+    told = conditioning(torch.from_numpy(np.stack([covariates(70.0, "M"), covariates(30.0, "M")])))
+    assert told.tolist() == [[0, 0, 1, 1]] * 2
+
+
 def test_an_age_far_from_those_seen_counts_as_the_farthest() -> None:
     conditioning = learnt(covariates(30.0), covariates(50.0))
     told = conditioning(torch.tensor([[400.0, math.nan], [-400.0, math.nan]]))

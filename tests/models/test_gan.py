@@ -276,3 +276,20 @@ def test_the_running_mean_of_the_generator_is_not_trained() -> None:
     players = detector.network
     learning = (players.generator, players.critic, players.encoder)
     assert detector.n_parameters() == sum(p.numel() for part in learning for p in part.parameters())
+
+
+def test_the_running_mean_moves_once_a_step_however_many_batches_it_adds_up() -> None:
+    detector = new()
+    images, mask = images_of(*healthy_scan(0), detector.view)
+    with torch.no_grad():
+        for parameter in detector.network.generator.parameters():
+            parameter.add_(1.0)
+    after = 1 + next(step for step in range(10) if detector.turn(step, 100) == "generator")
+    at = Moment(after, 100, torch.Generator().manual_seed(0))
+    before = [p.clone() for p in detector.network.steady.parameters()]
+    detector.loss(images[:2], mask[:2], at)
+    once = [p.clone() for p in detector.network.steady.parameters()]
+    assert not any(torch.equal(a, b) for a, b in zip(before, once, strict=True))
+    detector.loss(images[:2], mask[:2], at)
+    assert all(torch.equal(a, b) for a, b in zip(once, detector.network.steady.parameters(), strict=True))
+    assert detector.followed == after

@@ -85,8 +85,8 @@ def test_the_autoencoder_learns_first_and_scoring_waits_for_the_denoiser() -> No
     detector = new(autoencoder_share=0.3)
     assert detector.learning(29, 100) is detector.network.autoencoder
     assert detector.learning(30, 100) is detector.network.denoiser
-    assert not detector.can_score(29, 100)
-    assert detector.can_score(30, 100)
+    assert not detector.can_score(30, 100)  # thirty steps are done, all of them the autoencoder's
+    assert detector.can_score(31, 100)
     assert all(new(autoencoder_share=share).can_score(1, 1) for share in (0.01, 0.99))
 
 
@@ -154,7 +154,7 @@ def test_time_steps_end_one_stride_before_no_noise() -> None:
     assert new(ddim_steps=4).times(1.0) == [999, 749, 499, 249]
     assert new(ddim_steps=4).times(0.5) == [499, 249]
     assert new(ddim_steps=10).times(0.7)[0] == 699
-    assert new(ddim_steps=3).times(0.1) == [332]
+    assert new(ddim_steps=2).times(0.1) == [499]
 
 
 def test_the_noise_of_scoring_is_the_same_for_every_image_and_every_time() -> None:
@@ -201,3 +201,9 @@ def test_both_autoencoders_give_maps_codes_and_samples(kind: str, view: dict[str
 def test_channels_that_groups_do_not_divide_are_refused() -> None:
     with pytest.raises(ConfigError, match="multiples of 8, found 12"):
         new(denoiser_channels=(8, 12))
+
+
+@pytest.mark.parametrize("steps", [70, 334])
+def test_steps_that_do_not_lead_all_the_way_are_refused(steps: int) -> None:
+    with pytest.raises(ConfigError, match=f"must divide 1000.*, found {steps}"):
+        new(ddim_steps=steps)

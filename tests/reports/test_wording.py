@@ -19,7 +19,19 @@ def test_the_meaning_names_the_actual_numbers(run: Run) -> None:
 
 
 def test_a_very_small_p_value_is_never_no_scan_at_all(run: Run) -> None:
-    assert "fewer than 1 would" in wording.meaning(replace(scan_score("a", 3.0), p_value=0.004), run)
+    of_many = replace(run, reference_scores={run.score_name: [1.0] * 999})
+    assert "fewer than 1 would" in wording.meaning(replace(scan_score("a", 3.0), p_value=0.004), of_many)
+
+
+def test_the_smallest_p_value_says_no_more_than_that_no_healthy_scan_was_like_this(run: Run) -> None:
+    text = wording.meaning(replace(scan_score("a", 30.0), p_value=1 / 61), run)
+    assert text.startswith("None of the 60 healthy scans in the reference looks this unusual")
+    assert "at most 1.6 % of such scans" in text
+
+
+def test_a_flag_names_the_interval_of_the_rate_of_healthy_scans_that_are_flagged(run: Run) -> None:
+    text = wording.meaning(scan_score("a", 30.0), run)
+    assert "of 100 healthy scans are flagged too (95 % interval 1 % to 13.7 %)" in text
 
 
 def test_a_scan_that_is_not_flagged_is_not_called_healthy(run: Run) -> None:
@@ -50,7 +62,15 @@ def test_the_realised_share_is_set_beside_the_promise(run: Run) -> None:
     few, many = [scan_score(f"h{i}", 1.4) for i in range(20)], [scan_score(f"p{i}", 6.0) for i in range(10)]
     assert "agrees with what is seen" in wording.flag_share(few, run)
     assert "10 of 30 scans flagged (33.3 %)" in wording.flag_share(few + many, run)
-    assert "there are more" in wording.flag_share(few + many, run)
+    assert "there are more than chance explains" in wording.flag_share(few + many, run)
+
+
+def test_a_small_reference_makes_the_expected_number_of_flags_wider(run: Run) -> None:
+    scores = [scan_score(f"h{i}", 1.4) for i in range(92)] + [scan_score(f"p{i}", 6.0) for i in range(8)]
+    few = replace(run, reference_scores={run.score_name: [1.0] * 20})
+    assert "agrees with what is seen" in wording.flag_share(scores, few)
+    many = replace(run, reference_scores={run.score_name: [1.0] * 2000})
+    assert "(1 to 10 scans of 100)" in wording.flag_share(scores, many)
 
 
 def test_numbers_read_well() -> None:

@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from anomaly.core.errors import TrainingError
 from anomaly.models.ae import Autoencoder
 from anomaly.models.base import Detector, FitRun
 from anomaly.models.dae import DenoisingAutoencoder, DenoisingSettings
+from anomaly.models.gan import GANSettings, GenerativeAdversarial
 from anomaly.training.hardware import arithmetic, outermost_calls, suited
 from anomaly.training.protocols import Run
 from anomaly.training.settings import TrainingSettings
@@ -99,3 +101,14 @@ def test_only_a_copy_is_changed_to_suit_the_machine() -> None:
     assert first.is_contiguous()
     assert second.is_contiguous(memory_format=torch.channels_last)
     assert not second.is_contiguous()
+
+
+def test_a_gradient_penalty_is_not_compiled() -> None:
+    settings = {"channels": (8, 16), "latent_size": 4}
+    penalised, free = (
+        GenerativeAdversarial(GANSettings.parse({**settings, "objective": objective}, "model"), GRID)
+        for objective in ("wgan-gp", "non-saturating")
+    )
+    with pytest.raises(TrainingError, match=r"wgan-gp.*without --compile"):
+        suited(penalised, Run(Path(), compile=True), losses)
+    assert len(outermost_calls(free, losses)) > 1

@@ -16,10 +16,10 @@ from anomaly.core.volume import Geometry
 from anomaly.models.ae import Autoencoder, AutoencoderSettings
 from anomaly.models.base import FitReport, FitRun
 from anomaly.models.dae import DenoisingAutoencoder, DenoisingSettings
-from anomaly.training.module import LearnerModule, learning_rate_share
+from anomaly.training.module import GPU_CHECK_EVERY, LearnerModule, learning_rate_share
 from anomaly.training.protocols import Health, Moment
-from anomaly.training.settings import TrainingSettings
-from anomaly.training.stream import ImageStream
+from anomaly.training.settings import AugmentationSettings, TrainingSettings
+from anomaly.training.stream import Batch, ImageStream
 from anomaly.training.trainer import fresh_batches
 from anomaly.training.watch import GradientWatch
 from tests.models.factories import GRID, MemoryCohort, healthy_cohort, healthy_scan, planted_scan
@@ -283,6 +283,58 @@ def test_a_rare_overflow_in_mixed_precision_is_left_out(tmp_path: Path) -> None:
 def test_a_series_of_overflows_is_refused_in_mixed_precision_too(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="at step 9: gradient norm"):
         fit(new(ExplodesInTheGradient), tmp_path, training=TRAINING.model_copy(update={"precision": "bf16"}))
+
+
+class OverflowsInOnePart(TakesTurns):
+    """The gradient of the part that learns first is never finite; the other's is."""
+
+    def learning(self, step: int, steps: int) -> nn.Module:
+        return super().learning(0 if step % 2 else steps, steps)
+
+    def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
+        loss = super().loss(images, mask, at, *corrupted)["loss"]
+        return {"loss": (loss - loss.detach()).sqrt() if at.step % 2 else loss}
+
+
+def test_a_series_of_overflows_is_counted_for_each_part_that_takes_its_turn(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="at step 7: gradient norm"):
+        fit(new(OverflowsInOnePart), tmp_path, training=TRAINING.model_copy(update={"precision": "bf16"}))
+
+
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look at the numbers of every tenth step of a part only."""
+    monkeypatch.setattr(
+        LearnerModule, "_checks", lambda self: self._turns[self._learning[0]] % GPU_CHECK_EVERY == 0
+    )
+
+
+def test_an_overflow_that_nobody_looks_at_does_not_reach_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_on_a_gpu(monkeypatch)
+    detector = new(OverflowsOnce)
+    fit(detector, tmp_path, training=TRAINING.model_copy(update={"precision": "bf16"}))
+    assert all(value.isfinite().all() for value in detector.state_dict().values())
+
+
+def test_every_part_that_takes_its_turn_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    as_on_a_gpu(monkeypatch)
+    with pytest.raises(TrainingError, match="at step 1: gradient norm"):
+        fit(new(OverflowsInOnePart), tmp_path)
+
+
+def test_batches_are_made_in_float32_where_the_network_runs_in_bfloat16() -> None:
+    deform = AugmentationSettings(deform=1.0, translate=2.0, rotate=4.0, elastic=0.3)
+    settings = TRAINING.model_copy(update={"augmentation": deform})
+    module = LearnerModule(DenoisingAutoencoder(DenoisingSettings(), GRID), settings, "")
+    images = torch.rand((1, 1, *GRID.shape), generator=torch.Generator().manual_seed(0))
+    batch = Batch(0, images, images > 0.1, torch.full((1, 2), torch.nan))
+    plain = module.ready(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        within = module.ready(batch)
+        assert module.training_step(batch, 0).isfinite()
+    assert torch.equal(plain.images, within.images)
+    assert all(torch.equal(a, b) for a, b in zip(plain.corrupted, within.corrupted, strict=True))
 
 
 def test_scans_that_are_not_finite_are_explained(tmp_path: Path) -> None:
