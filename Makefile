@@ -43,6 +43,7 @@ bench-gpu: install ## speed of training and scoring of every network on the GPU,
 	$(BIN)/python -m pipelines.bench_gpu
 
 benchmarks: install ## measure docs/benchmarks.md anew, from ANOMALY_DATA; hours, continues where interrupted
+	@test -n "$$ANOMALY_DATA" || { echo 'make: set ANOMALY_DATA to the folder that holds ixi/, pathology/ and lesion_shapes/'; exit 1; }
 	$(BIN)/anomaly benchmark --config ixi --data "$$ANOMALY_DATA" --output work/ixi
 	$(BIN)/anomaly benchmark --config families --data sample_data --output work/families
 	$(BIN)/python -m pipelines.benchmark_page --output work/ixi

@@ -28,11 +28,11 @@ from anomaly.models.registry import create
 from anomaly.preprocessing.chain import Chain
 from anomaly.training.settings import TrainingSettings
 from pipelines.benchmark_table import Row, measured_table
+from pipelines.common import SAMPLE
 from pipelines.ingest import ingest, load_chain
 from pipelines.score import ScoreRequest, score
 from pipelines.train import train
 
-SAMPLE = Path(__file__).resolve().parents[1] / "sample_data"
 BATCH_SIZES = (10, 150, 300)
 
 

@@ -28,7 +28,7 @@ from anomaly.cohort.splits import split_by_subject
 from anomaly.cohort.table import read_records, write_manifest
 from anomaly.cohort.volumes import CohortVolumes
 from anomaly.core.config import load_yaml
-from anomaly.core.errors import BundleError
+from anomaly.core.errors import BundleError, InputError
 from anomaly.core.files import read_json, sha256_of_file, write_json
 from anomaly.core.results import ScanStatus
 from anomaly.scoring.passes import network_passes
@@ -36,7 +36,7 @@ from pipelines.benchmark_planted import healthy_test_scans, label_row, plant_tes
 from pipelines.benchmark_settings import BenchmarkSettings, EnsembleOf
 from pipelines.benchmark_table import Results, write_results
 from pipelines.calibrate import calibrate
-from pipelines.common import Progress, find_config, no_progress
+from pipelines.common import SAMPLE, Progress, find_config, no_progress, shipped_configs
 from pipelines.ensemble import ensemble
 from pipelines.evaluate import evaluate, read_per_scan
 from pipelines.ingest import ingest
@@ -86,16 +86,21 @@ def benchmark(
     config
         A shipped name, or the path of a YAML file.
     data
-        The folder that paths in the config are relative to; by default the config's own folder.
+        The folder that paths in the config are relative to; by default the config's own folder, for shipped
+        configs ``sample_data/``.
 
     Raises
     ------
+    InputError
+        The healthy scans are not there.
     BundleError
         An ensemble that is there already is not the one that the config describes.
     """
     path = find_config(config, "benchmarks")
     settings = BenchmarkSettings.parse(load_yaml(path), where=str(path))
-    root = data or path.parent
+    root = data or (SAMPLE if path in shipped_configs("benchmarks").values() else path.parent)
+    if not (root / settings.healthy).exists():
+        raise InputError(f"no healthy scans at {root / settings.healthy}; give --data, the folder that holds them")
     cohort = _healthy_cohort(settings, root, output, jobs, progress)
     planted = _planted_cohort(settings, root, output, cohort, jobs, progress)
     cases = _case_cohort(settings, root, output, cohort, jobs, progress)

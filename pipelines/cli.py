@@ -190,12 +190,13 @@ def evaluate(
     _finish(result, as_json)
 
 
-@app.command(epilog="anomaly benchmark --config baselines -o benchmark/")
+@app.command(epilog="anomaly benchmark --config sample -o benchmark/")
 def benchmark(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of models, runs and the comparison.")],
     config: Annotated[str, typer.Option(help="A shipped benchmark (anomaly info) or a YAML file.")] = "sample",
     data: Annotated[
-        Path | None, typer.Option(help="Folder the benchmark's paths are relative to; default: beside the config.")
+        Path | None,
+        typer.Option(help="Folder the benchmark's paths are relative to; default: the config's, or sample_data."),
     ] = None,
     jobs: Jobs = 0,
     device: Device = "auto",

@@ -24,6 +24,10 @@ Progress = Callable[[int, int, str], None]
 LIBRARIES = ("torch", "monai", "lightning", "nibabel", "simpleitk", "pydicom", "nilearn", "scikit-learn", "numpy")
 
 
+SAMPLE = Path(__file__).resolve().parents[1] / "sample_data"
+"""The shipped scans."""
+
+
 class Exit(IntEnum):
     """Exit codes of every verb."""
 

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from time import monotonic
 
-SAMPLE = Path(__file__).resolve().parents[1] / "sample_data"
+from pipelines.common import SAMPLE
+
 ALPHA = "0.05"
 
 
@@ -27,7 +28,7 @@ def commands(output: Path, config: str, preprocessing: str) -> list[list[str]]:
 
 
 def demo(output: Path, config: str = "dae-small", preprocessing: str = "t1w-4mm") -> Path:
-    """Run every step as a command and return the page to open.
+    """Run every step as a command and return the page to open; a finished model is not made again.
 
     Raises
     ------
@@ -36,12 +37,20 @@ def demo(output: Path, config: str = "dae-small", preprocessing: str = "t1w-4mm"
     """
     started = monotonic()
     for command in commands(output, config, preprocessing):
+        if (made := _made_by(command[0], output / "model")) is not None and made.exists():
+            sys.stderr.write(f"\n{made} is there already: anomaly {command[0]} is left out\n")
+            continue
         sys.stderr.write(f"\n$ anomaly {' '.join(command)}\n")
         done = subprocess.run([sys.executable, "-m", "pipelines", *command], check=False)
         if done.returncode not in (0, 3):
             raise subprocess.CalledProcessError(done.returncode, command)
     sys.stderr.write(f"\nThe whole chain took {monotonic() - started:.0f} s.\n")
     return output / "run" / "index.html"
+
+
+def _made_by(verb: str, model: Path) -> Path | None:
+    """Return what a verb makes once and does not make again: the model, and its calibration."""
+    return {"train": model / "metadata.json", "calibrate": model / "calibrations"}.get(verb)
 
 
 def main() -> None:

@@ -38,6 +38,7 @@ def environment() -> jinja2.Environment:
         "polarity": wording.POLARITY,
         "place": wording.place,
         "about_neighbours": wording.about_neighbours,
+        "about_regions": wording.about_regions,
     }
     return made
 

@@ -159,8 +159,8 @@ def _regions(case: Case, width: float) -> list[Flowable]:
     ]
     header = ["", "Where (rough)", "Against expectation", "ml", "Peak", "Mean", "MNI mm", "Voxel"]
     shares = [0.05, 0.2, 0.2, 0.09, 0.08, 0.08, 0.15, 0.15]
-    note = "Peak and mean: evidence in healthy standard deviations. Voxels count from 0 in the scan as received."
-    return [heading, _table(header, rows, shares, width, left=3), _text(note, "quiet")]
+    note = _text(wording.about_regions(case.run), "quiet")
+    return [heading, _table(header, rows, shares, width, left=3), note]
 
 
 def _similar(case: Case, width: float) -> list[Flowable]:

@@ -91,6 +91,16 @@ def place(region: Region) -> str:
     return f"{side}, {depth}, {height}"
 
 
+def about_regions(run: Run) -> str:
+    """Return the sentences that say what the numbers of a region mean."""
+    unit = " in healthy standard deviations" if run.in_healthy_sd else ""
+    return (
+        "Volume is that of the voxels above the threshold. Smoothing widens it: what is there may be several "
+        f"times smaller. Peak and mean are evidence{unit}. Voxels count from 0 in the scan as received. Where is "
+        "read off the template coordinates; no lobe is named, because the registration is not exact enough for that."
+    )
+
+
 def neighbour_titles(score: ScanScore) -> list[str]:
     """Return what stands above the pictures of each similar healthy scan: number, age and similarity."""
     return [f"{n.label.capitalize()}\nsimilarity {n.similarity:.2f}".replace("-", "−") for n in score.neighbours]

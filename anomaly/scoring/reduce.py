@@ -18,6 +18,7 @@ SCORES = {
     "critic_features": "distance of a scan from its reconstruction in what the critic sees (adversarial families)",
     "denoising_loss": "mean squared error of the noise that was predicted in a scan (diffusion family)",
     "negative_log_likelihood": "mean negative log-likelihood of a brain voxel, nats (normalising flow)",
+    "hotelling": "Hotelling's T²: how unusual a scan is along the main directions of healthy variation (pca)",
     "combined": "mean of reconstruction, kl and negative_elbo, each in healthy standard deviations",
     "ensemble": "merged p-values of the declared scores of several models, which stand beside it under their names",
 }

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from anomaly.cohort.table import read_records
-from anomaly.core.errors import BundleError, CohortError
+from anomaly.core.errors import BundleError, CohortError, InputError
 from anomaly.core.files import read_json
 from pipelines.benchmark import benchmark
 from pipelines.benchmark_planted import PlantedSettings, plant_test_scans
@@ -49,6 +49,11 @@ def write_benchmark(folder: Path) -> Path:
     path = folder / "benchmark.yaml"
     path.write_text(yaml.safe_dump(settings))
     return path
+
+
+def test_a_benchmark_whose_scans_are_not_there_says_what_to_give(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no healthy scans at .*sample_data/ixi; give --data"):
+        benchmark("ixi", tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from anomaly.calibration import record as calibrations
-from anomaly.core.errors import AlphaTooSmallError, ConfigError, LeakageError
+from anomaly.cohort.table import read_records
+from anomaly.core.errors import AlphaTooSmallError, CohortError, ConfigError, LeakageError
 from pipelines.calibrate import calibrate
-from tests.pipelines.cohorts import make_cohort
+from tests.pipelines.cohorts import add_refused, make_cohort
 from tests.pipelines.conftest import Trained
 
 
@@ -67,3 +69,31 @@ def test_a_scan_seen_in_training_under_another_name_is_refused(trained: Trained,
 def test_a_reason_is_required(trained: Trained) -> None:
     with pytest.raises(ConfigError, match="needs a reason"):
         calibrate(trained.model, trained.holdout, [0.05], "  ")
+
+
+@pytest.mark.parametrize("alpha", [5, 0, -0.05, float("nan")])
+def test_an_alpha_that_is_no_share_is_refused_before_anything_is_scored(trained: Trained, alpha: float) -> None:
+    with pytest.raises(ConfigError, match=r"found --alpha .*expected a share between 0 and 1"):
+        calibrate(trained.model, trained.holdout, [0.05, alpha], "in per cent")
+
+
+def test_refused_scans_are_named_with_reason_and_remedy(trained: Trained, tmp_path: Path) -> None:
+    cohort = make_cohort(tmp_path / "cohort", range(200, 224))
+    add_refused(cohort, read_records(cohort))
+    model = Path(shutil.copytree(trained.model, tmp_path / "model"))
+
+    summary = calibrate(model, cohort, [0.05], "with a bad scan")
+
+    assert (summary["healthy_scans"], summary["refused"]) == (24, 1)
+    assert summary["not_scored"] == [
+        {"scan_id": "sub-bad_T1w", "status": "refused", "reason": "found 4 axes; expected 3",
+         "remedy": "give single volumes"}
+    ]  # fmt: skip
+
+
+def test_a_cohort_without_a_scan_to_calibrate_with_says_why(trained: Trained, tmp_path: Path) -> None:
+    cohort = make_cohort(tmp_path / "cohort", [200])
+    add_refused(cohort, [])
+
+    with pytest.raises(CohortError, match=r"found no accepted healthy T1w scan.*sub-bad_T1w: found 4 axes"):
+        calibrate(trained.model, cohort, [0.05], "nothing there")

@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 
 from anomaly.core.files import read_json
-from pipelines.demo import SAMPLE, demo
+from pipelines.common import SAMPLE
+from pipelines.demo import demo
 
 pytestmark = pytest.mark.slow
 
@@ -44,6 +45,15 @@ def test_every_scan_that_must_be_refused_is_refused_with_a_reason_and_a_remedy(f
     assert (left_out["status"] == "refused").all()
     assert {"wrong_modality", "not_3d", "missing_slices", "non_image", "unreadable"} <= set(left_out["reason_code"])
     assert left_out[["reason", "remedy"]].notna().all(axis=None)
+
+
+def test_a_finished_demo_may_be_run_again(finished: Path) -> None:
+    before = (finished / "model" / "metadata.json").read_bytes()
+
+    demo(finished, config="atlas-small")
+
+    assert (finished / "model" / "metadata.json").read_bytes() == before
+    assert len(list((finished / "model" / "calibrations").glob("*.json"))) == 1
 
 
 def test_lesions_score_above_healthy_scans(finished: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -9,8 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from anomaly.calibration import record as calibrations
 from anomaly.cohort.table import read_records
-from anomaly.core.errors import BundleError, UncalibratedError
+from anomaly.core.errors import BundleError, ConfigError, UncalibratedError
 from anomaly.core.files import read_json
 from pipelines.score import ScoreRequest, score
 from pipelines.train import train
@@ -119,6 +121,27 @@ def test_a_scan_that_breaks_the_software_fails_alone(trained: Trained, tmp_path:
 def test_a_run_folder_of_another_calibration_is_not_mixed_up(run: Path, trained: Trained, cohort: Path) -> None:
     with pytest.raises(BundleError, match=r"holds results of model .*choose another folder, or --overwrite"):
         score(ScoreRequest(trained.model, (cohort,), run, alpha=0.10))
+
+
+def test_a_calibration_that_promises_another_rate_than_asked_for_is_refused(
+    trained: Trained, ill: Path, tmp_path: Path
+) -> None:
+    found = calibrations.for_alpha(trained.model, 0.10).record.calibration_id
+    request = ScoreRequest(trained.model, (ill,), tmp_path / "run", alpha=0.05, calibration=found)
+
+    with pytest.raises(ConfigError, match=r"promises 0\.1, --alpha asks for 0\.05"):
+        score(request)
+    assert score(replace(request, alpha=0.1))["alpha"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("device", "message"), [("gpu", "unknown device 'gpu'"), ("cuda:99", "found . CUDA device")]
+)
+def test_a_device_that_is_not_there_is_refused(
+    device: str, message: str, trained: Trained, ill: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        score(ScoreRequest(trained.model, (ill,), tmp_path / "run", device=device))
 
 
 def test_without_a_calibration_nothing_is_flagged(trained: Trained, ill: Path, tmp_path: Path) -> None:

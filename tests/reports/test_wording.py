@@ -78,3 +78,9 @@ def test_numbers_read_well() -> None:
         "–", "0.123", "−3", "1 421", "12346", "x", "True"]  # fmt: skip
     assert wording.p_value(0.0004) == "< 0.001"
     assert wording.millimetres((-0.2, 30.4, -12.0)) == "0, +30, −12"
+
+
+def test_the_unit_of_the_evidence_is_named_only_where_it_is_one(run: Run) -> None:
+    assert "in healthy standard deviations" in wording.about_regions(run)
+    plain = replace(run, settings={"standardise": "none"})
+    assert "standard deviations" not in wording.about_regions(plain)
