@@ -97,7 +97,8 @@ def about_regions(run: Run) -> str:
     return (
         "Volume is that of the voxels above the threshold. Smoothing widens it: what is there may be several "
         f"times smaller. Peak and mean are evidence{unit}. Voxels count from 0 in the scan as received. Where is "
-        "read off the template coordinates; no lobe is named, because the registration is not exact enough for that."
+        "read off the template coordinates; no lobe is named, because the registration is not exact enough for "
+        "that."
     )
 
 
