@@ -83,7 +83,9 @@ class View(Settings):
             return voxels[place][None]
         centre, last = place[self.axis].start, voxels.shape[self.axis] - 1
         around = np.clip(np.arange(centre - self.neighbours, centre + self.neighbours + 1), 0, last)
-        return np.moveaxis(np.take(voxels, around, axis=self.axis), self.axis, 0)
+        # Not np.take, which copies a whole volume in Fortran order, as NIfTI stores it, to take one slice of it.
+        image: Array = np.moveaxis(voxels, self.axis, 0)[around]
+        return image
 
     def target(self, values: Array, place: tuple[slice, slice, slice]) -> Array:
         """Return the part ``(1, *S)`` of a volume that the image at a place speaks of."""
