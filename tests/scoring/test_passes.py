@@ -33,5 +33,17 @@ def test_every_step_of_the_busiest_network_counts(steps: int, flip: bool, expect
     assert network_passes(Scorer(Steps(steps), settings), *Scans()[0]) == expected
 
 
+class SideBySide(Steps):
+    """Asks a network once for three versions of each image."""
+
+    def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
+        self.denoiser(torch.cat([images] * 3))
+        return Constant.evidence(self, images, mask)
+
+
+def test_versions_of_an_image_that_are_in_one_call_count_each() -> None:
+    assert network_passes(Scorer(SideBySide(1), ScoringSettings(batch_size=5)), *Scans()[0]) == 3
+
+
 def test_a_model_without_a_network_takes_no_pass() -> None:
     assert network_passes(Scorer(Constant(), ScoringSettings()), *Scans()[0]) == 0
