@@ -35,7 +35,6 @@ PUBLISHED: Mapping[str, Changes] = {
     "dae": {
         "model.corruption.noise_kind": ["simplex"],
         "model.corruption.noise_probability": [0.0],
-        "model.corruption.blobs": [0],
     },
     "ae": {"model.view.neighbours": [1, 2]},
 }
