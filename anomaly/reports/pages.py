@@ -11,6 +11,7 @@ import jinja2
 from anomaly.reports import figures, wording
 
 TEMPLATES = Path(__file__).parent / "templates"
+FIRST_REGIONS = 8  # rows of the table that is open; the others follow on a click, so that the pictures are near
 
 
 @lru_cache(maxsize=1)
@@ -39,6 +40,7 @@ def environment() -> jinja2.Environment:
         "place": wording.place,
         "about_neighbours": wording.about_neighbours,
         "about_regions": wording.about_regions,
+        "first_regions": FIRST_REGIONS,
     }
     return made
 

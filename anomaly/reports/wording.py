@@ -62,8 +62,8 @@ def _unusual(p_value: float, n_healthy: int) -> str:
     """Return what a p-value says; the smallest there is says only that no healthy scan was like this."""
     if p_value * (n_healthy + 1) < 1.5:
         return (
-            f"None of the {n_healthy} healthy scans in the reference looks this unusual; with so many, no more can "
-            f"be said than that at most {percent(p_value)} of such scans would, on average."
+            f"None of the {n_healthy} healthy scans in the reference looks this unusual: at most "
+            f"{percent(p_value)} of such scans would, on average; how many fewer, {n_healthy} scans cannot tell."
         )
     return (
         f"Of 100 healthy scans like the {n_healthy} in the reference, {_in_hundred(p_value)} would look at least "

@@ -26,7 +26,7 @@ def test_a_very_small_p_value_is_never_no_scan_at_all(run: Run) -> None:
 def test_the_smallest_p_value_says_no_more_than_that_no_healthy_scan_was_like_this(run: Run) -> None:
     text = wording.meaning(replace(scan_score("a", 30.0), p_value=1 / 61), run)
     assert text.startswith("None of the 60 healthy scans in the reference looks this unusual")
-    assert "at most 1.6 % of such scans" in text
+    assert "at most 1.6 % of such scans would, on average; how many fewer, 60 scans cannot tell." in text
 
 
 def test_a_flag_names_the_interval_of_the_rate_of_healthy_scans_that_are_flagged(run: Run) -> None:
