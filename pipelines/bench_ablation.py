@@ -11,9 +11,7 @@ One training is not another: ``--vary training.seed=1,2`` says how much that alo
 
 from __future__ import annotations
 
-import argparse
 import copy
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ import yaml
 from anomaly.bundle.config import ExperimentConfig, load_experiment
 from anomaly.core.errors import ConfigError, unknown_name
 from anomaly.core.files import read_json, sha256_of_json, write_json, write_text
-from pipelines.bench_evidence import found_by, open_model, planted, shown
+from pipelines.bench_evidence import benchmark_parser, found_by, open_model, planted, shown
 from pipelines.common import Progress, find_config, no_progress, shipped_configs
 from pipelines.train import train
 
@@ -133,23 +131,19 @@ def _inside(config: Any, name: str, setting: str) -> Any:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("output", type=Path, help="folder of a finished benchmark")
-    parser.add_argument("--data", type=Path, default=os.environ.get("ANOMALY_DATA"), help="holds lesion_shapes/")
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--config", default="dae", help="a shipped config, or a YAML file")
     parser.add_argument("--vary", action="append", metavar="SETTING=VALUE,…", help="default: what the docs show")
     parser.add_argument("--steps", type=int, default=STEPS, help="of each training")
     parser.add_argument("--device", default="auto")
     chosen = parser.parse_args()
-    if chosen.data is None:
-        parser.error("give --data, or set ANOMALY_DATA to the folder that holds lesion_shapes/")
     pairs = [text.partition("=") for text in chosen.vary or ()]
     changes = {name: yaml.safe_load(f"[{values}]") for name, _, values in pairs} or PUBLISHED.get(chosen.config, {})
     table = ablation(
         chosen.config,
         changes,
         chosen.output / "cohort",
-        Path(chosen.data) / "lesion_shapes",
+        chosen.data / "lesion_shapes",
         chosen.output / "ablation",
         steps=chosen.steps,
         device=chosen.device,

@@ -9,8 +9,6 @@ is its weight. Lesions of real shape are planted in healthy subjects that the tr
 
 from __future__ import annotations
 
-import argparse
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +22,7 @@ from anomaly.evaluation.bootstrap import Estimate, bootstrap_mean, paired_differ
 from anomaly.evaluation.localisation import voxel_average_precision
 from anomaly.evaluation.tables import cell, markdown
 from anomaly.scoring.settings import ReadingSettings
-from pipelines.bench_evidence import open_model, planted
+from pipelines.bench_evidence import benchmark_parser, open_model, planted
 
 ROUNDS = 8
 
@@ -133,15 +131,11 @@ def _mean_of(kind: str, cases: Sequence[Case], found: Sequence[float]) -> Estima
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("output", type=Path, help="folder of a finished benchmark")
-    parser.add_argument("--data", type=Path, default=os.environ.get("ANOMALY_DATA"), help="holds lesion_shapes/")
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--models", required=True, help="names, the first says how evidence is read")
     chosen = parser.parse_args()
-    if chosen.data is None:
-        parser.error("give --data, or set ANOMALY_DATA to the folder that holds lesion_shapes/")
     models = {name: chosen.output / "models" / name for name in chosen.models.split(",")}
-    print(markdown(selection_table(models, chosen.output / "cohort", Path(chosen.data) / "lesion_shapes")))
+    print(markdown(selection_table(models, chosen.output / "cohort", chosen.data / "lesion_shapes")))
 
 
 if __name__ == "__main__":

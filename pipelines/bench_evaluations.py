@@ -9,10 +9,8 @@ evaluations of every scan take long::
 
 from __future__ import annotations
 
-import argparse
 import copy
 import math
-import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +23,7 @@ from anomaly.evaluation.localisation import voxel_average_precision
 from anomaly.evaluation.tables import cell, markdown
 from anomaly.models.diffusion import DiffusionModel, DiffusionSettings
 from anomaly.scoring.scorer import Scorer
-from pipelines.bench_evidence import Benched, open_model, planted
+from pipelines.bench_evidence import Benched, benchmark_parser, open_model, planted
 
 MANY = 50  # evaluations, at least, that the others are compared with
 FEW = 10  # at most
@@ -104,15 +102,11 @@ def diffusion_settings(scorer: Scorer) -> DiffusionSettings:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("output", type=Path, help="folder of a finished benchmark")
-    parser.add_argument("--data", type=Path, default=os.environ.get("ANOMALY_DATA"), help="holds lesion_shapes/")
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--model", default=MODEL, help="name of a diffusion model of the benchmark")
     chosen = parser.parse_args()
-    if chosen.data is None:
-        parser.error("give --data, or set ANOMALY_DATA to the folder that holds lesion_shapes/")
     model = open_model(chosen.output / "models" / chosen.model, chosen.output / "cohort")
-    print(markdown(evaluations_table(model, Path(chosen.data) / "lesion_shapes")))
+    print(markdown(evaluations_table(model, chosen.data / "lesion_shapes")))
 
 
 if __name__ == "__main__":

@@ -207,17 +207,25 @@ def shown(table: pd.DataFrame) -> str:
     return markdown(table.map(lambda cell: f"{cell:.3f}" if isinstance(cell, float) else cell))
 
 
+def benchmark_parser(doc: str) -> argparse.ArgumentParser:
+    """Return a parser that asks for a finished benchmark, ``output``, and for ``data``, which holds the lesions."""
+    known = os.environ.get("ANOMALY_DATA")
+    parser = argparse.ArgumentParser(description=doc.partition("\n")[0])
+    parser.add_argument("output", type=Path, help="folder of a finished benchmark")
+    parser.add_argument(
+        "--data", type=Path, default=known, required=known is None,
+        help="the folder that holds lesion_shapes/; default: the variable ANOMALY_DATA",
+    )  # fmt: skip
+    return parser
+
+
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("output", type=Path, help="folder of a finished benchmark")
-    parser.add_argument("--data", type=Path, default=os.environ.get("ANOMALY_DATA"), help="holds lesion_shapes/")
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--models", default="dae,pca,atlas", help="names, the first is taken apart")
     chosen = parser.parse_args()
-    if chosen.data is None:
-        parser.error("give --data, or set ANOMALY_DATA to the folder that holds lesion_shapes/")
     models = {name: chosen.output / "models" / name for name in chosen.models.split(",")}
-    for table in evidence_tables(models, chosen.output / "cohort", Path(chosen.data) / "lesion_shapes").values():
+    for table in evidence_tables(models, chosen.output / "cohort", chosen.data / "lesion_shapes").values():
         print(shown(table), end="\n\n")
 
 

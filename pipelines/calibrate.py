@@ -148,8 +148,7 @@ def _score(
         try:
             healthy.append(_scored(bundle, arrival, folder))
         except ScanRefusedError as error:
-            reason = f"found {error.found}; expected {error.expected}"
-            refused.append(_refused(arrival.record.scan_id, ScanStatus.REFUSED, reason, error.remedy))
+            refused.append(_refused(arrival.record.scan_id, ScanStatus.REFUSED, error.reason, error.remedy))
     progress(len(arrivals), len(arrivals), "done")
     return healthy, refused
 

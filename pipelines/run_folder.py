@@ -6,7 +6,7 @@ from pathlib import Path
 
 from anomaly.bundle.store import Bundle
 from anomaly.calibration.record import Calibration
-from anomaly.core.errors import BundleError, ConfigError
+from anomaly.core.errors import BundleError
 from anomaly.core.files import read_json, write_json
 from pipelines.common import command_line, now, software
 
@@ -72,17 +72,13 @@ def choose_device(device: str) -> str:
 
     Raises
     ------
-    ConfigError
-        If there is no such device.
+    TrainingError
+        If there is no such device; what a training says of it, too.
     """
-    import torch
+    from anomaly.training.hardware import hardware
+    from anomaly.training.protocols import Run
 
-    kind, _, number = device.partition(":")
-    if kind not in ("auto", "cpu", "cuda") or (number and not (kind == "cuda" and number.isdecimal())):
-        raise ConfigError(f"unknown device {device!r}; expected auto, cpu, cuda or cuda:N")
-    count = torch.cuda.device_count()
-    if kind == "auto":
-        return "cuda" if count else "cpu"
-    if kind == "cuda" and int(number or 0) >= count:
-        raise ConfigError(f"found {count} CUDA device(s) for {device!r}; give --device cpu, or check the driver")
+    accelerator, _ = hardware(Run(Path(), device=device))
+    if device == "auto":
+        return "cuda" if accelerator == "gpu" else "cpu"
     return device

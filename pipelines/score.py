@@ -234,7 +234,7 @@ def _refused(record: ScanRecord, refusal: ScanRefusedError, desk: _Desk) -> Scan
         _blank(record, desk),
         status=ScanStatus.REFUSED,
         reason_code=refusal.code,
-        reason=f"found {refusal.found}; expected {refusal.expected}",
+        reason=refusal.reason,
         remedy=refusal.remedy,
     )
 

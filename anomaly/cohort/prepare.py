@@ -142,8 +142,7 @@ def _attempt(scan: ScanSource, recipe: Recipe) -> ScanRecord:
     try:
         _run(steps, scan, recipe)
     except ScanRefusedError as error:
-        reason = f"found {error.found}; expected {error.expected}"
-        return steps.record.because(ScanStatus.REFUSED, error.code, reason, error.remedy)
+        return steps.record.because(ScanStatus.REFUSED, error.code, error.reason, error.remedy)
     except MemoryError:
         return steps.record.because(ScanStatus.FAILED, "out_of_memory", f"no memory left to {steps.doing} the scan",
                                     "give the process more memory or fewer jobs, then run again")  # fmt: skip

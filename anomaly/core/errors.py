@@ -42,8 +42,13 @@ class ScanRefusedError(AnomalyError):
         self.remedy = remedy
         super().__init__(code, found, expected, remedy)
 
+    @property
+    def reason(self) -> str:
+        """What was found and what was expected, as records and tables keep it beside the remedy."""
+        return f"found {self.found}; expected {self.expected}"
+
     def __str__(self) -> str:
-        return f"found {self.found}; expected {self.expected}; {self.remedy}"
+        return f"{self.reason}; {self.remedy}"
 
 
 class InputError(AnomalyError):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pandas as pd
@@ -7,7 +9,7 @@ import pytest
 from scipy import ndimage
 
 from anomaly.cohort.synthetic import SyntheticScan
-from pipelines.bench_evidence import CHANGES, changed, evidence_tables, open_model, parts, shown
+from pipelines.bench_evidence import CHANGES, benchmark_parser, changed, evidence_tables, open_model, parts, shown
 from tests.pipelines.cohorts import GRID, healthy
 from tests.pipelines.conftest import Trained
 
@@ -81,3 +83,14 @@ def test_a_change_keeps_the_background_and_repeats(name: str) -> None:
 
 def test_figures_are_shown_with_three_decimals() -> None:
     assert "| noise | 0.500 |" in shown(pd.DataFrame([{"scans": "noise", "dae": 0.49996}]))
+
+
+def test_the_folder_of_lesions_is_asked_for_unless_the_environment_names_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ANOMALY_DATA", "/data")
+    assert benchmark_parser("A table.").parse_args(["work"]).data == Path("/data")
+    monkeypatch.delenv("ANOMALY_DATA")
+    with pytest.raises(SystemExit):
+        benchmark_parser("A table.").parse_args(["work"])
+    assert "--data" in capsys.readouterr().err
