@@ -43,8 +43,9 @@ def check_cohort(train: VolumeSource, grid: Geometry, family: str, fewest: int) 
 def principal_components(scans: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return the mean ``(V,)``, the k leading components ``(k, V)`` and the variance along them ``(k,)``.
 
-    By way of the n × n Gram matrix, which is small where there are fewer scans than voxels (Turk & Pentland 1991,
-    "Eigenfaces for Recognition"): X Xᵀ = U Λ Uᵀ, P = Λ^{-½} Uᵀ X.
+    By way of the smaller of two matrices that have the same eigenvalues Λ: of the n × n Gram matrix where there are
+    fewer scans than voxels (Turk & Pentland 1991, "Eigenfaces for Recognition"), X Xᵀ = U Λ Uᵀ, P = Λ^{-½} Uᵀ X;
+    otherwise of Xᵀ X = Pᵀ Λ P.
 
     Parameters
     ----------
@@ -59,17 +60,19 @@ def principal_components(scans: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]
         If the scans vary along fewer than k directions.
     """
     X = scans
+    n, voxels = X.shape
     mean = X.mean(dim=0)
     X -= mean
-    eigenvalues, U = torch.linalg.eigh((X @ X.T).double())
-    eigenvalues, U = eigenvalues.flip(0)[:k].float(), U.flip(1)[:, :k].float()
+    eigenvalues, vectors = torch.linalg.eigh((X @ X.T if n <= voxels else X.T @ X).double())
+    eigenvalues, leading = eigenvalues.flip(0)[:k].float(), vectors.flip(1)[:, :k].float()
     rank = int((eigenvalues > 1e-6 * eigenvalues[0]).sum()) if eigenvalues[0] > 0 else 0
     if rank < k:
         raise TrainingError(
             f"the healthy scans vary along {rank} directions only, fewer than model.components = {k}; lower it, or "
             "check the cohort for duplicates"
         )
-    return mean, (U.T @ X) / eigenvalues.sqrt()[:, None], eigenvalues / (len(X) - 1)
+    components = (leading.T @ X) / eigenvalues.sqrt()[:, None] if n <= voxels else leading.T.contiguous()
+    return mean, components, eigenvalues / (n - 1)
 
 
 def volumes(train: VolumeSource) -> Iterator[tuple[Tensor, Tensor]]:

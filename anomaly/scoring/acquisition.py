@@ -76,13 +76,14 @@ class AcquisitionReference:
         n = len(self.features)
         if n < SCANS_PER_FEATURE * len(FEATURES):
             return None
-        mean, sd = self.features.mean(axis=0), self.features.std(axis=0, ddof=1)
+        learnt = self.features.astype(np.float64)  # rounding in float32 would make what is constant vary
+        mean, sd = learnt.mean(axis=0), learnt.std(axis=0, ddof=1)
         vary = sd > SMALLEST
         p = int(vary.sum())
         if p == 0:
             return None
         z = (features - mean)[vary] / sd[vary]
-        correlation = np.corrcoef((self.features - mean)[:, vary], rowvar=False).reshape(p, p)
+        correlation = np.corrcoef((learnt - mean)[:, vary], rowvar=False).reshape(p, p)
         t2 = n / (n + 1) * float(z @ np.linalg.pinv(correlation, hermitian=True) @ z)
         furthest = int(np.abs(z).argmax())
         p_value = float(stats.f.sf(t2 * (n - p) / (p * (n - 1)), p, n - p))

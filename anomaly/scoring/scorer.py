@@ -30,6 +30,8 @@ from anomaly.scoring.retrieval import HealthyIndex, Pictures, build_index, middl
 from anomaly.scoring.settings import ReadingSettings, ScoringSettings
 
 Said = TypeVar("Said")
+Looked = tuple[RawEvidence, FloatArray, MaskArray]
+"""What a detector said of a volume, its voxels and its mask ``(I, J, K)``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +53,8 @@ class ScoredVolume:
     similarity
         Correlation with the mean healthy scan; 1 before there is a reference.
     unlikeness
-        How unlike the training scans it was acquired; None before there is a reference, or where that is too small.
+        How unlike the training scans it was acquired; None before there is a reference, where that is too small,
+        or where the settings ask for no mark.
     neighbours, neighbour_pictures
         The healthy training scans that are most like it, and their middle slices; none without a healthy index.
     """
@@ -145,8 +148,8 @@ class Scorer:
         return 1.0 if self.reference is None else similarity(voxels, mask, self.reference.appearance)
 
     def unlikeness(self, voxels: FloatArray, mask: MaskArray) -> Unlikeness | None:
-        """Return how unlike the training scans a scan was acquired; see :class:`ScoredVolume`."""
-        if self.reference is None:
+        """Return how unlike the training scans a scan was acquired; None too where the settings never mark one."""
+        if self.reference is None or not self.settings.acquisition_alpha:
             return None
         return self.reference.acquisition.compare(acquisition_features(voxels, mask))
 
@@ -160,12 +163,14 @@ class Scorer:
         held_out
             Healthy scans the detector did not learn from: what its scan scores look like where nothing is wrong.
         """
-        reference = fit_reference(self._filtered_scans(healthy), self.detector.grid, self.settings)
+        return self.learn_from(self._looks(healthy), () if held_out is None else self._looks(held_out))
+
+    def learn_from(self, healthy: Iterable[Looked], held_out: Iterable[Looked] = ()) -> Scorer:
+        """Return what :meth:`learn_reference` returns, from what the detector said of the scans."""
+        filtered = ((self._filtered(raw, mask), voxels, mask) for raw, voxels, mask in healthy)
+        reference = fit_reference(filtered, self.detector.grid, self.settings)
         scorer = replace(self, reference=reference)
-        scores = [
-            scorer.finish(self._raw(voxels, mask, about), voxels, mask).scores
-            for voxels, mask, about in (() if held_out is None else _scans(held_out))
-        ]
+        scores = [scorer.finish(raw, voxels, mask).scores for raw, voxels, mask in held_out]
         return replace(self, reference=_with_scores(reference, scores) if scores else reference)
 
     def learn_index(self, healthy: VolumeSource, intensity_max: float) -> Scorer:
@@ -188,11 +193,9 @@ class Scorer:
             return []
         return [self.index.nearest(self._code(v, m), 1)[0][1] for v, m, _ in _scans(scans)]
 
-    def _filtered_scans(
-        self, healthy: VolumeSource
-    ) -> Iterable[tuple[dict[str, FloatArray], FloatArray, MaskArray]]:
-        for voxels, mask, about in _scans(healthy):
-            yield self._filtered(self._raw(voxels, mask, about), mask), voxels, mask
+    def _looks(self, source: VolumeSource) -> Iterator[Looked]:
+        for voxels, mask, about in _scans(source):
+            yield self._raw(voxels, mask, about), voxels, mask
 
     def _raw(self, voxels: FloatArray, mask: MaskArray, about: FloatArray) -> RawEvidence:
         settings = self.settings

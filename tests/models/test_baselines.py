@@ -10,6 +10,7 @@ from sklearn.decomposition import PCA
 from anomaly.core.errors import TrainingError
 from anomaly.models.atlas import Atlas, AtlasSettings
 from anomaly.models.base import FitRun
+from anomaly.models.closed_form import principal_components
 from anomaly.models.intensity import IntensitySettings, IntensityThreshold
 from anomaly.models.pca import PCASettings, PrincipalComponents
 from tests.models.factories import GRID, MemoryCohort, healthy_cohort, healthy_scan, images_of
@@ -42,6 +43,16 @@ def test_the_components_are_those_of_sklearn(tmp_path: Path) -> None:
     alignment = np.abs(ours.components.numpy() @ theirs.components_.T)
     assert np.allclose(alignment, np.eye(5), atol=1e-2)
     assert np.allclose(ours.variance.numpy(), theirs.explained_variance_, rtol=1e-3)
+
+
+@pytest.mark.parametrize("n", [9, 40])  # fewer and more scans than their 24 voxels
+def test_the_components_of_few_and_of_many_scans_are_those_of_sklearn(n: int) -> None:
+    scans = torch.randn(n, 24, generator=torch.Generator().manual_seed(n)) * torch.linspace(3, 1, 24)
+    mean, components, variance = principal_components(scans.clone(), 4)
+    theirs = PCA(4, svd_solver="full").fit(scans.numpy())
+    assert np.allclose(mean.numpy(), theirs.mean_, atol=1e-5)
+    assert np.allclose(np.abs(components.numpy() @ theirs.components_.T), np.eye(4), atol=1e-3)
+    assert np.allclose(variance.numpy(), theirs.explained_variance_, rtol=1e-4)
 
 
 def test_a_scan_inside_the_subspace_has_no_residual(tmp_path: Path) -> None:

@@ -84,3 +84,12 @@ def test_an_empty_mask_has_features(reference: AcquisitionReference) -> None:
     features = acquisition_features(scan(1), np.zeros(SHAPE, dtype=bool))
     assert features.shape == (len(FEATURES),)
     assert np.isfinite(features).all()
+
+
+def test_a_number_that_is_constant_among_many_scans_tells_nothing() -> None:
+    flat = np.full((3000, len(FEATURES)), np.log(1e-6), dtype=np.float32)  # its mean in float32 is another number
+    flat[:, 0] = np.random.default_rng(0).normal(size=3000)
+    found = AcquisitionReference(flat).compare(np.array([5.0, *flat[0, 1:]], dtype=np.float32))
+    assert found is not None
+    assert found.feature == FEATURES[0]
+    assert found.p_value < ALPHA
