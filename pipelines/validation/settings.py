@@ -1,0 +1,79 @@
+"""What a validation task examines, and the bars it must clear."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
+
+from anomaly.core.config import Settings
+from anomaly.models.base import ModelSettings
+from anomaly.models.registry import parse_settings
+from anomaly.scoring.settings import ScoringSettings
+from anomaly.training.settings import AugmentationSettings, TrainingSettings
+
+AS_THEY_ARE = AugmentationSettings(flip=0, deform=0, gamma=0, brightness=0, bias_field=0, noise=0, blur=0)
+
+
+class PictureTraining(TrainingSettings):
+    """How networks learn pictures: these are not varied, because a mirrored digit is another sign."""
+
+    batch_size: int = Field(128, ge=1, description="pictures per batch")
+    augmentation: AugmentationSettings = AS_THEY_ARE
+
+
+class PictureScoring(ScoringSettings):
+    """How pictures are scored: as scans, without what speaks of brains and scanners."""
+
+    smoothing_mm: float = Field(default=0.0, ge=0)
+    sd_smoothing_mm: float = Field(default=0.0, ge=0)
+    top_fraction: float = Field(default=1.0, gt=0, le=1)
+    min_similarity: float = Field(default=-1.0, ge=-1, le=1)
+    acquisition_alpha: float = Field(default=0.0, ge=0, lt=1)
+    retrieval: int = Field(default=0, ge=0, le=8)
+
+
+class Bar(Settings):
+    """What a measured number must reach."""
+
+    least: float | None = None
+    most: float | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Bar:
+        if self.least is None and self.most is None:
+            raise ValueError("expected least, most, or both")
+        return self
+
+    def met_by(self, value: float) -> bool:
+        """Return whether a number reaches the bar; NaN reaches none."""
+        above = self.least is None or value >= self.least
+        return above and (self.most is None or value <= self.most) and value == value
+
+    def __str__(self) -> str:
+        sides = [f"≥ {self.least:g}"] if self.least is not None else []
+        return " and ".join(sides + ([f"≤ {self.most:g}"] if self.most is not None else []))
+
+
+class TrialSettings(Settings):
+    """One model, how it is trained, what it is examined for, and the bars."""
+
+    model: dict[str, Any] = Field(description="family and its settings")
+    training: PictureTraining = PictureTraining()
+    scoring: PictureScoring = PictureScoring()
+    exams: tuple[str, ...] = Field(min_length=1, description="what is measured")
+    bars: dict[str, Bar] = Field(default_factory=dict, description="by measure: what it must reach")
+
+    @field_validator("model")
+    @classmethod
+    def _checked_by_its_family(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return parse_settings(values, where="model").model_dump(mode="json")
+
+    def model_settings(self) -> ModelSettings:
+        """Return the settings of the family."""
+        return parse_settings(self.model, where="model")
+
+    @property
+    def family(self) -> str:
+        """Name of the family."""
+        return str(self.model["family"])
