@@ -10,8 +10,21 @@ Euclidean; r_k(xᵢ) is the distance from xᵢ to its k-th nearest other real im
 Real images against others of their kind, as many, are expected to have a coverage of 1 − 2⁻ᵏ. A generator that has
 collapsed makes few kinds of images (low coverage), or one image again and again (few are distinct).
 
+In the features of a network that knows the images, with means μ and covariances Σ of real and generated points:
+
+    Fréchet distance = |μ_r − μ_g|² + tr(Σ_r + Σ_g − 2 (Σ_r Σ_g)^½)           of the Gaussians that fit both
+    precision = 1/M Σⱼ [yⱼ lies within r_k(xᵢ) of some xᵢ]                    generated ones that could be real
+    recall    = 1/N Σᵢ [xᵢ lies within r_k(yⱼ) of some yⱼ]                    real ones that could be generated
+
+Whether a generator has learnt, or learnt by heart, its nearest real images say: a copy lies much nearer to the image
+it was copied from than to any other.
+
+    copied = 1/M Σⱼ [d₁(yⱼ) < d₂(yⱼ) / 3],  d₁ and d₂ the distances from yⱼ to the nearest and next real image
+
 Source: Naeem, Oh, Uh, Choi & Yoo 2020, "Reliable Fidelity and Diversity Metrics for Generative Models" (density
-and coverage).
+and coverage); Heusel et al. 2017, "GANs Trained by a Two Time-Scale Update Rule" (Fréchet distance); Kynkäänniemi et
+al. 2019, "Improved Precision and Recall Metric for Assessing Generative Models"; Yoon et al. 2023, "Diffusion
+Probabilistic Models Generalize when They Fail to Memorize" (a third).
 """
 
 from __future__ import annotations
@@ -24,6 +37,8 @@ from scipy.spatial.distance import cdist
 
 NEIGHBOURS = 5
 REPEATED = 0.25  # share of the usual distance between real images, below which a generated one is a repetition
+COPIED = 1 / 3  # of the distance to the next real image
+ROWS_AT_ONCE = 1000
 
 Floats = npt.NDArray[np.float64]
 
@@ -62,6 +77,58 @@ def variety(real: npt.ArrayLike, generated: npt.ArrayLike, neighbours: int = NEI
         density=float(inside.sum() / (neighbours * len(points))),
         distinct=_distinct(points, REPEATED * float(np.median(among_real[:, 1]))),
     )
+
+
+def frechet_distance(real: npt.ArrayLike, generated: npt.ArrayLike) -> float:
+    """Return the Fréchet distance of the Gaussians that fit features ``(N, D)`` and ``(M, D)``; ≥ 0, 0 if equal."""
+    first, second = _points(real), _points(generated)
+    cov_first, cov_second = (np.atleast_2d(np.cov(points, rowvar=False)) for points in (first, second))
+    root = _square_root(cov_first)
+    cross = np.linalg.eigvalsh(root @ cov_second @ root)  # those of Σ_r Σ_g, which is not symmetric
+    spread = np.trace(cov_first) + np.trace(cov_second) - 2 * np.sqrt(np.maximum(cross, 0)).sum()
+    return float(max(0.0, ((first.mean(axis=0) - second.mean(axis=0)) ** 2).sum() + spread))
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How many generated images could be real, and real ones generated; see the module's docstring."""
+
+    precision: float
+    recall: float
+
+
+def likeness(real: npt.ArrayLike, generated: npt.ArrayLike, neighbours: int = NEIGHBOURS) -> Likeness:
+    """Measure precision and recall of features ``(N, D)`` and ``(M, D)``, more than ``neighbours`` of each."""
+    first, second = _points(real), _points(generated)
+    distances = cdist(first, second)
+    return Likeness(
+        precision=float((distances <= _radii(first, neighbours)[:, None]).any(axis=0).mean()),
+        recall=float((distances <= _radii(second, neighbours)[None, :]).any(axis=1).mean()),
+    )
+
+
+def copied(training: npt.ArrayLike, generated: npt.ArrayLike) -> float:
+    """Return the share of generated images ``(M, ...)`` that are copies of training images ``(N, ...)``, 0 to 1."""
+    known, new = (np.asarray(images, dtype=np.float32) for images in (training, generated))
+    known, new = known.reshape(len(known), -1), new.reshape(len(new), -1)
+    squares = (known**2).sum(axis=1)
+    found = 0
+    for start in range(0, len(new), ROWS_AT_ONCE):
+        some = new[start : start + ROWS_AT_ONCE]
+        nearest = np.argpartition(squares - 2 * some @ known.T, 1, axis=1)[:, :2]
+        first, second = np.sort(np.linalg.norm(some[:, None] - known[nearest], axis=2), axis=1).T
+        found += int((first < COPIED * second).sum())
+    return found / len(new)
+
+
+def _square_root(symmetric: Floats) -> Floats:
+    values, vectors = np.linalg.eigh(symmetric)
+    return np.asarray((vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T)
+
+
+def _radii(points: Floats, neighbours: int) -> Floats:
+    """Return r_k ``(N,)``; the nearest of each point is itself."""
+    return np.asarray(np.partition(cdist(points, points), neighbours, axis=1)[:, neighbours])
 
 
 def _distinct(points: Floats, least: float) -> float:

@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
+from scipy import linalg
 
-from anomaly.evaluation.generation import variety
+from anomaly.evaluation.generation import copied, frechet_distance, likeness, variety
 
 Floats = npt.NDArray[np.float64]
 
@@ -52,3 +53,38 @@ def test_the_unit_of_intensity_does_not_matter(scale: float) -> None:
 def test_too_few_images_are_refused() -> None:
     with pytest.raises(ValueError, match="found 5 real"):
         variety(normal(5), normal(5, 1))
+
+
+def test_the_frechet_distance_of_gaussians_is_the_closed_form() -> None:
+    first, second = normal(200_000, 1, size=2), 2 * normal(200_000, 2, size=2) + [3, 0]
+    assert abs(frechet_distance(first, second) - (9 + 2 * (1 + 4 - 2 * 2))) < 0.1  # SD 1 and 2, 3 apart
+    assert frechet_distance(first, first) < 1e-6
+
+
+def test_the_frechet_distance_of_covariances_that_do_not_commute_is_that_of_the_matrix_root() -> None:
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(50, 3)) @ rng.normal(size=(3, 3)), rng.normal(size=(60, 3))
+    a, b = np.cov(first, rowvar=False), np.cov(second, rowvar=False)
+    apart = ((first.mean(0) - second.mean(0)) ** 2).sum()
+    expected = apart + np.trace(a + b - 2 * linalg.sqrtm(a @ b).real)
+    assert frechet_distance(first, second) == pytest.approx(expected)
+
+
+def test_half_of_what_is_generated_could_be_real_and_all_that_is_real_generated() -> None:
+    found = likeness(normal(300), np.concatenate([normal(300, 1), normal(300, 2) + 100]))
+    assert abs(found.precision - 0.5) < 0.05
+    assert found.recall > 0.9
+
+
+def test_few_kinds_are_precise_and_recall_little() -> None:
+    kinds = np.repeat([-100.0, 100.0], 200)[:, None]
+    found = likeness(normal(400) + kinds, normal(400, 1) + 100)
+    assert found.precision > 0.9
+    assert abs(found.recall - 0.5) < 0.05
+
+
+def test_copies_are_told_from_new_images_of_the_same_kind() -> None:
+    known, new = normal(1500, 1, size=20), normal(1500, 2, size=20)
+    assert copied(known, new) < 0.01
+    nearly = known[:500] + 0.01 * normal(500, 3, size=20)
+    assert copied(known, np.concatenate([new, nearly])) == pytest.approx(0.25, abs=0.01)
