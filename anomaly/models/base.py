@@ -55,7 +55,8 @@ class Evidence:
 class PlantedScan:
     """A held-out healthy validation scan with a synthetic lesion, for choosing checkpoints.
 
-    Arrays are ``(I, J, K)`` on the training grid; ``covariates`` are age and sex ``(2,)``.
+    Arrays are ``(I, J, K)`` on the training grid; ``covariates`` ``(D,)`` are those that the training volumes come
+    with: age and sex, unless they come with others.
     """
 
     voxels: FloatArray
@@ -129,10 +130,10 @@ class Detector(nn.Module, ABC):
         """
 
     def evidence_given(self, images: Tensor, mask: Tensor, covariates: Tensor) -> Evidence:
-        """Return the evidence of images whose subjects' covariates ``(B, 2)`` are given, NaN where unknown.
+        """Return the evidence of images whose subjects' covariates ``(B, D)`` are given, NaN where unknown.
 
-        Age in years and sex, as :func:`anomaly.core.covariates.covariates`. This is what scoring and validation
-        ask; only conditional families look at the covariates.
+        They are what the training volumes came with, as ``VolumeSource.covariates``: age and sex of real scans.
+        This is what scoring and validation ask; only conditional families look at the covariates.
         """
         del covariates
         return self.evidence(images, mask)
