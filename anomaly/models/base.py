@@ -168,3 +168,15 @@ class Generator(Protocol):
     def sample(self, n: int, rng: torch.Generator) -> Tensor:
         """Return ``n`` new images ``(n, C, *S)``."""
         ...
+
+
+@runtime_checkable
+class ConditionalGenerator(Protocol):
+    """A model that can make new normal images of subjects of whom something is known."""
+
+    def sample_given(self, covariates: Tensor, rng: torch.Generator) -> Tensor:
+        """Return a new image ``(n, C, *S)`` for each row of covariates ``(n, D)``, NaN where unknown.
+
+        They are as the training volumes come with them. A model that is not told any makes images like any other.
+        """
+        ...

@@ -122,6 +122,10 @@ class ConditionalVariationalAutoencoder(VariationalDetector):
         """Return the evidence given covariates ``(B, D)``."""
         return self.answer(images, mask, self.conditioning(covariates))
 
+    def sample_given(self, covariates: Tensor, rng: torch.Generator) -> Tensor:
+        """Return a new image ``(n, 1, *S)`` for each row of covariates ``(n, D)``: decodings of random codes."""
+        return self.decode(self.codes(len(covariates), rng), self.conditioning(covariates))
+
     def _told(self, like: Tensor, given: Tensor | None) -> Tensor:
         """Return c; where nothing is given, that of subjects of whom nothing is known."""
         return self.conditioning(self.conditioning.unknown(len(like))) if given is None else given

@@ -234,17 +234,21 @@ class GenerativeAdversarial(AdversarialDetector):
         del mask
         return self.network.encode(images, self.network.unknown(images))
 
-    def sample(self, n: int, rng: torch.Generator, covariates: Tensor | None = None) -> Tensor:
-        """Return n new images ``(n, C, *S)`` of subjects with ``covariates`` ``(n, D)``; None: not known."""
+    def sample(self, n: int, rng: torch.Generator) -> Tensor:
+        """Return n new images ``(n, C, *S)`` of subjects of whom nothing is known."""
         z = self.codes(n, rng)
-        return self.network.generate(z, self.network.unknown(z) if covariates is None else covariates)
+        return self.network.generate(z, self.network.unknown(z))
+
+    def sample_given(self, covariates: Tensor, rng: torch.Generator) -> Tensor:
+        """Return a new image ``(n, C, *S)`` for each row of covariates ``(n, D)``; see ``ConditionalGenerator``."""
+        return self.network.generate(self.codes(len(covariates), rng), covariates)
 
     def health(self, batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> Health:
         """Return how varied Ḡ's images are, and how far D tells them from real ones."""
         rng = torch.Generator(self.network.generator.lowest.device).manual_seed(0)
         return game_health(
             batches,
-            lambda covariates: self.sample(len(covariates), rng, covariates),
+            lambda covariates: self.sample_given(covariates, rng),
             self.network.judge,
             self.settings.objective,
         )

@@ -125,9 +125,13 @@ class VariationalDetector(NarrowDetector):
         del mask
         return self.encode(images)[0]
 
-    def sample(self, n: int, rng: torch.Generator, given: Tensor | None = None) -> Tensor:
-        """Return ``n`` new images ``(n, 1, *S)``: decodings of z ~ N(0, 1)."""
-        return self.decode(torch.randn((n, self.settings.latent_size), generator=rng, device=rng.device), given)
+    def codes(self, n: int, rng: torch.Generator) -> Tensor:
+        """Return n random codes z ~ N(0, 1), ``(n, latent)``."""
+        return torch.randn((n, self.settings.latent_size), generator=rng, device=rng.device)
+
+    def sample(self, n: int, rng: torch.Generator) -> Tensor:
+        """Return ``n`` new images ``(n, 1, *S)``: decodings of random codes."""
+        return self.decode(self.codes(n, rng))
 
     def interpolate(self, first: Tensor, second: Tensor, n: int) -> Tensor:
         """Return images ``(n, B, 1, *S)`` on the way from images to others, both ``(B, C, *S)``: linear in μ."""

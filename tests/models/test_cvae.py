@@ -13,8 +13,9 @@ from torch import Tensor
 from anomaly.core.covariates import UNKNOWN
 from anomaly.core.errors import TrainingError
 from anomaly.core.volume import FloatArray
-from anomaly.models.base import FitRun
+from anomaly.models.base import ConditionalGenerator, FitRun
 from anomaly.models.cvae import ConditionalSettings, ConditionalVariationalAutoencoder
+from anomaly.models.vae import VariationalAutoencoder, VariationalSettings
 from anomaly.training.protocols import Moment
 from anomaly.training.settings import AugmentationSettings, TrainingSettings
 from tests.models.factories import (
@@ -135,10 +136,29 @@ def test_the_dense_layers_alone_have_more_parameters_than_without_covariates() -
 def test_new_images_can_be_of_an_age(trained: ConditionalVariationalAutoencoder) -> None:
     with torch.no_grad():
         young, old = (
-            trained.sample(8, torch.Generator().manual_seed(0), trained.conditioning(about.expand(8, -1)))
-            for about in (YOUNG, OLD)
+            trained.sample_given(about.expand(8, -1), torch.Generator().manual_seed(0)) for about in (YOUNG, OLD)
         )
     assert young.mean() > old.mean()
+
+
+def test_new_images_of_unknown_subjects_are_those_of_whom_nothing_is_told(
+    trained: ConditionalVariationalAutoencoder,
+) -> None:
+    assert isinstance(trained, ConditionalGenerator)
+    assert not isinstance(VariationalAutoencoder(VariationalSettings(), GRID), ConditionalGenerator)
+    with torch.no_grad():
+        first = trained.sample(4, torch.Generator().manual_seed(0))
+        second = trained.sample_given(strangers(4), torch.Generator().manual_seed(0))
+    assert torch.equal(first, second)
+
+
+def test_one_code_is_decoded_under_other_covariates(trained: ConditionalVariationalAutoencoder) -> None:
+    images, mask = images_of(*of_age(20, 300), trained.view)
+    with torch.no_grad():
+        young, old = (trained.conditioning(about.expand(len(images), -1)) for about in (YOUNG, OLD))
+        z, _ = trained.encode(images, young)
+        aged = trained.decode(z, old)
+        assert aged[mask].mean() < trained.decode(z, young)[mask].mean()
 
 
 @dataclass(frozen=True, eq=False)

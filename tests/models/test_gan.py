@@ -14,7 +14,7 @@ from torch import Tensor
 from anomaly.core.covariates import UNKNOWN, covariates
 from anomaly.core.errors import TrainingError
 from anomaly.core.volume import FloatArray
-from anomaly.models.base import Embedder, FitRun, Generator
+from anomaly.models.base import ConditionalGenerator, Embedder, FitRun, Generator
 from anomaly.models.gan import GANSettings, GenerativeAdversarial
 from anomaly.training.protocols import Moment
 from anomaly.training.settings import TrainingSettings
@@ -200,7 +200,7 @@ def test_a_conditional_model_is_told_age_and_sex_in_all_it_does(tmp_path: Path) 
     n = len(images)
     with torch.inference_mode():
         for answers in (
-            lambda about: detector.sample(n, torch.Generator().manual_seed(0), about),
+            lambda about: detector.sample_given(about, torch.Generator().manual_seed(0)),
             lambda about: detector.network.judge(images, about),
             lambda about: detector.network.encode(images, about),
             lambda about: detector.evidence_given(images, mask, about).maps["residual"],
@@ -246,7 +246,7 @@ def test_a_conditional_generator_makes_images_of_the_age_it_is_told(tmp_path: Pa
     detector.fit(cohort, [], FitRun(tmp_path, training, device="cpu"))
     with torch.no_grad():
         young, old = (
-            detector.sample(32, torch.Generator().manual_seed(0), torch.tensor([[age, 0.0]]).expand(32, 2))
+            detector.sample_given(torch.tensor([[age, 0.0]]).expand(32, 2), torch.Generator().manual_seed(0))
             for age in (20.0, 80.0)
         )
     brightness = [float(images[:, 0, 6:10, 7:13].mean()) for images in (young, old)]
@@ -274,6 +274,23 @@ def test_subjects_may_be_of_kinds_instead_of_an_age_and_a_sex(told: bool, tmp_pa
             for kind in (0.0, 1.0)
         )
     assert torch.equal(first, second) == (not told)
+
+
+def test_new_images_of_unknown_subjects_are_those_of_whom_nothing_is_told(tmp_path: Path) -> None:
+    detector = conditional(tmp_path)
+    assert isinstance(detector, ConditionalGenerator)
+    with torch.inference_mode():
+        first = detector.sample(4, torch.Generator().manual_seed(0))
+        second = detector.sample_given(strangers(4), torch.Generator().manual_seed(0))
+    assert torch.equal(first, second)
+
+
+def test_an_unconditional_model_makes_images_like_any_other_whatever_it_is_given() -> None:
+    detector = new()
+    with torch.inference_mode():
+        first = detector.sample(4, torch.Generator().manual_seed(0))
+        second = detector.sample_given(OLD_MAN.expand(4, -1), torch.Generator().manual_seed(0))
+    assert torch.equal(first, second)
 
 
 def test_an_unconditional_model_does_not_look_at_them() -> None:
