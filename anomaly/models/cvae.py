@@ -101,8 +101,8 @@ class ConditionalVariationalAutoencoder(VariationalDetector):
         mu, log_variance = self.network.encode_given(pad(images, self.padded), self._told(images, given))
         return mu.float(), log_variance.float().clamp(-12, 12)
 
-    def decode(self, z: Tensor, given: Tensor | None = None) -> Tensor:
-        """Return x̂ ``(B, 1, *S)``."""
+    def output(self, z: Tensor, given: Tensor | None = None) -> Tensor:
+        """Return x̂ ``(B, 1, *S)``, or its log-odds."""
         return crop(self.network.decode_given(z, self._told(z, given)), self.image_shape)
 
     def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
@@ -112,7 +112,7 @@ class ConditionalVariationalAutoencoder(VariationalDetector):
         shown, hidden = corrupted or (images, nothing_hidden(images))
         mu, log_variance = self.encode(shown, given)
         z = torch.where(hidden[:, None], mu, reparameterised(mu, log_variance, at.rng))
-        likelihood = self.log_likelihood(images, self.decode(z, given), mask)
+        likelihood = self.log_likelihood(images, self.output(z, given), mask)
         beta = warmed_up(self.settings.beta, self.settings.beta_warmup, at)
         return free_energy(
             likelihood, kl_units(mu, log_variance), mask, beta, self.settings.free_bits, counted=~hidden

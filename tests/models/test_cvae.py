@@ -202,3 +202,17 @@ def test_a_model_that_is_told_other_things_is_refused(tmp_path: Path) -> None:
         new(covariates=[{"name": "kind", "values": 3}]).fit(
             healthy_cohort(), [], FitRun(tmp_path, TrainingSettings(steps=1), device="cpu")
         )
+
+
+def test_a_bernoulli_model_gives_probabilities_whatever_it_is_told() -> None:
+    detector = new(likelihood="bernoulli")
+    detector.prepare(healthy_cohort())
+    images, mask = images_of(*healthy_scan(0), detector.view)
+    losses = detector.loss(images, mask, Moment(0, 10, torch.Generator().manual_seed(0), strangers(len(images))))
+    assert losses["loss"] > 0
+    with torch.no_grad():
+        for shown in (
+            detector.sample_given(YOUNG.expand(3, -1), torch.Generator().manual_seed(0)),
+            detector.evidence_given(images, mask, OLD.expand(len(images), -1)).reconstruction[mask],
+        ):
+            assert ((shown > 0) & (shown < 1)).all()
