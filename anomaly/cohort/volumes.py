@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anomaly.cohort.table import ScanRecord, accepted, read_records
+from anomaly.core.covariates import AGE_AND_SEX
 from anomaly.core.errors import CohortError
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
 
@@ -27,7 +28,14 @@ class CohortVolumes:
         The cohort.
     records
         The scans, in this order; by default all accepted ones.
+
+    Attributes
+    ----------
+    described
+        What the covariates of the subjects are; a ``core.views.DescribesCovariates``.
     """
+
+    described = AGE_AND_SEX
 
     def __init__(self, folder: Path, records: Sequence[ScanRecord] | None = None) -> None:
         self.folder = folder

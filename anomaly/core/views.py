@@ -10,13 +10,14 @@ A volume is ``(I, J, K)`` on the template grid. A model sees images ``(C, *S)``:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
 from anomaly.core.config import Settings
+from anomaly.core.covariates import Covariate
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
 
 Array = npt.NDArray[Any]
@@ -37,7 +38,20 @@ class VolumeSource(Protocol):
         ...
 
     def covariates(self, index: int) -> FloatArray:
-        """Return what is known of a scan's subject, as :func:`anomaly.core.covariates.covariates`."""
+        """Return what is known of a scan's subject ``(D,)``, NaN for what is not.
+
+        Of real scans :func:`anomaly.core.covariates.covariates`, age and sex; other volumes may come with others.
+        """
+        ...
+
+
+@runtime_checkable
+class DescribesCovariates(Protocol):
+    """A source that also says what its covariates are, so that a model which is told others can be refused."""
+
+    @property
+    def described(self) -> tuple[Covariate, ...]:
+        """What each of the D numbers of a subject is."""
         ...
 
 

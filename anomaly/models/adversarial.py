@@ -254,9 +254,9 @@ def game_health(
     Parameters
     ----------
     batches
-        Real images ``(B, C, *S)``, masks and covariates ``(B, 2)``; as many are taken as are needed.
+        Real images ``(B, C, *S)``, masks and covariates ``(B, D)``; as many are taken as are needed.
     generate
-        Makes an image for each subject of covariates ``(B, 2)``.
+        Makes an image for each subject of covariates ``(B, D)``.
     critic
         Answers to images and covariates.
     objective

@@ -55,7 +55,8 @@ class Evidence:
 class PlantedScan:
     """A held-out healthy validation scan with a synthetic lesion, for choosing checkpoints.
 
-    Arrays are ``(I, J, K)`` on the training grid; ``covariates`` are age and sex ``(2,)``.
+    Arrays are ``(I, J, K)`` on the training grid; ``covariates`` ``(D,)`` are those that the training volumes come
+    with: age and sex, unless they come with others.
     """
 
     voxels: FloatArray
@@ -129,10 +130,10 @@ class Detector(nn.Module, ABC):
         """
 
     def evidence_given(self, images: Tensor, mask: Tensor, covariates: Tensor) -> Evidence:
-        """Return the evidence of images whose subjects' covariates ``(B, 2)`` are given, NaN where unknown.
+        """Return the evidence of images whose subjects' covariates ``(B, D)`` are given, NaN where unknown.
 
-        Age in years and sex, as :func:`anomaly.core.covariates.covariates`. This is what scoring and validation
-        ask; only conditional families look at the covariates.
+        They are what the training volumes came with, as ``VolumeSource.covariates``: age and sex of real scans.
+        This is what scoring and validation ask; only conditional families look at the covariates.
         """
         del covariates
         return self.evidence(images, mask)
@@ -166,4 +167,16 @@ class Generator(Protocol):
 
     def sample(self, n: int, rng: torch.Generator) -> Tensor:
         """Return ``n`` new images ``(n, C, *S)``."""
+        ...
+
+
+@runtime_checkable
+class ConditionalGenerator(Protocol):
+    """A model that can make new normal images of subjects of whom something is known."""
+
+    def sample_given(self, covariates: Tensor, rng: torch.Generator) -> Tensor:
+        """Return a new image ``(n, C, *S)`` for each row of covariates ``(n, D)``, NaN where unknown.
+
+        They are as the training volumes come with them. A model that is not told any makes images like any other.
+        """
         ...

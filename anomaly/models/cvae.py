@@ -2,14 +2,14 @@
 
 Idea. Healthy brains of the old have wider ventricles than those of the young. A model that is told age and sex
 need not keep them in its code, and does not call normal ageing an anomaly, nor an old brain in a young subject
-normal. Encoder and decoder are told c, the standardised age, the sex, and whether each is known; the prior of the
-code does not depend on c:
+normal. Encoder and decoder are told c, the standardised age, the sex, and whether each is known, or whatever else
+the volumes come with (``covariates``); the prior of the code does not depend on c:
 
     log p(x|c) ≥ ELBO = E_q[log p(x|z, c)] − KL(q(z|x, c) ‖ p(z)),    p(z) = N(0, 1)
     μ, log σ² = A [h(x); c] + a,    x̂ = D(B [z; c] + b)              c beside what the dense layers take
     L = (−log p(x|z, c) + β·KL) / N                                  β rises from 0 over the warm-up
 
-In training age and sex are each withheld by chance, so that the model knows what to do where they are not known.
+In training each covariate is withheld by chance, so that the model knows what to do where it is not known.
 
 Evidence: as the variational autoencoder's, given c: residual, KL, negative ELBO, and on request its other maps.
 
@@ -26,10 +26,11 @@ from monai.networks.nets import VarAutoEncoder
 from pydantic import Field
 from torch import Tensor, nn
 
+from anomaly.core.covariates import AGE_AND_SEX, Covariates
 from anomaly.core.views import VolumeSource
 from anomaly.models.base import Evidence, ModelSettings
 from anomaly.models.boxes import nothing_hidden
-from anomaly.models.conditioning import Conditioning, unknown, withheld
+from anomaly.models.conditioning import Conditioning, withheld
 from anomaly.models.network import crop, pad
 from anomaly.models.variational import free_energy, kl_units, reparameterised, warmed_up
 from anomaly.models.variational_detector import CodeSettings, VariationalDetector
@@ -40,7 +41,10 @@ class ConditionalSettings(CodeSettings):
     """Settings of the conditional variational autoencoder."""
 
     family: Literal["cvae"] = "cvae"
-    drop: float = Field(0.2, ge=0, le=1, description="chance in training that age is withheld, and that sex is")
+    covariates: Covariates = Field(
+        AGE_AND_SEX, description="what it is told; values 0: a number, n: one of 0 to n − 1"
+    )
+    drop: float = Field(0.2, ge=0, le=1, description="chance in training of each covariate that it is withheld")
 
 
 class ConditionalVarAutoEncoder(VarAutoEncoder):
@@ -69,12 +73,12 @@ class ConditionalVarAutoEncoder(VarAutoEncoder):
 
 
 class ConditionalVariationalAutoencoder(VariationalDetector):
-    """Residual, KL and ELBO of a variational autoencoder that is told age and sex.
+    """Residual, KL and ELBO of a variational autoencoder that is told covariates.
 
     Attributes
     ----------
     conditioning
-        Makes c ``(B, 4)``, called ``given`` below, of age and sex.
+        Makes c, called ``given`` below, of covariates.
     """
 
     family = "cvae"
@@ -85,11 +89,11 @@ class ConditionalVariationalAutoencoder(VariationalDetector):
 
     def build(self) -> nn.Module:
         """Return encoder and decoder."""
-        self.conditioning = Conditioning()
-        return ConditionalVarAutoEncoder(Conditioning.size, **self.architecture())
+        self.conditioning = Conditioning(self.settings.covariates)
+        return ConditionalVarAutoEncoder(self.conditioning.size, **self.architecture())
 
     def prepare(self, train: VolumeSource) -> None:
-        """Learn the mean and SD of the ages."""
+        """Learn the mean and SD of covariates that are numbers."""
         self.conditioning.learn(train)
 
     def encode(self, images: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -97,27 +101,31 @@ class ConditionalVariationalAutoencoder(VariationalDetector):
         mu, log_variance = self.network.encode_given(pad(images, self.padded), self._told(images, given))
         return mu.float(), log_variance.float().clamp(-12, 12)
 
-    def decode(self, z: Tensor, given: Tensor | None = None) -> Tensor:
-        """Return x̂ ``(B, 1, *S)``."""
+    def output(self, z: Tensor, given: Tensor | None = None) -> Tensor:
+        """Return x̂ ``(B, 1, *S)``, or its log-odds."""
         return crop(self.network.decode_given(z, self._told(z, given)), self.image_shape)
 
     def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
-        """Return the negative ELBO per voxel given what is not withheld of age and sex, and its parts."""
-        covariates = unknown(len(images), images.device) if at.covariates is None else at.covariates
+        """Return the negative ELBO per voxel given what is not withheld of the covariates, and its parts."""
+        covariates = self.conditioning.unknown(len(images)) if at.covariates is None else at.covariates
         given = self.conditioning(withheld(covariates, self.settings.drop, at.rng))
         shown, hidden = corrupted or (images, nothing_hidden(images))
         mu, log_variance = self.encode(shown, given)
         z = torch.where(hidden[:, None], mu, reparameterised(mu, log_variance, at.rng))
-        likelihood = self.log_likelihood(images, self.decode(z, given), mask)
+        likelihood = self.log_likelihood(images, self.output(z, given), mask)
         beta = warmed_up(self.settings.beta, self.settings.beta_warmup, at)
         return free_energy(
             likelihood, kl_units(mu, log_variance), mask, beta, self.settings.free_bits, counted=~hidden
         )
 
     def evidence_given(self, images: Tensor, mask: Tensor, covariates: Tensor) -> Evidence:
-        """Return the evidence given age and sex."""
+        """Return the evidence given covariates ``(B, D)``."""
         return self.answer(images, mask, self.conditioning(covariates))
+
+    def sample_given(self, covariates: Tensor, rng: torch.Generator) -> Tensor:
+        """Return a new image ``(n, 1, *S)`` for each row of covariates ``(n, D)``: decodings of random codes."""
+        return self.decode(self.codes(len(covariates), rng), self.conditioning(covariates))
 
     def _told(self, like: Tensor, given: Tensor | None) -> Tensor:
         """Return c; where nothing is given, that of subjects of whom nothing is known."""
-        return self.conditioning(unknown(len(like), like.device)) if given is None else given
+        return self.conditioning(self.conditioning.unknown(len(like))) if given is None else given

@@ -12,8 +12,9 @@ in one pass:
 n is the number of voxels and n_f that of features. All codes are scaled to the length √d that nearly all of N(0, 1)
 has in d dimensions, so E cannot answer with a code of a kind that G has never been given.
 
-Conditional: G, D and E are also told age and sex c, so normal is what is normal at this age: G(z, c), D(x, c),
-E(x, c), in training each withheld from some images so that it need not be known.
+Conditional: G, D and E are also told age and sex c, or whatever else the volumes come with (``covariates``), so
+normal is what is normal at this age: G(z, c), D(x, c), E(x, c), in training each withheld from some images so that
+it need not be known.
 
 Source: Schlegl, Seeböck, Waldstein, Langs & Schmidt-Erfurth 2019, "f-AnoGAN: Fast unsupervised anomaly detection
 with generative adversarial networks"; Mirza & Osindero 2014, "Conditional Generative Adversarial Nets".
@@ -31,6 +32,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from pydantic import Field
 from torch import Tensor, nn
 
+from anomaly.core.covariates import AGE_AND_SEX, Covariates
 from anomaly.core.views import VolumeSource
 from anomaly.models.adversarial import (
     AdversarialDetector,
@@ -43,7 +45,7 @@ from anomaly.models.adversarial import (
     generator_loss,
 )
 from anomaly.models.base import Evidence, ModelSettings
-from anomaly.models.conditioning import Conditioning, unknown, withheld
+from anomaly.models.conditioning import Conditioning, withheld
 from anomaly.models.network import centre, residual, within
 from anomaly.training.protocols import Health, Moment
 
@@ -59,17 +61,20 @@ class GANSettings(AdversarialSettings):
     family: Literal["gan"] = "gan"
     encoder_share: float = Field(0.4, gt=0, lt=1, description="last share of the training, in which E learns")
     feature_weight: float = Field(1.0, ge=0, description="κ: weight of the critic-feature residual in learning E")
-    conditional: bool = Field(False, description="tell generator, critic and encoder age and sex, where known")
+    conditional: bool = Field(False, description="tell generator, critic and encoder the covariates, where known")
+    covariates: Covariates = Field(
+        AGE_AND_SEX, description="what they are told; values 0: a number, n: one of 0 to n − 1"
+    )
 
 
 class Players(nn.Module):
-    """Generator and its running mean, critic, encoder, and what they are told of a subject: 4 numbers, or none."""
+    """Generator and its running mean, critic, encoder, and what they are told of a subject, if anything."""
 
     def __init__(self, settings: GANSettings, shape: tuple[int, ...]) -> None:
         super().__init__()
         channels, latent, image_channels = settings.channels, settings.latent_size, settings.view.channels
-        self.conditioning = Conditioning() if settings.conditional else None
-        told = Conditioning.size if settings.conditional else 0
+        self.conditioning = Conditioning(settings.covariates) if settings.conditional else None
+        told = 0 if self.conditioning is None else self.conditioning.size
         self.generator = ImageGenerator(latent + told, channels, image_channels, shape)
         self.steady = copy.deepcopy(self.generator)
         self.critic = ImageCritic(image_channels + told, channels, 1, shape, settings.spectral_norm)
@@ -97,6 +102,10 @@ class Players(nn.Module):
     def encode(self, images: Tensor, covariates: Tensor) -> Tensor:
         """Return E(x, c) ``(B, latent)``."""
         return on_sphere(self.encoder(self._beside(images, covariates)))
+
+    def unknown(self, like: Tensor) -> Tensor:
+        """Return covariates ``(B, D)`` of the unknown subjects of images or codes; none where nothing is told."""
+        return like.new_empty((len(like), 0)) if self.conditioning is None else self.conditioning.unknown(len(like))
 
     def _beside(self, values: Tensor, covariates: Tensor) -> Tensor:
         """Return codes or images with c as further numbers, or as further channels of one value each."""
@@ -128,7 +137,7 @@ class GenerativeAdversarial(AdversarialDetector):
         return Players(self.settings, self.image_shape)
 
     def prepare(self, train: VolumeSource) -> None:
-        """Learn the range of healthy intensities and, where the model is conditional, of ages."""
+        """Learn the range of healthy intensities and, where the model is conditional, of covariates."""
         for generator in (self.network.generator, self.network.steady):
             generator.learn_range(train)
         if self.network.conditioning is not None:
@@ -162,7 +171,7 @@ class GenerativeAdversarial(AdversarialDetector):
     def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
         """Return the loss of the player whose turn it is."""
         del mask, corrupted
-        known = unknown(len(images), images.device) if at.covariates is None else at.covariates
+        known = self.network.unknown(images) if at.covariates is None else at.covariates
         covariates = withheld(known, WITHHELD, at.rng)
         if at.step > self.followed and self.turn(at.step - 1, at.steps) == "generator":
             follow(self.network.steady, self.network.generator, at.step)
@@ -205,12 +214,12 @@ class GenerativeAdversarial(AdversarialDetector):
     def reconstruct(self, images: Tensor, mask: Tensor) -> Tensor:
         """Return Ḡ(E(x)) for subjects of whom nothing is known."""
         del mask
-        covariates = unknown(len(images), images.device)
+        covariates = self.network.unknown(images)
         return centre(self.network.generate(self.network.encode(images, covariates), covariates))
 
     def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
         """Return the evidence for subjects of whom nothing is known."""
-        return self.evidence_given(images, mask, unknown(len(images), images.device))
+        return self.evidence_given(images, mask, self.network.unknown(images))
 
     def evidence_given(self, images: Tensor, mask: Tensor, covariates: Tensor) -> Evidence:
         """Return the residual and the critic-feature distance; see the module's docstring."""
@@ -223,19 +232,23 @@ class GenerativeAdversarial(AdversarialDetector):
     def embed(self, images: Tensor, mask: Tensor) -> Tensor:
         """Return E(x) ``(B, latent)`` for subjects of whom nothing is known."""
         del mask
-        return self.network.encode(images, unknown(len(images), images.device))
+        return self.network.encode(images, self.network.unknown(images))
 
-    def sample(self, n: int, rng: torch.Generator, covariates: Tensor | None = None) -> Tensor:
-        """Return n new images ``(n, C, *S)`` of subjects with ``covariates`` ``(n, 2)``; None: not known."""
-        about = unknown(n, rng.device) if covariates is None else covariates
-        return self.network.generate(self.codes(n, rng), about)
+    def sample(self, n: int, rng: torch.Generator) -> Tensor:
+        """Return n new images ``(n, C, *S)`` of subjects of whom nothing is known."""
+        z = self.codes(n, rng)
+        return self.network.generate(z, self.network.unknown(z))
+
+    def sample_given(self, covariates: Tensor, rng: torch.Generator) -> Tensor:
+        """Return a new image ``(n, C, *S)`` for each row of covariates ``(n, D)``; see ``ConditionalGenerator``."""
+        return self.network.generate(self.codes(len(covariates), rng), covariates)
 
     def health(self, batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> Health:
         """Return how varied Ḡ's images are, and how far D tells them from real ones."""
         rng = torch.Generator(self.network.generator.lowest.device).manual_seed(0)
         return game_health(
             batches,
-            lambda covariates: self.sample(len(covariates), rng, covariates),
+            lambda covariates: self.sample_given(covariates, rng),
             self.network.judge,
             self.settings.objective,
         )

@@ -9,6 +9,7 @@ each cell is a map:
     q(z_l | x, z_<l) = N(m_l + Δm_l, s_l²·Δs_l²)                  what the image adds to the prior
     log p(x) ≥ E_q[log p(x|z)] − Σ_l KL_l,    KL_l = Σ_cells KL(q_l ‖ p_l)
     L = (Σ_l β_l·max(λ, KL_l) − log p(x|z)) / N                    β_l rises over a warm-up for each level
+    log p(x) ≥ log 1/k Σᵢ p(x|zᵢ) Π_l p(z_l,ᵢ | z_<l,ᵢ) / q(z_l,ᵢ | x, z_<l,ᵢ)    tighter as k grows
 
 A finer level could copy a lesion: it stays coarse and has few channels. A level that is not needed would stay at
 its prior and its map empty: free bits keep λ nats of each level alive.
@@ -20,7 +21,8 @@ is not in x̂_k.
 
 Source: Sønderby et al. 2016, "Ladder Variational Autoencoders" (top-down inference, warm-up); Vahdat & Kautz 2020,
 "NVAE: A Deep Hierarchical Variational Autoencoder" (q relative to p), here small; Havtorn et al. 2021,
-"Hierarchical VAEs Know What They Don't Know" (finer levels from their priors).
+"Hierarchical VAEs Know What They Don't Know" (finer levels from their priors); Burda, Grosse & Salakhutdinov 2016,
+"Importance Weighted Autoencoders" (the bound).
 """
 
 from __future__ import annotations
@@ -40,7 +42,17 @@ from anomaly.core.errors import TrainingError
 from anomaly.core.views import View, VolumeSource
 from anomaly.models.base import Evidence, ModelSettings
 from anomaly.models.network import GROUPS, NetworkDetector, Width, crop, pad, padded_shape, residual, within
-from anomaly.models.variational import free_energy, kl_between, log_likelihood, reparameterised, warmed_up
+from anomaly.models.variational import (
+    Likelihood,
+    expected,
+    free_energy,
+    kl_between,
+    log_density,
+    log_likelihood,
+    refuse_what_is_no_probability,
+    reparameterised,
+    warmed_up,
+)
 from anomaly.training.protocols import Health, Moment
 
 LIMIT = 8.0  # of |log s²|
@@ -70,7 +82,10 @@ class HierarchicalSettings(ModelSettings):
         (0.2, 0.2, 0.2), description="share of the training over which β rises from 0, for each level"
     )
     free_bits: float = Field(2.0, ge=0, description="λ: mean KL of a level, nats, that is not pushed down")
-    noise_sd: float = Field(0.1, gt=0, description="s: SD of the likelihood, intensity units")
+    likelihood: Likelihood = Field(
+        "gaussian", description="of a voxel; bernoulli: the probability that it is 1, for intensities of 0 to 1"
+    )
+    noise_sd: float = Field(0.1, gt=0, description="s: SD of the Gaussian likelihood, intensity units")
     residual_levels: int = Field(
         1, ge=1, description="k: levels, from the coarsest, that the residual's reconstruction takes from the image"
     )
@@ -102,6 +117,11 @@ class Level(NamedTuple):
     def kl(self) -> Tensor:
         """Return KL(q ‖ p) of each unit, shaped as μ."""
         return kl_between(*self)
+
+    def log_ratio(self, z: Tensor) -> Tensor:
+        """Return log p(z) − log q(z) of each image ``(B,)``, nats, of a sample z shaped as μ."""
+        prior = log_density(z, self.prior_mu, self.prior_log_variance)
+        return prior - log_density(z, self.mu, self.log_variance)
 
 
 class Rung(nn.Module):
@@ -153,7 +173,7 @@ class Ladder(nn.Module):
         return self.code(images.flatten(1)).float(), seen
 
     def explain(self, change: Tensor, seen: Sequence[Tensor], draw: Draw) -> tuple[Tensor, list[Level]]:
-        """Return x̂ ``(B, 1, *S)`` and the levels, coarsest first; a level that sees nothing is at its prior."""
+        """Return the output ``(B, 1, *S)`` and the levels, coarsest first; what sees nothing is at its prior."""
         levels = [level_of(torch.zeros_like(change), change)]
         state = F.leaky_relu(self.start(draw(levels[0].mu, levels[0].log_variance))).reshape(-1, *self.top)
         for rung, look, up in itertools.zip_longest(self.rungs, seen, [*self.ups, self.out]):
@@ -219,8 +239,9 @@ class HierarchicalVariationalAutoencoder(NetworkDetector):
         return padded_shape(self.image_shape, 2 ** len(self.settings.channels))
 
     def check(self, train: VolumeSource) -> None:
-        """Refuse levels that together could copy the image."""
-        del train
+        """Refuse levels that together could copy the image, and intensities that the likelihood cannot explain."""
+        if self.settings.likelihood == "bernoulli":
+            refuse_what_is_no_probability(train)
         stages, (first, *maps) = len(self.settings.channels), self.settings.latents
         cells = [math.prod(n // 2 ** (stages - level) for n in self.padded) for level in range(len(maps))]
         units = first + sum(k * n for k, n in zip(maps, cells, strict=True))
@@ -235,10 +256,10 @@ class HierarchicalVariationalAutoencoder(NetworkDetector):
         """Return the negative ELBO per voxel, with β of each level warmed up, and its parts."""
         del corrupted
         settings = self.settings
-        reconstruction, levels = self.explain(
+        output, levels = self.explain(
             *self.look(images), lambda mu, log_variance: reparameterised(mu, log_variance, at.rng)
         )
-        likelihood = log_likelihood(images, reconstruction, mask, settings.noise_sd)
+        likelihood = self.log_likelihood(images, output, mask)
         divergence = torch.stack([level.kl().flatten(1).sum(1) for level in levels], dim=1)
         beta = divergence.new_tensor([warmed_up(settings.beta, share, at) for share in settings.beta_warmup])
         parts = free_energy(likelihood, divergence, mask, beta, settings.free_bits)
@@ -254,14 +275,29 @@ class HierarchicalVariationalAutoencoder(NetworkDetector):
         """Return the residual, the KL map of each level, the total KL and the negative ELBO, at means."""
         change, seen = self.look(images)
         whole, levels = self.explain(change, seen, mean)
-        expected = self.coarse(change, seen)
+        coarse = self.coarse(change, seen)
         divergence = torch.stack([level.kl().flatten(1).sum(1) for level in levels]).sum(dim=0)
-        likelihood = log_likelihood(images, whole, mask, self.settings.noise_sd)
-        maps = {"residual": residual(images, expected, mask)}
+        likelihood = self.log_likelihood(images, whole, mask)
+        maps = {"residual": residual(images, coarse, mask)}
         for n, level in enumerate(levels, start=1):
             maps[f"kl_{n}"] = within(crop(spread(level.kl(), self.padded), self.image_shape), mask)
         terms = {"kl": divergence, "negative_elbo": divergence - likelihood}
-        return Evidence(maps, within(expected, mask), terms)
+        return Evidence(maps, within(coarse, mask), terms)
+
+    def log_likelihood(self, images: Tensor, output: Tensor, mask: Tensor) -> Tensor:
+        """Return log p(x|z) of each image ``(B,)``, nats, over the voxels inside the mask, given the output."""
+        return log_likelihood(images, output, mask, self.settings.noise_sd, self.settings.likelihood)
+
+    @torch.no_grad()
+    def importance_bound(self, images: Tensor, mask: Tensor, k: int, rng: torch.Generator) -> Tensor:
+        """Return the bound on log p(x) of each image ``(B,)``, nats; k = 1 estimates the ELBO."""
+        looks, weights = self.look(images), []
+        for _ in range(k):
+            drawn: list[Tensor] = []
+            output, levels = self.explain(*looks, _kept(drawn, rng))
+            ratios = [level.log_ratio(z) for level, z in zip(levels, drawn, strict=True)]
+            weights.append(self.log_likelihood(images, output, mask) + torch.stack(ratios).sum(dim=0))
+        return torch.stack(weights).logsumexp(dim=0) - math.log(k)
 
     @torch.no_grad()
     def health(self, batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> Health:
@@ -289,23 +325,35 @@ class HierarchicalVariationalAutoencoder(NetworkDetector):
     def sample(self, n: int, rng: torch.Generator) -> Tensor:
         """Return ``n`` new images ``(n, 1, *S)``: every level drawn from its prior."""
         nothing = torch.zeros((n, 2 * self.settings.latents[0]), device=rng.device)
-        return self.explain(nothing, [], lambda mu, log_variance: reparameterised(mu, log_variance, rng))[0]
+        output, _ = self.explain(nothing, [], lambda mu, log_variance: reparameterised(mu, log_variance, rng))
+        return expected(output, self.settings.likelihood)
 
     def look(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return what images ``(B, C, *S)`` say of z₁ and of the other levels; see :class:`Ladder`."""
         return self.network.look(pad(images, self.padded))
 
     def explain(self, change: Tensor, seen: Sequence[Tensor], draw: Draw) -> tuple[Tensor, list[Level]]:
-        """Return x̂ ``(B, 1, *S)`` and the levels; see :class:`Ladder`."""
+        """Return the output ``(B, 1, *S)``, x̂ or its log-odds, and the levels; see :class:`Ladder`."""
         images, levels = self.network.explain(change, seen, draw)
         return crop(images, self.image_shape), levels
 
     def coarse(self, change: Tensor, seen: Sequence[Tensor]) -> Tensor:
         """Return x̂_k ``(B, 1, *S)``."""
-        return self.explain(change, seen[: self.settings.residual_levels - 1], mean)[0]
+        output, _ = self.explain(change, seen[: self.settings.residual_levels - 1], mean)
+        return expected(output, self.settings.likelihood)
 
 
 def mean(mu: Tensor, log_variance: Tensor) -> Tensor:
     """Return μ: what evidence is taken at."""
     del log_variance
     return mu
+
+
+def _kept(drawn: list[Tensor], rng: torch.Generator) -> Draw:
+    """Return a way to draw every level at random that adds what it draws to a list."""
+
+    def draw(mu: Tensor, log_variance: Tensor) -> Tensor:
+        drawn.append(reparameterised(mu, log_variance, rng))
+        return drawn[-1]
+
+    return draw

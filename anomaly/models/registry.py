@@ -49,7 +49,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "cvae": Family(
         "anomaly.models.cvae:ConditionalVariationalAutoencoder",
-        "conditional variational autoencoder: the same, given the subject's age and sex",
+        "conditional variational autoencoder: the same, given the subject's age and sex, or other covariates",
     ),
     "hvae": Family(
         "anomaly.models.hvae:HierarchicalVariationalAutoencoder",

@@ -6,7 +6,8 @@ log-probability from below:
 
     log p(x) ≥ ELBO = E_q[log p(x|z)] − KL(q‖p)
     KL = −½ Σ (1 + log σ² − μ² − σ²)                              closed form
-    log p(x|z) = −½ Σ ((x − x̂)/s)² − N log(s √2π)                 N voxels inside the mask, s the noise SD
+    log p(x|z) = −½ Σ ((x − x̂)/s)² − N log(s √2π)                 N voxels inside the mask, s the noise SD; or
+    log p(x|z) = Σ x log x̂ + (1 − x) log(1 − x̂)                    Bernoulli, for intensities of 0 to 1
     z = μ + σ·ε,  ε ~ N(0, 1)                                      reparameterised
     L = (−log p(x|z) + β·KL) / N                                    β rises from 0 over the warm-up
 
@@ -65,8 +66,8 @@ class VariationalAutoencoder(VariationalDetector):
         mu, log_variance = self.network.encode_forward(pad(images, self.padded))  # type: ignore[operator]
         return mu.float(), log_variance.float().clamp(-12, 12)
 
-    def decode(self, z: Tensor, given: Tensor | None = None) -> Tensor:
-        """Return x̂ ``(B, 1, *S)``."""
+    def output(self, z: Tensor, given: Tensor | None = None) -> Tensor:
+        """Return x̂ ``(B, 1, *S)``, or its log-odds."""
         del given
         return crop(self.network.decode_forward(z, use_sigmoid=False), self.image_shape)  # type: ignore[operator]
 
@@ -75,7 +76,7 @@ class VariationalAutoencoder(VariationalDetector):
         shown, hidden = corrupted or (images, nothing_hidden(images))
         mu, log_variance = self.encode(shown)
         z = torch.where(hidden[:, None], mu, reparameterised(mu, log_variance, at.rng))
-        likelihood = self.log_likelihood(images, self.decode(z), mask)
+        likelihood = self.log_likelihood(images, self.output(z), mask)
         beta = warmed_up(self.settings.beta, self.settings.beta_warmup, at)
         return free_energy(
             likelihood, kl_units(mu, log_variance), mask, beta, self.settings.free_bits, counted=~hidden

@@ -4,21 +4,31 @@
     KL(N(μ, σ²) ‖ N(m, s²)) = ½ Σ (log s²/σ² + (σ² + (μ − m)²)/s² − 1)
     z = μ + σ·ε,  ε ~ N(0, 1)                                     reparameterised
     log p(x|z) = −½ Σ ((x − x̂)/s)² − N log(s √2π)                 N voxels inside the mask
+    log p(x|z) = Σ x log x̂ + (1 − x) log(1 − x̂),  x̂ = σ(o)         Bernoulli, for intensities of 0 to 1
     L = (Σ_d β·max(λ, mean over images of KL_d) − log p(x|z)) / N  a unit below λ nats is not pushed further down
 
-Source: Kingma & Welling 2014, "Auto-Encoding Variational Bayes"; Kingma et al. 2016, "Improved Variational
-Inference with Inverse Autoregressive Flow" (free bits).
+With a Gaussian likelihood the decoder's output is x̂ itself; with a Bernoulli one it is o, the log-odds that a voxel
+is 1, and the likelihood is computed of o, because x̂ is rounded to 1 where log(1 − x̂) is still of use.
+
+Source: Kingma & Welling 2014, "Auto-Encoding Variational Bayes" (appendix C for both likelihoods); Kingma et al.
+2016, "Improved Variational Inference with Inverse Autoregressive Flow" (free bits).
 """
 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
 
-from anomaly.models.network import residual
+from anomaly.core.errors import TrainingError
+from anomaly.core.views import VolumeSource
+from anomaly.models.network import centre, residual, within
 from anomaly.training.protocols import Moment
+
+Likelihood = Literal["gaussian", "bernoulli"]
 
 
 def kl_units(mu: Tensor, log_variance: Tensor) -> Tensor:
@@ -93,11 +103,56 @@ def reparameterised(mu: Tensor, log_variance: Tensor, rng: torch.Generator) -> T
     return mu + (0.5 * log_variance).exp() * torch.randn(mu.shape, generator=rng, device=mu.device)
 
 
-def log_likelihood(images: Tensor, reconstruction: Tensor, mask: Tensor, noise_sd: float) -> Tensor:
-    """Return log p(x|z) of each image ``(B,)``, nats, over the voxels inside the mask, with noise SD s."""
-    scaled = residual(images, reconstruction, mask) / noise_sd
+def log_density(z: Tensor, mu: Tensor, log_variance: Tensor) -> Tensor:
+    """Return log N(z; μ, σ²) of each image ``(B,)``, nats, summed over its units."""
+    units = -0.5 * ((z - mu) ** 2 / log_variance.exp() + log_variance + math.log(2 * math.pi))
+    return units.flatten(1).sum(1)
+
+
+def log_likelihood(
+    images: Tensor, output: Tensor, mask: Tensor, noise_sd: float, likelihood: Likelihood = "gaussian"
+) -> Tensor:
+    """Return log p(x|z) of each image ``(B,)``, nats, over the voxels inside the mask.
+
+    Parameters
+    ----------
+    images
+        ``(B, C, *S)``. With a Bernoulli likelihood what lies outside 0 to 1 counts as 0 or 1, because no
+        probability would be less than 1 for it.
+    output
+        Of the decoder ``(B, 1, *S)``: x̂, or o with a Bernoulli likelihood.
+    mask
+        ``(B, 1, *S)`` bool.
+    noise_sd
+        s of the Gaussian, intensity units.
+    likelihood
+        Which of the two.
+    """
+    if likelihood == "bernoulli":
+        truth = centre(images).float().clamp(0, 1)
+        surprise = F.binary_cross_entropy_with_logits(output.float(), truth, reduction="none")
+        return -within(surprise, mask).flatten(1).sum(1)
+    scaled = residual(images, output, mask) / noise_sd
     log_norm = math.log(noise_sd * math.sqrt(2 * math.pi))
     return -0.5 * (scaled**2).flatten(1).sum(1) - mask.flatten(1).sum(1) * log_norm
+
+
+def expected(output: Tensor, likelihood: Likelihood) -> Tensor:
+    """Return x̂ of the decoder's output, in image units: of a Bernoulli likelihood the probability of a 1."""
+    return output.float().sigmoid() if likelihood == "bernoulli" else output
+
+
+def refuse_what_is_no_probability(train: VolumeSource) -> None:
+    """Raise TrainingError where a volume holds an intensity outside 0 to 1, for a Bernoulli likelihood."""
+    for index in range(len(train)):
+        voxels, mask = train[index]
+        inside = voxels[mask]
+        if len(inside) and not 0 <= inside.min() <= inside.max() <= 1:
+            raise TrainingError(
+                f"training scan {index + 1} of {len(train)} holds intensities from {inside.min():.3g} to "
+                f"{inside.max():.3g}; a Bernoulli likelihood expects 0 to 1: scale the volumes, or set "
+                "model.likelihood to gaussian"
+            )
 
 
 def warmed_up(beta: float, share: float, at: Moment) -> float:

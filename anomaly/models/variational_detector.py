@@ -1,12 +1,13 @@
 """What can be asked of a model that has one Gaussian code per image. A building block, not a family.
 
-A family gives the network, q(z|x) = N(μ, σ²) by :meth:`encode`, x̂ = D(z) by :meth:`decode`, and its loss. Here are
-the questions that then have one answer:
+A family gives the network, q(z|x) = N(μ, σ²) by ``encode``, the decoder's output by ``output``, and its loss. The
+output is x̂ itself, or its log-odds with a Bernoulli likelihood; x̂(z) is ``decode``. Here are the questions that
+then have one answer:
 
     ELBO = E_q[log p(x|z)] − KL(q‖p)
     log p(x) ≥ log 1/k Σᵢ p(x|zᵢ) p(zᵢ) / q(zᵢ|x),  zᵢ ~ q          importance-weighted bound, tighter as k grows
     unit d is active where Var_x(μ_d) > 0.01                       few active units: the code has collapsed
-    x_missing ← D(μ(x))_missing, again and again                   imputation (pseudo-Gibbs, at the mean code)
+    x_missing ← x̂(μ(x))_missing, again and again                  imputation (pseudo-Gibbs, at the mean code)
     x' = argmin KL(x') − log p(x'|μ(x')) + λ·TV(x' − x)            restoration, by gradient descent from x' = x
 
 Source: Kingma & Welling 2014 (ELBO); Burda, Grosse & Salakhutdinov 2016, "Importance Weighted Autoencoders" (bound,
@@ -27,11 +28,20 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from anomaly.core.views import VolumeSource
 from anomaly.models.base import Evidence
 from anomaly.models.boxes import hide_boxes
 from anomaly.models.convolutional import LatentSettings, NarrowDetector
 from anomaly.models.network import GROUPS, centre, residual, within
-from anomaly.models.variational import kl, log_likelihood, reparameterised
+from anomaly.models.variational import (
+    Likelihood,
+    expected,
+    kl,
+    log_density,
+    log_likelihood,
+    refuse_what_is_no_probability,
+    reparameterised,
+)
 from anomaly.training.protocols import Health
 
 ACTIVE = 0.01  # Var_x(μ_d) of a unit that says something of the image (Burda et al. 2016)
@@ -48,7 +58,10 @@ class CodeSettings(LatentSettings):
     free_bits: float = Field(
         0.0, ge=0, description="λ: mean KL of a latent unit, nats, that is not pushed down; against collapse"
     )
-    noise_sd: float = Field(0.1, gt=0, description="s: SD of the likelihood, intensity units")
+    likelihood: Likelihood = Field(
+        "gaussian", description="of a voxel; bernoulli: the probability that it is 1, for intensities of 0 to 1"
+    )
+    noise_sd: float = Field(0.1, gt=0, description="s: SD of the Gaussian likelihood, intensity units")
     context_encoding: float = Field(
         0.0, ge=0, le=1, description="share of the images whose boxes are hidden and must be rebuilt"
     )
@@ -63,6 +76,10 @@ class CodeSettings(LatentSettings):
 
     @model_validator(mode="after")
     def _steps_lead_downhill(self) -> CodeSettings:
+        if self.restoration_steps and self.likelihood == "bernoulli":
+            raise ValueError(
+                "restoration_steps needs likelihood gaussian, whose noise_sd sets the size of a step; set it to 0"
+            )
         # Times noise_sd², the largest curvature of the likelihood is 1; of the total variation it is:
         steepest = self.noise_sd**2 * self.restoration_tv * 4 * self.view.spatial_dims / SMOOTH_TV
         if self.restoration_steps and self.restoration_rate * (1 + steepest) > 1:
@@ -87,8 +104,18 @@ class VariationalDetector(NarrowDetector):
         """Return μ and log σ² of images ``(B, C, *S)``, each ``(B, latent)``."""
 
     @abstractmethod
+    def output(self, z: Tensor, given: Tensor | None = None) -> Tensor:
+        """Return the decoder's output ``(B, 1, *S)`` of codes ``(B, latent)``: x̂, or its log-odds."""
+
     def decode(self, z: Tensor, given: Tensor | None = None) -> Tensor:
-        """Return x̂ ``(B, 1, *S)`` of codes ``(B, latent)``."""
+        """Return x̂ ``(B, 1, *S)`` of codes ``(B, latent)``, in image units."""
+        return expected(self.output(z, given), self.settings.likelihood)
+
+    def check(self, train: VolumeSource) -> None:
+        """Refuse a latent that could copy the image, and intensities that the likelihood cannot explain."""
+        super().check(train)
+        if self.settings.likelihood == "bernoulli":
+            refuse_what_is_no_probability(train)
 
     def architecture(self) -> dict[str, Any]:
         """Return the arguments of MONAI's VarAutoEncoder, for images padded until every stage can halve them."""
@@ -111,9 +138,9 @@ class VariationalDetector(NarrowDetector):
             return ()
         return hide_boxes(images, mask, self.settings.context_encoding, rng)
 
-    def log_likelihood(self, images: Tensor, reconstruction: Tensor, mask: Tensor) -> Tensor:
-        """Return log p(x|z) of each image ``(B,)``, nats, over the voxels inside the mask."""
-        return log_likelihood(images, reconstruction, mask, self.settings.noise_sd)
+    def log_likelihood(self, images: Tensor, output: Tensor, mask: Tensor) -> Tensor:
+        """Return log p(x|z) of each image ``(B,)``, nats, over the voxels inside the mask, given :meth:`output`."""
+        return log_likelihood(images, output, mask, self.settings.noise_sd, self.settings.likelihood)
 
     def reconstruct(self, images: Tensor, mask: Tensor) -> Tensor:
         """Return the decoding of the mean code."""
@@ -125,9 +152,13 @@ class VariationalDetector(NarrowDetector):
         del mask
         return self.encode(images)[0]
 
-    def sample(self, n: int, rng: torch.Generator, given: Tensor | None = None) -> Tensor:
-        """Return ``n`` new images ``(n, 1, *S)``: decodings of z ~ N(0, 1)."""
-        return self.decode(torch.randn((n, self.settings.latent_size), generator=rng, device=rng.device), given)
+    def codes(self, n: int, rng: torch.Generator) -> Tensor:
+        """Return n random codes z ~ N(0, 1), ``(n, latent)``."""
+        return torch.randn((n, self.settings.latent_size), generator=rng, device=rng.device)
+
+    def sample(self, n: int, rng: torch.Generator) -> Tensor:
+        """Return ``n`` new images ``(n, 1, *S)``: decodings of random codes."""
+        return self.decode(self.codes(n, rng))
 
     def interpolate(self, first: Tensor, second: Tensor, n: int) -> Tensor:
         """Return images ``(n, B, 1, *S)`` on the way from images to others, both ``(B, C, *S)``: linear in μ."""
@@ -142,14 +173,15 @@ class VariationalDetector(NarrowDetector):
     def answer(self, images: Tensor, mask: Tensor, given: Tensor | None = None) -> Evidence:
         """Return the residual, the KL and the negative ELBO at the mean code, and the maps of the settings."""
         mu, log_variance = self.encode(images, given)
-        reconstruction = self.decode(mu, given)
+        output = self.output(mu, given)
+        reconstruction = expected(output, self.settings.likelihood)
         divergence = kl(mu, log_variance)
         maps = {"residual": residual(images, reconstruction, mask)}
         if self.settings.kl_gradient:
             maps["kl_gradient"] = maps["residual"].abs() * within(self.kl_gradient(images, given), mask)
         if self.settings.restoration_steps:
             maps["restoration"] = residual(images, centre(self.restored(images, mask, given)), mask)
-        terms = {"kl": divergence, "negative_elbo": divergence - self.log_likelihood(images, reconstruction, mask)}
+        terms = {"kl": divergence, "negative_elbo": divergence - self.log_likelihood(images, output, mask)}
         return Evidence(maps, within(reconstruction, mask), terms)
 
     def kl_gradient(self, images: Tensor, given: Tensor | None = None) -> Tensor:
@@ -180,7 +212,7 @@ class VariationalDetector(NarrowDetector):
     def surprise(self, moved: Tensor, images: Tensor, mask: Tensor, given: Tensor | None = None) -> Tensor:
         """Return KL(x') − log p(x'|μ(x')) + λ·TV(x' − x) of each image ``(B,)``, nats."""
         mu, log_variance = self.encode(moved, given)
-        negative_elbo = kl(mu, log_variance) - self.log_likelihood(moved, self.decode(mu, given), mask)
+        negative_elbo = kl(mu, log_variance) - self.log_likelihood(moved, self.output(mu, given), mask)
         return negative_elbo + self.settings.restoration_tv * total_variation(moved - images)
 
     @torch.no_grad()
@@ -192,9 +224,9 @@ class VariationalDetector(NarrowDetector):
         weights = []
         for _ in range(k):
             z = reparameterised(mu, log_variance, rng)
-            of_prior = -0.5 * (z**2).sum(1)
-            of_code = -0.5 * ((z - mu) ** 2 / log_variance.exp() + log_variance).sum(1)
-            weights.append(self.log_likelihood(images, self.decode(z, given), mask) + of_prior - of_code)
+            nothing = torch.zeros_like(z)
+            ratio = log_density(z, nothing, nothing) - log_density(z, mu, log_variance)
+            weights.append(self.log_likelihood(images, self.output(z, given), mask) + ratio)
         return torch.stack(weights).logsumexp(dim=0) - math.log(k)
 
     @torch.no_grad()

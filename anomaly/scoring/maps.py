@@ -51,7 +51,7 @@ def raw_evidence(
     voxels, mask
         ``(I, J, K)`` on the detector's grid.
     about
-        Age and sex ``(2,)`` of the subject, as :func:`anomaly.core.covariates.covariates`.
+        What is known of the subject ``(D,)``, as ``VolumeSource.covariates`` of the training volumes: age and sex.
     batch_size
         Images per forward pass.
     flip_average

@@ -108,7 +108,8 @@ class Scorer:
     def score(self, voxels: FloatArray, mask: MaskArray, about: FloatArray = UNKNOWN) -> ScoredVolume:
         """Return maps and scan scores of one preprocessed volume ``(I, J, K)``.
 
-        ``about`` holds the subject's age and sex ``(2,)``, as :func:`anomaly.core.covariates.covariates`.
+        ``about`` ``(D,)`` is what is known of the subject, as ``VolumeSource.covariates`` of the training volumes:
+        age and sex.
 
         Raises
         ------

@@ -27,8 +27,8 @@ class Moment:
     rng
         Random numbers of this step, on the device of the images.
     covariates
-        ``(B, 2)`` age and sex of the subjects of the images, NaN where unknown
-        (:func:`anomaly.core.covariates.covariates`); None where nothing is known of any.
+        ``(B, D)`` what the source knows of the subjects of the images, NaN where unknown; None where nothing is
+        known of any.
     """
 
     step: int
@@ -106,7 +106,7 @@ class Learner(Protocol):
         """Return how the training goes; asked at every validation, and at last of the weights that are kept.
 
         ``batches`` never ends, is the same each time, and is made as it is taken: images ``(B, C, *S)`` as the
-        loss gets them, masks ``(B, 1, *S)`` and covariates ``(B, 2)``.
+        loss gets them, masks ``(B, 1, *S)`` and covariates ``(B, D)``.
         """
         ...
 
@@ -141,7 +141,7 @@ class LabelledScan(Protocol):
 
     @property
     def covariates(self) -> FloatArray:
-        """Age and sex ``(2,)``."""
+        """What is known of the subject ``(D,)``."""
         ...
 
 

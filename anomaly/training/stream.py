@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anomaly.core.covariates import COVARIATES
 from anomaly.core.errors import TrainingError
 from anomaly.core.views import Array, View, VolumeSource
 
@@ -35,7 +34,7 @@ class Batch(NamedTuple):
     mask
         ``(B, 1, *S)`` bool.
     covariates
-        ``(B, 2)`` age and sex of their subjects, NaN where unknown.
+        ``(B, D)`` what the source knows of their subjects, NaN where unknown.
     """
 
     number: int
@@ -85,10 +84,10 @@ class ImageStream:
         size, pinned = self.batch_size, self.pinned
         images = torch.empty((size, self.view.channels, *shape), pin_memory=pinned)
         mask = torch.empty((size, 1, *shape), dtype=torch.bool, pin_memory=pinned)
-        covariates = np.empty((size, len(COVARIATES)), dtype=np.float32)
-        for row, scan in enumerate(rng.integers(len(self.source), size=size)):
+        scans = rng.integers(len(self.source), size=size)
+        for row, scan in enumerate(scans):
             self._fill(images[row].numpy(), mask[row].numpy(), int(scan), rng)
-            covariates[row] = self.source.covariates(int(scan))
+        covariates = np.stack([self.source.covariates(int(scan)) for scan in scans]).astype(np.float32, copy=False)
         return Batch(step, images, mask, torch.from_numpy(covariates))
 
     def _fill(self, image: Array, mask: Array, scan: int, rng: np.random.Generator) -> None:

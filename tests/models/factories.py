@@ -34,6 +34,11 @@ class MemoryCohort:
         return covariates(20.0 + index, "FM"[index % 2])
 
 
+def strangers(n: int) -> Tensor:
+    """Return age and sex ``(n, 2)`` of subjects of whom neither is known."""
+    return torch.full((n, 2), torch.nan)
+
+
 def healthy_scan(seed: int, grid: Geometry = GRID) -> tuple[FloatArray, MaskArray]:
     """Return one anatomy with a little individual variation."""
     rng = np.random.default_rng(seed)

@@ -23,8 +23,7 @@ from anomaly.models.adversarial import (
     generator_loss,
     gradient_penalty,
 )
-from anomaly.models.conditioning import unknown
-from tests.models.factories import GRID, MemoryCohort, healthy_scan
+from tests.models.factories import GRID, MemoryCohort, healthy_scan, strangers
 
 SHAPES = [(16, 20), (11, 7), (9, 10, 12)]
 CHANNELS = (8, 16)
@@ -188,7 +187,7 @@ def images_of(first: int) -> Iterator[Tensor]:
 
 def batches() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     for images in images_of(0):
-        yield images, images != 0, unknown(len(images))
+        yield images, images != 0, strangers(len(images))
 
 
 def gap_of(value: float) -> object:

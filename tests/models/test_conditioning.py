@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from anomaly.core.covariates import UNKNOWN, covariates
-from anomaly.core.errors import TrainingError
+from anomaly.core.covariates import AGE_AND_SEX, UNKNOWN, Covariate, covariates
+from anomaly.core.errors import InputError, TrainingError
 from anomaly.core.volume import FloatArray
-from anomaly.models.conditioning import FARTHEST, Conditioning, unknown, withheld
-from tests.models.factories import MemoryCohort, healthy_cohort
+from anomaly.models.conditioning import FARTHEST, Conditioning, withheld
+from tests.models.factories import MemoryCohort, healthy_cohort, strangers
+
+DIGIT, SLANT = Covariate(name="digit", values=4), Covariate(name="slant")
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,10 +29,21 @@ class OfPeople(MemoryCohort):
         return self.people[index]
 
 
-def learnt(*people: FloatArray) -> Conditioning:
-    conditioning = Conditioning()
+@dataclass(frozen=True, eq=False)
+class Describing(OfPeople):
+    """It says what is known of its subjects."""
+
+    described: tuple[Covariate, ...] = AGE_AND_SEX
+
+
+def learnt(*people: FloatArray, told: tuple[Covariate, ...] = AGE_AND_SEX) -> Conditioning:
+    conditioning = Conditioning(told)
     conditioning.learn(OfPeople([], people=people))
     return conditioning
+
+
+def row(*values: float) -> FloatArray:
+    return np.array(values, dtype=np.float32)
 
 
 def test_ages_of_the_training_subjects_become_standard() -> None:
@@ -50,13 +63,13 @@ def test_age_and_sex_are_followed_by_whether_they_are_known() -> None:
 
 
 def test_what_is_unknown_is_told_by_zeros_alone() -> None:
-    assert torch.equal(learnt(covariates(30.0, "F"), UNKNOWN)(unknown(3)), torch.zeros(3, Conditioning.size))
+    assert torch.equal(learnt(covariates(30.0, "F"), UNKNOWN)(strangers(3)), torch.zeros(3, 4))
 
 
 def test_subjects_without_an_age_have_no_part_in_the_mean() -> None:
     conditioning = learnt(covariates(30.0), covariates(sex="F"), covariates(50.0), UNKNOWN)
-    assert float(conditioning.age_mean) == 40
-    assert float(conditioning.age_sd) == 10
+    assert float(conditioning.mean[0]) == 40
+    assert float(conditioning.sd[0]) == 10
 
 
 @pytest.mark.parametrize("people", [[covariates(sex="F"), UNKNOWN], [covariates(44.0, "F")] * 2])
@@ -85,7 +98,7 @@ def test_subjects_of_whom_nothing_is_known_are_refused_with_a_way_out() -> None:
 def test_what_was_learnt_is_kept_with_the_weights() -> None:
     other = Conditioning()
     other.load_state_dict(learnt(covariates(30.0), covariates(50.0)).state_dict())
-    assert float(other.age_mean) == 40
+    assert float(other.mean[0]) == 40
 
 
 def test_covariates_are_withheld_by_chance_and_by_nothing_else() -> None:
@@ -96,3 +109,56 @@ def test_covariates_are_withheld_by_chance_and_by_nothing_else() -> None:
     some = withheld(people, 0.25, rng).isnan().float()
     assert (some.mean(0) - 0.25).abs().max() < 0.05
     assert abs(float((some[:, 0] * some[:, 1]).mean()) - 0.25**2) < 0.03
+
+
+def test_one_of_several_values_is_told_by_a_number_of_its_own() -> None:
+    conditioning = learnt(row(0, 2.0), row(1, 4.0), row(2, 2.0), row(3, 4.0), told=(DIGIT, SLANT))
+    told = conditioning(torch.tensor([[2.0, 4.0], [0.0, math.nan], [math.nan, 2.0]]))
+    assert told.tolist() == [[0, 0, 1, 0, 1, 1], [1, 0, 0, 0, 0, 0], [0, 0, 0, 0, -1, 1]]
+    assert conditioning.size == 6
+
+
+def test_the_spread_of_a_number_is_its_own_whatever_its_unit() -> None:
+    conditioning = learnt(row(0.010), row(0.012), told=(SLANT,))
+    torch.testing.assert_close(conditioning(torch.tensor([[0.012]])), torch.tensor([[1.0, 1.0]]))
+
+
+def test_a_value_that_no_training_subject_had_counts_as_not_known() -> None:
+    told = learnt(row(0), row(2), row(2), told=(DIGIT,))(torch.tensor([[1.0], [2.0], [7.0], [0.5], [math.nan]]))
+    assert told.tolist() == [[0, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+
+
+def test_unknown_subjects_have_as_many_covariates_as_the_model_is_told() -> None:
+    conditioning = Conditioning((DIGIT,))
+    assert conditioning.unknown(3).shape == (3, 1)
+    assert not conditioning(conditioning.unknown(3)).any()
+
+
+@pytest.mark.parametrize("wrong", [4.0, -1.0, 1.5])
+def test_a_value_that_there_is_not_is_refused_with_its_scan(wrong: float) -> None:
+    with pytest.raises(TrainingError, match=rf"digit \(one of 0 to 3\), but training scan 2 of 3 .* {wrong:g};"):
+        learnt(row(0), row(wrong), row(math.nan), told=(DIGIT,))
+
+
+def test_volumes_that_come_with_other_covariates_are_refused() -> None:
+    with pytest.raises(TrainingError, match=r"is told digit \(one of 0 to 3\), but .* 2 number\(s\) of each"):
+        learnt(covariates(30.0, "F"), covariates(40.0, "M"), told=(DIGIT,))
+    with pytest.raises(TrainingError, match=r"come with 1 or 2 number\(s\)"):
+        learnt(row(0), covariates(40.0, "M"), told=(DIGIT,))
+
+
+def test_volumes_that_say_what_they_come_with_are_taken_at_their_word() -> None:
+    cohort = Describing([], people=(covariates(30.0, "F"), covariates(40.0, "M")))
+    Conditioning().learn(cohort)
+    with pytest.raises(TrainingError, match=r"is told weight \(a number\), sex .* come with age \(a number\), sex"):
+        Conditioning((Covariate(name="weight"), AGE_AND_SEX[1])).learn(cohort)
+
+
+def test_what_is_missing_of_all_is_named() -> None:
+    with pytest.raises(TrainingError, match="found no digit of any of the 2 training scans"):
+        learnt(row(math.nan), row(math.nan), told=(DIGIT,))
+
+
+def test_subjects_of_another_kind_than_those_trained_on_are_refused() -> None:
+    with pytest.raises(InputError, match=r"found 2 covariate\(s\).*expected 1: digit"):
+        Conditioning((DIGIT,))(strangers(3))

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -12,12 +13,20 @@ from torch import Tensor
 from anomaly.core.covariates import UNKNOWN
 from anomaly.core.errors import TrainingError
 from anomaly.core.volume import FloatArray
-from anomaly.models.base import FitRun
-from anomaly.models.conditioning import unknown
+from anomaly.models.base import ConditionalGenerator, FitRun
 from anomaly.models.cvae import ConditionalSettings, ConditionalVariationalAutoencoder
+from anomaly.models.vae import VariationalAutoencoder, VariationalSettings
 from anomaly.training.protocols import Moment
 from anomaly.training.settings import AugmentationSettings, TrainingSettings
-from tests.models.factories import GRID, MemoryCohort, healthy_cohort, healthy_scan, images_of
+from tests.models.factories import (
+    GRID,
+    MemoryCohort,
+    healthy_cohort,
+    healthy_scan,
+    images_of,
+    planted_scan,
+    strangers,
+)
 
 YOUNG, OLD = torch.tensor([[20.0, math.nan]]), torch.tensor([[39.0, math.nan]])
 
@@ -62,7 +71,7 @@ def test_a_scan_is_rebuilt_best_for_its_own_age(trained: ConditionalVariationalA
 def test_an_unknown_age_gives_finite_evidence_between_the_right_and_the_wrong_age(
     trained: ConditionalVariationalAutoencoder,
 ) -> None:
-    assert error(trained, 20, YOUNG) < error(trained, 20, unknown(1)) < error(trained, 20, OLD)
+    assert error(trained, 20, YOUNG) < error(trained, 20, strangers(1)) < error(trained, 20, OLD)
 
 
 def test_evidence_without_covariates_is_that_of_unknown_subjects(
@@ -71,7 +80,7 @@ def test_evidence_without_covariates_is_that_of_unknown_subjects(
     images, mask = images_of(*healthy_scan(0), trained.view)
     with torch.inference_mode():
         first = trained.evidence(images, mask).maps["residual"]
-        second = trained.evidence_given(images, mask, unknown(len(images))).maps["residual"]
+        second = trained.evidence_given(images, mask, strangers(len(images))).maps["residual"]
     assert torch.equal(first, second)
 
 
@@ -111,7 +120,7 @@ def test_a_batch_of_which_nothing_is_known_is_one_of_unknown_subjects() -> None:
     images, mask = images_of(*healthy_scan(0), detector.view)
     losses = [
         detector.loss(images, mask, Moment(0, 10, torch.Generator().manual_seed(0), known))["loss"]
-        for known in (None, unknown(len(images)))
+        for known in (None, strangers(len(images)))
     ]
     assert torch.equal(*losses)
 
@@ -127,10 +136,29 @@ def test_the_dense_layers_alone_have_more_parameters_than_without_covariates() -
 def test_new_images_can_be_of_an_age(trained: ConditionalVariationalAutoencoder) -> None:
     with torch.no_grad():
         young, old = (
-            trained.sample(8, torch.Generator().manual_seed(0), trained.conditioning(about.expand(8, -1)))
-            for about in (YOUNG, OLD)
+            trained.sample_given(about.expand(8, -1), torch.Generator().manual_seed(0)) for about in (YOUNG, OLD)
         )
     assert young.mean() > old.mean()
+
+
+def test_new_images_of_unknown_subjects_are_those_of_whom_nothing_is_told(
+    trained: ConditionalVariationalAutoencoder,
+) -> None:
+    assert isinstance(trained, ConditionalGenerator)
+    assert not isinstance(VariationalAutoencoder(VariationalSettings(), GRID), ConditionalGenerator)
+    with torch.no_grad():
+        first = trained.sample(4, torch.Generator().manual_seed(0))
+        second = trained.sample_given(strangers(4), torch.Generator().manual_seed(0))
+    assert torch.equal(first, second)
+
+
+def test_one_code_is_decoded_under_other_covariates(trained: ConditionalVariationalAutoencoder) -> None:
+    images, mask = images_of(*of_age(20, 300), trained.view)
+    with torch.no_grad():
+        young, old = (trained.conditioning(about.expand(len(images), -1)) for about in (YOUNG, OLD))
+        z, _ = trained.encode(images, young)
+        aged = trained.decode(z, old)
+        assert aged[mask].mean() < trained.decode(z, young)[mask].mean()
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,3 +171,48 @@ def test_a_cohort_of_unknown_subjects_is_refused(tmp_path: Path) -> None:
     cohort = Anonymous([healthy_scan(seed) for seed in range(3)])
     with pytest.raises(TrainingError, match="found neither age nor sex"):
         new().fit(cohort, [], FitRun(tmp_path, TrainingSettings(steps=1), device="cpu"))
+
+
+@dataclass(frozen=True, eq=False)
+class OfKinds(MemoryCohort):
+    """Of every subject the kind is known, one of three."""
+
+    def covariates(self, index: int) -> FloatArray:
+        return np.array([index % 3], dtype=np.float32)
+
+
+def test_a_model_is_told_what_the_volumes_come_with(tmp_path: Path) -> None:
+    detector = new(covariates=[{"name": "kind", "values": 3}])
+    cohort = OfKinds([healthy_scan(seed) for seed in range(6)])
+    validation = [replace(planted_scan(), covariates=cohort.covariates(0))]
+    detector.fit(cohort, validation, FitRun(tmp_path, TrainingSettings(steps=2, validate_every=2), device="cpu"))
+    images, mask = images_of(*healthy_scan(0), detector.view)
+    with torch.inference_mode():
+        first, second, nothing = (
+            detector.evidence_given(images, mask, torch.full((len(images), 1), kind)).reconstruction
+            for kind in (0.0, 1.0, math.nan)
+        )
+        assert torch.equal(nothing, detector.evidence(images, mask).reconstruction)
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, nothing)
+
+
+def test_a_model_that_is_told_other_things_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"told kind \(one of 0 to 2\), but the volumes come with 2 number"):
+        new(covariates=[{"name": "kind", "values": 3}]).fit(
+            healthy_cohort(), [], FitRun(tmp_path, TrainingSettings(steps=1), device="cpu")
+        )
+
+
+def test_a_bernoulli_model_gives_probabilities_whatever_it_is_told() -> None:
+    detector = new(likelihood="bernoulli")
+    detector.prepare(healthy_cohort())
+    images, mask = images_of(*healthy_scan(0), detector.view)
+    losses = detector.loss(images, mask, Moment(0, 10, torch.Generator().manual_seed(0), strangers(len(images))))
+    assert losses["loss"] > 0
+    with torch.no_grad():
+        for shown in (
+            detector.sample_given(YOUNG.expand(3, -1), torch.Generator().manual_seed(0)),
+            detector.evidence_given(images, mask, OLD.expand(len(images), -1)).reconstruction[mask],
+        ):
+            assert ((shown > 0) & (shown < 1)).all()

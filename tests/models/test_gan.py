@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +14,19 @@ from torch import Tensor
 from anomaly.core.covariates import UNKNOWN, covariates
 from anomaly.core.errors import TrainingError
 from anomaly.core.volume import FloatArray
-from anomaly.models.base import Embedder, FitRun, Generator
-from anomaly.models.conditioning import unknown
+from anomaly.models.base import ConditionalGenerator, Embedder, FitRun, Generator
 from anomaly.models.gan import GANSettings, GenerativeAdversarial
 from anomaly.training.protocols import Moment
 from anomaly.training.settings import TrainingSettings
-from tests.models.factories import GRID, MemoryCohort, healthy_cohort, healthy_scan, images_of, planted_scan
+from tests.models.factories import (
+    GRID,
+    MemoryCohort,
+    healthy_cohort,
+    healthy_scan,
+    images_of,
+    planted_scan,
+    strangers,
+)
 
 OLD_MAN, YOUNG_WOMAN = torch.tensor([[29.0, 1.0]]), torch.tensor([[20.0, 0.0]])
 TRAINING = TrainingSettings(steps=8, batch_size=8, learning_rate=5e-3, warmup=0, validate_every=4, ema_decay=0.0)
@@ -84,7 +91,7 @@ def test_a_running_mean_of_the_generator_makes_the_images(tmp_path: Path) -> Non
 def test_the_encoder_learns_izi_f() -> None:
     detector = new(feature_weight=0.25)
     images, mask = slices(detector)
-    nothing = unknown(len(images))
+    nothing = strangers(len(images))
     with torch.no_grad():
         losses = detector.loss(images, mask, moment(99))
         rebuilt = detector.network.generate(detector.network.encode(images, nothing), nothing)
@@ -193,12 +200,12 @@ def test_a_conditional_model_is_told_age_and_sex_in_all_it_does(tmp_path: Path) 
     n = len(images)
     with torch.inference_mode():
         for answers in (
-            lambda about: detector.sample(n, torch.Generator().manual_seed(0), about),
+            lambda about: detector.sample_given(about, torch.Generator().manual_seed(0)),
             lambda about: detector.network.judge(images, about),
             lambda about: detector.network.encode(images, about),
             lambda about: detector.evidence_given(images, mask, about).maps["residual"],
         ):
-            old, young, nobody = (answers(about.expand(n, -1)) for about in (OLD_MAN, YOUNG_WOMAN, unknown(1)))
+            old, young, nobody = (answers(about.expand(n, -1)) for about in (OLD_MAN, YOUNG_WOMAN, strangers(1)))
             assert not torch.equal(old, young)
             assert not torch.equal(old, nobody)
             assert nobody.isfinite().all()
@@ -209,7 +216,7 @@ def test_where_nothing_is_known_a_conditional_model_answers_all_the_same(tmp_pat
     images, mask = slices(detector)
     with torch.inference_mode():
         evidence = detector.evidence(images, mask)
-        given = detector.evidence_given(images, mask, unknown(len(images)))
+        given = detector.evidence_given(images, mask, strangers(len(images)))
         shown = torch.where(mask, detector.reconstruct(images, mask), 0.0)
     assert torch.equal(evidence.maps["residual"], given.maps["residual"])
     torch.testing.assert_close(evidence.reconstruction, shown)
@@ -219,7 +226,7 @@ def test_where_nothing_is_known_a_conditional_model_answers_all_the_same(tmp_pat
 def test_ages_are_standardised_by_those_of_the_training_subjects(tmp_path: Path) -> None:
     conditioning = conditional(tmp_path).network.conditioning
     assert conditioning is not None
-    assert float(conditioning.age_mean) == pytest.approx(np.mean([20, 21, 22, 23]))
+    assert float(conditioning.mean[0]) == pytest.approx(np.mean([20, 21, 22, 23]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,11 +246,51 @@ def test_a_conditional_generator_makes_images_of_the_age_it_is_told(tmp_path: Pa
     detector.fit(cohort, [], FitRun(tmp_path, training, device="cpu"))
     with torch.no_grad():
         young, old = (
-            detector.sample(32, torch.Generator().manual_seed(0), torch.tensor([[age, 0.0]]).expand(32, 2))
+            detector.sample_given(torch.tensor([[age, 0.0]]).expand(32, 2), torch.Generator().manual_seed(0))
             for age in (20.0, 80.0)
         )
     brightness = [float(images[:, 0, 6:10, 7:13].mean()) for images in (young, old)]
     assert brightness[0] > 1.3 * brightness[1]
+
+
+@dataclass(frozen=True, eq=False)
+class OfKinds(MemoryCohort):
+    """Of every subject the kind is known, one of three."""
+
+    def covariates(self, index: int) -> FloatArray:
+        return np.array([index % 3], dtype=np.float32)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_subjects_may_be_of_kinds_instead_of_an_age_and_a_sex(told: bool, tmp_path: Path) -> None:
+    detector = new(conditional=told, covariates=[{"name": "kind", "values": 3}])
+    cohort = OfKinds([healthy_scan(seed) for seed in range(4)])
+    validation = [replace(planted_scan(), covariates=cohort.covariates(0))]
+    detector.fit(cohort, validation, FitRun(tmp_path, TRAINING, device="cpu"))
+    images, mask = slices(detector)
+    with torch.inference_mode():
+        first, second = (
+            detector.evidence_given(images, mask, torch.full((len(images), 1), kind)).reconstruction
+            for kind in (0.0, 1.0)
+        )
+    assert torch.equal(first, second) == (not told)
+
+
+def test_new_images_of_unknown_subjects_are_those_of_whom_nothing_is_told(tmp_path: Path) -> None:
+    detector = conditional(tmp_path)
+    assert isinstance(detector, ConditionalGenerator)
+    with torch.inference_mode():
+        first = detector.sample(4, torch.Generator().manual_seed(0))
+        second = detector.sample_given(strangers(4), torch.Generator().manual_seed(0))
+    assert torch.equal(first, second)
+
+
+def test_an_unconditional_model_makes_images_like_any_other_whatever_it_is_given() -> None:
+    detector = new()
+    with torch.inference_mode():
+        first = detector.sample(4, torch.Generator().manual_seed(0))
+        second = detector.sample_given(OLD_MAN.expand(4, -1), torch.Generator().manual_seed(0))
+    assert torch.equal(first, second)
 
 
 def test_an_unconditional_model_does_not_look_at_them() -> None:

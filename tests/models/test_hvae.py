@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.distributions import Normal, kl_divergence
+from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from anomaly.core.errors import ConfigError, TrainingError
 from anomaly.core.volume import Geometry
@@ -218,3 +218,53 @@ def test_images_of_any_shape_are_padded_and_cropped() -> None:
     detector = HierarchicalVariationalAutoencoder(HierarchicalSettings.parse(SMALL, "model"), grid)
     images = torch.rand(2, 1, 15, 18)
     assert all(m.shape == images.shape for m in detector.evidence(images, images > 0).maps.values())
+
+
+def test_one_importance_sample_is_an_estimate_of_the_elbo() -> None:
+    detector, drawn = stirred(), []
+    images, mask = images_of(*healthy_scan(0), detector.view)
+    rng = torch.Generator().manual_seed(4)
+
+    def draw(mu: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
+        sd = (0.5 * log_variance).exp()
+        drawn.append(mu + sd * torch.randn(mu.shape, generator=rng))
+        return drawn[-1]
+
+    with torch.no_grad():
+        output, levels = detector.explain(*detector.look(images), draw)
+    expected = (Normal(output, 0.1).log_prob(images) * mask).flatten(1).sum(1)
+    for level, z in zip(levels, drawn, strict=True):
+        prior = Normal(level.prior_mu, (0.5 * level.prior_log_variance).exp()).log_prob(z)
+        posterior = Normal(level.mu, (0.5 * level.log_variance).exp()).log_prob(z)
+        expected = expected + (prior - posterior).flatten(1).sum(1)
+    bound = detector.importance_bound(images, mask, 1, torch.Generator().manual_seed(4))
+    torch.testing.assert_close(bound, expected)
+
+
+def test_the_importance_bound_rises_as_the_samples_grow() -> None:
+    detector = stirred(noise_sd=1.0)
+    images, mask = images_of(*healthy_scan(0), detector.view)
+    rng = torch.Generator().manual_seed(0)
+    bounds = [
+        torch.stack([detector.importance_bound(images, mask, k, rng) for _ in range(60 // k)]).mean()
+        for k in (1, 5, 60)
+    ]
+    assert bounds[0] < bounds[1] < bounds[2]
+
+
+def test_a_bernoulli_model_answers_with_probabilities_and_their_elbo() -> None:
+    detector = stirred(likelihood="bernoulli", residual_levels=3)
+    voxels, mask = healthy_scan(0)
+    images, mask = images_of((voxels > 0.7).astype("float32"), mask, detector.view)
+    with torch.inference_mode():
+        evidence, shown = detector.evidence(images, mask), detector.reconstruct(images, mask)
+        samples = detector.sample(3, torch.Generator().manual_seed(0))
+    assert all(((x >= 0) & (x <= 1)).all() for x in (shown, samples))
+    log_odds, _ = detector.explain(*detector.look(images), mean)
+    likelihood = (Bernoulli(logits=log_odds).log_prob(images) * mask).flatten(1).sum(1)
+    torch.testing.assert_close(evidence.terms["negative_elbo"], evidence.terms["kl"] - likelihood)
+
+
+def test_intensities_that_are_no_probabilities_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="Bernoulli likelihood expects 0 to 1"):
+        new(likelihood="bernoulli").fit(healthy_cohort(), [], FitRun(tmp_path, device="cpu"))

@@ -6,19 +6,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import MultivariateNormal, Normal
+from torch.distributions import Bernoulli, MultivariateNormal, Normal
 
-from anomaly.core.errors import ConfigError
+from anomaly.core.errors import ConfigError, TrainingError
+from anomaly.core.volume import FloatArray, MaskArray
 from anomaly.models.base import Embedder, FitRun, Generator
 from anomaly.models.network import centre
 from anomaly.models.vae import VariationalAutoencoder, VariationalSettings
 from anomaly.models.variational import kl
 from anomaly.training.protocols import Moment
-from anomaly.training.settings import TrainingSettings
-from tests.models.factories import GRID, healthy_cohort, healthy_scan, images_of, planted_scan
+from anomaly.training.settings import AugmentationSettings, TrainingSettings
+from tests.models.factories import GRID, MemoryCohort, healthy_cohort, healthy_scan, images_of, planted_scan
 
 
 def new(**changes: object) -> VariationalAutoencoder:
@@ -45,7 +47,7 @@ class Linear(VariationalAutoencoder):
         mu = variance * (images.flatten(1) @ self.weights) / self.settings.noise_sd**2
         return mu, (self.widen * variance).log().expand_as(mu)
 
-    def decode(self, z: Tensor, given: Tensor | None = None) -> Tensor:
+    def output(self, z: Tensor, given: Tensor | None = None) -> Tensor:
         return (z @ self.weights.T).reshape(-1, 1, *self.image_shape)
 
     def images(self, n: int = 5) -> tuple[Tensor, Tensor]:
@@ -327,3 +329,58 @@ def test_active_units_are_in_the_report_of_a_training(tmp_path: Path) -> None:
 def test_channels_that_groups_cannot_divide_are_refused() -> None:
     with pytest.raises(ConfigError, match="multiples of 8"):
         new(channels=(8, 12))
+
+
+def binary_scan(seed: int) -> tuple[FloatArray, MaskArray]:
+    voxels, mask = healthy_scan(seed)
+    return (voxels > 0.7).astype(np.float32), mask
+
+
+def test_a_bernoulli_model_answers_with_probabilities_and_their_elbo() -> None:
+    detector = new(likelihood="bernoulli", kl_gradient=True)
+    images, mask = images_of(*binary_scan(0), detector.view)
+    with torch.inference_mode():
+        evidence, shown = detector.evidence(images, mask), detector.reconstruct(images, mask)
+        samples = detector.sample(3, torch.Generator().manual_seed(0))
+    assert all(((x > 0) & (x < 1)).all() for x in (shown, samples))
+    torch.testing.assert_close(evidence.maps["residual"], torch.where(mask, images - shown, 0.0))
+    likelihood = (Bernoulli(shown).log_prob(images) * mask).flatten(1).sum(1)
+    torch.testing.assert_close(evidence.terms["negative_elbo"], evidence.terms["kl"] - likelihood)
+
+
+def test_a_bernoulli_model_has_an_importance_bound() -> None:
+    detector = new(likelihood="bernoulli")
+    images, mask = images_of(*binary_scan(0), detector.view)
+    bounds = [detector.importance_bound(images, mask, k, torch.Generator().manual_seed(0)) for k in (1, 100)]
+    assert (bounds[1] < 0).all()
+    assert bounds[1].mean() > bounds[0].mean()
+
+
+def test_a_bernoulli_model_learns_what_is_black_and_what_is_white(tmp_path: Path) -> None:
+    detector = new(likelihood="bernoulli")
+    plain = AugmentationSettings(flip=0, deform=0, gamma=0, brightness=0, bias_field=0, noise=0, blur=0)
+    training = TrainingSettings(
+        steps=80, batch_size=16, learning_rate=1e-2, warmup=2, validate_every=80, augmentation=plain
+    )
+    cohort = MemoryCohort([binary_scan(seed) for seed in range(10)])
+    detector.fit(cohort, [], FitRun(tmp_path, training, device="cpu"))
+    images, mask = images_of(*binary_scan(300), detector.view)
+    with torch.inference_mode():
+        shown = detector.reconstruct(images, mask)
+        likelihood = detector.log_likelihood(images, detector.output(detector.encode(images)[0]), mask)
+    assert ((shown > 0.5) == (images > 0.5))[mask].float().mean() > 0.9
+    assert -likelihood.sum() / mask.sum() < 0.5 * math.log(2)
+
+
+def test_intensities_that_are_no_probabilities_are_refused(tmp_path: Path) -> None:
+    bright = (2 * healthy_scan(1)[0], healthy_scan(1)[1])
+    cohort = MemoryCohort([binary_scan(0), bright, binary_scan(2)])
+    with pytest.raises(
+        TrainingError, match=r"scan 2 of 3 holds intensities .* Bernoulli likelihood expects 0 to 1"
+    ):
+        new(likelihood="bernoulli").fit(cohort, [], FitRun(tmp_path, TrainingSettings(steps=1), device="cpu"))
+
+
+def test_a_bernoulli_model_is_not_restored() -> None:
+    with pytest.raises(ConfigError, match="needs likelihood gaussian"):
+        new(likelihood="bernoulli", restoration_steps=2)

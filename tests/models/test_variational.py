@@ -1,9 +1,21 @@
 from __future__ import annotations
 
-import torch
-from torch.distributions import Normal, kl_divergence
+import math
 
-from anomaly.models.variational import free_energy, kl, kl_between, kl_units, reparameterised, with_free_bits
+import torch
+from torch.distributions import Bernoulli, Normal, kl_divergence
+
+from anomaly.models.variational import (
+    expected,
+    free_energy,
+    kl,
+    kl_between,
+    kl_units,
+    log_density,
+    log_likelihood,
+    reparameterised,
+    with_free_bits,
+)
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -70,3 +82,43 @@ def test_the_free_energy_is_the_negative_elbo_per_voxel() -> None:
 def test_each_group_of_units_can_have_a_beta_of_its_own() -> None:
     likelihood, divergence, mask = torch.zeros(2), torch.ones(2, 2), torch.ones(2, 1, 1, 1)
     assert free_energy(likelihood, divergence, mask, beta=torch.tensor([0.5, 3.0]))["loss"] == 3.5
+
+
+def test_the_log_density_is_that_of_torch() -> None:
+    z, mu, log_variance = (random(4, 2, 5, 3, seed=n) for n in range(3))
+    found = Normal(mu, (0.5 * log_variance).exp()).log_prob(z).flatten(1).sum(1)
+    torch.testing.assert_close(log_density(z, mu, log_variance), found)
+
+
+def test_a_bernoulli_likelihood_is_that_of_torch_inside_the_mask() -> None:
+    log_odds, mask = random(4, 1, 5, 5), random(4, 1, 5, 5, seed=1) > 0
+    images = (random(4, 3, 5, 5, seed=2) > 0).float()
+    probability = Bernoulli(logits=log_odds).log_prob(images[:, 1:2])
+    found = log_likelihood(images, log_odds, mask, 0.1, "bernoulli")
+    torch.testing.assert_close(found, (probability * mask).flatten(1).sum(1))
+    torch.testing.assert_close(expected(log_odds, "bernoulli"), log_odds.sigmoid())
+
+
+def test_a_bernoulli_likelihood_of_grey_weighs_both_answers() -> None:
+    image, mask = torch.full((1, 1, 1, 1), 0.3), torch.ones((1, 1, 1, 1), dtype=torch.bool)
+    found = log_likelihood(image, torch.zeros_like(image), mask, 0.1, "bernoulli")
+    torch.testing.assert_close(found, torch.tensor([0.5]).log())
+    best = log_likelihood(image, image.logit(), mask, 0.1, "bernoulli")
+    torch.testing.assert_close(best, torch.tensor([0.3 * math.log(0.3) + 0.7 * math.log(0.7)]))
+
+
+def test_a_bernoulli_likelihood_is_safe_where_the_model_is_sure_and_wrong() -> None:
+    log_odds = torch.tensor([40.0, -40.0, 1e4]).reshape(3, 1, 1, 1).requires_grad_()
+    images = torch.tensor([0.0, 1.0, 0.0]).reshape(3, 1, 1, 1)
+    found = log_likelihood(images, log_odds, images > -1, 0.1, "bernoulli")
+    assert found.tolist() == [-40, -40, -1e4]
+    found.sum().backward()
+    assert log_odds.grad.flatten().tolist() == [-1, 1, -1]
+
+
+def test_what_lies_beyond_black_and_white_counts_as_black_or_white() -> None:
+    log_odds, mask = random(2, 1, 5, 5), torch.ones((2, 1, 5, 5), dtype=torch.bool)
+    images = random(2, 1, 5, 5, seed=1)
+    first, second = (log_likelihood(x, log_odds, mask, 0.1, "bernoulli") for x in (images, images.clamp(0, 1)))
+    assert torch.equal(first, second)
+    assert (first < 0).all()

@@ -6,6 +6,7 @@ import torch
 
 from anomaly.core.errors import TrainingError
 from anomaly.core.views import View
+from anomaly.core.volume import FloatArray
 from anomaly.training.stream import ImageStream, StepLoader
 from tests.models.factories import GRID, MemoryCohort, healthy_cohort
 
@@ -60,6 +61,20 @@ def test_the_loader_continues_where_it_is_told(threads: int) -> None:
     batches = list(loader)
     assert [step for step, *_ in batches] == [10, 11, 12, 13, 14]
     assert all(torch.equal(images, source.batch(step)[1]) for step, images, *_ in batches)
+
+
+class OfDigits(MemoryCohort):
+    """A cohort of whose subjects one number is known."""
+
+    def covariates(self, index: int) -> FloatArray:
+        return np.array([index], dtype=np.float32)
+
+
+def test_a_batch_has_as_many_covariates_as_the_source_knows() -> None:
+    covariates = ImageStream(OfDigits(healthy_cohort(4).volumes), VIEWS[0], 8, 0).batch(0).covariates
+    assert covariates.shape == (8, 1)
+    assert covariates.dtype == torch.float32
+    assert set(covariates[:, 0].tolist()) <= {0.0, 1.0, 2.0, 3.0}
 
 
 def test_an_empty_cohort_is_refused() -> None:
