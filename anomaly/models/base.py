@@ -162,6 +162,15 @@ class Embedder(Protocol):
 
 
 @runtime_checkable
+class Decoder(Protocol):
+    """A model that makes an image of a latent code, be it one that an embedder has given or one between two."""
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return the images ``(B, C, *S)`` of codes ``(B, D)``."""
+        ...
+
+
+@runtime_checkable
 class Generator(Protocol):
     """A model that can make new normal images."""
 

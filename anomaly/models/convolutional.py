@@ -89,7 +89,11 @@ class LatentDetector(NarrowDetector):
 
     def reconstruct(self, images: Tensor, mask: Tensor) -> Tensor:
         """Return D(E(x))."""
-        return crop(self.network.decode(self.embed(images, mask)), self.image_shape)
+        return self.decode(self.embed(images, mask))
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return x̂ ``(B, 1, *S)`` of codes ``(B, latent)``."""
+        return crop(self.network.decode(z), self.image_shape)
 
     def embed(self, images: Tensor, mask: Tensor) -> Tensor:
         """Return z ``(B, latent)``."""

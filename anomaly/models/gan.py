@@ -234,6 +234,10 @@ class GenerativeAdversarial(AdversarialDetector):
         del mask
         return self.network.encode(images, self.network.unknown(images))
 
+    def decode(self, z: Tensor) -> Tensor:
+        """Return Ḡ(z) ``(B, C, *S)`` of codes ``(B, latent)``, scaled to the length of all codes."""
+        return self.network.generate(on_sphere(z), self.network.unknown(z))
+
     def sample(self, n: int, rng: torch.Generator) -> Tensor:
         """Return n new images ``(n, C, *S)`` of subjects of whom nothing is known."""
         z = self.codes(n, rng)

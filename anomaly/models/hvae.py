@@ -322,6 +322,10 @@ class HierarchicalVariationalAutoencoder(NetworkDetector):
         code, _ = self.look(images)[0].chunk(2, dim=1)  # relative to a prior of mean 0
         return code
 
+    def decode(self, z: Tensor) -> Tensor:
+        """Return images ``(B, 1, *S)`` of codes z₁ ``(B, latents[0])``, the other levels at the means of their priors."""
+        return self.explain(torch.cat([z, torch.zeros_like(z)], dim=1), [], mean)[0]
+
     def sample(self, n: int, rng: torch.Generator) -> Tensor:
         """Return ``n`` new images ``(n, 1, *S)``: every level drawn from its prior."""
         nothing = torch.zeros((n, 2 * self.settings.latents[0]), device=rng.device)

@@ -160,10 +160,13 @@ class AdversarialVariational(AdversarialDetector):
         del mask
         return self.network.encode(images)[0]
 
+    def decode(self, z: Tensor) -> Tensor:
+        """Return D(z) ``(B, C, *S)`` of codes ``(B, latent)``."""
+        return self.network.decode(z)
+
     def sample(self, n: int, rng: torch.Generator) -> Tensor:
         """Return decodings of n codes z ~ N(0, 1), ``(n, C, *S)``."""
-        z = torch.randn((n, self.settings.latent_size), generator=rng, device=rng.device)
-        return self.network.decode(z)
+        return self.decode(torch.randn((n, self.settings.latent_size), generator=rng, device=rng.device))
 
     def health(self, batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> Health:
         """Return how varied the decodings of new codes are, and how far D tells them from real images."""

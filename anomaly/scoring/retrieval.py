@@ -128,7 +128,7 @@ def build_index(codes: FloatArray, ages: FloatArray, pictures: Sequence[Pictures
     ages
         ``(n,)`` years, NaN where not known; kept as whole years.
     pictures
-        :func:`middle_slices` of each scan.
+        :func:`middle_slices` of each scan; empty to keep none.
     """
     centre, sd = codes.mean(axis=0), codes.std(axis=0)
     scale = np.divide(1, sd, out=np.zeros_like(sd), where=sd > SMALLEST)
@@ -142,7 +142,7 @@ def build_index(codes: FloatArray, ages: FloatArray, pictures: Sequence[Pictures
         directions=directions,
         bits=hashed(z, directions),
         ages=np.round(ages).astype(np.float32),
-        pictures={plane: np.stack([of_scan[plane] for of_scan in pictures]) for plane in PLANES},
+        pictures={plane: np.stack([of_scan[plane] for of_scan in pictures]) for plane in PLANES if pictures},
         by=by,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -11,6 +11,7 @@ from anomaly.models.base import ModelSettings
 from anomaly.models.registry import parse_settings
 from anomaly.scoring.settings import ScoringSettings
 from anomaly.training.settings import AugmentationSettings, TrainingSettings
+from pipelines.validation.classifier import ClassifierSettings
 
 AS_THEY_ARE = AugmentationSettings(flip=0, deform=0, gamma=0, brightness=0, bias_field=0, noise=0, blur=0)
 
@@ -61,6 +62,9 @@ class TrialSettings(Settings):
     model: dict[str, Any] = Field(description="family and its settings")
     training: PictureTraining = PictureTraining()
     scoring: PictureScoring = PictureScoring()
+    draws: int = Field(
+        0, ge=0, description="0, or how many draws of black and white pixels there are of each training picture"
+    )
     exams: tuple[str, ...] = Field(min_length=1, description="what is measured")
     bars: dict[str, Bar] = Field(default_factory=dict, description="by measure: what it must reach")
 
@@ -77,3 +81,32 @@ class TrialSettings(Settings):
     def family(self) -> str:
         """Name of the family."""
         return str(self.model["family"])
+
+
+class ExamSettings(Settings):
+    """How much is measured in the exams."""
+
+    samples: int = Field(2000, ge=100, description="generated pictures that are measured")
+    neighbours_of: int = Field(2000, ge=100, description="pictures among which neighbours are looked for")
+    likelihood_of: int = Field(200, ge=1, description="test pictures whose likelihood is measured")
+    importance: tuple[int, ...] = Field((1, 50, 500), description="k of the importance-weighted bounds")
+    probed: int = Field(4000, ge=100, description="training pictures whose codes are probed")
+    seed: int = Field(0, ge=0, description="seed of what is random in the exams")
+
+
+class ValidationSettings(Settings):
+    """A validation task: its world, its models, its bars."""
+
+    name: str
+    world: Literal["mnist", "avatars"]
+    description: str = Field(description="one sentence for people")
+    classifier: ClassifierSettings = ClassifierSettings()
+    exams: ExamSettings = ExamSettings()
+    trials: dict[str, TrialSettings] = Field(min_length=1, description="by name: what is examined")
+
+    @model_validator(mode="after")
+    def _each_trial_can_fail(self) -> ValidationSettings:
+        for name, trial in self.trials.items():
+            if not trial.bars:
+                raise ValueError(f"trials.{name} has no bars; expected one at least, or it could not fail")
+        return self

@@ -1,0 +1,146 @@
+"""Exams of generators: are their pictures like the test pictures, of all kinds, and new?
+
+What is compared are pictures that the model draws and the test pictures, in the features of the classifier; see
+:mod:`anomaly.evaluation.generation` for the measures. The classifier also reads what is drawn: a picture it is sure
+of (probability 0.9 or more of each label) is legible, and how often each value is read shows kinds that are missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anomaly.core.errors import ConfigError
+from anomaly.core.volume import FloatArray
+from anomaly.evaluation.generation import copied, frechet_distance, likeness, variety
+from anomaly.models.base import ConditionalGenerator, Decoder, Embedder, Generator
+from pipelines.validation.candidate import Candidate, Findings
+from pipelines.validation.images import Labels
+from pipelines.validation.sheets import histogram, sheet
+
+SURE = 0.9  # probability of a label that counts as legible
+AT_ONCE = 500  # pictures that are drawn in one go
+SHOWN = 100
+WAYS, STEPS = 8, 10  # of the interpolations that are shown
+EACH = 10  # pictures of each request that are shown
+
+
+def generation(candidate: Candidate) -> Findings:
+    """Measure pictures that a model draws; see the module's docstring.
+
+    Raises
+    ------
+    ConfigError
+        If the family draws none.
+    """
+    detector, world, exams = candidate.detector, candidate.world, candidate.exams
+    if not isinstance(detector, Generator):
+        raise ConfigError(f"the family {detector.family!r} cannot draw new pictures; leave out the exam generation")
+    rng = candidate.rng()
+    drawn = in_batches(lambda n: detector.sample(n, rng), exams.samples, candidate, "drawing")
+    measures, shares = measured(candidate, drawn)
+    kinds = next(iter(world.features.values()))
+    pictures = {
+        "Samples": sheet(world.shown(drawn[:SHOWN]), 20),
+        "What the samples show": histogram(shares, kinds),
+        "Samples above the training pictures nearest to them": sheet(
+            world.shown(_beside_nearest(candidate, drawn)), 20
+        ),
+    }
+    if isinstance(detector, Embedder) and isinstance(detector, Decoder):
+        ways = between(detector, candidate.unseen.seen()[: 2 * WAYS])
+        pictures["On the way from the code of one test picture to that of another"] = sheet(
+            world.shown(ways), STEPS
+        )
+    return Findings(measures, pictures)
+
+
+def measured(candidate: Candidate, drawn: FloatArray) -> tuple[dict[str, float], dict[str, FloatArray]]:
+    """Return measures of generated pictures ``(N, H, W)``, and how often the first label has each value."""
+    world, few = candidate.world, candidate.exams.neighbours_of
+    real, made = (world.classifier.features(pixels) for pixels in (candidate.unseen.seen(), drawn))
+    found, near = variety(real[:few], made[:few]), likeness(real[:few], made[:few])
+    sure = np.min([p.max(axis=1) for p in world.classifier.probabilities(drawn)], axis=0) >= SURE
+    read, shown = world.classifier.read(drawn), world.test.labels
+    kinds = len(next(iter(world.features.values())))
+    shares = {"test": _shares(shown, kinds), "generated": _shares(read, kinds)}
+    apart = 0.5 * float(np.abs(shares["generated"] - shares["test"]).sum())
+    scale = real.std(axis=0) + 1e-6  # so that every feature counts alike
+    measures = {
+        "frechet": frechet_distance(real / scale, made / scale),
+        "precision": near.precision,
+        "recall": near.recall,
+        "coverage": found.coverage,
+        "density": found.density,
+        "legible": float(sure.mean()),
+        "kinds_apart": apart,
+        "rarest_kind": float((shares["generated"] / np.maximum(shares["test"], 1e-9))[shares["test"] > 0].min()),
+        "copied": copied(candidate.seen.seen(), drawn),
+    }
+    return measures, shares
+
+
+def conditional(candidate: Candidate) -> Findings:
+    """Measure whether a conditional model draws what it is asked for: each value of the first label, as often.
+
+    Raises
+    ------
+    ConfigError
+        If the model is not conditional.
+    """
+    detector, world, exams = candidate.detector, candidate.world, candidate.exams
+    if not isinstance(detector, ConditionalGenerator):
+        raise ConfigError(f"the family {detector.family!r} takes no requests; leave out the exam conditional")
+    rng, kinds = candidate.rng(1), len(next(iter(world.features.values())))
+    asked = torch.arange(exams.samples) % kinds
+    made = [detector.sample_given(some[:, None].float(), rng) for some in asked.split(AT_ONCE)]
+    drawn = _pixels(torch.cat(made))
+    right = world.classifier.read(drawn)[:, 0] == asked.numpy()
+    each = [float(right[asked.numpy() == kind].mean()) for kind in range(kinds)]
+    first = drawn[: EACH * kinds].reshape(EACH, kinds, *drawn.shape[1:])
+    grid = np.swapaxes(first, 0, 1).reshape(-1, *drawn.shape[1:])
+    return Findings(
+        {"as_asked": float(right.mean()), "as_asked_lowest": min(each)},
+        {"Each row: pictures drawn on request": sheet(world.shown(grid), EACH)},
+    )
+
+
+def in_batches(draw: Callable[[int], Tensor], n: int, candidate: Candidate, what: str) -> FloatArray:
+    """Return ``n`` pictures ``(n, H, W)``, drawn a few at a time."""
+    drawn = []
+    for start in range(0, n, AT_ONCE):
+        candidate.progress(start, n, what)
+        with torch.inference_mode():
+            drawn.append(_pixels(draw(min(AT_ONCE, n - start))))
+    return np.concatenate(drawn)
+
+
+def _pixels(images: Tensor) -> FloatArray:
+    """Return the pictures ``(N, H, W)`` of images ``(N, 1, H, W)`` or volumes ``(N, 1, H, W, 1)``."""
+    flat = images.detach().float().cpu().numpy()
+    return np.asarray(flat.reshape(len(flat), *images.shape[2:4]).clip(0, 1), dtype=np.float32)
+
+
+def _shares(labels: Labels, kinds: int) -> FloatArray:
+    return np.asarray(np.bincount(labels[:, 0], minlength=kinds) / len(labels), dtype=np.float32)
+
+
+def _beside_nearest(candidate: Candidate, drawn: FloatArray) -> FloatArray:
+    """Return a few generated pictures, and the training pictures nearest to them."""
+    some, known = drawn[: SHOWN // 5], candidate.seen.seen()
+    flat = known.reshape(len(known), -1)
+    nearest = [int(np.argmin(((flat - picture.ravel()) ** 2).sum(axis=1))) for picture in some]
+    return np.concatenate([some, known[nearest]])
+
+
+def between(model: Any, pixels: FloatArray) -> FloatArray:
+    """Return pictures on the straight way between the codes of two, pair by pair, an Embedder's and Decoder's."""
+    images = torch.from_numpy(pixels)[:, None]
+    with torch.inference_mode():
+        first, second = model.embed(images, torch.ones_like(images, dtype=torch.bool)).chunk(2)
+        ways = [torch.lerp(first, second, share) for share in torch.linspace(0, 1, STEPS).tolist()]
+        return _pixels(model.decode(torch.stack(ways, dim=1).flatten(0, 1)))

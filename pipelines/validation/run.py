@@ -1,0 +1,189 @@
+"""Run a validation task: train each model, examine it, compare what was measured with the bars.
+
+::
+
+    output/classifier-….safetensors     says what pictures show
+    output/<trial>/training/            of its network; an interrupted run continues
+    output/<trial>/result.json, *.png   what was found; not measured again while settings and pictures are the same
+    output/report.html, result.json     the page and the verdict
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from anomaly.cohort.workers import run_in_order
+from anomaly.core.config import load_yaml
+from anomaly.core.errors import AnomalyError, ConfigError, unknown_name
+from anomaly.core.files import atomic_path, read_json, sha256_of_json, write_json
+from pipelines.common import Progress, cores, find_config, no_progress, now, software
+from pipelines.validation.candidate import Candidate, Findings, World
+from pipelines.validation.codes import codes
+from pipelines.validation.generation import conditional, generation
+from pipelines.validation.likelihood import likelihood
+from pipelines.validation.page import write_page
+from pipelines.validation.settings import TrialSettings, ValidationSettings
+from pipelines.validation.verdict import TrialResult, Verdict
+from pipelines.validation.worlds import load_world
+
+EXAMS: Mapping[str, Callable[[Candidate], Findings]] = {
+    "generation": generation,
+    "conditional": conditional,
+    "likelihood": likelihood,
+    "codes": codes,
+}
+"""What can be measured of a model; see the modules."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is validated, where and how.
+
+    Parameters
+    ----------
+    settings
+        The task.
+    output
+        The folder to make or continue.
+    device
+        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+    fetch
+        Whether pictures may be fetched where they are not at hand.
+    """
+
+    settings: ValidationSettings
+    output: Path
+    device: str = "auto"
+    fetch: bool = False
+
+
+def validate(
+    config: str | Path,
+    output: Path,
+    *,
+    families: Sequence[str] = (),
+    device: str = "auto",
+    fetch: bool = False,
+    jobs: int = 0,
+    progress: Progress = no_progress,
+) -> Verdict:
+    """Run a validation task, or continue one, and write its page.
+
+    Parameters
+    ----------
+    config
+        A shipped name, or the path of a YAML file.
+    families
+        Only trials of these families or names; all of them if none is given.
+    jobs
+        Trials at a time, each with one thread; 0 = one per core.
+
+    Raises
+    ------
+    ConfigError
+        The configuration is wrong, or no trial is of a family.
+    """
+    path = find_config(config, "validation")
+    settings = chosen(load_settings(path), families)
+    request = Request(settings, output, device, fetch)
+    world = load_world(settings, output, fetch, progress)  # trains the classifier once, before others need it
+    names = list(settings.trials)
+    processes = min(jobs or cores(), len(names))
+    work = partial(examined, request)
+    if processes > 1:
+        results = run_in_order(work, names, partial(_lost, request), processes)
+    else:
+        results = (examine(request, world, name, progress) for name in names)
+    found = []
+    for number, name in enumerate(names):
+        progress(number, len(names), f"examining {name}")
+        found.append(next(results))
+    progress(len(names), len(names), "done")
+    verdict = Verdict(settings, world.source, _of_classifier(world, settings), tuple(found), software(), now())
+    write_json(output / "result.json", verdict.as_dict())
+    write_page(verdict, output)
+    return verdict
+
+
+def load_settings(path: Path) -> ValidationSettings:
+    """Read a validation task, refusing exams that do not exist."""
+    settings = ValidationSettings.parse(load_yaml(path), where=str(path))
+    for name, trial in settings.trials.items():
+        for exam in trial.exams:
+            if exam not in EXAMS:
+                raise ConfigError(f"{path}: trials.{name}.exams: " + unknown_name("exam", exam, list(EXAMS)))
+    return settings
+
+
+def chosen(settings: ValidationSettings, families: Sequence[str]) -> ValidationSettings:
+    """Return a task with the trials of some families, or of these names, only."""
+    if not families:
+        return settings
+    known = sorted({*settings.trials, *(trial.family for trial in settings.trials.values())})
+    for family in families:
+        if family not in known:
+            raise ConfigError(unknown_name("family or trial", family, known))
+    trials = {name: t for name, t in settings.trials.items() if name in families or t.family in families}
+    return settings.model_copy(update={"trials": trials})
+
+
+def examined(request: Request, name: str) -> TrialResult:
+    """Examine one trial in a process of its own."""
+    torch.set_num_threads(1)
+    world = load_world(request.settings, request.output, request.fetch)
+    return examine(request, world, name)
+
+
+def examine(request: Request, world: World, name: str, progress: Progress = no_progress) -> TrialResult:
+    """Train and examine one model, unless an earlier call has; a model that cannot be trained has failed."""
+    trial, folder = request.settings.trials[name], request.output / name
+    fingerprint = _fingerprint(request.settings, trial, world)
+    note = folder / "result.json"
+    if note.is_file() and read_json(note)["fingerprint"] == fingerprint:
+        return TrialResult.read(folder)
+    candidate = Candidate(world, trial, request.settings.exams, folder, request.device, progress)
+    started = time.monotonic()
+    measures, pictures, notes, problem = dict[str, float](), dict[str, bytes](), list[str](), ""
+    try:
+        for exam in trial.exams:
+            found = EXAMS[exam](candidate)
+            measures |= {f"{exam}.{measure}": value for measure, value in found.measures.items()}
+            pictures |= found.pictures
+            notes += found.notes
+    except AnomalyError as error:
+        problem = str(error)
+    files = {}
+    for number, (title, png) in enumerate(pictures.items(), start=1):
+        files[title] = f"{number:02d}.png"
+        with atomic_path(folder / files[title]) as temporary:
+            temporary.write_bytes(png)
+    seconds = round(time.monotonic() - started, 1)
+    result = TrialResult(folder, trial.family, measures, files, tuple(notes), seconds, problem)
+    result.write(fingerprint)
+    return result
+
+
+def _fingerprint(settings: ValidationSettings, trial: TrialSettings, world: World) -> str:
+    """Return the name of everything that measures depend on; the bars are none of it."""
+    facts = trial.model_dump(mode="json", exclude={"bars"})
+    classifier = settings.classifier.model_dump(mode="json")
+    return sha256_of_json([facts, settings.exams.model_dump(mode="json"), classifier, world.source])
+
+
+def _lost(request: Request, name: str, reason: str) -> TrialResult:
+    return TrialResult(request.output / name, request.settings.trials[name].family, problem=reason)
+
+
+def _of_classifier(world: World, settings: ValidationSettings) -> dict[str, Any]:
+    accuracy = world.classifier.accuracy(world.test).tolist()
+    return {
+        "accuracy": dict(zip(world.features, accuracy, strict=True)),
+        "least": settings.classifier.least_accuracy,
+    }

@@ -1,0 +1,147 @@
+"""What a validation has found: measures, bars, and whether they are met."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from anomaly.core.files import read_json, write_json
+from pipelines.validation.settings import Bar, ValidationSettings
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What was found of one model.
+
+    Parameters
+    ----------
+    folder
+        Of the trial.
+    family
+        Of the model.
+    measures
+        ``exam.measure`` → number.
+    pictures
+        Title → file in the folder.
+    notes
+        Sentences for the page.
+    seconds
+        That training and exams took.
+    problem
+        Why it could not be examined; "" if it was.
+    """
+
+    folder: Path
+    family: str
+    measures: Mapping[str, float] = field(default_factory=dict)
+    pictures: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+    problem: str = ""
+
+    @property
+    def name(self) -> str:
+        """Name of the trial."""
+        return self.folder.name
+
+    def write(self, fingerprint: str) -> None:
+        """Keep the result in its folder; a number that is not finite is kept as null."""
+        facts = asdict(self) | {"fingerprint": fingerprint}
+        del facts["folder"]
+        facts["measures"] = {n: v if math.isfinite(v) else None for n, v in self.measures.items()}
+        write_json(self.folder / "result.json", facts)
+
+    @classmethod
+    def read(cls, folder: Path) -> TrialResult:
+        """Return the result that was kept in a folder."""
+        facts = read_json(folder / "result.json")
+        del facts["fingerprint"]
+        facts["measures"] = {n: math.nan if v is None else v for n, v in facts["measures"].items()}
+        return cls(folder, **{**facts, "notes": tuple(facts["notes"])})
+
+
+@dataclass(frozen=True)
+class Check:
+    """A measured number and its bar."""
+
+    trial: str
+    measure: str
+    found: float
+    bar: Bar
+
+    @property
+    def met(self) -> bool:
+        """Whether the number reaches its bar; what was not measured does not."""
+        return self.bar.met_by(self.found)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome of a validation.
+
+    Parameters
+    ----------
+    settings
+        The task.
+    source
+        Where the pictures are from.
+    classifier
+        Its accuracy on test pictures by label, and the least that is asked.
+    results
+        One per trial.
+    software, at
+        Versions, and when.
+    """
+
+    settings: ValidationSettings
+    source: str
+    classifier: Mapping[str, Any]
+    results: tuple[TrialResult, ...]
+    software: Mapping[str, str]
+    at: str
+
+    def checks(self, result: TrialResult) -> list[Check]:
+        """Return the bars of a trial and what was measured."""
+        bars = self.settings.trials[result.name].bars
+        return [Check(result.name, m, result.measures.get(m, math.nan), bar) for m, bar in bars.items()]
+
+    def of_classifier(self) -> Iterator[Check]:
+        """Yield the bars of the classifier: numbers that rest on a poor one mean nothing."""
+        for name, accuracy in self.classifier["accuracy"].items():
+            yield Check("classifier", f"accuracy of {name}", accuracy, Bar(least=self.classifier["least"]))
+
+    @property
+    def failures(self) -> list[str]:
+        """What went wrong, a sentence each; empty if everything passed."""
+        checks = [*self.of_classifier(), *(check for r in self.results for check in self.checks(r))]
+        problems = [f"{result.name}: {result.problem}" for result in self.results if result.problem]
+        missed = [f"{c.trial}: {c.measure} is {c.found:.4g}, expected {c.bar}" for c in checks if not c.met]
+        return problems + missed
+
+    @property
+    def passed(self) -> bool:
+        """Whether every bar is met."""
+        return not self.failures
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the outcome for ``result.json``."""
+        return {
+            "task": self.settings.name,
+            "verdict": "passed" if self.passed else "failed",
+            "failures": self.failures,
+            "source": self.source,
+            "classifier": dict(self.classifier),
+            "trials": {
+                result.name: {
+                    "family": result.family,
+                    "seconds": result.seconds,
+                    "measures": {n: v if math.isfinite(v) else None for n, v in result.measures.items()},
+                }
+                for result in self.results
+            },
+            "software": dict(self.software),
+            "at": self.at,
+        }
