@@ -16,14 +16,14 @@ In the features of a network that knows the images, with means μ and covariance
     precision = 1/M Σⱼ [yⱼ lies within r_k(xᵢ) of some xᵢ]                    generated ones that could be real
     recall    = 1/N Σᵢ [xᵢ lies within r_k(yⱼ) of some yⱼ]                    real ones that could be generated
 
-Whether a generator has learnt, or learnt by heart, its nearest real images say: a copy lies much nearer to the image
-it was copied from than to any other.
+Whether a generator has learnt, or learnt by heart, its nearest real images say: a copy lies much nearer to the
+image it was copied from than to any other.
 
     copied = 1/M Σⱼ [d₁(yⱼ) < d₂(yⱼ) / 3],  d₁ and d₂ the distances from yⱼ to the nearest and next real image
 
 Source: Naeem, Oh, Uh, Choi & Yoo 2020, "Reliable Fidelity and Diversity Metrics for Generative Models" (density
-and coverage); Heusel et al. 2017, "GANs Trained by a Two Time-Scale Update Rule" (Fréchet distance); Kynkäänniemi et
-al. 2019, "Improved Precision and Recall Metric for Assessing Generative Models"; Yoon et al. 2023, "Diffusion
+and coverage); Heusel et al. 2017, "GANs Trained by a Two Time-Scale Update Rule" (Fréchet distance); Kynkäänniemi
+et al. 2019, "Improved Precision and Recall Metric for Assessing Generative Models"; Yoon et al. 2023, "Diffusion
 Probabilistic Models Generalize when They Fail to Memorize" (a third).
 """
 

@@ -323,7 +323,7 @@ class HierarchicalVariationalAutoencoder(NetworkDetector):
         return code
 
     def decode(self, z: Tensor) -> Tensor:
-        """Return images ``(B, 1, *S)`` of codes z₁ ``(B, latents[0])``, the other levels at the means of their priors."""
+        """Return images ``(B, 1, *S)`` of codes z₁ ``(B, latents[0])``, the other levels at their priors' means."""
         return self.explain(torch.cat([z, torch.zeros_like(z)], dim=1), [], mean)[0]
 
     def sample(self, n: int, rng: torch.Generator) -> Tensor:

@@ -21,10 +21,9 @@ from anomaly.core.config import Settings
 from anomaly.core.files import atomic_path, sha256_of_json
 from anomaly.core.volume import FloatArray
 from pipelines.common import Progress, no_progress
-from pipelines.validation.images import Labels, Pictures
+from pipelines.validation.images import Labels, Pictures, batches
 
 CODE = 64  # length of the features that pictures are compared in
-AT_ONCE = 1000
 
 
 class ClassifierSettings(Settings):
@@ -72,12 +71,12 @@ class Classifier(nn.Module):
     @torch.inference_mode()
     def features(self, pixels: FloatArray) -> FloatArray:
         """Return features ``(N, 64)`` of pictures ``(N, H, W)``."""
-        return np.concatenate([self(some)[0].numpy() for some in _batches(pixels)])
+        return np.concatenate([self(some)[0].numpy() for some in batches(pixels)])
 
     @torch.inference_mode()
     def probabilities(self, pixels: FloatArray) -> list[FloatArray]:
         """Return for each label the probability ``(N, n)`` of its values, of pictures ``(N, H, W)``."""
-        answers = [[logits.softmax(dim=1).numpy() for logits in self(some)[1]] for some in _batches(pixels)]
+        answers = [[logits.softmax(dim=1).numpy() for logits in self(some)[1]] for some in batches(pixels)]
         return [np.concatenate(parts) for parts in zip(*answers, strict=True)]
 
     def read(self, pixels: FloatArray) -> Labels:
@@ -143,7 +142,3 @@ def _train(
         schedule.step()
         if step % 50 == 0:
             progress(step, settings.steps, "training the classifier")
-
-
-def _batches(pixels: FloatArray) -> tuple[Tensor, ...]:
-    return torch.from_numpy(np.ascontiguousarray(pixels))[:, None].split(AT_ONCE)

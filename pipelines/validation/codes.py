@@ -1,12 +1,12 @@
 """Exam of models that rebuild pictures from a code: how well, and what the code knows.
 
 Beside principal components of as many numbers: a network that is worth its weights rebuilds better. What the code
-knows: a linear classifier reads the first label from it (linear probe), and among training pictures those whose bits
-are most alike (semantic hashing) should show the same. Half-hidden and noisy pictures are rebuilt, and compared with
-what filling in the mean picture gives.
+knows: a linear classifier reads the first label from it (linear probe), and among training pictures those whose
+bits are most alike (semantic hashing) should show the same. Half-hidden and noisy pictures are rebuilt, and
+compared with what filling in the mean picture gives.
 
-Source: Salakhutdinov & Hinton 2009, "Semantic hashing"; Alain & Bengio 2017, "Understanding intermediate layers using
-linear classifier probes".
+Source: Salakhutdinov & Hinton 2009, "Semantic hashing"; Alain & Bengio 2017, "Understanding intermediate layers
+using linear classifier probes".
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from anomaly.core.volume import FloatArray, MaskArray
 from anomaly.models.base import Decoder, Embedder, Reconstructor
 from anomaly.scoring.retrieval import build_index
 from pipelines.validation.candidate import Candidate, Findings
-from pipelines.validation.images import AT_ONCE, Labels
+from pipelines.validation.images import Labels, batches
 from pipelines.validation.sheets import code_map, sheet
 
 SHOWN = 10
@@ -78,14 +78,14 @@ def codes(candidate: Candidate) -> Findings:
 def reconstructed(model: Reconstructor, pixels: FloatArray) -> FloatArray:
     """Return pictures ``(N, H, W)`` as the model rebuilds them."""
     with torch.inference_mode():
-        parts = [model.reconstruct(some, _all(some)).squeeze(1) for some in _batches(pixels)]
+        parts = [model.reconstruct(some, _all(some)).squeeze(1) for some in batches(pixels)]
     return np.asarray(torch.cat(parts).float().numpy(), dtype=np.float32)
 
 
 def embedded(model: Embedder, pixels: FloatArray) -> FloatArray:
     """Return the codes ``(N, D)`` of pictures ``(N, H, W)``."""
     with torch.inference_mode():
-        return np.asarray(torch.cat([model.embed(some, _all(some)) for some in _batches(pixels)]).float().numpy())
+        return np.asarray(torch.cat([model.embed(some, _all(some)) for some in batches(pixels)]).float().numpy())
 
 
 def filled_in(model: Reconstructor, pixels: FloatArray, hidden: MaskArray, mean: FloatArray) -> FloatArray:
@@ -155,10 +155,6 @@ def _paired(pictures: FloatArray, rebuilt: FloatArray) -> FloatArray:
 
 def _mse(truth: FloatArray, found: FloatArray) -> float:
     return float(((truth - found) ** 2).mean())
-
-
-def _batches(pixels: FloatArray) -> tuple[Tensor, ...]:
-    return torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))[:, None].split(AT_ONCE)
 
 
 def _all(images: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Exams of generators: are their pictures like the test pictures, of all kinds, and new?
 
 What is compared are pictures that the model draws and the test pictures, in the features of the classifier; see
-:mod:`anomaly.evaluation.generation` for the measures. The classifier also reads what is drawn: a picture it is sure
-of (probability 0.9 or more of each label) is legible, and how often each value is read shows kinds that are missing.
+:mod:`anomaly.evaluation.generation` for the measures. The classifier also reads what is drawn: a picture it is
+sure of (probability 0.9 or more of each label) is legible, and how often each value is read shows missing kinds.
 """
 
 from __future__ import annotations

@@ -73,6 +73,12 @@ class Pictures:
         return np.stack([self[index][0][..., 0] for index in range(len(self.pixels))])
 
 
+def batches(pixels: FloatArray) -> Iterator[torch.Tensor]:
+    """Yield pictures ``(N, H, W)`` as images ``(B, 1, H, W)``, a few at a time."""
+    for start in range(0, len(pixels), AT_ONCE):
+        yield torch.from_numpy(np.ascontiguousarray(pixels[start : start + AT_ONCE], dtype=np.float32))[:, None]
+
+
 def look_at(detector: Detector, pictures: Pictures, at_once: int = AT_ONCE) -> Iterator[Looked]:
     """Yield what a detector says of each picture, many of them in one forward pass."""
     for start in range(0, len(pictures.pixels), at_once):

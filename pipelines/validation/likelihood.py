@@ -1,12 +1,12 @@
 """Exam of models that know how probable a picture is.
 
 A variational model's log-likelihood is bounded from below, the tighter the more draws k of its code are weighed
-(Burda, Grosse & Salakhutdinov 2016); its negative is measured in nats per picture, of black and white pictures. A
-flow's is exact. With grey levels of 1/255, pictures x of 8 bits are spread evenly over the width of their levels, so
-that a density says something of them (Theis, van den Oord & Bethge 2016, "A note on the evaluation of generative
-models"):
+(Burda, Grosse & Salakhutdinov 2016); its negative is measured in nats per picture, of black and white pictures.
 
-    bits per dimension = −log₂ p((x + u) / 256) / N + 8 … in units of x / 255 ∈ [0, 1],  u ~ U(0, 1), N pixels
+A flow's log-likelihood is exact. Pictures of 8 bits have no density, so each grey level is first spread evenly over
+its width, u ~ U(−½, ½) (Theis, van den Oord & Bethge 2016, "A note on the evaluation of generative models"):
+
+    bits per dimension = −log₂ p(x + u / 255) / N + log₂ 255,    x in [0, 1], N pixels
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def _bounds(candidate: Candidate, detector: Bounded) -> Findings:
     measures = {}
     for k in exams.importance:
         bounds = []
-        for start, some in enumerate(pixels.split(AT_ONCE)):
-            candidate.progress(start * AT_ONCE, len(pixels), f"bounding the likelihood, k = {k}")
+        for number, some in enumerate(pixels.split(AT_ONCE)):
+            candidate.progress(number * AT_ONCE, len(pixels), f"bounding the likelihood, k = {k}")
             bounds.append(detector.importance_bound(some, torch.ones_like(some, dtype=torch.bool), k, rng))
         measures[f"nll_{k}"] = -float(torch.cat(bounds).mean())
     return Findings(measures, notes=(f"Likelihood in nats, of {len(pixels)} test pictures.",))

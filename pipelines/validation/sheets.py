@@ -23,7 +23,7 @@ TEN = (*COLOURS, "#999999", "#8B4513", "#F0E442")
 
 
 def sheet(pictures: FloatArray, columns: int) -> bytes:
-    """Return pictures ``(N, H, W)`` or ``(N, H, W, 3)``, 0 to 1, row by row; places that are left over are empty."""
+    """Return pictures ``(N, H, W)`` or ``(N, H, W, 3)``, 0 to 1, row by row; places left over are empty."""
     colour = pictures if pictures.ndim == 4 else np.repeat(pictures[..., None], 3, axis=3)
     n, height, width, _ = colour.shape
     rows = -(-n // columns)
