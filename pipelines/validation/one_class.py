@@ -1,0 +1,306 @@
+"""One class is normal, all others are not: how well a family tells pictures of another kind from its own.
+
+For each digit a detector learns from training pictures of that digit alone and scores the whole test set. The other
+way round, with ``one_abnormal``, it learns from all digits but one, which is the anomaly.
+
+The training pictures of the normal kind are drawn apart for each digit and seed, so that none is used twice:
+
+    learn         the detector learns from them; some of them give the healthy mean and SD of its maps
+    held out      what the scores of normal pictures are like, by which an ensemble measures its members
+    calibration   behind the p-values and so behind the promise about false flags
+    test          of the test set; nothing is learnt or chosen there
+
+Settings are chosen on :func:`rehearsal`, in which some of the training pictures play the test set.
+
+Source: Ruff et al. 2018, "Deep One-Class Classification"; Perera, Nallapati & Xiang 2019, "OCGAN" (the protocol).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from anomaly.calibration.conformal import required_healthy
+from anomaly.core.config import Settings
+from anomaly.core.errors import ConfigError, InputError
+from anomaly.core.files import sha256_of_json, sha256_of_voxels
+from anomaly.models.base import Detector, FitRun
+from anomaly.models.registry import create
+from anomaly.scoring.ensemble import SCORE, MergeSettings, log_p_values
+from anomaly.scoring.ensemble import merged as merged_scores
+from anomaly.scoring.scorer import ScoredVolume, Scorer
+from pipelines.common import Progress, no_progress
+from pipelines.validation.digits import Digits
+from pipelines.validation.estimators import EstimatorTrial, FittedEstimator
+from pipelines.validation.images import Pictures, look_at, scored
+from pipelines.validation.one_class_result import (
+    PARTS,
+    ClassScores,
+    Flags,
+    Floats,
+    OneClassResult,
+    Part,
+    Scores,
+    load_classes,
+    save_classes,
+)
+from pipelines.validation.settings import TrialSettings
+
+Trial = TrialSettings | EstimatorTrial
+
+SCORES = "scores.npz"
+TRAINING = "training"
+TELLING = 12  # hex digits of a hash that name a folder
+REHEARSED = 6  # one in so many training pictures plays the test
+
+
+class OneClassSettings(Settings):
+    """Which classes, which parts, and what is promised."""
+
+    protocol: Literal["one_normal", "one_abnormal"] = Field(
+        "one_normal", description="one_normal: one digit is normal; one_abnormal: all digits but one are normal"
+    )
+    digits: tuple[int, ...] = Field(tuple(range(10)), min_length=1, description="which digits are the one, in turn")
+    seeds: tuple[int, ...] = Field((0,), min_length=1, description="seeds of parts and trainings")
+    calibration: int = Field(600, ge=1, description="normal training pictures behind the p-values")
+    held_out: int = Field(300, ge=3, description="normal training pictures that show what normal scores are")
+    reference: int = Field(
+        1000, ge=2, description="at most so many of the pictures learnt from give mean and SD of maps"
+    )
+    test: int = Field(0, ge=0, description="the first so many test pictures; 0 = all")
+    alphas: tuple[float, ...] = Field((0.01, 0.05, 0.1), min_length=1, description="promised false-flag rates")
+    paper: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="grey level that black becomes: models take 0 for being outside, and change nothing there",
+    )
+
+    @model_validator(mode="after")
+    def _can_keep_its_promises(self) -> OneClassSettings:
+        needed = required_healthy(min(self.alphas))
+        if self.calibration < needed:
+            raise ValueError(f"alpha {min(self.alphas):g} needs calibration {needed}, found {self.calibration}")
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """Pictures of one trial; no training picture is in two of its parts.
+
+    Parameters
+    ----------
+    learn, held_out, calibration
+        Normal.
+    test
+        Of both kinds.
+    abnormal
+        ``(N,)`` truth about the test pictures.
+    """
+
+    learn: Pictures
+    held_out: Pictures
+    calibration: Pictures
+    test: Pictures
+    abnormal: Flags
+
+    def of(self, part: Part) -> Pictures:
+        """Return the pictures of one of the parts that are scored."""
+        return {"held_out": self.held_out, "calibration": self.calibration, "test": self.test}[part]
+
+
+def one_class(
+    trial: Trial,
+    digits: Digits,
+    settings: OneClassSettings,
+    folder: Path,
+    device: str = "auto",
+    progress: Progress = no_progress,
+) -> OneClassResult:
+    """Learn and score every class with every seed.
+
+    Parameters
+    ----------
+    trial
+        A family of this library, or a detector of scikit-learn.
+    digits
+        Training and test pictures with labels.
+    settings
+        Which classes and seeds.
+    folder
+        Keeps trainings and ``scores.npz``; what is there already and came from the same settings and pictures is
+        not done again.
+    device
+        That networks are trained on.
+    progress
+        Called before each class and after the last.
+
+    Raises
+    ------
+    InputError
+        If there are too few pictures, or something goes wrong in training.
+    """
+    path, prints = folder / SCORES, _Fingerprints(trial, digits, settings)
+    known = {(found.digit, found.seed): (mark, found) for mark, found in load_classes(path)}
+    wanted = [(digit, seed) for seed in settings.seeds for digit in settings.digits]
+    for done, (digit, seed) in enumerate(wanted):
+        mark, found = known.get((digit, seed), ("", None))
+        if found is None or mark != prints.scores:
+            progress(done, len(wanted), f"{trial.family}: digit {digit}, seed {seed}")
+            parts = split(digits, digit, seed, settings)
+            place = folder / TRAINING / f"{digit}-{seed}-{prints.training[:TELLING]}"
+            run = FitRun(place, device=device, seed=seed, resume=True)
+            known[digit, seed] = prints.scores, _examined(trial, parts, settings, run, digit)
+            save_classes(path, list(known.values()))
+    progress(len(wanted), len(wanted), f"{trial.family}: done")
+    return OneClassResult(declared(trial), settings.alphas, tuple(known[key][1] for key in wanted))
+
+
+def merged(results: Mapping[str, OneClassResult], merge: MergeSettings = MergeSettings()) -> OneClassResult:  # noqa: B008 - frozen
+    """Return what an ensemble of trials finds: their declared scores, merged by p-values as those of scans are.
+
+    Parameters
+    ----------
+    results
+        Name → what a trial found, all for the same digits, seeds and parts.
+    merge
+        How; weights of maps are not looked at.
+
+    Raises
+    ------
+    ConfigError
+        If the trials do not cover the same pictures.
+    """
+    first = next(iter(results.values()))
+    classes = []
+    for place, found in enumerate(first.classes):
+        members = {name: (result.classes[place : place + 1], result.declared) for name, result in results.items()}
+        for name, (others, _) in members.items():
+            if not others or not _same_pictures(found, others[0]):
+                raise ConfigError(f"trial {name!r} has other digits, seeds or parts; examine all with one setting")
+        classes.append(_merged_class({name: (o[0], score) for name, (o, score) in members.items()}, merge))
+    return OneClassResult(SCORE, first.alphas, tuple(classes))
+
+
+def split(digits: Digits, digit: int, seed: int, settings: OneClassSettings) -> Parts:
+    """Return the parts of one digit and seed.
+
+    Raises
+    ------
+    InputError
+        If too few pictures are left to learn from, or the test has one kind only.
+    """
+    rng = np.random.default_rng([seed, digit])
+    normal = rng.permutation(np.flatnonzero(~_is_abnormal(digits.train, digit, settings)))
+    kept = settings.calibration + settings.held_out
+    if len(normal) < kept + 2:
+        raise InputError(
+            f"found {len(normal)} normal training pictures ({digits.source}); calibration {settings.calibration} "
+            f"and held_out {settings.held_out} leave none to learn from; lower them"
+        )
+    train, test = (_on_paper(pictures, settings.paper) for pictures in (digits.train, digits.test))
+    test = test.select(slice(settings.test or None))
+    abnormal = _is_abnormal(test, digit, settings)
+    if abnormal.all() or not abnormal.any():
+        raise InputError(
+            f"found test pictures of one kind only for digit {digit}; expected normal and abnormal ones"
+        )
+    return Parts(
+        learn=train.select(normal[kept:]),
+        held_out=train.select(normal[: settings.held_out]),
+        calibration=train.select(normal[settings.held_out : kept]),
+        test=test,
+        abnormal=abnormal,
+    )
+
+
+def rehearsal(digits: Digits, seed: int = 0) -> Digits:
+    """Return training pictures only, some of which play the test: where settings are chosen."""
+    order = np.random.default_rng(seed).permutation(len(digits.train.pixels))
+    test, train = np.split(order, [len(order) // REHEARSED])
+    source = f"{digits.source}; rehearsal on {len(test)} of the training digits"
+    return Digits(digits.train.select(train), digits.train.select(test), source)
+
+
+def declared(trial: Trial) -> str:
+    """Return the name of the score that counts."""
+    return trial.scoring.scan_score if isinstance(trial, TrialSettings) else trial.family
+
+
+def _examined(trial: Trial, parts: Parts, settings: OneClassSettings, run: FitRun, digit: int) -> ClassScores:
+    started, seed = time.monotonic(), run.seed or 0
+    if isinstance(trial, TrialSettings):
+        scorer = _learnt(trial, parts, settings, run)
+        scores = {part: _by_name(scored(scorer, parts.of(part))) for part in PARTS}
+    else:
+        estimator = FittedEstimator(trial.estimator, parts.learn.seen(), seed)
+        scores = {part: {trial.family: estimator.score(parts.of(part).seen())} for part in PARTS}
+    if declared(trial) not in scores["test"]:
+        raise ConfigError(f"scan_score {declared(trial)!r} is none of {', '.join(sorted(scores['test']))}")
+    return ClassScores(digit, seed, parts.abnormal, scores, time.monotonic() - started)
+
+
+def _learnt(trial: TrialSettings, parts: Parts, settings: OneClassSettings, run: FitRun) -> Scorer:
+    detector: Detector = create(trial.model_settings(), parts.learn.grid)
+    detector.fit(parts.learn, (), replace(run, training=trial.training))
+    some = parts.learn.select(slice(settings.reference))
+    return Scorer(detector, trial.scoring).learn_from(look_at(detector, some), look_at(detector, parts.held_out))
+
+
+def _by_name(results: Iterable[ScoredVolume]) -> Scores:
+    rows = [result.scores for result in results]
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+
+def _merged_class(members: Mapping[str, tuple[ClassScores, str]], merge: MergeSettings) -> ClassScores:
+    """Return the merged scores of one digit and seed, beside the members' declared ones."""
+
+    def values(name: str, part: Part) -> Floats:
+        found, score = members[name]
+        return found.scores[part][score]
+
+    scores: dict[Part, Scores] = {}
+    for part in PARTS:
+        log_p = [log_p_values(values(name, part), values(name, "held_out"), merge.p_values) for name in members]
+        together = {SCORE: merged_scores(np.array(log_p), merge.how)}
+        scores[part] = together | {name: values(name, part) for name in members}
+    first, _ = next(iter(members.values()))
+    seconds = sum(found.seconds for found, _ in members.values())
+    return replace(first, scores=scores, seconds=seconds)
+
+
+def _same_pictures(one: ClassScores, other: ClassScores) -> bool:
+    sizes = [[len(next(iter(c.scores[part].values()))) for part in PARTS] for c in (one, other)]
+    same = (one.digit, one.seed) == (other.digit, other.seed)
+    return same and sizes[0] == sizes[1] and bool((one.abnormal == other.abnormal).all())
+
+
+def _is_abnormal(pictures: Pictures, digit: int, settings: OneClassSettings) -> Flags:
+    shown = pictures.labels[:, 0]
+    return np.asarray(shown != digit if settings.protocol == "one_normal" else shown == digit)
+
+
+def _on_paper(pictures: Pictures, paper: float) -> Pictures:
+    return replace(pictures, pixels=(paper + (1 - paper) * pictures.pixels).astype(np.float32))
+
+
+class _Fingerprints:
+    """Of all that the trainings, and the scores, of a trial depend on."""
+
+    def __init__(self, trial: Trial, digits: Digits, settings: OneClassSettings) -> None:
+        about = trial.model_dump(mode="json", exclude={"exams", "bars", "scoring"})
+        drawn = settings.model_dump(mode="json", include={"protocol", "calibration", "held_out", "paper"})
+        self.training = sha256_of_json([about, drawn, _hash(digits.train)])
+        scoring = trial.model_dump(mode="json", include={"scoring"})
+        looked = settings.model_dump(mode="json", include={"reference", "test"})
+        self.scores = sha256_of_json([self.training, scoring, looked, _hash(digits.test)])
+
+
+def _hash(pictures: Pictures) -> list[str]:
+    return [sha256_of_voxels(values, np.eye(4)) for values in (pictures.pixels, pictures.labels)]
