@@ -9,13 +9,14 @@ from pathlib import Path
 
 import torch
 
+from anomaly.core.errors import ConfigError
 from anomaly.core.volume import FloatArray
 from anomaly.models.base import Detector, FitRun
 from anomaly.models.registry import create
 from pipelines.common import Progress, no_progress
 from pipelines.validation.classifier import Classifier
 from pipelines.validation.images import Pictures
-from pipelines.validation.settings import ExamSettings, TrialSettings
+from pipelines.validation.settings import ExamSettings, Trial, TrialSettings, ValidationSettings
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,12 +55,15 @@ class Findings:
         Name → number; what bars may be set for.
     pictures
         Title → PNG.
+    tables
+        Title → rows, each by column.
     notes
         Sentences for the page.
     """
 
     measures: dict[str, float]
     pictures: dict[str, bytes] = field(default_factory=dict)
+    tables: dict[str, list[dict[str, str | float]]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -73,28 +77,41 @@ class Candidate:
         What it learns.
     trial
         Its settings.
-    exams
-        How much is measured.
+    settings
+        Those of the task.
     folder
         Where it is trained; a training that is there is continued, or used.
     """
 
     world: World
-    trial: TrialSettings
-    exams: ExamSettings
+    trial: Trial
+    settings: ValidationSettings
     folder: Path
     device: str = "cpu"
     progress: Progress = no_progress
 
+    @property
+    def model(self) -> TrialSettings:
+        """The trial, of a model family.
+
+        Raises
+        ------
+        ConfigError
+            If it is none.
+        """
+        if not isinstance(self.trial, TrialSettings):
+            raise ConfigError(f"found {self.trial.family!r}, which is no model family; leave out this exam")
+        return self.trial
+
     @cached_property
     def seen(self) -> Pictures:
         """The training pictures as the model sees them."""
-        return replace(self.world.train, draws=self.trial.draws)
+        return replace(self.world.train, draws=self.model.draws)
 
     @cached_property
     def unseen(self) -> Pictures:
         """The test pictures as the model sees them."""
-        return replace(self.world.test, draws=min(1, self.trial.draws))
+        return replace(self.world.test, draws=min(1, self.model.draws))
 
     @cached_property
     def detector(self) -> Detector:
@@ -103,10 +120,15 @@ class Candidate:
 
     def trained(self, pictures: Pictures, folder: Path, seed: int | None = None) -> Detector:
         """Return the model trained on some pictures, or on these before in the same folder."""
-        detector = create(self.trial.model_settings(), pictures.grid)
-        run = FitRun(folder, self.trial.training, seed, device=self.device, progress=self.progress)
+        detector = create(self.model.model_settings(), pictures.grid)
+        run = FitRun(folder, self.model.training, seed, device=self.device, progress=self.progress)
         detector.fit(pictures, (), run)
         return detector.eval()
+
+    @property
+    def exams(self) -> ExamSettings:
+        """How much is measured."""
+        return self.settings.exams
 
     def rng(self, number: int = 0) -> torch.Generator:
         """Return random numbers of an exam."""

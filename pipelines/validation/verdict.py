@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from anomaly.core.files import read_json, write_json
-from pipelines.validation.settings import Bar, ValidationSettings
+from pipelines.validation.bars import Bar
+from pipelines.validation.settings import ValidationSettings
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class TrialResult:
         ``exam.measure`` → number.
     pictures
         Title → file in the folder.
+    tables
+        Title → rows, each by column.
     notes
         Sentences for the page.
     seconds
@@ -38,6 +41,7 @@ class TrialResult:
     family: str
     measures: Mapping[str, float] = field(default_factory=dict)
     pictures: Mapping[str, str] = field(default_factory=dict)
+    tables: Mapping[str, list[dict[str, str | float]]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
     problem: str = ""
@@ -139,6 +143,7 @@ class Verdict:
                     "family": result.family,
                     "seconds": result.seconds,
                     "measures": {n: v if math.isfinite(v) else None for n, v in result.measures.items()},
+                    "tables": dict(result.tables),
                 }
                 for result in self.results
             },
