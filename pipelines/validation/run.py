@@ -97,8 +97,9 @@ def validate(
     settings = chosen(load_settings(path), families)
     request = Request(settings, output, device, fetch)
     world = load_world(settings, output, fetch, progress)  # trains the classifier once, before others need it
-    found = list(_results(request, world, jobs or cores(), progress))
-    verdict = Verdict(settings, world.source, _of_classifier(world, settings), tuple(found), software(), now())
+    found = {result.name: result for result in _results(request, world, jobs or cores(), progress)}
+    results = tuple(found[name] for name in settings.trials)
+    verdict = Verdict(settings, world.source, _of_classifier(world, settings), results, software(), now())
     write_json(output / "result.json", verdict.as_dict())
     write_page(verdict, output)
     return verdict

@@ -12,6 +12,8 @@ from anomaly.core.files import read_json, write_json
 from pipelines.validation.bars import Bar
 from pipelines.validation.settings import ValidationSettings
 
+LISTED = 12  # rows of a table that is short enough for a terminal
+
 
 @dataclass(frozen=True)
 class TrialResult:
@@ -130,6 +132,19 @@ class Verdict:
         """Whether every bar is met."""
         return not self.failures
 
+    def as_text(self) -> str:
+        """Return the outcome for a terminal: one line per trial, then what trials list, then the verdict."""
+        lines = [f"{self.settings.name}: {self.source}"]
+        for result in self.results:
+            checks = self.checks(result)
+            met = f"{sum(check.met for check in checks)} of {len(checks)} bars met"
+            lines.append(f"  {result.name:<24} {result.problem or met}")
+        for result in self.results:
+            for title, rows in result.tables.items():
+                if len(rows) <= LISTED:
+                    lines += ["", f"{result.name}: {title}", *(f"  {_row(row)}" for row in rows)]
+        return "\n".join([*lines, "", "passed" if self.passed else "failed"])
+
     def as_dict(self) -> dict[str, Any]:
         """Return the outcome for ``result.json``."""
         return {
@@ -150,3 +165,7 @@ class Verdict:
             "software": dict(self.software),
             "at": self.at,
         }
+
+
+def _row(row: Mapping[str, str | float]) -> str:
+    return "  ".join(value if isinstance(value, str) else f"{value:.4g}" for value in row.values())
