@@ -40,8 +40,7 @@ def generation(candidate: Candidate) -> Findings:
     detector, world, exams = candidate.detector, candidate.world, candidate.exams
     if not isinstance(detector, Generator):
         raise ConfigError(f"the family {detector.family!r} cannot draw new pictures; leave out the exam generation")
-    rng = candidate.rng()
-    drawn = in_batches(lambda n: detector.sample(n, rng), exams.samples, candidate, "drawing")
+    drawn = in_batches(_drawing(candidate, detector), exams.samples, candidate, "drawing")
     measures, shares = measured(candidate, drawn)
     kinds = next(iter(world.features.values()))
     pictures = {
@@ -82,6 +81,19 @@ def measured(candidate: Candidate, drawn: FloatArray) -> tuple[dict[str, float],
         "copied": copied(candidate.seen.seen(), drawn),
     }
     return measures, shares
+
+
+def _drawing(candidate: Candidate, detector: Generator) -> Callable[[int], Tensor]:
+    """Return what draws n pictures; a conditional model is asked for what random training pictures show."""
+    rng, seen = candidate.rng(), candidate.seen
+    if not isinstance(detector, ConditionalGenerator):
+        return lambda n: detector.sample(n, rng)
+
+    def draw(n: int) -> Tensor:
+        rows = torch.randint(len(seen), (n,), generator=rng).tolist()
+        return detector.sample_given(torch.from_numpy(np.stack([seen.covariates(row) for row in rows])), rng)
+
+    return draw
 
 
 def conditional(candidate: Candidate) -> Findings:
