@@ -143,7 +143,7 @@ class ValidationSettings(Settings):
     """A validation task: its world, its models, its bars."""
 
     name: str
-    world: Literal["mnist", "avatars"]
+    world: Literal["mnist", "digits", "avatars"]
     description: str = Field(description="one sentence for people")
     classifier: ClassifierSettings = ClassifierSettings()
     exams: ExamSettings = ExamSettings()

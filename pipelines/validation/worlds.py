@@ -8,7 +8,7 @@ from pathlib import Path
 from pipelines.common import Progress, no_progress
 from pipelines.validation.candidate import World
 from pipelines.validation.classifier import trained_classifier
-from pipelines.validation.digits import data_folder, load_digits
+from pipelines.validation.digits import Digits, data_folder, load_digits
 from pipelines.validation.settings import ValidationSettings
 
 
@@ -20,11 +20,23 @@ def load_world(
 
 
 def mnist(settings: ValidationSettings, output: Path, fetch: bool, progress: Progress) -> World:
-    """Return handwritten digits."""
-    digits = load_digits(data_folder(), fetch)
+    """Return the handwritten digits of MNIST."""
+    return _of_digits(load_digits(data_folder(), fetch), settings, output, progress)
+
+
+def small_digits(settings: ValidationSettings, output: Path, fetch: bool, progress: Progress) -> World:
+    """Return the handwritten digits that come with scikit-learn."""
+    del fetch
+    return _of_digits(load_digits(None), settings, output, progress)
+
+
+def _of_digits(digits: Digits, settings: ValidationSettings, output: Path, progress: Progress) -> World:
     classifier = trained_classifier(digits.train, (10,), settings.classifier, output, progress)
     names = tuple(str(digit) for digit in range(10))
     return World(digits.train, digits.test, digits.source, {"digit": names}, classifier)
 
 
-WORLDS: Mapping[str, Callable[[ValidationSettings, Path, bool, Progress], World]] = {"mnist": mnist}
+WORLDS: Mapping[str, Callable[[ValidationSettings, Path, bool, Progress], World]] = {
+    "mnist": mnist,
+    "digits": small_digits,
+}
