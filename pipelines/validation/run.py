@@ -139,7 +139,8 @@ def chosen(settings: ValidationSettings, families: Sequence[str]) -> ValidationS
     for family in families:
         if family not in known:
             raise ConfigError(unknown_name("family or trial", family, known))
-    trials = {name: t for name, t in settings.trials.items() if name in families or t.family in families}
+    of_family = set(families) - settings.trials.keys()  # a name stands for its trial alone
+    trials = {name: t for name, t in settings.trials.items() if name in families or t.family in of_family}
     return settings.model_copy(update={"trials": trials})
 
 
