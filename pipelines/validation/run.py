@@ -158,7 +158,8 @@ def examine(request: Request, world: World, name: str, progress: Progress = no_p
     note = folder / "result.json"
     if note.is_file() and read_json(note)["fingerprint"] == fingerprint:
         return TrialResult.read(folder)
-    candidate = Candidate(world, trial, request.settings, folder, request.device, progress)
+    named: Progress = lambda done, total, message: progress(done, total, f"{name}: {message}")  # noqa: E731
+    candidate = Candidate(world, trial, request.settings, folder, request.device, named)
     started = time.monotonic()
     measures, notes, problem = dict[str, float](), list[str](), ""
     pictures, tables = dict[str, bytes](), dict[str, Any]()
