@@ -64,10 +64,9 @@ def measured(candidate: Candidate, drawn: FloatArray) -> tuple[dict[str, float],
     world, few = candidate.world, candidate.exams.neighbours_of
     real, made = (world.classifier.features(pixels) for pixels in (candidate.unseen.seen(), drawn))
     found, near = variety(real[:few], made[:few]), likeness(real[:few], made[:few])
-    sure = np.min([p.max(axis=1) for p in world.classifier.probabilities(drawn)], axis=0) >= SURE
-    read, shown = world.classifier.read(drawn), world.test.labels
+    reading, shown = world.read(drawn), world.test.labels
     kinds = len(next(iter(world.features.values())))
-    shares = {"test": _shares(shown, kinds), "generated": _shares(read, kinds)}
+    shares = {"test": _shares(shown, kinds), "generated": _shares(reading.labels, kinds)}
     apart = 0.5 * float(np.abs(shares["generated"] - shares["test"]).sum())
     scale = real.std(axis=0) + 1e-6  # so that every feature counts alike
     measures = {
@@ -76,7 +75,7 @@ def measured(candidate: Candidate, drawn: FloatArray) -> tuple[dict[str, float],
         "recall": near.recall,
         "coverage": found.coverage,
         "density": found.density,
-        "legible": float(sure.mean()),
+        "legible": float((reading.sure >= SURE).mean()),
         "kinds_apart": apart,
         "rarest_kind": float((shares["generated"] / np.maximum(shares["test"], 1e-9))[shares["test"] > 0].min()),
         "copied": copied(candidate.seen.seen(), drawn),

@@ -24,13 +24,18 @@ from anomaly.core.config import load_yaml
 from anomaly.core.errors import AnomalyError, ConfigError, unknown_name
 from anomaly.core.files import atomic_path, read_json, sha256_of_json, write_json
 from pipelines.common import Progress, cores, find_config, no_progress, now, software
+from pipelines.validation.asked_looks import asked_looks
 from pipelines.validation.candidate import Candidate, Findings, World
+from pipelines.validation.code_arithmetic import code_arithmetic
 from pipelines.validation.codes import codes
+from pipelines.validation.drawn_looks import drawn_looks
 from pipelines.validation.generation import conditional, generation
 from pipelines.validation.likelihood import likelihood
+from pipelines.validation.new_looks import new_looks
+from pipelines.validation.outliers import outliers
 from pipelines.validation.page import write_page
-from pipelines.validation.settings import TrialSettings, ValidationSettings
-from pipelines.validation.verdict import TrialResult, Verdict
+from pipelines.validation.settings import Trial, ValidationSettings
+from pipelines.validation.verdict import Tables, TrialResult, Verdict
 from pipelines.validation.worlds import load_world
 
 EXAMS: Mapping[str, Callable[[Candidate], Findings]] = {
@@ -38,6 +43,11 @@ EXAMS: Mapping[str, Callable[[Candidate], Findings]] = {
     "conditional": conditional,
     "likelihood": likelihood,
     "codes": codes,
+    "looks": drawn_looks,
+    "requests": asked_looks,
+    "arithmetic": code_arithmetic,
+    "outliers": outliers,
+    "new_looks": new_looks,
 }
 """What can be measured of a model; see the modules."""
 
@@ -151,12 +161,14 @@ def examine(request: Request, world: World, name: str, progress: Progress = no_p
     candidate = Candidate(world, trial, request.settings.exams, folder, request.device, progress)
     started = time.monotonic()
     measures, pictures, notes, problem = dict[str, float](), dict[str, bytes](), list[str](), ""
+    tables: Tables = {}
     try:
         for exam in trial.exams:
             found = EXAMS[exam](candidate)
             measures |= {f"{exam}.{measure}": value for measure, value in found.measures.items()}
             pictures |= found.pictures
             notes += found.notes
+            tables |= found.tables
     except AnomalyError as error:
         problem = str(error)
     files = {}
@@ -165,16 +177,17 @@ def examine(request: Request, world: World, name: str, progress: Progress = no_p
         with atomic_path(folder / files[title]) as temporary:
             temporary.write_bytes(png)
     seconds = round(time.monotonic() - started, 1)
-    result = TrialResult(folder, trial.family, measures, files, tuple(notes), seconds, problem)
+    result = TrialResult(folder, trial.family, measures, files, tuple(notes), tables, seconds, problem)
     result.write(fingerprint)
     return result
 
 
-def _fingerprint(settings: ValidationSettings, trial: TrialSettings, world: World) -> str:
+def _fingerprint(settings: ValidationSettings, trial: Trial, world: World) -> str:
     """Return the name of everything that measures depend on; the bars are none of it."""
     facts = trial.model_dump(mode="json", exclude={"bars"})
     classifier = settings.classifier.model_dump(mode="json")
-    return sha256_of_json([facts, settings.exams.model_dump(mode="json"), classifier, world.source])
+    known = None if world.avatars is None else world.avatars.settings.model_dump(mode="json")
+    return sha256_of_json([facts, settings.exams.model_dump(mode="json"), classifier, world.source, known])
 
 
 def _lost(request: Request, name: str, reason: str) -> TrialResult:
@@ -182,8 +195,4 @@ def _lost(request: Request, name: str, reason: str) -> TrialResult:
 
 
 def _of_classifier(world: World, settings: ValidationSettings) -> dict[str, Any]:
-    accuracy = world.classifier.accuracy(world.test).tolist()
-    return {
-        "accuracy": dict(zip(world.features, accuracy, strict=True)),
-        "least": settings.classifier.least_accuracy,
-    }
+    return {"accuracy": world.accuracy(), "least": settings.classifier.least_accuracy}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from anomaly.core.config import Settings
 from anomaly.models.base import ModelSettings
@@ -83,6 +83,56 @@ class TrialSettings(Settings):
         return str(self.model["family"])
 
 
+class NaiveBayesSettings(Settings):
+    """What naive Bayes is naive about."""
+
+    of: Literal["features", "pixels"] = Field(description="what it takes as independent")
+    alpha: float = Field(0.0, ge=0, description="added to each count; 0 = maximum likelihood")
+    levels: int = Field(16, ge=2, le=256, description="pixels: grey levels that are told apart")
+
+
+class NaiveBayesTrial(Settings):
+    """Naive Bayes, what it is examined for, and the bars."""
+
+    naive_bayes: NaiveBayesSettings
+    scoring: PictureScoring = PictureScoring(maps={"surprise": 1.0}, standardise="none")
+    exams: tuple[str, ...] = Field(min_length=1, description="what is measured")
+    bars: dict[str, Bar] = Field(default_factory=dict, description="by measure: what it must reach")
+    draws: ClassVar[int] = 0
+
+    @property
+    def family(self) -> str:
+        """Name of the model."""
+        return f"naive Bayes of {self.naive_bayes.of}"
+
+
+def _kind_of_trial(values: Any) -> str:
+    found = values if isinstance(values, dict) else vars(values)
+    return "naive_bayes" if "naive_bayes" in found else "model"
+
+
+Trial = Annotated[
+    Annotated[TrialSettings, Tag("model")] | Annotated[NaiveBayesTrial, Tag("naive_bayes")],
+    Discriminator(_kind_of_trial),
+]
+"""A model of a family, or naive Bayes."""
+
+
+class AvatarSettings(Settings):
+    """The looks of the world of avatars, all drawn from the law of the fifty observed."""
+
+    size: Literal[32, 64, 128] = Field(32, description="pixels along the edge of a picture, before it is a mosaic")
+    train: int = Field(2000, ge=100, description="looks that models learn from")
+    test: int = Field(1000, ge=100, description="other looks")
+    classified: int = Field(6000, ge=100, description="looks that the classifier learns from; it is tested on test")
+    reference: int = Field(500, ge=2, description="training looks that give mean and SD of maps")
+    held_out: int = Field(200, ge=3, description="looks that show what normal scores are")
+    calibration: int = Field(500, ge=1, description="looks behind the p-values")
+    outside: int = Field(300, ge=3, description="looks from outside the law")
+    alphas: tuple[float, ...] = Field((0.05, 0.1), min_length=1, description="promised false-flag rates")
+    seed: int = Field(0, ge=0, description="seed of what is drawn")
+
+
 class ExamSettings(Settings):
     """How much is measured in the exams."""
 
@@ -102,7 +152,8 @@ class ValidationSettings(Settings):
     description: str = Field(description="one sentence for people")
     classifier: ClassifierSettings = ClassifierSettings()
     exams: ExamSettings = ExamSettings()
-    trials: dict[str, TrialSettings] = Field(min_length=1, description="by name: what is examined")
+    avatars: AvatarSettings = AvatarSettings()
+    trials: dict[str, Trial] = Field(min_length=1, description="by name: what is examined")
 
     @model_validator(mode="after")
     def _each_trial_can_fail(self) -> ValidationSettings:

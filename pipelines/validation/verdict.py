@@ -11,6 +11,9 @@ from typing import Any
 from anomaly.core.files import read_json, write_json
 from pipelines.validation.settings import Bar, ValidationSettings
 
+Tables = dict[str, list[dict[str, Any]]]
+"""Title → rows, each column → value."""
+
 
 @dataclass(frozen=True)
 class TrialResult:
@@ -28,6 +31,8 @@ class TrialResult:
         Title → file in the folder.
     notes
         Sentences for the page.
+    tables
+        Title → rows, each column → value.
     seconds
         That training and exams took.
     problem
@@ -39,6 +44,7 @@ class TrialResult:
     measures: Mapping[str, float] = field(default_factory=dict)
     pictures: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    tables: Tables = field(default_factory=dict)
     seconds: float = 0.0
     problem: str = ""
 
@@ -139,6 +145,7 @@ class Verdict:
                     "family": result.family,
                     "seconds": result.seconds,
                     "measures": {n: v if math.isfinite(v) else None for n, v in result.measures.items()},
+                    **({"tables": dict(result.tables)} if result.tables else {}),
                 }
                 for result in self.results
             },
