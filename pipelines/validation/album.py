@@ -89,7 +89,7 @@ def load_album(folder: Path, size: int, progress: Progress = no_progress) -> Alb
         with atomic_path(path) as temporary, temporary.open("wb") as stream:
             np.savez_compressed(stream, pictures=pictures)
     try:
-        with np.load(path, allow_pickle=False) as kept:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as kept:
             return Album(kept["pictures"])
     except (OSError, ValueError, KeyError, BadZipFile, zlib.error) as error:
         raise InputError(f"{path} holds no pictures that can be read ({error}); delete it to draw anew") from error

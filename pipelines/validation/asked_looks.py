@@ -19,7 +19,7 @@ from pipelines.validation import law
 from pipelines.validation.album import HAIR_COLOR, hidden
 from pipelines.validation.avatars import FEATURES, Avatars
 from pipelines.validation.candidate import Candidate, Findings
-from pipelines.validation.generation import AT_ONCE, in_batches
+from pipelines.validation.drawing import AT_ONCE, in_batches
 from pipelines.validation.images import NOT_SHOWN, Labels, told
 from pipelines.validation.judged import avatars_of, judged, refuse, same
 from pipelines.validation.sheets import sheet
@@ -107,4 +107,6 @@ def spill(avatars: Avatars, change: Change) -> float:
 def _drawn(candidate: Candidate, model: ConditionalGenerator, asked: Labels) -> FloatArray:
     """Return pictures of requests, always of the same codes."""
     rng, rest = candidate.rng(4), list(torch.from_numpy(told(asked)).split(AT_ONCE))
-    return in_batches(lambda _: model.sample_given(rest.pop(0), rng), len(asked), candidate, "drawing on request")
+    return in_batches(
+        lambda _: model.sample_given(rest.pop(0), rng), len(asked), candidate.progress, "drawing on request"
+    )

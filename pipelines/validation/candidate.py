@@ -13,11 +13,12 @@ import torch
 
 from anomaly.core.errors import ConfigError
 from anomaly.core.volume import FloatArray
-from anomaly.models.base import Detector, FitRun
+from anomaly.models.base import Detector, FitRun, Generator
 from anomaly.models.registry import create
 from pipelines.common import Progress, no_progress
 from pipelines.validation.avatars import Avatars
 from pipelines.validation.classifier import Classifier
+from pipelines.validation.drawing import in_batches
 from pipelines.validation.images import NOT_SHOWN, Labels, Pictures
 from pipelines.validation.naive_bayes_models import naive_bayes_of
 from pipelines.validation.settings import ExamSettings, NaiveBayesTrial, Trial
@@ -157,6 +158,22 @@ class Candidate:
             run = FitRun(self.folder)
             return naive_bayes_of(self.trial.naive_bayes, self.seen, self.world.avatars, run)
         return self.trained(self.seen, self.folder / "training")
+
+    @cached_property
+    def drawn(self) -> FloatArray:
+        """Pictures ``(N, H, W)`` that the model draws, the same for all exams.
+
+        Raises
+        ------
+        ConfigError
+            If it draws none.
+        """
+        detector, rng = self.detector, self.rng()
+        if not isinstance(detector, Generator):
+            raise ConfigError(
+                f"the family {detector.family!r} cannot draw new pictures; leave out the exam of what it draws"
+            )
+        return in_batches(lambda n: detector.sample(n, rng), self.exams.samples, self.progress, "drawing")
 
     def trained(self, pictures: Pictures, folder: Path, seed: int | None = None) -> Detector:
         """Return the model trained on some pictures, or on these before in the same folder.

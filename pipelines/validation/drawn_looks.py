@@ -18,12 +18,10 @@ import numpy as np
 
 from anomaly.core.volume import FloatArray
 from anomaly.evaluation.categorical import column_counts
-from anomaly.models.base import Generator
 from pipelines.validation import law
 from pipelines.validation.candidate import Candidate, Findings
-from pipelines.validation.generation import in_batches
 from pipelines.validation.images import Labels
-from pipelines.validation.judged import LIKE, SURE, Judged, avatars_of, judged, refuse
+from pipelines.validation.judged import LIKE, SURE, Judged, avatars_of, judged
 from pipelines.validation.law import N_OBSERVED, VALUES, Look, looks_of
 from pipelines.validation.sheets import sheet
 
@@ -40,11 +38,7 @@ def drawn_looks(candidate: Candidate) -> Findings:
     ConfigError
         If the family draws no pictures, or the world knows no looks.
     """
-    detector, world, n = candidate.detector, candidate.world, candidate.exams.samples
-    if not isinstance(detector, Generator):
-        raise refuse(candidate, "looks", "cannot draw new pictures")
-    rng = candidate.rng(3)
-    pixels = in_batches(lambda some: detector.sample(some, rng), n, candidate, "drawing looks")
+    world, pixels = candidate.world, candidate.drawn
     found = judged(world, pixels)
     rows = found.rows[found.valid]
     measures = {
@@ -53,7 +47,7 @@ def drawn_looks(candidate: Candidate) -> Findings:
         "alike": float((found.error <= LIKE).mean()),
         "error": float(found.error.mean()),
     }
-    notes = [f"{len(rows)} of {n} pictures are looks; what follows is about these."]
+    notes = [f"{len(rows)} of {len(pixels)} pictures are looks; what follows is about these."]
     tables = {}
     if len(rows) >= FEWEST:
         measures |= by_the_law(rows, candidate.exams.seed)

@@ -8,6 +8,7 @@ from pathlib import Path
 from anomaly.core.files import write_text
 from anomaly.models.registry import FAMILIES
 from anomaly.reports import pages
+from pipelines.validation import look_meanings
 from pipelines.validation.verdict import Check, TrialResult, Verdict
 
 MEANINGS = {
@@ -36,6 +37,7 @@ MEANINGS = {
     "codes.inpainting_psnr_gain": "the same, above filling in the mean picture, dB",
     "codes.denoising_psnr": "noisy and restored, dB",
     "codes.denoising_psnr_gain": "the same, above the noisy pictures themselves, dB",
+    **look_meanings.MEANINGS,
 }
 """What each measure says; a measure that is missing here is shown by its name."""
 

@@ -1,0 +1,30 @@
+"""Pictures that a model draws, a few at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anomaly.core.volume import FloatArray
+from pipelines.common import Progress
+
+AT_ONCE = 500  # pictures that are drawn in one go
+
+
+def in_batches(draw: Callable[[int], Tensor], n: int, progress: Progress, what: str) -> FloatArray:
+    """Return ``n`` pictures ``(n, H, W)``, 0 to 1."""
+    drawn = []
+    for start in range(0, n, AT_ONCE):
+        progress(start, n, what)
+        with torch.inference_mode():
+            drawn.append(pixels_of(draw(min(AT_ONCE, n - start))))
+    return np.concatenate(drawn)
+
+
+def pixels_of(images: Tensor) -> FloatArray:
+    """Return the pictures ``(N, H, W)`` of images ``(N, 1, H, W)`` or volumes ``(N, 1, H, W, 1)``."""
+    flat = images.detach().float().cpu().numpy()
+    return np.asarray(flat.reshape(len(flat), *images.shape[2:4]).clip(0, 1), dtype=np.float32)
