@@ -18,7 +18,7 @@ import pandas as pd
 from anomaly.cohort.table import accepted, read_records
 from anomaly.core.errors import ConfigError, InputError, unknown_name
 from anomaly.core.files import write_text
-from anomaly.evaluation.tables import markdown
+from anomaly.evaluation.tables import filled, markdown, place_of
 from anomaly.preprocessing.chain import ChainSettings
 from pipelines.bench import bench
 from pipelines.bench_ablation import PUBLISHED, ablation
@@ -170,29 +170,6 @@ def preprocessing_rows(data: Path, output: Path) -> list[Row]:
             )
         )
     return rows
-
-
-def place_of(name: str) -> str:
-    """Return the line that begins the place of a table."""
-    return f"<!-- measured: {name} -->\n"
-
-
-def filled(text: str, tables: Mapping[str, str]) -> str:
-    """Return a page with its measured tables replaced; the rest stays as it is.
-
-    Raises
-    ------
-    InputError
-        If the page has no place for a table.
-    """
-    for name, table in tables.items():
-        begin = place_of(name)
-        before, _, rest = text.partition(begin)
-        _, end, after = rest.partition("<!-- end -->")
-        if not end:
-            raise InputError(f"the page has no place for {name!r}: {begin.strip()} … <!-- end -->")
-        text = f"{before}{begin}\n{table.strip()}\n\n{end}{after}"
-    return text
 
 
 def main() -> None:

@@ -210,6 +210,45 @@ def benchmark(
     typer.echo(table.read_text(encoding="utf-8"))
 
 
+@app.command(epilog="anomaly validate mnist | anomaly validate avatars --family vae --family gan -o validation/")
+def validate(
+    task: Annotated[str, typer.Argument(help="mnist or avatars: NAME-small is run; or a YAML file.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The folder to make or continue; default validation/CONFIG."),
+    ] = None,
+    family: Annotated[
+        list[str] | None, typer.Option(help="Only this family, or model of the task; may be given more than once.")
+    ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="The full task, for a GPU, instead of the small one.")
+    ] = False,
+    fetch: Annotated[bool, typer.Option(help="Fetch MNIST from openml.org where ANOMALY_DATA has none.")] = False,
+    jobs: Annotated[int, typer.Option(min=0, help="Models at a time; 0 = one per core.")] = 0,
+    device: Device = "auto",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show on digits or avatars, where the truth is known, whether the model families are implemented correctly."""
+    from pipelines.validation.run import validate as run
+
+    config = task if full or task.endswith((".yaml", ".yml")) else f"{task}-small"
+    folder = output or Path("validation") / Path(config).stem
+    with _errors(), _progress(quiet) as progress:
+        verdict = run(
+            config, folder, families=family or (), device=device, fetch=fetch, jobs=jobs, progress=progress
+        )
+    if as_json:
+        typer.echo(json.dumps(verdict.as_dict(), indent=2, ensure_ascii=False))
+    else:
+        typer.echo(verdict.as_text())
+        typer.echo(folder / "report.html")
+    for failure in verdict.failures:
+        _say(failure)
+    if not verdict.passed:
+        raise typer.Exit(Exit.MISSED)
+
+
 @app.command(epilog="anomaly info | anomaly info vae | anomaly info model/")
 def info(
     what: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="A model, or a model's config.")] = None,

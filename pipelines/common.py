@@ -38,6 +38,7 @@ class Exit(IntEnum):
     BAD_INPUT = 4
     POLICY = 5
     FLAGGED = 6
+    MISSED = 7
 
 
 def exit_code(error: AnomalyError) -> Exit:

@@ -25,7 +25,9 @@ def facts() -> dict[str, Any]:
             "torch": util.find_spec("torch") is not None,
         },
         "families": {name: family.description for name, family in FAMILIES.items()},
-        "configs": {kind: list(shipped_configs(kind)) for kind in ("models", "preprocessing", "benchmarks")},
+        "configs": {
+            kind: list(shipped_configs(kind)) for kind in ("models", "preprocessing", "benchmarks", "validation")
+        },
         "notice": RESEARCH_USE_ONLY,
     }
 

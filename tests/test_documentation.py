@@ -33,7 +33,7 @@ def test_every_scan_score_is_in_the_guide(score: str) -> None:
     assert f"`{score}`" in GUIDE
 
 
-@pytest.mark.parametrize("kind", ["models", "preprocessing", "benchmarks"])
+@pytest.mark.parametrize("kind", ["models", "preprocessing", "benchmarks", "validation"])
 def test_every_shipped_config_is_in_the_guide(kind: str) -> None:
     assert [name for name in shipped_configs(kind) if f"`{name}`" not in GUIDE] == []
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from anomaly.core.errors import InputError
 from anomaly.evaluation.bootstrap import Estimate
 
 Rows = Mapping[str, Mapping[str, Estimate]]
@@ -52,6 +53,29 @@ def markdown(table: pd.DataFrame) -> str:
     lines = [[str(column) for column in table.columns], ["---"] * len(table.columns)]
     lines += [[_text(value) for value in row] for row in table.itertuples(index=False)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def place_of(name: str) -> str:
+    """Return the line that begins the place of a table."""
+    return f"<!-- measured: {name} -->\n"
+
+
+def filled(text: str, tables: Mapping[str, str]) -> str:
+    """Return a page with its measured tables replaced; the rest stays as it is.
+
+    Raises
+    ------
+    InputError
+        If the page has no place for a table.
+    """
+    for name, table in tables.items():
+        begin = place_of(name)
+        before, _, rest = text.partition(begin)
+        _, end, after = rest.partition("<!-- end -->")
+        if not end:
+            raise InputError(f"the page has no place for {name!r}: {begin.strip()} … <!-- end -->")
+        text = f"{before}{begin}\n{table.strip()}\n\n{end}{after}"
+    return text
 
 
 def as_json(value: Any) -> Any:

@@ -12,9 +12,14 @@ second layer and exchanged in the next. What the networks g_l are shown beside y
 location lies (sines and cosines of its coordinates), the mask m in it, and how much of the image is in the mask,
 which tells slices apart. Given that, locations are independent: networks that also saw the neighbours would find a
 lesion normal beside a lesion. Voxels outside the mask stay 0 and count for nothing, so the density is that of the
-tissue alone. μ and σ are the healthy mean and SD, voxel by voxel where the images are volumes, because only there a
-voxel knows its place; for slices they are two numbers. In training, Gaussian noise of a small SD is added, without
-which a density of rounded intensities could grow without bound.
+tissue alone. Where f is as large as the image, the image is one location, and the flow is a Real NVP with dense
+networks: the density of whole images, where they are small. μ and σ are the healthy mean and SD, voxel by voxel
+where the images are volumes or one location, because only there a voxel knows its place; for other slices they are
+two numbers.
+
+In training, Gaussian noise of a small SD is added, without which a density of rounded intensities could grow
+without bound. It smooths what is learnt: for −log p of images that were rounded to steps of w, and are spread
+evenly over those steps to measure it, it should be no larger than the rounding, of SD w/√12.
 
 Evidence. ``nll`` is −log p of a location, spread evenly over its voxels (nats per voxel). The signed residual is
 taken against the nearest typical image: almost all of a Gaussian in n dimensions lies about √n from its centre, so
@@ -46,7 +51,8 @@ from anomaly.training.protocols import Moment
 SCALE_BOUND = 2.0  # S
 FREQUENCIES = 4  # of the sines and cosines, per axis
 SD_FLOOR = 0.03  # added to σ in squares, intensity units
-FEWEST = 3  # scans that must cover a voxel for a mean and SD of its own
+FEWEST = 3  # images that must cover a voxel for a mean and SD of its own
+MOST_CHANNELS = 64**2  # voxels of a location; the networks grow with it
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
@@ -55,7 +61,7 @@ class FlowSettings(ModelSettings):
 
     family: Literal["flow"] = "flow"
     view: View = View(kind="volume")
-    space_to_depth: int = Field(2, ge=2, le=8, description="f: voxels along each axis that make one location")
+    space_to_depth: int = Field(2, ge=2, le=64, description="f: voxels along each axis that make one location")
     couplings: int = Field(8, ge=2, description="L: coupling layers; two transform every voxel once")
     hidden: int = Field(64, ge=1, description="channels inside the network of a coupling layer")
     noise_sd: float = Field(0.05, ge=0, description="SD of the noise added in training, intensity units")
@@ -67,6 +73,12 @@ class FlowSettings(ModelSettings):
             raise ValueError("a flow must know where a voxel lies, which a patch does not say; use volume or slice")
         if self.view.neighbours:
             raise ValueError("a flow would explain neighbouring slices too; set view.neighbours to 0")
+        channels = self.space_to_depth**self.view.spatial_dims
+        if channels > MOST_CHANNELS:
+            raise ValueError(
+                f"space_to_depth {self.space_to_depth} makes locations of {channels} voxels; expected at most "
+                f"{MOST_CHANNELS}; lower it, or look at slices"
+            )
         return self
 
 
@@ -171,7 +183,7 @@ class NormalisingFlow(NetworkDetector):
     Attributes
     ----------
     mean, sd
-        μ and σ ``(1, 1, *S)`` of volumes; ``(1, 1, 1, 1)`` where the images are slices.
+        μ and σ ``(1, 1, *S)`` of images in which a voxel knows its place; ``(1, 1, 1, 1)`` of other slices.
     foreground
         ``(I, J, K)`` bool: voxels in the mask of at least half of the healthy scans; samples are of this shape.
     """
@@ -187,7 +199,7 @@ class NormalisingFlow(NetworkDetector):
     def build(self) -> nn.Module:
         """Return the coupling layers; they start as the identity."""
         settings, dims = self.settings, self.view.spatial_dims
-        known = self.image_shape if self.view.kind == "volume" else (1,) * dims
+        known = self.image_shape if self.knows_places else (1,) * dims
         self.register_buffer("mean", torch.zeros(1, 1, *known))
         self.register_buffer("sd", torch.ones(1, 1, *known))
         self.register_buffer("foreground", torch.zeros(self.grid.shape, dtype=torch.bool))
@@ -199,6 +211,11 @@ class NormalisingFlow(NetworkDetector):
         """The spatial shape of images that can be folded."""
         return padded_shape(self.image_shape, self.settings.space_to_depth)
 
+    @property
+    def knows_places(self) -> bool:
+        """Whether a voxel has a mean of its own: in volumes, and where the image is one location."""
+        return self.view.kind == "volume" or max(self.image_shape) <= self.settings.space_to_depth
+
     def prepare(self, train: VolumeSource) -> None:
         """Learn the healthy mean and SD, voxel by voxel or as two numbers, and where there is tissue."""
         count, total, squares = (torch.zeros(self.grid.shape, dtype=torch.float64) for _ in range(3))
@@ -207,17 +224,16 @@ class NormalisingFlow(NetworkDetector):
             count += mask
             total += inside
             squares += inside**2
-        voxels_seen = count.sum().clamp_min(1)
-        mean = total.sum() / voxels_seen
-        variance = squares.sum() / voxels_seen - mean**2
-        if self.view.kind == "volume":
-            own = total / count.clamp_min(1)
-            own_variance = squares / count.clamp_min(1) - own**2
-            mean = torch.where(count >= FEWEST, own, mean)
+        self.foreground = count >= 0.5 * len(train)
+        mean, variance = _moments(count.sum(), total.sum(), squares.sum())
+        if self.knows_places:
+            if self.view.kind == "slice":
+                count, total, squares = (sums.sum(self.view.axis) for sums in (count, total, squares))
+            own_mean, own_variance = _moments(count, total, squares)
+            mean = torch.where(count >= FEWEST, own_mean, mean)
             variance = torch.where(count >= FEWEST, own_variance, variance)
         self.mean = mean.float().reshape(self.mean.shape)
         self.sd = (variance.clamp_min(0) + SD_FLOOR**2).sqrt().float().reshape(self.sd.shape)
-        self.foreground = count >= 0.5 * len(train)
 
     def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
         """Return −log p per voxel of the images with a little noise added."""
@@ -306,6 +322,12 @@ class NormalisingFlow(NetworkDetector):
         folded[where] = values
         images = pixelshuffle(folded.movedim(-1, 1), self.view.spatial_dims, self.settings.space_to_depth)
         return crop(images, self.image_shape)
+
+
+def _moments(count: Tensor, total: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and variance, given how many values there were, their sum and that of their squares."""
+    mean = total / count.clamp_min(1)
+    return mean, squares / count.clamp_min(1) - mean**2
 
 
 def _place(shape: Sequence[int], device: torch.device) -> Tensor:

@@ -15,11 +15,11 @@ import numpy.typing as npt
 from anomaly.core.volume import FloatArray
 from pipelines.validation import law
 from pipelines.validation.album import Album, hidden
+from pipelines.validation.avatar_settings import AvatarSettings
 from pipelines.validation.images import Pictures
 from pipelines.validation.law import VALUES, Look
 from pipelines.validation.looks import OUTSIDE, kind_outside, outside, render_many
 from pipelines.validation.mosaic import colours, mosaic
-from pipelines.validation.settings import AvatarSettings
 
 FEATURES = dict(zip(Look._fields, VALUES, strict=True))
 SMOOTHED = 1.0  # α of the looks that the classifier learns from

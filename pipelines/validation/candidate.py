@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -18,10 +18,16 @@ from anomaly.models.registry import create
 from pipelines.common import Progress, no_progress
 from pipelines.validation.avatars import Avatars
 from pipelines.validation.classifier import Classifier
-from pipelines.validation.drawing import in_batches
+from pipelines.validation.drawing import drawing, in_batches
 from pipelines.validation.images import NOT_SHOWN, Labels, Pictures
 from pipelines.validation.naive_bayes_models import naive_bayes_of
-from pipelines.validation.settings import ExamSettings, NaiveBayesTrial, Trial
+from pipelines.validation.settings import (
+    ExamSettings,
+    NaiveBayesTrial,
+    Trial,
+    TrialSettings,
+    ValidationSettings,
+)
 
 
 class Reading(NamedTuple):
@@ -100,16 +106,16 @@ class Findings:
         Name → number; what bars may be set for.
     pictures
         Title → PNG.
+    tables
+        Title → rows, each by column.
     notes
         Sentences for the page.
-    tables
-        Title → rows, each column → value; all rows of a table have the same columns.
     """
 
     measures: dict[str, float]
     pictures: dict[str, bytes] = field(default_factory=dict)
+    tables: dict[str, list[dict[str, str | float]]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
 
 class Examined(Protocol):
@@ -128,28 +134,41 @@ class Candidate:
         What it learns.
     trial
         Its settings.
-    exams
-        How much is measured.
+    settings
+        Those of the task.
     folder
         Where it is trained; a training that is there is continued, or used.
     """
 
     world: World
     trial: Trial
-    exams: ExamSettings
+    settings: ValidationSettings
     folder: Path
     device: str = "cpu"
     progress: Progress = no_progress
 
+    @property
+    def model(self) -> TrialSettings:
+        """The trial, of a model family.
+
+        Raises
+        ------
+        ConfigError
+            If it is none.
+        """
+        if not isinstance(self.trial, TrialSettings):
+            raise ConfigError(f"found {self.trial.family!r}, which is no model family; leave out this exam")
+        return self.trial
+
     @cached_property
     def seen(self) -> Pictures:
         """The training pictures as the model sees them."""
-        return replace(self.world.train, draws=self.trial.draws)
+        return replace(self.world.train, draws=self._draws)
 
     @cached_property
     def unseen(self) -> Pictures:
         """The test pictures as the model sees them."""
-        return replace(self.world.test, draws=min(1, self.trial.draws))
+        return replace(self.world.test, draws=min(1, self._draws))
 
     @cached_property
     def detector(self) -> Examined:
@@ -159,36 +178,40 @@ class Candidate:
             return naive_bayes_of(self.trial.naive_bayes, self.seen, self.world.avatars, run)
         return self.trained(self.seen, self.folder / "training")
 
-    @cached_property
-    def drawn(self) -> FloatArray:
-        """Pictures ``(N, H, W)`` that the model draws, the same for all exams.
+    def drawn(self, exam: str) -> FloatArray:
+        """Return pictures ``(N, H, W)`` that the model draws, the same for all exams.
 
         Raises
         ------
         ConfigError
-            If it draws none.
+            If it draws none; it names the exam.
         """
-        detector, rng = self.detector, self.rng()
-        if not isinstance(detector, Generator):
+        if not isinstance(self.detector, Generator):
             raise ConfigError(
-                f"the family {detector.family!r} cannot draw new pictures; leave out the exam of what it draws"
+                f"the family {self.detector.family!r} cannot draw new pictures; leave out the exam {exam}"
             )
-        return in_batches(lambda n: detector.sample(n, rng), self.exams.samples, self.progress, "drawing")
+        return self._samples
+
+    @cached_property
+    def _samples(self) -> FloatArray:
+        draw = drawing(self.detector, self.seen, self.rng())
+        return in_batches(draw, self.exams.samples, self.progress, "drawing")
 
     def trained(self, pictures: Pictures, folder: Path, seed: int | None = None) -> Detector:
-        """Return the model trained on some pictures, or on these before in the same folder.
-
-        Raises
-        ------
-        ConfigError
-            If what is examined is no model of a family.
-        """
-        if isinstance(self.trial, NaiveBayesTrial):
-            raise ConfigError(f"{self.trial.family} is not trained; leave out the exam that trains it")
-        detector = create(self.trial.model_settings(), pictures.grid)
-        run = FitRun(folder, self.trial.training, seed, device=self.device, progress=self.progress)
+        """Return the model trained on some pictures, or on these before in the same folder."""
+        detector = create(self.model.model_settings(), pictures.grid)
+        run = FitRun(folder, self.model.training, seed, device=self.device, progress=self.progress)
         detector.fit(pictures, (), run)
         return detector.eval()
+
+    @property
+    def _draws(self) -> int:
+        return 0 if isinstance(self.trial, NaiveBayesTrial) else self.model.draws
+
+    @property
+    def exams(self) -> ExamSettings:
+        """How much is measured."""
+        return self.settings.exams
 
     def rng(self, number: int = 0) -> torch.Generator:
         """Return random numbers of an exam."""

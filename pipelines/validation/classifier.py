@@ -34,6 +34,7 @@ class ClassifierSettings(Settings):
     learning_rate: float = Field(3e-3, gt=0, description="peak learning rate of AdamW")
     channels: int = Field(32, ge=1, description="of the first convolution; the second has twice as many")
     normalise: bool = Field(False, description="batch normalisation after each convolution")
+    noise: float = Field(0.0, ge=0, description="largest SD of the noise that is added to a picture in training")
     shift: int = Field(0, ge=0, description="each batch is moved by up to so many pixels along both axes")
     least_accuracy: float = Field(0.99, ge=0, le=1, description="bar for each feature, on test pictures")
 
@@ -142,7 +143,7 @@ def _train(
     for step in range(settings.steps):
         rows = torch.from_numpy(rng.integers(len(pixels), size=settings.batch_size))
         moved = tuple(rng.integers(-settings.shift, settings.shift + 1, size=2).tolist())
-        logits = classifier(pixels[rows].roll(moved, (2, 3)))[1]
+        logits = classifier(_noisy(pixels[rows].roll(moved, (2, 3)), settings.noise, rng))[1]
         loss = sum(
             F.cross_entropy(values, labels[rows, n], ignore_index=NOT_SHOWN) for n, values in enumerate(logits)
         )
@@ -152,3 +153,11 @@ def _train(
         schedule.step()
         if step % 50 == 0:
             progress(step, settings.steps, "training the classifier")
+
+
+def _noisy(pictures: Tensor, largest: float, rng: np.random.Generator) -> Tensor:
+    """Return pictures with white noise, each of an SD of its own between 0 and the largest."""
+    if largest == 0:
+        return pictures
+    sd = largest * rng.random((len(pictures), 1, 1, 1), dtype=np.float32)
+    return pictures + torch.from_numpy(sd * rng.standard_normal(pictures.shape, dtype=np.float32))

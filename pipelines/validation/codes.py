@@ -26,7 +26,7 @@ from pipelines.validation.candidate import Candidate, Findings
 from pipelines.validation.images import Labels, batches
 from pipelines.validation.sheets import code_map, sheet
 
-SHOWN = 10
+SHOWN = 16
 NOISE_SD = 0.3
 HIDDEN = 0.5  # of the height of a picture, its lower part
 FILLINGS = 10  # times that what is hidden is rebuilt from what was filled in before
@@ -61,12 +61,12 @@ def codes(candidate: Candidate) -> Findings:
             known_codes, world.train.labels[:probed, 0], new_codes[:QUERIES], world.test.labels[:QUERIES, 0]
         ),
     }
-    pictures = {"Test pictures, and as rebuilt": sheet(world.shown(_paired(new, rebuilt)), 2 * SHOWN)}
+    pictures = {"Test pictures, and as rebuilt": sheet(world.shown(_paired(new, rebuilt)), SHOWN)}
     for name, title, (damaged, filled, restored) in _repairs(candidate, detector, new[:QUERIES]):
         before, after = psnr(new[:QUERIES], filled), psnr(new[:QUERIES], restored)
         measures |= {f"{name}_psnr": after, f"{name}_psnr_gain": after - before}
-        rows = np.concatenate([images[: 2 * SHOWN] for images in (damaged, filled, restored, new)])
-        pictures[title] = sheet(world.shown(rows), 2 * SHOWN)
+        rows = np.concatenate([images[:SHOWN] for images in (damaged, filled, restored, new)])
+        pictures[title] = sheet(world.shown(rows), SHOWN)
     if size == 2:
         kinds = next(iter(world.features.values()))
         pictures["Codes of the test pictures"] = code_map(new_codes, world.test.labels[:, 0], kinds)
@@ -150,7 +150,7 @@ def _plane(model: Decoder, found: FloatArray) -> FloatArray:
 
 
 def _paired(pictures: FloatArray, rebuilt: FloatArray) -> FloatArray:
-    return np.concatenate([pictures[: 2 * SHOWN], rebuilt[: 2 * SHOWN]])
+    return np.concatenate([pictures[:SHOWN], rebuilt[:SHOWN]])
 
 
 def _mse(truth: FloatArray, found: FloatArray) -> float:

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from anomaly.core.volume import FloatArray
+from anomaly.models.base import ConditionalGenerator
 from pipelines.common import Progress
+from pipelines.validation.images import Pictures
 
 AT_ONCE = 500  # pictures that are drawn in one go
+
+
+def drawing(model: Any, seen: Pictures, rng: torch.Generator) -> Callable[[int], Tensor]:
+    """Return what draws n pictures of a Generator; a conditional one is asked for what training pictures show."""
+    if not isinstance(model, ConditionalGenerator):
+        return lambda n: model.sample(n, rng)
+
+    def draw(n: int) -> Tensor:
+        rows = torch.randint(len(seen), (n,), generator=rng).tolist()
+        return model.sample_given(torch.from_numpy(np.stack([seen.covariates(row) for row in rows])), rng)
+
+    return draw
 
 
 def in_batches(draw: Callable[[int], Tensor], n: int, progress: Progress, what: str) -> FloatArray:

@@ -38,7 +38,7 @@ def drawn_looks(candidate: Candidate) -> Findings:
     ConfigError
         If the family draws no pictures, or the world knows no looks.
     """
-    world, pixels = candidate.world, candidate.drawn
+    world, pixels = candidate.world, candidate.drawn("looks")
     found = judged(world, pixels)
     rows = found.rows[found.valid]
     measures = {
@@ -55,7 +55,7 @@ def drawn_looks(candidate: Candidate) -> Findings:
         tables["How often each value is drawn"] = _shares(rows)
     else:
         notes.append(f"They are fewer than {FEWEST}: nothing can be said of the law.")
-    return Findings(measures, _pictures(candidate, pixels, found), tuple(notes), tables)
+    return Findings(measures, _pictures(candidate, pixels, found), tables, tuple(notes))
 
 
 def by_the_law(rows: Labels, seed: int) -> dict[str, float]:

@@ -19,7 +19,7 @@ from pydantic import Field
 from anomaly.core.config import Settings
 from anomaly.core.errors import InputError
 from anomaly.core.volume import FloatArray
-from pipelines.validation.settings import Bar
+from pipelines.validation.bars import ExaminedSettings
 
 Floats = npt.NDArray[np.float64]
 Kind = Literal["knn", "isolation_forest", "one_class_svm"]
@@ -38,12 +38,10 @@ class EstimatorSettings(Settings):
     )
 
 
-class EstimatorTrial(Settings):
+class EstimatorTrial(ExaminedSettings):
     """A detector of scikit-learn, what it is examined for, and the bars."""
 
     estimator: EstimatorSettings
-    exams: tuple[str, ...] = Field(min_length=1, description="what is measured")
-    bars: dict[str, Bar] = Field(default_factory=dict, description="by measure: what it must reach")
 
     @property
     def family(self) -> str:

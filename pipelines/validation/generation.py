@@ -22,7 +22,7 @@ from pipelines.validation.images import Labels
 from pipelines.validation.sheets import histogram, sheet
 
 SURE = 0.9  # probability of a label that counts as legible
-SHOWN = 100
+SHOWN, COLUMNS = 96, 16
 WAYS, STEPS = 8, 10  # of the interpolations that are shown
 EACH = 10  # pictures of each request that are shown
 
@@ -35,14 +35,14 @@ def generation(candidate: Candidate) -> Findings:
     ConfigError
         If the family draws none.
     """
-    detector, world, drawn = candidate.detector, candidate.world, candidate.drawn
+    detector, world, drawn = candidate.detector, candidate.world, candidate.drawn("generation")
     measures, shares = measured(candidate, drawn)
     kinds = next(iter(world.features.values()))
     pictures = {
-        "Samples": sheet(world.shown(drawn[:SHOWN]), 20),
+        "Samples": sheet(world.shown(drawn[:SHOWN]), COLUMNS),
         "What the samples show": histogram(shares, kinds),
         "Samples above the training pictures nearest to them": sheet(
-            world.shown(_beside_nearest(candidate, drawn)), 20
+            world.shown(_beside_nearest(candidate, drawn)), COLUMNS
         ),
     }
     if isinstance(detector, Embedder) and isinstance(detector, Decoder):
@@ -108,7 +108,7 @@ def _shares(labels: Labels, kinds: int) -> FloatArray:
 
 def _beside_nearest(candidate: Candidate, drawn: FloatArray) -> FloatArray:
     """Return a few generated pictures, and the training pictures nearest to them."""
-    some, known = drawn[: SHOWN // 5], candidate.seen.seen()
+    some, known = drawn[:COLUMNS], candidate.seen.seen()
     flat = known.reshape(len(known), -1)
     nearest = [int(np.argmin(((flat - picture.ravel()) ** 2).sum(axis=1))) for picture in some]
     return np.concatenate([some, known[nearest]])

@@ -15,11 +15,11 @@ from anomaly.core.volume import FloatArray, Geometry
 from anomaly.evaluation.categorical import Floats
 from anomaly.models.base import Detector, Evidence, FitReport, FitRun, ModelSettings, PlantedScan
 from anomaly.models.network import within
+from pipelines.validation.avatar_settings import NaiveBayesSettings
 from pipelines.validation.avatars import Avatars
 from pipelines.validation.images import Pictures
 from pipelines.validation.mosaic import colours, mosaic
 from pipelines.validation.naive_bayes import FeatureNaiveBayes, PixelNaiveBayes
-from pipelines.validation.settings import NaiveBayesSettings
 
 
 class FeatureModel:

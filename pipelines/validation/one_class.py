@@ -21,13 +21,9 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-from pydantic import Field, model_validator
 
-from anomaly.calibration.conformal import required_healthy
-from anomaly.core.config import Settings
 from anomaly.core.errors import ConfigError, InputError
 from anomaly.core.files import sha256_of_json, sha256_of_voxels
 from anomaly.models.base import Detector, FitRun
@@ -50,44 +46,14 @@ from pipelines.validation.one_class_result import (
     load_classes,
     save_classes,
 )
-from pipelines.validation.settings import TrialSettings
+from pipelines.validation.settings import OneClassSettings, TrialSettings
 
-Trial = TrialSettings | EstimatorTrial
+Learner = TrialSettings | EstimatorTrial
 
 SCORES = "scores.npz"
 TRAINING = "training"
 TELLING = 12  # hex digits of a hash that name a folder
 REHEARSED = 6  # one in so many training pictures plays the test
-
-
-class OneClassSettings(Settings):
-    """Which classes, which parts, and what is promised."""
-
-    protocol: Literal["one_normal", "one_abnormal"] = Field(
-        "one_normal", description="one_normal: one digit is normal; one_abnormal: all digits but one are normal"
-    )
-    digits: tuple[int, ...] = Field(tuple(range(10)), min_length=1, description="which digits are the one, in turn")
-    seeds: tuple[int, ...] = Field((0,), min_length=1, description="seeds of parts and trainings")
-    calibration: int = Field(600, ge=1, description="normal training pictures behind the p-values")
-    held_out: int = Field(300, ge=3, description="normal training pictures that show what normal scores are")
-    reference: int = Field(
-        1000, ge=2, description="at most so many of the pictures learnt from give mean and SD of maps"
-    )
-    test: int = Field(0, ge=0, description="the first so many test pictures; 0 = all")
-    alphas: tuple[float, ...] = Field((0.01, 0.05, 0.1), min_length=1, description="promised false-flag rates")
-    paper: float = Field(
-        0.1,
-        ge=0,
-        lt=1,
-        description="grey level that black becomes: models take 0 for being outside, and change nothing there",
-    )
-
-    @model_validator(mode="after")
-    def _can_keep_its_promises(self) -> OneClassSettings:
-        needed = required_healthy(min(self.alphas))
-        if self.calibration < needed:
-            raise ValueError(f"alpha {min(self.alphas):g} needs calibration {needed}, found {self.calibration}")
-        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +82,7 @@ class Parts:
 
 
 def one_class(
-    trial: Trial,
+    trial: Learner,
     digits: Digits,
     settings: OneClassSettings,
     folder: Path,
@@ -228,12 +194,12 @@ def rehearsal(digits: Digits, seed: int = 0) -> Digits:
     return Digits(digits.train.select(train), digits.train.select(test), source)
 
 
-def declared(trial: Trial) -> str:
+def declared(trial: Learner) -> str:
     """Return the name of the score that counts."""
     return trial.scoring.scan_score if isinstance(trial, TrialSettings) else trial.family
 
 
-def _examined(trial: Trial, parts: Parts, settings: OneClassSettings, run: FitRun, digit: int) -> ClassScores:
+def _examined(trial: Learner, parts: Parts, settings: OneClassSettings, run: FitRun, digit: int) -> ClassScores:
     started, seed = time.monotonic(), run.seed or 0
     if isinstance(trial, TrialSettings):
         scorer = _learnt(trial, parts, settings, run)
@@ -293,7 +259,7 @@ def _on_paper(pictures: Pictures, paper: float) -> Pictures:
 class _Fingerprints:
     """Of all that the trainings, and the scores, of a trial depend on."""
 
-    def __init__(self, trial: Trial, digits: Digits, settings: OneClassSettings) -> None:
+    def __init__(self, trial: Learner, digits: Digits, settings: OneClassSettings) -> None:
         about = trial.model_dump(mode="json", exclude={"exams", "bars", "scoring"})
         drawn = settings.model_dump(mode="json", include={"protocol", "calibration", "held_out", "paper"})
         self.training = sha256_of_json([about, drawn, _hash(digits.train)])

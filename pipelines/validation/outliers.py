@@ -25,6 +25,7 @@ from pipelines.validation.images import NOT_SHOWN, Pictures, look_at, scored
 from pipelines.validation.judged import avatars_of, refuse
 from pipelines.validation.looks import OUTSIDE
 from pipelines.validation.mosaic import colours
+from pipelines.validation.settings import NaiveBayesTrial, TrialSettings
 from pipelines.validation.sheets import sheet
 
 Floats = npt.NDArray[np.float64]
@@ -66,7 +67,7 @@ def outliers(candidate: Candidate) -> Findings:
         If what is examined scores nothing, the score that counts does not exist, or the world knows no looks.
     """
     detector, avatars, trial = candidate.detector, avatars_of(candidate.world), candidate.trial
-    if not isinstance(detector, Detector):
+    if not isinstance(detector, Detector) or not isinstance(trial, TrialSettings | NaiveBayesTrial):
         raise refuse(candidate, "outliers", "scores no pictures")
     settings = avatars.settings
     pixels, kinds = avatars.strangers(settings.outside)

@@ -22,21 +22,33 @@ MEANINGS = {
     "generation.rarest_kind": "how often the rarest kind is drawn, as a share of how often it should be",
     "generation.copied": "share of the samples that copy a training picture",
     "conditional.as_asked": "share of the pictures drawn on request that show what was asked for",
-    "conditional.as_asked_lowest": "the same, of the request that succeeds least",
-    "likelihood.nll_1": "negative log-likelihood bound, nats per picture, one draw of the code",
-    "likelihood.nll_50": "the same, 50 draws",
-    "likelihood.nll_500": "the same, 500 draws",
+    "conditional.as_asked_lowest": "share as asked, of the request that succeeds least",
+    "likelihood.nll_1": "negative log-likelihood, nats per picture, bound from 1 draw of the code",
+    "likelihood.nll_50": "negative log-likelihood, nats per picture, bound from 50 draws",
+    "likelihood.nll_500": "negative log-likelihood, nats per picture, bound from 500 draws",
     "likelihood.bits_per_dimension": "negative log-likelihood, bits per pixel of 8 bits",
     "codes.code_size": "numbers of the code",
     "codes.mse": "mean squared error of rebuilt test pictures",
-    "codes.pca_mse": "the same of as many principal components",
-    "codes.better_than_pca": "how many times smaller the error is than that of principal components",
+    "codes.pca_mse": "mean squared error of as many principal components",
+    "codes.better_than_pca": "how many times smaller the error is than that of as many principal components",
     "codes.linear_probe": "share of the test pictures that a linear classifier reads rightly from the code",
     "codes.precision_at_10": "share of the ten pictures with the most equal bits that show the same",
     "codes.inpainting_psnr": "half hidden and restored, dB",
-    "codes.inpainting_psnr_gain": "the same, above filling in the mean picture, dB",
+    "codes.inpainting_psnr_gain": "half hidden and restored: dB above filling in the mean picture",
     "codes.denoising_psnr": "noisy and restored, dB",
-    "codes.denoising_psnr_gain": "the same, above the noisy pictures themselves, dB",
+    "codes.denoising_psnr_gain": "noisy and restored: dB above the noisy pictures themselves",
+    **{
+        f"{exam}.{measure}": meaning
+        for exam in ("one_normal", "one_abnormal")
+        for measure, meaning in {
+            "auroc": "AUROC of the declared score, mean over digits and seeds",
+            "auroc_lowest": "AUROC of the digit that is told least",
+            "auroc_sd": "SD over seeds of the mean AUROC",
+            "false_flags_kept": "share of digits and rates with no more false flags than promised (99 % band)",
+            "false_flags_inside": "share of digits and rates with false flags inside the 99 % band",
+            "seconds": "seconds per detector",
+        }.items()
+    },
     **look_meanings.MEANINGS,
 }
 """What each measure says; a measure that is missing here is shown by its name."""

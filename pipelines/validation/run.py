@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from anomaly.core.config import load_yaml
 from anomaly.core.errors import AnomalyError, ConfigError, unknown_name
 from anomaly.core.files import atomic_path, read_json, sha256_of_json, write_json
 from pipelines.common import Progress, cores, find_config, no_progress, now, software
+from pipelines.validation.anomalies import one_abnormal, one_normal
 from pipelines.validation.asked_looks import asked_looks
 from pipelines.validation.candidate import Candidate, Findings, World
 from pipelines.validation.code_arithmetic import code_arithmetic
@@ -34,8 +35,8 @@ from pipelines.validation.likelihood import likelihood
 from pipelines.validation.new_looks import new_looks
 from pipelines.validation.outliers import outliers
 from pipelines.validation.page import write_page
-from pipelines.validation.settings import Trial, ValidationSettings
-from pipelines.validation.verdict import Tables, TrialResult, Verdict
+from pipelines.validation.settings import EnsembleTrial, Trial, ValidationSettings
+from pipelines.validation.verdict import TrialResult, Verdict
 from pipelines.validation.worlds import load_world
 
 EXAMS: Mapping[str, Callable[[Candidate], Findings]] = {
@@ -43,6 +44,8 @@ EXAMS: Mapping[str, Callable[[Candidate], Findings]] = {
     "conditional": conditional,
     "likelihood": likelihood,
     "codes": codes,
+    "one_normal": one_normal,
+    "one_abnormal": one_abnormal,
     "looks": drawn_looks,
     "requests": asked_looks,
     "arithmetic": code_arithmetic,
@@ -104,22 +107,28 @@ def validate(
     settings = chosen(load_settings(path), families)
     request = Request(settings, output, device, fetch)
     world = load_world(settings, output, fetch, progress)  # trains the classifier once, before others need it
-    names = list(settings.trials)
-    processes = min(jobs or cores(), len(names))
-    work = partial(examined, request)
-    if processes > 1:
-        results = run_in_order(work, names, partial(_lost, request), processes)
-    else:
-        results = (examine(request, world, name, progress) for name in names)
-    found = []
-    for number, name in enumerate(names):
-        progress(number, len(names), f"examining {name}")
-        found.append(next(results))
-    progress(len(names), len(names), "done")
-    verdict = Verdict(settings, world.source, _of_classifier(world, settings), tuple(found), software(), now())
+    found = {result.name: result for result in _results(request, world, jobs or cores(), progress)}
+    results = tuple(found[name] for name in settings.trials)
+    verdict = Verdict(settings, world.source, _of_classifier(world, settings), results, software(), now())
     write_json(output / "result.json", verdict.as_dict())
     write_page(verdict, output)
     return verdict
+
+
+def _results(request: Request, world: World, jobs: int, progress: Progress) -> Iterator[TrialResult]:
+    """Yield the results of all trials; ensembles come last, because their members are examined first."""
+    trials = request.settings.trials
+    ensembles = [name for name, trial in trials.items() if isinstance(trial, EnsembleTrial)]
+    single = [name for name in trials if name not in ensembles]
+    here = partial(examine, request, world, progress=progress)
+    if min(jobs, len(single)) < 2:
+        yield from map(here, [*single, *ensembles])
+        return
+    results = run_in_order(partial(examined, request), single, partial(_lost, request), min(jobs, len(single)))
+    for done, name in enumerate(single):
+        progress(done, len(single), f"examining {name} and others")
+        yield next(results)
+    yield from map(here, ensembles)
 
 
 def load_settings(path: Path) -> ValidationSettings:
@@ -158,17 +167,17 @@ def examine(request: Request, world: World, name: str, progress: Progress = no_p
     note = folder / "result.json"
     if note.is_file() and read_json(note)["fingerprint"] == fingerprint:
         return TrialResult.read(folder)
-    candidate = Candidate(world, trial, request.settings.exams, folder, request.device, progress)
+    candidate = Candidate(world, trial, request.settings, folder, request.device, progress)
     started = time.monotonic()
-    measures, pictures, notes, problem = dict[str, float](), dict[str, bytes](), list[str](), ""
-    tables: Tables = {}
+    measures, notes, problem = dict[str, float](), list[str](), ""
+    pictures, tables = dict[str, bytes](), dict[str, Any]()
     try:
         for exam in trial.exams:
             found = EXAMS[exam](candidate)
             measures |= {f"{exam}.{measure}": value for measure, value in found.measures.items()}
             pictures |= found.pictures
-            notes += found.notes
             tables |= found.tables
+            notes += found.notes
     except AnomalyError as error:
         problem = str(error)
     files = {}
@@ -177,7 +186,7 @@ def examine(request: Request, world: World, name: str, progress: Progress = no_p
         with atomic_path(folder / files[title]) as temporary:
             temporary.write_bytes(png)
     seconds = round(time.monotonic() - started, 1)
-    result = TrialResult(folder, trial.family, measures, files, tuple(notes), tables, seconds, problem)
+    result = TrialResult(folder, trial.family, measures, files, tables, tuple(notes), seconds, problem)
     result.write(fingerprint)
     return result
 
@@ -185,9 +194,9 @@ def examine(request: Request, world: World, name: str, progress: Progress = no_p
 def _fingerprint(settings: ValidationSettings, trial: Trial, world: World) -> str:
     """Return the name of everything that measures depend on; the bars are none of it."""
     facts = trial.model_dump(mode="json", exclude={"bars"})
-    classifier = settings.classifier.model_dump(mode="json")
-    known = None if world.avatars is None else world.avatars.settings.model_dump(mode="json")
-    return sha256_of_json([facts, settings.exams.model_dump(mode="json"), classifier, world.source, known])
+    members = [settings.trials[name].model_dump(mode="json") for name in facts.get("members", ())]
+    shared = settings.model_dump(mode="json", include={"classifier", "exams", "one_class", "avatars"})
+    return sha256_of_json([facts, members, shared, world.source])
 
 
 def _lost(request: Request, name: str, reason: str) -> TrialResult:

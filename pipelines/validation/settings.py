@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
+from anomaly.calibration.conformal import required_healthy
 from anomaly.core.config import Settings
+from anomaly.core.errors import unknown_name
 from anomaly.models.base import ModelSettings
 from anomaly.models.registry import parse_settings
+from anomaly.scoring.ensemble import MergeSettings
 from anomaly.scoring.settings import ScoringSettings
 from anomaly.training.settings import AugmentationSettings, TrainingSettings
+from pipelines.validation.avatar_settings import AvatarSettings, NaiveBayesSettings
+from pipelines.validation.bars import ExaminedSettings
 from pipelines.validation.classifier import ClassifierSettings
+from pipelines.validation.estimators import EstimatorTrial
 
 AS_THEY_ARE = AugmentationSettings(flip=0, deform=0, gamma=0, brightness=0, bias_field=0, noise=0, blur=0)
 
@@ -34,29 +40,7 @@ class PictureScoring(ScoringSettings):
     retrieval: int = Field(default=0, ge=0, le=8)
 
 
-class Bar(Settings):
-    """What a measured number must reach."""
-
-    least: float | None = None
-    most: float | None = None
-
-    @model_validator(mode="after")
-    def _says_something(self) -> Bar:
-        if self.least is None and self.most is None:
-            raise ValueError("expected least, most, or both")
-        return self
-
-    def met_by(self, value: float) -> bool:
-        """Return whether a number reaches the bar; NaN reaches none."""
-        above = self.least is None or value >= self.least
-        return above and (self.most is None or value <= self.most) and value == value
-
-    def __str__(self) -> str:
-        sides = [f"≥ {self.least:g}"] if self.least is not None else []
-        return " and ".join(sides + ([f"≤ {self.most:g}"] if self.most is not None else []))
-
-
-class TrialSettings(Settings):
+class TrialSettings(ExaminedSettings):
     """One model, how it is trained, what it is examined for, and the bars."""
 
     model: dict[str, Any] = Field(description="family and its settings")
@@ -65,8 +49,6 @@ class TrialSettings(Settings):
     draws: int = Field(
         0, ge=0, description="0, or how many draws of black and white pixels there are of each training picture"
     )
-    exams: tuple[str, ...] = Field(min_length=1, description="what is measured")
-    bars: dict[str, Bar] = Field(default_factory=dict, description="by measure: what it must reach")
 
     @field_validator("model")
     @classmethod
@@ -83,56 +65,6 @@ class TrialSettings(Settings):
         return str(self.model["family"])
 
 
-class NaiveBayesSettings(Settings):
-    """What naive Bayes is naive about."""
-
-    of: Literal["features", "pixels"] = Field(description="what it takes as independent")
-    alpha: float = Field(0.0, ge=0, description="added to each count; 0 = maximum likelihood")
-    levels: int = Field(16, ge=2, le=256, description="pixels: grey levels that are told apart")
-
-
-class NaiveBayesTrial(Settings):
-    """Naive Bayes, what it is examined for, and the bars."""
-
-    naive_bayes: NaiveBayesSettings
-    scoring: PictureScoring = PictureScoring(maps={"surprise": 1.0}, standardise="none")
-    exams: tuple[str, ...] = Field(min_length=1, description="what is measured")
-    bars: dict[str, Bar] = Field(default_factory=dict, description="by measure: what it must reach")
-    draws: ClassVar[int] = 0
-
-    @property
-    def family(self) -> str:
-        """Name of the model."""
-        return f"naive Bayes of {self.naive_bayes.of}"
-
-
-def _kind_of_trial(values: Any) -> str:
-    found = values if isinstance(values, dict) else vars(values)
-    return "naive_bayes" if "naive_bayes" in found else "model"
-
-
-Trial = Annotated[
-    Annotated[TrialSettings, Tag("model")] | Annotated[NaiveBayesTrial, Tag("naive_bayes")],
-    Discriminator(_kind_of_trial),
-]
-"""A model of a family, or naive Bayes."""
-
-
-class AvatarSettings(Settings):
-    """The looks of the world of avatars, all drawn from the law of the fifty observed."""
-
-    size: Literal[32, 64, 128] = Field(32, description="pixels along the edge of a picture, before it is a mosaic")
-    train: int = Field(2000, ge=100, description="looks that models learn from")
-    test: int = Field(1000, ge=100, description="other looks")
-    classified: int = Field(6000, ge=100, description="looks that the classifier learns from; it is tested on test")
-    reference: int = Field(500, ge=2, description="training looks that give mean and SD of maps")
-    held_out: int = Field(200, ge=3, description="looks that show what normal scores are")
-    calibration: int = Field(500, ge=1, description="looks behind the p-values")
-    outside: int = Field(300, ge=3, description="looks from outside the law")
-    alphas: tuple[float, ...] = Field((0.05, 0.1), min_length=1, description="promised false-flag rates")
-    seed: int = Field(0, ge=0, description="seed of what is drawn")
-
-
 class ExamSettings(Settings):
     """How much is measured in the exams."""
 
@@ -144,20 +76,105 @@ class ExamSettings(Settings):
     seed: int = Field(0, ge=0, description="seed of what is random in the exams")
 
 
+class EnsembleTrial(ExaminedSettings):
+    """Trials whose scores are merged."""
+
+    members: tuple[str, ...] = Field(min_length=2, description="names of trials with the same exams")
+    merge: MergeSettings = MergeSettings()
+
+    @property
+    def family(self) -> str:
+        """What stands where others have the name of a family."""
+        return "ensemble"
+
+
+class NaiveBayesTrial(ExaminedSettings):
+    """Naive Bayes of looks."""
+
+    naive_bayes: NaiveBayesSettings
+    scoring: PictureScoring = PictureScoring(maps={"surprise": 1.0}, standardise="none")
+
+    @property
+    def family(self) -> str:
+        """Name of the model."""
+        return f"naive Bayes of {self.naive_bayes.of}"
+
+
+KINDS = {
+    "model": TrialSettings,
+    "estimator": EstimatorTrial,
+    "members": EnsembleTrial,
+    "naive_bayes": NaiveBayesTrial,
+}
+"""The key that tells which kind of trial it is."""
+
+
+def _kind(values: Any) -> str | None:
+    return next(
+        (key for key in KINDS if (key in values if isinstance(values, dict) else hasattr(values, key))), None
+    )
+
+
+Trial = Annotated[
+    Annotated[TrialSettings, Tag("model")]
+    | Annotated[EstimatorTrial, Tag("estimator")]
+    | Annotated[EnsembleTrial, Tag("members")]
+    | Annotated[NaiveBayesTrial, Tag("naive_bayes")],
+    Discriminator(
+        _kind,
+        custom_error_type="trial",
+        custom_error_message="expected one of the keys model, estimator, members, naive_bayes",
+    ),
+]
+
+
+class OneClassSettings(Settings):
+    """Which classes, which parts, and what is promised."""
+
+    protocol: Literal["one_normal", "one_abnormal"] = Field(
+        "one_normal", description="one_normal: one digit is normal; one_abnormal: all digits but one are normal"
+    )
+    digits: tuple[int, ...] = Field(tuple(range(10)), min_length=1, description="which digits are the one, in turn")
+    seeds: tuple[int, ...] = Field((0,), min_length=1, description="seeds of parts and trainings")
+    calibration: int = Field(600, ge=1, description="normal training pictures behind the p-values")
+    held_out: int = Field(300, ge=3, description="normal training pictures that show what normal scores are")
+    reference: int = Field(
+        1000, ge=2, description="at most so many of the pictures learnt from give mean and SD of maps"
+    )
+    test: int = Field(0, ge=0, description="the first so many test pictures; 0 = all")
+    alphas: tuple[float, ...] = Field((0.01, 0.05, 0.1), min_length=1, description="promised false-flag rates")
+    paper: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="grey level that black becomes: models take 0 for being outside, and change nothing there",
+    )
+
+    @model_validator(mode="after")
+    def _can_keep_its_promises(self) -> OneClassSettings:
+        needed = required_healthy(min(self.alphas))
+        if self.calibration < needed:
+            raise ValueError(f"alpha {min(self.alphas):g} needs calibration {needed}, found {self.calibration}")
+        return self
+
+
 class ValidationSettings(Settings):
     """A validation task: its world, its models, its bars."""
 
     name: str
-    world: Literal["mnist", "avatars"]
+    world: Literal["mnist", "digits", "avatars"]
     description: str = Field(description="one sentence for people")
     classifier: ClassifierSettings = ClassifierSettings()
     exams: ExamSettings = ExamSettings()
+    one_class: OneClassSettings = OneClassSettings()
     avatars: AvatarSettings = AvatarSettings()
     trials: dict[str, Trial] = Field(min_length=1, description="by name: what is examined")
 
     @model_validator(mode="after")
-    def _each_trial_can_fail(self) -> ValidationSettings:
+    def _members_are_trials(self) -> ValidationSettings:
         for name, trial in self.trials.items():
-            if not trial.bars:
-                raise ValueError(f"trials.{name} has no bars; expected one at least, or it could not fail")
+            for member in trial.members if isinstance(trial, EnsembleTrial) else ():
+                if member not in self.trials or isinstance(self.trials[member], EnsembleTrial):
+                    others = [n for n, t in self.trials.items() if not isinstance(t, EnsembleTrial)]
+                    raise ValueError(f"trials.{name}.members: " + unknown_name("trial", member, others))
         return self

@@ -17,7 +17,7 @@ from anomaly.evaluation.figures import COLOURS, GREY
 from pipelines.validation.images import Labels
 
 GAP = 2  # pixels between pictures, before they are enlarged
-WIDEST = 1040  # of a sheet, pixels
+WIDEST, LARGEST = 1040, 2  # of a sheet, pixels; how much it may be enlarged
 PAPER = 0.25  # grey between pictures
 TEN = (*COLOURS, "#999999", "#8B4513", "#F0E442")
 
@@ -32,8 +32,8 @@ def sheet(pictures: FloatArray, columns: int) -> bytes:
         row, column = divmod(number, columns)
         top, left = GAP + row * (height + GAP), GAP + column * (width + GAP)
         paper[top : top + height, left : left + width] = picture.clip(0, 1)
-    scale = max(1, WIDEST // paper.shape[1])
-    enlarged = np.kron((paper * 255).round().astype(np.uint8), np.ones((min(scale, 4),) * 2 + (1,), np.uint8))
+    scale = min(LARGEST, max(1, WIDEST // paper.shape[1]))
+    enlarged = np.kron((paper * 255).round().astype(np.uint8), np.ones((scale, scale, 1), np.uint8))
     return _png_of(Image.fromarray(enlarged))
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from anomaly.core.files import read_json, write_json
-from pipelines.validation.settings import Bar, ValidationSettings
+from pipelines.validation.bars import Bar
+from pipelines.validation.settings import ValidationSettings
 
-Tables = dict[str, list[dict[str, Any]]]
-"""Title → rows, each column → value."""
+LISTED = 12  # rows of a table that is short enough for a terminal
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class TrialResult:
         ``exam.measure`` → number.
     pictures
         Title → file in the folder.
+    tables
+        Title → rows, each by column.
     notes
         Sentences for the page.
-    tables
-        Title → rows, each column → value.
     seconds
         That training and exams took.
     problem
@@ -43,8 +43,8 @@ class TrialResult:
     family: str
     measures: Mapping[str, float] = field(default_factory=dict)
     pictures: Mapping[str, str] = field(default_factory=dict)
+    tables: Mapping[str, list[dict[str, str | float]]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    tables: Tables = field(default_factory=dict)
     seconds: float = 0.0
     problem: str = ""
 
@@ -132,6 +132,19 @@ class Verdict:
         """Whether every bar is met."""
         return not self.failures
 
+    def as_text(self) -> str:
+        """Return the outcome for a terminal: one line per trial, then what trials list, then the verdict."""
+        lines = [f"{self.settings.name}: {self.source}"]
+        for result in self.results:
+            checks = self.checks(result)
+            met = f"{sum(check.met for check in checks)} of {len(checks)} bars met"
+            lines.append(f"  {result.name:<24} {result.problem or met}")
+        for result in self.results:
+            for title, rows in result.tables.items():
+                if len(rows) <= LISTED:
+                    lines += ["", f"{result.name}: {title}", *(f"  {_row(row)}" for row in rows)]
+        return "\n".join([*lines, "", "passed" if self.passed else "failed"])
+
     def as_dict(self) -> dict[str, Any]:
         """Return the outcome for ``result.json``."""
         return {
@@ -145,10 +158,14 @@ class Verdict:
                     "family": result.family,
                     "seconds": result.seconds,
                     "measures": {n: v if math.isfinite(v) else None for n, v in result.measures.items()},
-                    **({"tables": dict(result.tables)} if result.tables else {}),
+                    "tables": dict(result.tables),
                 }
                 for result in self.results
             },
             "software": dict(self.software),
             "at": self.at,
         }
+
+
+def _row(row: Mapping[str, str | float]) -> str:
+    return "  ".join(value if isinstance(value, str) else f"{value:.4g}" for value in row.values())

@@ -10,7 +10,7 @@ from pipelines.validation.album import hidden, load_album
 from pipelines.validation.avatars import FEATURES, SMOOTHED, Avatars, in_colour
 from pipelines.validation.candidate import World
 from pipelines.validation.classifier import trained_classifier
-from pipelines.validation.digits import data_folder, load_digits
+from pipelines.validation.digits import Digits, data_folder, load_digits
 from pipelines.validation.settings import ValidationSettings
 
 
@@ -22,8 +22,17 @@ def load_world(
 
 
 def mnist(settings: ValidationSettings, output: Path, fetch: bool, progress: Progress) -> World:
-    """Return handwritten digits."""
-    digits = load_digits(data_folder(), fetch)
+    """Return the handwritten digits of MNIST."""
+    return _of_digits(load_digits(data_folder(), fetch), settings, output, progress)
+
+
+def small_digits(settings: ValidationSettings, output: Path, fetch: bool, progress: Progress) -> World:
+    """Return the handwritten digits that come with scikit-learn."""
+    del fetch
+    return _of_digits(load_digits(None), settings, output, progress)
+
+
+def _of_digits(digits: Digits, settings: ValidationSettings, output: Path, progress: Progress) -> World:
     classifier = trained_classifier(digits.train, (10,), settings.classifier, output, progress)
     names = tuple(str(digit) for digit in range(10))
     return World(digits.train, digits.test, digits.source, {"digit": names}, classifier)
@@ -47,5 +56,6 @@ def avatars(settings: ValidationSettings, output: Path, fetch: bool, progress: P
 
 WORLDS: Mapping[str, Callable[[ValidationSettings, Path, bool, Progress], World]] = {
     "mnist": mnist,
+    "digits": small_digits,
     "avatars": avatars,
 }

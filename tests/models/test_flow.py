@@ -193,6 +193,55 @@ def test_volumes_know_the_mean_at_every_voxel_and_slices_one_for_all() -> None:
     torch.testing.assert_close(slices.mean.squeeze(), voxels[masks].mean())
 
 
+WHOLE = {"view": {"kind": "slice"}, "space_to_depth": 20}
+"""Slices of 16 by 20 voxels, each of which is one location."""
+
+
+def test_an_image_can_be_one_location_whose_voxels_depend_on_one_another() -> None:
+    detector = new(**WHOLE)
+    detector.prepare(healthy_cohort(4))
+    wild(detector.network)
+    images, mask = images_of(*healthy_scan(0), detector.view)
+    images, mask = images[5:6].requires_grad_(), mask[5:6]
+    locations = detector.locations(mask)
+    z, _ = detector.to_noise(images, mask, locations)
+    assert z.shape == (1, 20 * 20)
+    (slope,) = torch.autograd.grad(z[0, locations.inside[0] > 0][0], images)
+    assert (slope != 0).sum() > 0.2 * mask.sum()
+    nll = detector.negative_log_likelihood(images, mask)[mask]
+    assert (nll == nll[0]).all()
+    torch.testing.assert_close(detector.to_image(z, mask, locations), torch.where(mask, images, 0.0))
+
+
+def test_a_voxel_of_an_image_that_is_one_location_has_a_mean_of_its_own() -> None:
+    detector = new(**WHOLE)
+    detector.prepare(healthy_cohort(4))
+    slices = [images_of(*healthy_scan(seed), detector.view) for seed in range(4)]
+    images, masks = (torch.cat(parts) for parts in zip(*slices, strict=True))
+    often = masks.sum(0) >= 3
+    mean = (images * masks).sum(0) / masks.sum(0).clamp_min(1)
+    torch.testing.assert_close(detector.mean[0][often], mean[often])
+    gaussian = torch.distributions.Normal(detector.mean, detector.sd)
+    with torch.no_grad():
+        found = detector.negative_log_likelihood(images, masks).sum()
+    torch.testing.assert_close(found, -(gaussian.log_prob(images) * masks).sum())
+
+
+def test_images_that_are_one_location_are_learnt_and_sampled(tmp_path: Path) -> None:
+    detector = new(**WHOLE, noise_sd=0.01)
+    training = TrainingSettings(steps=3, batch_size=4, validate_every=3)
+    detector.fit(healthy_cohort(4), [], FitRun(tmp_path, training, device="cpu"))
+    samples = detector.sample(3, torch.Generator().manual_seed(0))
+    assert samples.shape == (3, 1, 16, 20)
+    assert samples.isfinite().all()
+
+
+def test_locations_of_more_voxels_than_a_dense_network_can_see_are_refused() -> None:
+    assert new(view={"kind": "slice"}, space_to_depth=64).settings.space_to_depth == 64
+    with pytest.raises(ConfigError, match="makes locations of 4913 voxels; expected at most 4096"):
+        new(space_to_depth=17)
+
+
 @pytest.mark.parametrize(
     ("view", "message"),
     [({"kind": "patch"}, "where a voxel lies"), ({"neighbours": 1, "kind": "slice"}, "neighbours to 0")],

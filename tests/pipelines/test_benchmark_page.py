@@ -6,8 +6,9 @@ import pandas as pd
 import pytest
 
 from anomaly.core.errors import ConfigError, InputError
+from anomaly.evaluation.tables import filled, place_of
 from pipelines.bench_ablation import PUBLISHED
-from pipelines.benchmark_page import MEASURES, PAGE, Sources, filled, place_of, write_page
+from pipelines.benchmark_page import MEASURES, PAGE, Sources, write_page
 from pipelines.benchmark_table import Row, measured_table
 
 TABLE = measured_table([Row("ingest", "3 s", "≤ 4 s"), Row("memory", "900 MiB")])

@@ -16,7 +16,7 @@ from pipelines.common import Exit
 from tests.pipelines.cohorts import make_cohort
 from tests.pipelines.conftest import Trained
 
-VERBS = ["ingest", "train", "ensemble", "calibrate", "score", "report", "evaluate", "benchmark", "info"]
+VERBS = ["ingest", "train", "ensemble", "calibrate", "score", "report", "evaluate", "benchmark", "validate", "info"]
 
 
 def run(*arguments: object) -> tuple[int, str, str]:

@@ -10,12 +10,13 @@ import torch
 
 from anomaly.core.volume import FloatArray
 from pipelines.validation.album import Album, every_picture, hidden
+from pipelines.validation.avatar_settings import AvatarSettings
 from pipelines.validation.avatars import FEATURES, Avatars, in_colour
 from pipelines.validation.candidate import Candidate, World
 from pipelines.validation.images import NOT_SHOWN, Labels, Pictures
 from pipelines.validation.law import VALUES
 from pipelines.validation.mosaic import colours, mosaic
-from pipelines.validation.settings import AvatarSettings, ExamSettings, TrialSettings
+from pipelines.validation.settings import ValidationSettings
 
 SIZE = 10
 BALD = 250  # brightness of the stripe of a hair colour that is not there
@@ -74,8 +75,11 @@ def small_world() -> World:
 
 def candidate(world: World, model: Any, folder: Path, samples: int = 400) -> Candidate:
     """Return a model under examination that is there already."""
-    trial = TrialSettings(model={"family": "pca"}, exams=("looks",))
-    made = Candidate(world, trial, ExamSettings(samples=samples, neighbours_of=200), folder)
+    trial = {"model": {"family": "pca"}, "exams": ["looks"], "bars": {"looks.valid": {"least": 0}}}
+    values = {"name": "tiny", "world": "avatars", "description": "Stripes.", "trials": {"fake": trial}}
+    exams = {"samples": samples, "neighbours_of": 200}
+    settings = ValidationSettings.parse(values | {"exams": exams}, "test")
+    made = Candidate(world, settings.trials["fake"], settings, folder)
     made.__dict__["detector"] = model
     return made
 

@@ -13,7 +13,7 @@ from pipelines.validation.candidate import Candidate
 from pipelines.validation.classifier import ClassifierSettings, trained_classifier
 from pipelines.validation.images import NOT_SHOWN, Pictures
 from pipelines.validation.run import EXAMS, load_settings, validate
-from pipelines.validation.settings import ExamSettings, NaiveBayesTrial, ValidationSettings
+from pipelines.validation.settings import NaiveBayesTrial, ValidationSettings
 from tests.pipelines.validation.small_avatars import small_world
 
 SHIPPED = ("avatars", "avatars-small")
@@ -41,9 +41,10 @@ def test_a_wrong_key_of_naive_bayes_is_named() -> None:
 
 def test_naive_bayes_is_not_trained(tmp_path: Path) -> None:
     world = small_world()
-    trial = ValidationSettings.parse(task(naive=NAIVE), "here").trials["naive"]
-    candidate = Candidate(world, trial, ExamSettings(), tmp_path)
-    with pytest.raises(ConfigError, match="not trained"):
+    settings = ValidationSettings.parse(task(naive=NAIVE), "here")
+    trial = settings.trials["naive"]
+    candidate = Candidate(world, trial, settings, tmp_path)
+    with pytest.raises(ConfigError, match="no model family"):
         candidate.trained(world.train, tmp_path)
     assert candidate.detector.family == trial.family
 

@@ -11,6 +11,7 @@ from anomaly.models.base import FitRun
 from anomaly.models.registry import create, parse_settings
 from pipelines.validation import law
 from pipelines.validation.asked_looks import asked_looks, changed, requests
+from pipelines.validation.avatar_settings import NaiveBayesSettings
 from pipelines.validation.candidate import World
 from pipelines.validation.code_arithmetic import code_arithmetic
 from pipelines.validation.drawn_looks import drawn_looks
@@ -20,7 +21,6 @@ from pipelines.validation.judged import judged
 from pipelines.validation.naive_bayes_models import FeatureModel, PixelModel
 from pipelines.validation.new_looks import new_looks
 from pipelines.validation.outliers import Outcome, measures_of, outliers
-from pipelines.validation.settings import NaiveBayesSettings
 from tests.pipelines.validation.small_avatars import (
     Drawing,
     Forgetful,

@@ -1,0 +1,101 @@
+"""Every family passes the shipped tasks, and a fault in one is seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import anomaly.models.vae
+import anomaly.models.variational
+from anomaly.models.diffusion import DiffusionModel
+from anomaly.models.gan import GenerativeAdversarial
+from anomaly.models.noising import NoisingChain
+from anomaly.training.module import LearnerModule
+from pipelines.common import find_config
+from pipelines.validation.digits import load_digits
+from pipelines.validation.run import load_settings, validate
+
+pytestmark = pytest.mark.slow
+
+TRAINED = ["vae", "cvae", "hvae", "gan", "vaegan", "diffusion", "latent-diffusion", "flow", "ae", "stacked"]
+
+
+def trials(task: str) -> list[str]:
+    return list(load_settings(find_config(task, "validation")).trials)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder that all test processes share, so that a classifier is trained once."""
+    return tmp_path_factory.getbasetemp().parent / "validation"
+
+
+@pytest.mark.parametrize("trial", trials("digits-small"))
+def test_every_family_passes_on_small_digits(trial: str, folder: Path) -> None:
+    verdict = validate("digits-small", folder / "digits", families=[trial], jobs=1, device="cpu")
+    assert verdict.passed, verdict.failures
+
+
+def without_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = LearnerModule.training_step
+    monkeypatch.setattr(LearnerModule, "training_step", lambda *args: step(*args) * 0.0)
+
+
+def with_negative_kl(monkeypatch: pytest.MonkeyPatch) -> None:
+    def upside_down(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return lambda *args: -function(*args)
+
+    monkeypatch.setattr(anomaly.models.vae, "kl_units", upside_down(anomaly.models.variational.kl_units))
+
+
+def with_reversed_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = NoisingChain.__init__
+
+    def reversed_chain(self: NoisingChain, *args: Any) -> None:
+        made(self, *args)
+        self.alpha_bar = torch.cat([self.alpha_bar[:1], self.alpha_bar[1:].flip(0)])
+
+    monkeypatch.setattr(NoisingChain, "__init__", reversed_chain)
+
+
+def with_copied_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = torch.from_numpy(load_digits(None).train.pixels)
+
+    def sample(self: object, n: int, rng: torch.Generator) -> Tensor:
+        return pixels[torch.randint(len(pixels), (n,), generator=rng)][:, None]
+
+    for family in (DiffusionModel, GenerativeAdversarial):
+        monkeypatch.setattr(family, "sample", sample)
+    monkeypatch.setattr(
+        GenerativeAdversarial, "sample_given", lambda self, about, rng: sample(self, len(about), rng)
+    )
+
+
+FAULTS: list[tuple[Callable[[pytest.MonkeyPatch], None], str]] = [
+    *((without_gradient, trial) for trial in TRAINED),
+    (with_negative_kl, "vae"),
+    (with_reversed_schedule, "diffusion"),
+    (with_copied_samples, "diffusion"),
+    (with_copied_samples, "gan"),
+]
+
+
+@pytest.mark.parametrize(("fault", "trial"), FAULTS, ids=[f"{fault.__name__}-{trial}" for fault, trial in FAULTS])
+def test_a_fault_turns_the_verdict(
+    fault: Callable[[pytest.MonkeyPatch], None],
+    trial: str,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for kept in (folder / "digits").glob("classifier-*"):  # the judge has no fault
+        (tmp_path / kept.name).write_bytes(kept.read_bytes())
+    fault(monkeypatch)
+    verdict = validate("digits-small", tmp_path, families=[trial], jobs=1, device="cpu")
+    assert not verdict.passed
+    assert all(failure.startswith(f"{trial}: ") for failure in verdict.failures)
