@@ -27,7 +27,7 @@ from pipelines.validation.sheets import sheet
 
 FEATURE = Look._fields.index("accessories_type")
 WITHOUT, WITH = (VALUES[FEATURE].index(value) for value in ("Blank", "Sunglasses"))
-SHOWN = 20
+SHOWN = 15
 LEARNT_FROM = 2000  # training pictures
 
 

@@ -26,8 +26,7 @@ from pipelines.validation.law import N_OBSERVED, VALUES, Look, looks_of
 from pipelines.validation.sheets import sheet
 
 FEWEST = N_OBSERVED  # valid pictures whose margins say anything
-SHOWN = 40
-COLUMNS = 20
+SHOWN, COLUMNS = 30, 15
 
 
 def drawn_looks(candidate: Candidate) -> Findings:

@@ -29,7 +29,7 @@ from pipelines.validation.settings import NaiveBayesTrial, TrialSettings
 from pipelines.validation.sheets import sheet
 
 Floats = npt.NDArray[np.float64]
-SHOWN = 6  # of each kind
+SHOWN = 5  # of each kind
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,6 +31,7 @@ from pipelines.validation.code_arithmetic import code_arithmetic
 from pipelines.validation.codes import codes
 from pipelines.validation.drawn_looks import drawn_looks
 from pipelines.validation.generation import conditional, generation
+from pipelines.validation.independence import independence
 from pipelines.validation.likelihood import likelihood
 from pipelines.validation.new_looks import new_looks
 from pipelines.validation.outliers import outliers
@@ -51,6 +52,7 @@ EXAMS: Mapping[str, Callable[[Candidate], Findings]] = {
     "arithmetic": code_arithmetic,
     "outliers": outliers,
     "new_looks": new_looks,
+    "independence": independence,
 }
 """What can be measured of a model; see the modules."""
 

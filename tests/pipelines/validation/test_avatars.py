@@ -17,6 +17,7 @@ from pipelines.validation.code_arithmetic import code_arithmetic
 from pipelines.validation.drawn_looks import drawn_looks
 from pipelines.validation.generation import generation
 from pipelines.validation.images import NOT_SHOWN, Pictures
+from pipelines.validation.independence import independence
 from pipelines.validation.judged import judged
 from pipelines.validation.naive_bayes_models import FeatureModel, PixelModel
 from pipelines.validation.new_looks import new_looks
@@ -192,6 +193,18 @@ def test_naive_bayes_of_pixels_draws_no_look(world: World, tmp_path: Path) -> No
     assert found["valid"] < 0.05
 
 
+def test_the_pixels_of_a_look_depend_on_each_other_and_those_of_naive_bayes_do_not(
+    world: World, tmp_path: Path
+) -> None:
+    model = PixelModel(NaiveBayesSettings(of="pixels"), world.train.grid)
+    model.fit(world.train, (), FitRun(tmp_path))
+    found = independence(candidate(world, model, tmp_path))
+    assert found.measures["together"] == pytest.approx(1, abs=1e-6)
+    assert found.measures["together_drawn"] == pytest.approx(0, abs=0.05)
+    assert found.measures["nats_of_model"] > 20 * found.measures["nats_of_law"]
+    assert "correlated by 1.00" in found.notes[0]
+
+
 def test_naive_bayes_of_pixels_finds_impossible_colours_surprising(world: World, tmp_path: Path) -> None:
     model = PixelModel(NaiveBayesSettings(of="pixels", alpha=0.01), world.train.grid)
     model.fit(world.train, (), FitRun(tmp_path))
@@ -241,7 +254,7 @@ def test_components_tell_looks_from_outside(world: World, tmp_path: Path) -> Non
     ]
 
 
-@pytest.mark.parametrize("exam", [drawn_looks, asked_looks, code_arithmetic, outliers, new_looks])
+@pytest.mark.parametrize("exam", [drawn_looks, asked_looks, code_arithmetic, outliers, new_looks, independence])
 def test_a_model_that_cannot_take_an_exam_is_told_which_to_leave_out(
     exam: object, world: World, tmp_path: Path
 ) -> None:
