@@ -194,8 +194,9 @@ class Candidate:
 
     @cached_property
     def _samples(self) -> FloatArray:
-        draw = drawing(self.detector, self.seen, self.rng())
-        return in_batches(draw, self.exams.samples, self.progress, "drawing")
+        n, avatars = self.exams.samples, self.world.avatars
+        asked = self.seen if avatars is None else avatars.looks("requests", n)
+        return in_batches(drawing(self.detector, asked, self.rng()), n, self.progress, "drawing")
 
     def trained(self, pictures: Pictures, folder: Path, seed: int | None = None) -> Detector:
         """Return the model trained on some pictures, or on these before in the same folder."""

@@ -17,14 +17,14 @@ from pipelines.validation.images import Pictures
 AT_ONCE = 500  # pictures that are drawn in one go
 
 
-def drawing(model: Any, seen: Pictures, rng: torch.Generator) -> Callable[[int], Tensor]:
-    """Return what draws n pictures of a Generator; a conditional one is asked for what training pictures show."""
+def drawing(model: Any, asked: Pictures, rng: torch.Generator) -> Callable[[int], Tensor]:
+    """Return what draws n pictures of a Generator; a conditional one is asked for what random pictures show."""
     if not isinstance(model, ConditionalGenerator):
         return lambda n: model.sample(n, rng)
 
     def draw(n: int) -> Tensor:
-        rows = torch.randint(len(seen), (n,), generator=rng).tolist()
-        return model.sample_given(torch.from_numpy(np.stack([seen.covariates(row) for row in rows])), rng)
+        rows = torch.randint(len(asked), (n,), generator=rng).tolist()
+        return model.sample_given(torch.from_numpy(np.stack([asked.covariates(row) for row in rows])), rng)
 
     return draw
 

@@ -124,6 +124,15 @@ def test_a_model_that_does_as_asked_changes_one_feature_only(world: World, tmp_p
     assert found["spill"] == 0
 
 
+def test_a_conditional_model_is_asked_for_looks_of_the_law_that_it_may_not_have_seen(
+    world: World, tmp_path: Path
+) -> None:
+    found = drawn_looks(candidate(world, Tailor(world), tmp_path)).measures
+    assert found["valid"] == 1
+    assert found["apart"] < 0.08
+    assert found["unseen_ratio"] == pytest.approx(1, abs=0.2)
+
+
 @pytest.mark.parametrize("ignored", [0, 2, 4])
 def test_a_model_that_ignores_a_feature_is_found_out(world: World, ignored: int, tmp_path: Path) -> None:
     found = asked_looks(candidate(world, Tailor(world, ignored=ignored), tmp_path)).measures
