@@ -82,7 +82,7 @@ def asked_looks(candidate: Candidate) -> Findings:
 
 def requests(avatars: Avatars, n: int) -> Labels:
     """Return ``n`` looks with hair, codes ``(n, 5)``, drawn from the law."""
-    rows: Labels = avatars.looks("requests", 2 * n).labels
+    rows: Labels = avatars.codes("requests", 2 * n)
     with_hair: Labels = rows[rows[:, HAIR_COLOR] != NOT_SHOWN]
     return with_hair[:n]
 

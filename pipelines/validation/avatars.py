@@ -16,7 +16,7 @@ from anomaly.core.volume import FloatArray
 from pipelines.validation import law
 from pipelines.validation.album import Album, hidden
 from pipelines.validation.avatar_settings import AvatarSettings
-from pipelines.validation.images import Pictures
+from pipelines.validation.images import Labels, Pictures
 from pipelines.validation.law import VALUES, Look
 from pipelines.validation.looks import OUTSIDE, kind_outside, outside, render_many
 from pipelines.validation.mosaic import colours, mosaic
@@ -57,9 +57,13 @@ class Avatars:
         return law.observed_looks(self._seed("observed"))
 
     def looks(self, part: str, n: int, alpha: float = 0.0) -> Pictures:
-        """Return ``n`` looks of one of the parts, each drawn from the law with a seed of its own."""
-        rows = hidden(law.codes(law.drawn(n, self._seed(part), alpha)))
+        """Return ``n`` looks of one of the parts, which are drawn from the law with a seed of their own."""
+        rows = self.codes(part, n, alpha)
         return Pictures(self.album.of(rows), rows)
+
+    def codes(self, part: str, n: int, alpha: float = 0.0) -> Labels:
+        """Return what :meth:`looks` show, codes ``(n, 5)``, without the pictures."""
+        return hidden(law.codes(law.drawn(n, self._seed(part), alpha)))
 
     def strangers(self, n: int) -> tuple[FloatArray, npt.NDArray[np.str_]]:
         """Return the pictures ``(n, 2H, 2W)`` of looks from outside the law, and of which kind each is."""

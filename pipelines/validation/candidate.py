@@ -18,7 +18,7 @@ from anomaly.models.registry import create
 from pipelines.common import Progress, no_progress
 from pipelines.validation.avatars import Avatars
 from pipelines.validation.classifier import Classifier
-from pipelines.validation.drawing import drawing, in_batches
+from pipelines.validation.drawing import Requests, drawing, in_batches
 from pipelines.validation.images import NOT_SHOWN, Labels, Pictures
 from pipelines.validation.naive_bayes_models import naive_bayes_of
 from pipelines.validation.settings import (
@@ -28,6 +28,8 @@ from pipelines.validation.settings import (
     TrialSettings,
     ValidationSettings,
 )
+
+OF_REQUESTS = 50  # looks that may be asked for, to each that is
 
 
 class Reading(NamedTuple):
@@ -195,7 +197,7 @@ class Candidate:
     @cached_property
     def _samples(self) -> FloatArray:
         n, avatars = self.exams.samples, self.world.avatars
-        asked = self.seen if avatars is None else avatars.looks("requests", n)
+        asked = self.seen if avatars is None else Requests(avatars.codes("requests", OF_REQUESTS * n))
         return in_batches(drawing(self.detector, asked, self.rng()), n, self.progress, "drawing")
 
     def trained(self, pictures: Pictures, folder: Path, seed: int | None = None) -> Detector:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -12,13 +13,39 @@ from torch import Tensor
 from anomaly.core.volume import FloatArray
 from anomaly.models.base import ConditionalGenerator
 from pipelines.common import Progress
-from pipelines.validation.images import Pictures
+from pipelines.validation.images import Labels, told
 
 AT_ONCE = 500  # pictures that are drawn in one go
 
 
-def drawing(model: Any, asked: Pictures, rng: torch.Generator) -> Callable[[int], Tensor]:
-    """Return what draws n pictures of a Generator; a conditional one is asked for what random pictures show."""
+class Asked(Protocol):
+    """What may be asked for."""
+
+    def __len__(self) -> int:
+        """Return how many requests there are."""
+        ...
+
+    def covariates(self, index: int) -> FloatArray:
+        """Return one request ``(F,)``."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Requests:
+    """Requests for pictures with labels ``(N, F)``, −1 for what is left open."""
+
+    labels: Labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def covariates(self, index: int) -> FloatArray:
+        """Return one request ``(F,)``; NaN for what is left open."""
+        return told(self.labels[index])
+
+
+def drawing(model: Any, asked: Asked, rng: torch.Generator) -> Callable[[int], Tensor]:
+    """Return what draws n pictures of a Generator; a conditional one is asked for random ones of the requests."""
     if not isinstance(model, ConditionalGenerator):
         return lambda n: model.sample(n, rng)
 

@@ -131,6 +131,7 @@ def test_a_conditional_model_is_asked_for_looks_of_the_law_that_it_may_not_have_
     assert found["valid"] == 1
     assert found["apart"] < 0.08
     assert found["unseen_ratio"] == pytest.approx(1, abs=0.2)
+    assert found["distinct_ratio"] == pytest.approx(1, abs=0.1)
 
 
 @pytest.mark.parametrize("ignored", [0, 2, 4])
