@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from anomaly.core.errors import ConfigError
 from pipelines.validation.candidate import Candidate, Findings
 from pipelines.validation.digits import Digits
+from pipelines.validation.estimators import EstimatorTrial
 from pipelines.validation.one_class import one_class
 from pipelines.validation.one_class_result import OneClassResult, merged
-from pipelines.validation.settings import EnsembleTrial, OneClassSettings
+from pipelines.validation.settings import EnsembleTrial, OneClassSettings, Trial, TrialSettings
 
 SHOWN = ("digit", "seed", "auroc")
 
@@ -38,7 +39,7 @@ def _result(candidate: Candidate, settings: OneClassSettings) -> OneClassResult:
     world, trial = candidate.world, candidate.trial
     digits = Digits(world.train, world.test, world.source)
     if not isinstance(trial, EnsembleTrial):
-        return one_class(trial, digits, settings, candidate.folder / settings.protocol, candidate.device,
+        return one_class(_scored(trial), digits, settings, candidate.folder / settings.protocol, candidate.device,
                          candidate.progress)  # fmt: skip
     return merged(dict(_members(candidate, trial, digits, settings)), trial.merge)
 
@@ -52,4 +53,10 @@ def _members(
         if isinstance(member, EnsembleTrial):
             raise ConfigError(f"found the ensemble {name!r} among members; expected trials of one model each")
         folder = candidate.folder.parent / name / settings.protocol
-        yield name, one_class(member, digits, settings, folder, candidate.device, candidate.progress)
+        yield name, one_class(_scored(member), digits, settings, folder, candidate.device, candidate.progress)
+
+
+def _scored(trial: Trial) -> TrialSettings | EstimatorTrial:
+    if not isinstance(trial, TrialSettings | EstimatorTrial):
+        raise ConfigError(f"found {trial.family!r}, which learns no digits; leave out this exam")
+    return trial

@@ -6,17 +6,49 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar, NamedTuple, Protocol
 
+import numpy as np
 import torch
 
 from anomaly.core.errors import ConfigError
 from anomaly.core.volume import FloatArray
-from anomaly.models.base import Detector, FitRun
+from anomaly.models.base import Detector, FitRun, Generator
 from anomaly.models.registry import create
 from pipelines.common import Progress, no_progress
+from pipelines.validation.avatars import Avatars
 from pipelines.validation.classifier import Classifier
-from pipelines.validation.images import Pictures
-from pipelines.validation.settings import ExamSettings, Trial, TrialSettings, ValidationSettings
+from pipelines.validation.drawing import Requests, drawing, in_batches
+from pipelines.validation.images import NOT_SHOWN, Labels, Pictures
+from pipelines.validation.naive_bayes_models import naive_bayes_of
+from pipelines.validation.settings import (
+    ExamSettings,
+    NaiveBayesTrial,
+    Trial,
+    TrialSettings,
+    ValidationSettings,
+)
+
+OF_REQUESTS = 50  # looks that may be asked for, to each that is
+
+
+class Reading(NamedTuple):
+    """What the classifier sees in pictures.
+
+    Parameters
+    ----------
+    labels
+        ``(N, F)``, −1 for what pictures of this kind do not show.
+    sure
+        ``(N,)`` the lowest probability among the labels that a picture shows.
+    """
+
+    labels: Labels
+    sure: FloatArray
+
+
+def _as_they_are(labels: Labels) -> Labels:
+    return labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +67,12 @@ class World:
         Says what a picture shows.
     shown
         Makes pictures ``(N, H, W)`` into what people look at, ``(N, H', W')`` grey or ``(N, H', W', 3)``, 0 to 1.
+    hidden
+        Puts −1 where a picture with these labels ``(N, F)`` does not show a feature.
+    avatars
+        What is known of the world of avatars, where it is that.
+    read_on
+        Pictures that the accuracy of the classifier is measured on; None = the test pictures.
     """
 
     train: Pictures
@@ -43,6 +81,21 @@ class World:
     features: Mapping[str, tuple[str, ...]]
     classifier: Classifier
     shown: Callable[[FloatArray], FloatArray] = lambda pixels: pixels
+    hidden: Callable[[Labels], Labels] = _as_they_are
+    avatars: Avatars | None = None
+    read_on: Pictures | None = None
+
+    def read(self, pixels: FloatArray) -> Reading:
+        """Return what pictures ``(N, H, W)`` show."""
+        found = self.classifier.probabilities(pixels)
+        labels = self.hidden(np.stack([p.argmax(axis=1) for p in found], axis=1))
+        highest = np.stack([p.max(axis=1) for p in found], axis=1)
+        return Reading(labels, np.where(labels == NOT_SHOWN, 1, highest).min(axis=1))
+
+    def accuracy(self) -> dict[str, float]:
+        """Return by label how often the classifier reads pictures rightly that it has not learnt from."""
+        found = self.classifier.accuracy(self.test if self.read_on is None else self.read_on)
+        return dict(zip(self.features, found.tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -65,6 +118,12 @@ class Findings:
     pictures: dict[str, bytes] = field(default_factory=dict)
     tables: dict[str, list[dict[str, str | float]]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+
+class Examined(Protocol):
+    """What is examined: a detector, or a model that can only do some of what detectors can."""
+
+    family: ClassVar[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,17 +165,40 @@ class Candidate:
     @cached_property
     def seen(self) -> Pictures:
         """The training pictures as the model sees them."""
-        return replace(self.world.train, draws=self.model.draws)
+        return replace(self.world.train, draws=self._draws)
 
     @cached_property
     def unseen(self) -> Pictures:
         """The test pictures as the model sees them."""
-        return replace(self.world.test, draws=min(1, self.model.draws))
+        return replace(self.world.test, draws=min(1, self._draws))
 
     @cached_property
-    def detector(self) -> Detector:
+    def detector(self) -> Examined:
         """The model, trained on all training pictures."""
+        if isinstance(self.trial, NaiveBayesTrial):
+            run = FitRun(self.folder)
+            return naive_bayes_of(self.trial.naive_bayes, self.seen, self.world.avatars, run)
         return self.trained(self.seen, self.folder / "training")
+
+    def drawn(self, exam: str) -> FloatArray:
+        """Return pictures ``(N, H, W)`` that the model draws, the same for all exams.
+
+        Raises
+        ------
+        ConfigError
+            If it draws none; it names the exam.
+        """
+        if not isinstance(self.detector, Generator):
+            raise ConfigError(
+                f"the family {self.detector.family!r} cannot draw new pictures; leave out the exam {exam}"
+            )
+        return self._samples
+
+    @cached_property
+    def _samples(self) -> FloatArray:
+        n, avatars = self.exams.samples, self.world.avatars
+        asked = self.seen if avatars is None else Requests(avatars.codes("requests", OF_REQUESTS * n))
+        return in_batches(drawing(self.detector, asked, self.rng()), n, self.progress, "drawing")
 
     def trained(self, pictures: Pictures, folder: Path, seed: int | None = None) -> Detector:
         """Return the model trained on some pictures, or on these before in the same folder."""
@@ -124,6 +206,10 @@ class Candidate:
         run = FitRun(folder, self.model.training, seed, device=self.device, progress=self.progress)
         detector.fit(pictures, (), run)
         return detector.eval()
+
+    @property
+    def _draws(self) -> int:
+        return 0 if isinstance(self.trial, NaiveBayesTrial) else self.model.draws
 
     @property
     def exams(self) -> ExamSettings:

@@ -21,7 +21,7 @@ from anomaly.core.config import Settings
 from anomaly.core.files import atomic_path, sha256_of_json
 from anomaly.core.volume import FloatArray
 from pipelines.common import Progress, no_progress
-from pipelines.validation.images import Labels, Pictures, batches
+from pipelines.validation.images import NOT_SHOWN, Labels, Pictures, batches
 
 CODE = 64  # length of the features that pictures are compared in
 
@@ -33,6 +33,8 @@ class ClassifierSettings(Settings):
     batch_size: int = Field(128, ge=1)
     learning_rate: float = Field(3e-3, gt=0, description="peak learning rate of AdamW")
     channels: int = Field(32, ge=1, description="of the first convolution; the second has twice as many")
+    normalise: bool = Field(False, description="batch normalisation after each convolution")
+    noise: float = Field(0.0, ge=0, description="largest SD of the noise that is added to a picture in training")
     shift: int = Field(0, ge=0, description="each batch is moved by up to so many pixels along both axes")
     least_accuracy: float = Field(0.99, ge=0, le=1, description="bar for each feature, on test pictures")
 
@@ -48,15 +50,21 @@ class Classifier(nn.Module):
         Number of values of each feature.
     channels
         Of the first convolution.
+    normalise
+        Whether batches are normalised after each convolution.
     """
 
-    def __init__(self, shape: tuple[int, int], classes: tuple[int, ...], channels: int) -> None:
+    def __init__(
+        self, shape: tuple[int, int], classes: tuple[int, ...], channels: int, normalise: bool = False
+    ) -> None:
         super().__init__()
         cells = (-(-shape[0] // 4)) * (-(-shape[1] // 4))
         self.code = nn.Sequential(
             nn.Conv2d(1, channels, 5, stride=2, padding=2),
+            nn.BatchNorm2d(channels) if normalise else nn.Identity(),
             nn.ReLU(),
             nn.Conv2d(channels, 2 * channels, 5, stride=2, padding=2),
+            nn.BatchNorm2d(2 * channels) if normalise else nn.Identity(),
             nn.ReLU(),
             nn.Flatten(),
             nn.Linear(2 * channels * cells, CODE),
@@ -84,8 +92,9 @@ class Classifier(nn.Module):
         return np.stack([found.argmax(axis=1) for found in self.probabilities(pixels)], axis=1)
 
     def accuracy(self, pictures: Pictures) -> npt.NDArray[np.float64]:
-        """Return the share ``(F,)`` of the pictures whose label is read rightly."""
-        return np.asarray((self.read(pictures.pixels) == pictures.labels).mean(axis=0))
+        """Return the share ``(F,)`` of the pictures whose label, where they show it, is read rightly."""
+        right, known = self.read(pictures.pixels) == pictures.labels, pictures.labels != NOT_SHOWN
+        return np.asarray((right & known).sum(axis=0) / known.sum(axis=0))
 
 
 def trained_classifier(
@@ -103,14 +112,14 @@ def trained_classifier(
     classes
         Number of values of each label.
     folder
-        Where it is kept, under a name that depends on settings and number of pictures.
+        Where it is kept, under a name that depends on settings and labels.
     """
     shape = (train.pixels.shape[1], train.pixels.shape[2])
-    facts = [settings.model_dump(mode="json"), len(train), shape, classes, seed]
+    facts = [settings.model_dump(mode="json"), train.labels.tolist(), shape, classes, seed]
     path = folder / f"classifier-{sha256_of_json(facts)[:12]}.safetensors"
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        classifier = Classifier(shape, classes, settings.channels)
+        classifier = Classifier(shape, classes, settings.channels, settings.normalise)
         if path.is_file():
             classifier.load_state_dict(load_file(path))
         else:
@@ -134,11 +143,21 @@ def _train(
     for step in range(settings.steps):
         rows = torch.from_numpy(rng.integers(len(pixels), size=settings.batch_size))
         moved = tuple(rng.integers(-settings.shift, settings.shift + 1, size=2).tolist())
-        logits = classifier(pixels[rows].roll(moved, (2, 3)))[1]
-        loss = sum(F.cross_entropy(values, labels[rows, n]) for n, values in enumerate(logits))
+        logits = classifier(_noisy(pixels[rows].roll(moved, (2, 3)), settings.noise, rng))[1]
+        loss = sum(
+            F.cross_entropy(values, labels[rows, n], ignore_index=NOT_SHOWN) for n, values in enumerate(logits)
+        )
         optimiser.zero_grad()
         loss.backward()  # type: ignore[union-attr]
         optimiser.step()
         schedule.step()
         if step % 50 == 0:
             progress(step, settings.steps, "training the classifier")
+
+
+def _noisy(pictures: Tensor, largest: float, rng: np.random.Generator) -> Tensor:
+    """Return pictures with white noise, each of an SD of its own between 0 and the largest."""
+    if largest == 0:
+        return pictures
+    sd = largest * rng.random((len(pictures), 1, 1, 1), dtype=np.float32)
+    return pictures + torch.from_numpy(sd * rng.standard_normal(pictures.shape, dtype=np.float32))

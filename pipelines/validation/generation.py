@@ -7,23 +7,21 @@ sure of (probability 0.9 or more of each label) is legible, and how often each v
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from anomaly.core.errors import ConfigError
 from anomaly.core.volume import FloatArray
 from anomaly.evaluation.generation import copied, frechet_distance, likeness, variety
-from anomaly.models.base import ConditionalGenerator, Decoder, Embedder, Generator
+from anomaly.models.base import ConditionalGenerator, Decoder, Embedder
 from pipelines.validation.candidate import Candidate, Findings
+from pipelines.validation.drawing import AT_ONCE, pixels_of
 from pipelines.validation.images import Labels
 from pipelines.validation.sheets import histogram, sheet
 
 SURE = 0.9  # probability of a label that counts as legible
-AT_ONCE = 500  # pictures that are drawn in one go
 SHOWN, COLUMNS = 96, 16
 WAYS, STEPS = 8, 10  # of the interpolations that are shown
 EACH = 10  # pictures of each request that are shown
@@ -37,10 +35,7 @@ def generation(candidate: Candidate) -> Findings:
     ConfigError
         If the family draws none.
     """
-    detector, world, exams = candidate.detector, candidate.world, candidate.exams
-    if not isinstance(detector, Generator):
-        raise ConfigError(f"the family {detector.family!r} cannot draw new pictures; leave out the exam generation")
-    drawn = in_batches(_drawing(candidate, detector), exams.samples, candidate, "drawing")
+    detector, world, drawn = candidate.detector, candidate.world, candidate.drawn("generation")
     measures, shares = measured(candidate, drawn)
     kinds = next(iter(world.features.values()))
     pictures = {
@@ -63,10 +58,9 @@ def measured(candidate: Candidate, drawn: FloatArray) -> tuple[dict[str, float],
     world, few = candidate.world, candidate.exams.neighbours_of
     real, made = (world.classifier.features(pixels) for pixels in (candidate.unseen.seen(), drawn))
     found, near = variety(real[:few], made[:few]), likeness(real[:few], made[:few])
-    sure = np.min([p.max(axis=1) for p in world.classifier.probabilities(drawn)], axis=0) >= SURE
-    read, shown = world.classifier.read(drawn), world.test.labels
+    reading, shown = world.read(drawn), world.test.labels
     kinds = len(next(iter(world.features.values())))
-    shares = {"test": _shares(shown, kinds), "generated": _shares(read, kinds)}
+    shares = {"test": _shares(shown, kinds), "generated": _shares(reading.labels, kinds)}
     apart = 0.5 * float(np.abs(shares["generated"] - shares["test"]).sum())
     scale = real.std(axis=0) + 1e-6  # so that every feature counts alike
     measures = {
@@ -75,25 +69,12 @@ def measured(candidate: Candidate, drawn: FloatArray) -> tuple[dict[str, float],
         "recall": near.recall,
         "coverage": found.coverage,
         "density": found.density,
-        "legible": float(sure.mean()),
+        "legible": float((reading.sure >= SURE).mean()),
         "kinds_apart": apart,
         "rarest_kind": float((shares["generated"] / np.maximum(shares["test"], 1e-9))[shares["test"] > 0].min()),
         "copied": copied(candidate.seen.seen(), drawn),
     }
     return measures, shares
-
-
-def _drawing(candidate: Candidate, detector: Generator) -> Callable[[int], Tensor]:
-    """Return what draws n pictures; a conditional model is asked for what random training pictures show."""
-    rng, seen = candidate.rng(), candidate.seen
-    if not isinstance(detector, ConditionalGenerator):
-        return lambda n: detector.sample(n, rng)
-
-    def draw(n: int) -> Tensor:
-        rows = torch.randint(len(seen), (n,), generator=rng).tolist()
-        return detector.sample_given(torch.from_numpy(np.stack([seen.covariates(row) for row in rows])), rng)
-
-    return draw
 
 
 def conditional(candidate: Candidate) -> Findings:
@@ -110,7 +91,7 @@ def conditional(candidate: Candidate) -> Findings:
     rng, kinds = candidate.rng(1), len(next(iter(world.features.values())))
     asked = torch.arange(exams.samples) % kinds
     made = [detector.sample_given(some[:, None].float(), rng) for some in asked.split(AT_ONCE)]
-    drawn = _pixels(torch.cat(made))
+    drawn = pixels_of(torch.cat(made))
     right = world.classifier.read(drawn)[:, 0] == asked.numpy()
     each = [float(right[asked.numpy() == kind].mean()) for kind in range(kinds)]
     first = drawn[: EACH * kinds].reshape(EACH, kinds, *drawn.shape[1:])
@@ -119,22 +100,6 @@ def conditional(candidate: Candidate) -> Findings:
         {"as_asked": float(right.mean()), "as_asked_lowest": min(each)},
         {"Each row: pictures drawn on request": sheet(world.shown(grid), EACH)},
     )
-
-
-def in_batches(draw: Callable[[int], Tensor], n: int, candidate: Candidate, what: str) -> FloatArray:
-    """Return ``n`` pictures ``(n, H, W)``, drawn a few at a time."""
-    drawn = []
-    for start in range(0, n, AT_ONCE):
-        candidate.progress(start, n, what)
-        with torch.inference_mode():
-            drawn.append(_pixels(draw(min(AT_ONCE, n - start))))
-    return np.concatenate(drawn)
-
-
-def _pixels(images: Tensor) -> FloatArray:
-    """Return the pictures ``(N, H, W)`` of images ``(N, 1, H, W)`` or volumes ``(N, 1, H, W, 1)``."""
-    flat = images.detach().float().cpu().numpy()
-    return np.asarray(flat.reshape(len(flat), *images.shape[2:4]).clip(0, 1), dtype=np.float32)
 
 
 def _shares(labels: Labels, kinds: int) -> FloatArray:
@@ -155,4 +120,4 @@ def between(model: Any, pixels: FloatArray) -> FloatArray:
     with torch.inference_mode():
         first, second = model.embed(images, torch.ones_like(images, dtype=torch.bool)).chunk(2)
         ways = [torch.lerp(first, second, share) for share in torch.linspace(0, 1, STEPS).tolist()]
-        return _pixels(model.decode(torch.stack(ways, dim=1).flatten(0, 1)))
+        return pixels_of(model.decode(torch.stack(ways, dim=1).flatten(0, 1)))

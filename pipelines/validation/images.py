@@ -19,6 +19,7 @@ from anomaly.scoring.maps import RawEvidence
 from anomaly.scoring.scorer import Looked, ScoredVolume, Scorer
 
 AT_ONCE = 256  # pictures per forward pass
+NOT_SHOWN = -1  # label of what a picture does not show
 
 Labels = npt.NDArray[np.int64]
 
@@ -32,7 +33,7 @@ class Pictures:
     pixels
         float32 ``(N, H, W)``, 0 to 1.
     labels
-        ``(N, F)`` F features of each, as whole numbers from 0, e.g. its digit.
+        ``(N, F)`` F features of each, as whole numbers from 0, e.g. its digit; −1 for what it does not show.
     draws
         0, or how often each picture is seen as another random draw of black and white pixels, where grey level is
         the probability of white (the usual binary MNIST; Salakhutdinov & Murray 2008).
@@ -54,8 +55,8 @@ class Pictures:
         return picture[..., None], np.ones((*picture.shape, 1), dtype=bool)
 
     def covariates(self, index: int) -> FloatArray:
-        """Return what one picture shows ``(F,)``."""
-        return np.asarray(self.labels[index % len(self.pixels)], dtype=np.float32)
+        """Return what one picture shows ``(F,)``; NaN for what it does not."""
+        return told(self.labels[index % len(self.pixels)])
 
     @property
     def grid(self) -> Geometry:
@@ -73,6 +74,11 @@ class Pictures:
         return np.stack([self[index][0][..., 0] for index in range(len(self.pixels))])
 
 
+def told(labels: Labels) -> FloatArray:
+    """Return labels as a conditional model is told them: NaN where they are not known."""
+    return np.where(labels == NOT_SHOWN, np.nan, labels).astype(np.float32)
+
+
 def batches(pixels: FloatArray) -> Iterator[torch.Tensor]:
     """Yield pictures ``(N, H, W)`` as images ``(B, 1, H, W)``, a few at a time."""
     for start in range(0, len(pixels), AT_ONCE):
@@ -85,7 +91,7 @@ def look_at(detector: Detector, pictures: Pictures, at_once: int = AT_ONCE) -> I
         scans = [pictures[index] for index in range(start, min(start + at_once, len(pictures.pixels)))]
         images = _cut(detector, [voxels for voxels, _ in scans])
         masks = _cut(detector, [mask for _, mask in scans])
-        about = torch.from_numpy(pictures.labels[start : start + at_once].astype(np.float32))
+        about = torch.from_numpy(told(pictures.labels[start : start + at_once]))
         with torch.inference_mode():
             evidence = detector.evidence_given(images, masks, about)
         maps = {name: _volumes(values, len(scans), scans[0][0].shape) for name, values in evidence.maps.items()}

@@ -135,12 +135,14 @@ class PixelNaiveBayes:
 
     def log_likelihood(self, images: Images) -> Floats:
         """Return ln P of the grey levels of pictures uint8 ``(N, H, W, C)``, in nats ``(N,)``; −ln P is a score."""
+        return np.array([-self.surprise(one[None]).sum() for one in images], dtype=np.float64)
+
+    def surprise(self, images: Images) -> Floats:
+        """Return −ln θ of each grey level of pictures uint8 ``(N, H, W, C)``, in nats, of the same shape."""
         found = _levels(images, self.theta.shape[-1])
         with np.errstate(divide="ignore"):
-            logs = np.log(self.theta)
-        return np.array(
-            [np.take_along_axis(logs, one[..., None], axis=-1).sum() for one in found], dtype=np.float64
-        )
+            nats = -np.log(self.theta)
+        return np.stack([np.take_along_axis(nats, one[..., None], axis=-1)[..., 0] for one in found])
 
     def entropy(self) -> float:
         """Return the nats that a picture drawn from this model takes to tell, −Σ θ ln θ."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from anomaly.core.files import write_text
 from anomaly.models.registry import FAMILIES
 from anomaly.reports import pages
+from pipelines.validation import look_meanings
 from pipelines.validation.verdict import Check, TrialResult, Verdict
 
 MEANINGS = {
@@ -48,6 +49,7 @@ MEANINGS = {
             "seconds": "seconds per detector",
         }.items()
     },
+    **look_meanings.MEANINGS,
 }
 """What each measure says; a measure that is missing here is shown by its name."""
 

@@ -25,10 +25,16 @@ from anomaly.core.errors import AnomalyError, ConfigError, unknown_name
 from anomaly.core.files import atomic_path, read_json, sha256_of_json, write_json
 from pipelines.common import Progress, cores, find_config, no_progress, now, software
 from pipelines.validation.anomalies import one_abnormal, one_normal
+from pipelines.validation.asked_looks import asked_looks
 from pipelines.validation.candidate import Candidate, Findings, World
+from pipelines.validation.code_arithmetic import code_arithmetic
 from pipelines.validation.codes import codes
+from pipelines.validation.drawn_looks import drawn_looks
 from pipelines.validation.generation import conditional, generation
+from pipelines.validation.independence import independence
 from pipelines.validation.likelihood import likelihood
+from pipelines.validation.new_looks import new_looks
+from pipelines.validation.outliers import outliers
 from pipelines.validation.page import write_page
 from pipelines.validation.settings import EnsembleTrial, Trial, ValidationSettings
 from pipelines.validation.verdict import TrialResult, Verdict
@@ -41,6 +47,12 @@ EXAMS: Mapping[str, Callable[[Candidate], Findings]] = {
     "codes": codes,
     "one_normal": one_normal,
     "one_abnormal": one_abnormal,
+    "looks": drawn_looks,
+    "requests": asked_looks,
+    "arithmetic": code_arithmetic,
+    "outliers": outliers,
+    "new_looks": new_looks,
+    "independence": independence,
 }
 """What can be measured of a model; see the modules."""
 
@@ -187,7 +199,7 @@ def _fingerprint(settings: ValidationSettings, trial: Trial, world: World) -> st
     """Return the name of everything that measures depend on; the bars are none of it."""
     facts = trial.model_dump(mode="json", exclude={"bars"})
     members = [settings.trials[name].model_dump(mode="json") for name in facts.get("members", ())]
-    shared = settings.model_dump(mode="json", include={"classifier", "exams", "one_class"})
+    shared = settings.model_dump(mode="json", include={"classifier", "exams", "one_class", "avatars"})
     return sha256_of_json([facts, members, shared, world.source])
 
 
@@ -196,8 +208,4 @@ def _lost(request: Request, name: str, reason: str) -> TrialResult:
 
 
 def _of_classifier(world: World, settings: ValidationSettings) -> dict[str, Any]:
-    accuracy = world.classifier.accuracy(world.test).tolist()
-    return {
-        "accuracy": dict(zip(world.features, accuracy, strict=True)),
-        "least": settings.classifier.least_accuracy,
-    }
+    return {"accuracy": world.accuracy(), "least": settings.classifier.least_accuracy}

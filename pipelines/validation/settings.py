@@ -14,6 +14,7 @@ from anomaly.models.registry import parse_settings
 from anomaly.scoring.ensemble import MergeSettings
 from anomaly.scoring.settings import ScoringSettings
 from anomaly.training.settings import AugmentationSettings, TrainingSettings
+from pipelines.validation.avatar_settings import AvatarSettings, NaiveBayesSettings
 from pipelines.validation.bars import ExaminedSettings
 from pipelines.validation.classifier import ClassifierSettings
 from pipelines.validation.estimators import EstimatorTrial
@@ -87,7 +88,24 @@ class EnsembleTrial(ExaminedSettings):
         return "ensemble"
 
 
-KINDS = {"model": TrialSettings, "estimator": EstimatorTrial, "members": EnsembleTrial}
+class NaiveBayesTrial(ExaminedSettings):
+    """Naive Bayes of looks."""
+
+    naive_bayes: NaiveBayesSettings
+    scoring: PictureScoring = PictureScoring(maps={"surprise": 1.0}, standardise="none")
+
+    @property
+    def family(self) -> str:
+        """Name of the model."""
+        return f"naive Bayes of {self.naive_bayes.of}"
+
+
+KINDS = {
+    "model": TrialSettings,
+    "estimator": EstimatorTrial,
+    "members": EnsembleTrial,
+    "naive_bayes": NaiveBayesTrial,
+}
 """The key that tells which kind of trial it is."""
 
 
@@ -100,11 +118,12 @@ def _kind(values: Any) -> str | None:
 Trial = Annotated[
     Annotated[TrialSettings, Tag("model")]
     | Annotated[EstimatorTrial, Tag("estimator")]
-    | Annotated[EnsembleTrial, Tag("members")],
+    | Annotated[EnsembleTrial, Tag("members")]
+    | Annotated[NaiveBayesTrial, Tag("naive_bayes")],
     Discriminator(
         _kind,
         custom_error_type="trial",
-        custom_error_message="expected one of the keys model, estimator, members",
+        custom_error_message="expected one of the keys model, estimator, members, naive_bayes",
     ),
 ]
 
@@ -148,6 +167,7 @@ class ValidationSettings(Settings):
     classifier: ClassifierSettings = ClassifierSettings()
     exams: ExamSettings = ExamSettings()
     one_class: OneClassSettings = OneClassSettings()
+    avatars: AvatarSettings = AvatarSettings()
     trials: dict[str, Trial] = Field(min_length=1, description="by name: what is examined")
 
     @model_validator(mode="after")

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pipelines.common import Progress, no_progress
+from pipelines.validation.album import hidden, load_album
+from pipelines.validation.avatars import FEATURES, SMOOTHED, Avatars, in_colour
 from pipelines.validation.candidate import World
 from pipelines.validation.classifier import trained_classifier
 from pipelines.validation.digits import Digits, data_folder, load_digits
@@ -36,7 +38,24 @@ def _of_digits(digits: Digits, settings: ValidationSettings, output: Path, progr
     return World(digits.train, digits.test, digits.source, {"digit": names}, classifier)
 
 
+def avatars(settings: ValidationSettings, output: Path, fetch: bool, progress: Progress) -> World:
+    """Return looks drawn from the law of the fifty observed."""
+    del fetch
+    chosen = settings.avatars
+    known = Avatars(chosen, load_album(output, chosen.size, progress))
+    train, test = known.looks("train", chosen.train), known.looks("test", chosen.test)
+    classes = tuple(len(values) for values in FEATURES.values())
+    lesson = known.looks("classifier", chosen.classified, SMOOTHED)
+    classifier = trained_classifier(lesson, classes, settings.classifier, output, progress)
+    source = (
+        f"{len(train)} + {len(test)} looks of {chosen.size} × {chosen.size} pixels, drawn from the law of fifty"
+    )
+    read_on = known.looks("classifier test", chosen.test, SMOOTHED)
+    return World(train, test, source, FEATURES, classifier, in_colour, hidden, known, read_on)
+
+
 WORLDS: Mapping[str, Callable[[ValidationSettings, Path, bool, Progress], World]] = {
     "mnist": mnist,
     "digits": small_digits,
+    "avatars": avatars,
 }
