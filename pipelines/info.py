@@ -14,6 +14,8 @@ from anomaly import RESEARCH_USE_ONLY
 from anomaly.models.registry import FAMILIES
 from pipelines.common import cores, find_config, shipped_configs, software
 
+CONFIGS = ("models", "preprocessing", "benchmarks", "validation")
+
 
 def facts() -> dict[str, Any]:
     """Return versions, devices, families and shipped configs."""
@@ -25,9 +27,7 @@ def facts() -> dict[str, Any]:
             "torch": util.find_spec("torch") is not None,
         },
         "families": {name: family.description for name, family in FAMILIES.items()},
-        "configs": {
-            kind: list(shipped_configs(kind)) for kind in ("models", "preprocessing", "benchmarks", "validation")
-        },
+        "configs": {kind: list(shipped_configs(kind)) for kind in CONFIGS},
         "notice": RESEARCH_USE_ONLY,
     }
 

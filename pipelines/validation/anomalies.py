@@ -8,8 +8,8 @@ from anomaly.core.errors import ConfigError
 from pipelines.validation.candidate import Candidate, Findings
 from pipelines.validation.digits import Digits
 from pipelines.validation.estimators import EstimatorTrial
-from pipelines.validation.one_class import merged, one_class
-from pipelines.validation.one_class_result import OneClassResult
+from pipelines.validation.one_class import one_class
+from pipelines.validation.one_class_result import OneClassResult, merged
 from pipelines.validation.settings import EnsembleTrial, OneClassSettings, Trial, TrialSettings
 
 SHOWN = ("digit", "seed", "auroc")

@@ -18,7 +18,7 @@ Source: Ruff et al. 2018, "Deep One-Class Classification"; Perera, Nallapati & X
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,8 +28,6 @@ from anomaly.core.errors import ConfigError, InputError
 from anomaly.core.files import sha256_of_json, sha256_of_voxels
 from anomaly.models.base import Detector, FitRun
 from anomaly.models.registry import create
-from anomaly.scoring.ensemble import SCORE, MergeSettings, log_p_values
-from anomaly.scoring.ensemble import merged as merged_scores
 from anomaly.scoring.scorer import ScoredVolume, Scorer
 from pipelines.common import Progress, no_progress
 from pipelines.validation.digits import Digits
@@ -39,7 +37,6 @@ from pipelines.validation.one_class_result import (
     PARTS,
     ClassScores,
     Flags,
-    Floats,
     OneClassResult,
     Part,
     Scores,
@@ -128,32 +125,6 @@ def one_class(
     return OneClassResult(declared(trial), settings.alphas, tuple(known[key][1] for key in wanted))
 
 
-def merged(results: Mapping[str, OneClassResult], merge: MergeSettings = MergeSettings()) -> OneClassResult:  # noqa: B008 - frozen
-    """Return what an ensemble of trials finds: their declared scores, merged by p-values as those of scans are.
-
-    Parameters
-    ----------
-    results
-        Name → what a trial found, all for the same digits, seeds and parts.
-    merge
-        How; weights of maps are not looked at.
-
-    Raises
-    ------
-    ConfigError
-        If the trials do not cover the same pictures.
-    """
-    first = next(iter(results.values()))
-    classes = []
-    for place, found in enumerate(first.classes):
-        members = {name: (result.classes[place : place + 1], result.declared) for name, result in results.items()}
-        for name, (others, _) in members.items():
-            if not others or not _same_pictures(found, others[0]):
-                raise ConfigError(f"trial {name!r} has other digits, seeds or parts; examine all with one setting")
-        classes.append(_merged_class({name: (o[0], score) for name, (o, score) in members.items()}, merge))
-    return OneClassResult(SCORE, first.alphas, tuple(classes))
-
-
 def split(digits: Digits, digit: int, seed: int, settings: OneClassSettings) -> Parts:
     """Return the parts of one digit and seed.
 
@@ -222,29 +193,6 @@ def _learnt(trial: TrialSettings, parts: Parts, settings: OneClassSettings, run:
 def _by_name(results: Iterable[ScoredVolume]) -> Scores:
     rows = [result.scores for result in results]
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}
-
-
-def _merged_class(members: Mapping[str, tuple[ClassScores, str]], merge: MergeSettings) -> ClassScores:
-    """Return the merged scores of one digit and seed, beside the members' declared ones."""
-
-    def values(name: str, part: Part) -> Floats:
-        found, score = members[name]
-        return found.scores[part][score]
-
-    scores: dict[Part, Scores] = {}
-    for part in PARTS:
-        log_p = [log_p_values(values(name, part), values(name, "held_out"), merge.p_values) for name in members]
-        together = {SCORE: merged_scores(np.array(log_p), merge.how)}
-        scores[part] = together | {name: values(name, part) for name in members}
-    first, _ = next(iter(members.values()))
-    seconds = sum(found.seconds for found, _ in members.values())
-    return replace(first, scores=scores, seconds=seconds)
-
-
-def _same_pictures(one: ClassScores, other: ClassScores) -> bool:
-    sizes = [[len(next(iter(c.scores[part].values()))) for part in PARTS] for c in (one, other)]
-    same = (one.digit, one.seed) == (other.digit, other.seed)
-    return same and sizes[0] == sizes[1] and bool((one.abnormal == other.abnormal).all())
 
 
 def _is_abnormal(pictures: Pictures, digit: int, settings: OneClassSettings) -> Flags:

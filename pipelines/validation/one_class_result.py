@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 from zipfile import BadZipFile
@@ -14,9 +14,11 @@ import pandas as pd
 
 from anomaly.calibration.conformal import p_values
 from anomaly.calibration.operating_point import PromiseCheck, check_promise
-from anomaly.core.errors import InputError
+from anomaly.core.errors import ConfigError, InputError
 from anomaly.core.files import atomic_path
 from anomaly.evaluation.detection import auroc
+from anomaly.scoring.ensemble import SCORE, MergeSettings, log_p_values
+from anomaly.scoring.ensemble import merged as merged_scores
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -150,6 +152,32 @@ class OneClassResult:
         return float((table[name] * table["n_normal"]).sum() / table["n_normal"].sum())
 
 
+def merged(results: Mapping[str, OneClassResult], merge: MergeSettings = MergeSettings()) -> OneClassResult:  # noqa: B008 - frozen
+    """Return what an ensemble of trials finds: their declared scores, merged by p-values as those of scans are.
+
+    Parameters
+    ----------
+    results
+        Name → what a trial found, all for the same digits, seeds and parts.
+    merge
+        How; weights of maps are not looked at.
+
+    Raises
+    ------
+    ConfigError
+        If the trials do not cover the same pictures.
+    """
+    first = next(iter(results.values()))
+    classes = []
+    for place, found in enumerate(first.classes):
+        members = {name: (result.classes[place : place + 1], result.declared) for name, result in results.items()}
+        for name, (others, _) in members.items():
+            if not others or not _same_pictures(found, others[0]):
+                raise ConfigError(f"trial {name!r} has other digits, seeds or parts; examine all with one setting")
+        classes.append(_merged_class({name: (o[0], score) for name, (o, score) in members.items()}, merge))
+    return OneClassResult(SCORE, first.alphas, tuple(classes))
+
+
 def save_classes(path: Path, classes: Sequence[tuple[str, ClassScores]]) -> None:
     """Write the scores of classes, each with the fingerprint of what it came from, as plain arrays (npz)."""
     arrays: dict[str, npt.NDArray[Any]] = {}
@@ -192,3 +220,26 @@ def _loaded(arrays: Any, prefix: str) -> tuple[str, ClassScores]:
     return str(arrays[f"{prefix}.fingerprint"]), ClassScores(
         digit, seed, arrays[f"{prefix}.abnormal"], scores, seconds
     )
+
+
+def _merged_class(members: Mapping[str, tuple[ClassScores, str]], merge: MergeSettings) -> ClassScores:
+    """Return the merged scores of one digit and seed, beside the members' declared ones."""
+
+    def values(name: str, part: Part) -> Floats:
+        found, score = members[name]
+        return found.scores[part][score]
+
+    scores: dict[Part, Scores] = {}
+    for part in PARTS:
+        log_p = [log_p_values(values(name, part), values(name, "held_out"), merge.p_values) for name in members]
+        together = {SCORE: merged_scores(np.array(log_p), merge.how)}
+        scores[part] = together | {name: values(name, part) for name in members}
+    first, _ = next(iter(members.values()))
+    seconds = sum(found.seconds for found, _ in members.values())
+    return replace(first, scores=scores, seconds=seconds)
+
+
+def _same_pictures(one: ClassScores, other: ClassScores) -> bool:
+    sizes = [[len(next(iter(c.scores[part].values()))) for part in PARTS] for c in (one, other)]
+    same = (one.digit, one.seed) == (other.digit, other.seed)
+    return same and sizes[0] == sizes[1] and bool((one.abnormal == other.abnormal).all())

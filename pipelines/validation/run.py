@@ -151,7 +151,8 @@ def chosen(settings: ValidationSettings, families: Sequence[str]) -> ValidationS
     for family in families:
         if family not in known:
             raise ConfigError(unknown_name("family or trial", family, known))
-    trials = {name: t for name, t in settings.trials.items() if name in families or t.family in families}
+    of_family = set(families) - settings.trials.keys()  # a name stands for its trial alone
+    trials = {name: t for name, t in settings.trials.items() if name in families or t.family in of_family}
     return settings.model_copy(update={"trials": trials})
 
 
@@ -169,7 +170,8 @@ def examine(request: Request, world: World, name: str, progress: Progress = no_p
     note = folder / "result.json"
     if note.is_file() and read_json(note)["fingerprint"] == fingerprint:
         return TrialResult.read(folder)
-    candidate = Candidate(world, trial, request.settings, folder, request.device, progress)
+    named: Progress = lambda done, total, message: progress(done, total, f"{name}: {message}")  # noqa: E731
+    candidate = Candidate(world, trial, request.settings, folder, request.device, named)
     started = time.monotonic()
     measures, notes, problem = dict[str, float](), list[str](), ""
     pictures, tables = dict[str, bytes](), dict[str, Any]()
