@@ -58,7 +58,8 @@ def network(**training: Any) -> TrialSettings:
     return TrialSettings.model_validate({
         "model": {"family": "ae", "channels": [8], "latent_size": 4},
         "training": {"steps": 3, "batch_size": 8, "warmup": 0, **training},
-        "exams": ["one_class"],
+        "exams": ["one_normal"],
+            "bars": BARS,
     })  # fmt: skip
 
 

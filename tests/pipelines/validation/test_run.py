@@ -82,6 +82,7 @@ def test_what_was_measured_is_not_measured_again_and_bars_may_change(
                  tmp_path / "out", jobs=1)  # fmt: skip
 
 
+@pytest.mark.slow  # starts two processes
 def test_one_model_that_cannot_be_trained_fails_and_the_others_go_on(tmp_path: Path) -> None:
     broken = VAE | {"training": {"steps": 30, "learning_rate": 1e12, "gradient_clip": 1e12, "validate_every": 30}}
     verdict = validate(written(tmp_path, {"broken": broken, "knn": KNN}), tmp_path / "out", jobs=2)
