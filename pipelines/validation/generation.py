@@ -56,7 +56,10 @@ def generation(candidate: Candidate) -> Findings:
 def measured(candidate: Candidate, drawn: FloatArray) -> tuple[dict[str, float], dict[str, FloatArray]]:
     """Return measures of generated pictures ``(N, H, W)``, and how often the first label has each value."""
     world, few = candidate.world, candidate.exams.neighbours_of
-    real, made = (world.classifier.features(pixels) for pixels in (candidate.unseen.seen(), drawn))
+    known = candidate.seen.seen()
+    real, made, learnt = (
+        world.classifier.features(pixels) for pixels in (candidate.unseen.seen(), drawn, known[: len(drawn)])
+    )
     found, near = variety(real[:few], made[:few]), likeness(real[:few], made[:few])
     reading, shown = world.read(drawn), world.test.labels
     kinds = len(next(iter(world.features.values())))
@@ -65,6 +68,7 @@ def measured(candidate: Candidate, drawn: FloatArray) -> tuple[dict[str, float],
     scale = real.std(axis=0) + 1e-6  # so that every feature counts alike
     measures = {
         "frechet": frechet_distance(real / scale, made / scale),
+        "frechet_of_training": frechet_distance(real / scale, learnt / scale),
         "precision": near.precision,
         "recall": near.recall,
         "coverage": found.coverage,
@@ -72,7 +76,7 @@ def measured(candidate: Candidate, drawn: FloatArray) -> tuple[dict[str, float],
         "legible": float((reading.sure >= SURE).mean()),
         "kinds_apart": apart,
         "rarest_kind": float((shares["generated"] / np.maximum(shares["test"], 1e-9))[shares["test"] > 0].min()),
-        "copied": copied(candidate.seen.seen(), drawn),
+        "copied": copied(known, drawn),
     }
     return measures, shares
 

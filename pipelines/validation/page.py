@@ -13,6 +13,7 @@ from pipelines.validation.verdict import Check, TrialResult, Verdict
 
 MEANINGS = {
     "generation.frechet": "Fréchet distance to the test pictures, in features of the classifier; 0 = none",
+    "generation.frechet_of_training": "Fréchet distance of as many training pictures to the test pictures",
     "generation.precision": "share of the samples that could be test pictures",
     "generation.recall": "share of the test pictures that could be samples",
     "generation.coverage": "share of the test pictures with a sample among their nearest neighbours",
