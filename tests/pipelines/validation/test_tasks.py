@@ -22,6 +22,7 @@ from pipelines.validation.run import load_settings, validate
 
 pytestmark = pytest.mark.slow
 
+ENSEMBLE = "one-digit-ensemble"
 TRAINED = ["vae", "cvae", "hvae", "gan", "vaegan", "diffusion", "latent-diffusion", "flow", "ae", "stacked"]
 
 
@@ -38,6 +39,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("trial", trials("digits-small"))
 def test_every_family_passes_on_small_digits(trial: str, folder: Path) -> None:
     verdict = validate("digits-small", folder / "digits", families=[trial], jobs=1, device="cpu")
+    assert verdict.passed, verdict.failures
+
+
+@pytest.mark.parametrize("trial", trials("avatars-small"))
+def test_every_family_passes_on_avatars(trial: str, folder: Path) -> None:
+    verdict = validate("avatars-small", folder / "avatars", families=[trial], jobs=1, device="cpu")
+    assert verdict.passed, verdict.failures
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("trial", [name for name in trials("mnist-small") if name != ENSEMBLE])
+def test_every_family_passes_on_mnist(trial: str, folder: Path) -> None:
+    together = [trial, "one-digit-pca", ENSEMBLE] if trial == "one-digit-dae" else [trial]
+    verdict = validate("mnist-small", folder / "mnist", families=together, jobs=1, device="cpu")
+    assert verdict.source.startswith("MNIST")
     assert verdict.passed, verdict.failures
 
 
