@@ -144,7 +144,7 @@ def load_settings(path: Path) -> ValidationSettings:
 
 
 def chosen(settings: ValidationSettings, families: Sequence[str]) -> ValidationSettings:
-    """Return a task with the trials of some families, or of these names, only."""
+    """Return a task with the trials of some families, or of these names, only; ensembles bring their members."""
     if not families:
         return settings
     known = sorted({*settings.trials, *(trial.family for trial in settings.trials.values())})
@@ -152,8 +152,10 @@ def chosen(settings: ValidationSettings, families: Sequence[str]) -> ValidationS
         if family not in known:
             raise ConfigError(unknown_name("family or trial", family, known))
     of_family = set(families) - settings.trials.keys()  # a name stands for its trial alone
-    trials = {name: t for name, t in settings.trials.items() if name in families or t.family in of_family}
-    return settings.model_copy(update={"trials": trials})
+    wanted = {name for name, trial in settings.trials.items() if name in families or trial.family in of_family}
+    ensembles = [trial for name in wanted if isinstance(trial := settings.trials[name], EnsembleTrial)]
+    wanted |= {member for ensemble in ensembles for member in ensemble.members}
+    return settings.model_copy(update={"trials": {n: t for n, t in settings.trials.items() if n in wanted}})
 
 
 def examined(request: Request, name: str) -> TrialResult:

@@ -123,6 +123,10 @@ def test_families_are_chosen_by_name_or_family(tmp_path: Path) -> None:
     config = written(tmp_path, {"vae": VAE, "near": KNN})
     assert [r.name for r in validate(config, tmp_path / "a", families=["near"], jobs=1).results] == ["near"]
     assert [r.name for r in validate(config, tmp_path / "b", families=["knn"], jobs=1).results] == ["near"]
+    both = {"members": ["near", "far"], "exams": KNN["exams"], "bars": KNN["bars"]}
+    together = written(tmp_path, {"vae": VAE, "both": both, "near": KNN, "far": KNN})
+    found = validate(together, tmp_path / "d", families=["both"], jobs=1)
+    assert [result.name for result in found.results] == ["both", "near", "far"]
     with pytest.raises(ConfigError, match="'dae'"):
         validate(config, tmp_path / "c", families=["dae"], jobs=1)
 
