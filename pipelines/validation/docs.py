@@ -21,6 +21,7 @@ from anomaly.core.errors import InputError
 from anomaly.core.files import read_json, write_text
 from anomaly.evaluation.tables import NOTHING, filled, markdown, place_of
 
+WIDEST = 10  # measures that stand beside one another; more stand one below the other
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "validation.md"
 
 
@@ -45,7 +46,7 @@ def write_docs(folders: Sequence[Path], page: Path = PAGE) -> None:
 
 
 def exam_tables(result: Mapping[str, Any]) -> dict[str, str]:
-    """Return a table for each exam, ``"task exam"`` → markdown: a row per model, a column per measure."""
+    """Return a table for each exam, ``"task exam"`` → markdown: models and their measures."""
     rows: dict[str, dict[str, dict[str, float | None]]] = {}
     for trial, found in result["trials"].items():
         for name, value in found["measures"].items():
@@ -61,7 +62,11 @@ def _table(of_trials: Mapping[str, Mapping[str, float | None]]) -> pd.DataFrame:
         {"model": trial, **{column.replace("_", " "): _cell(found.get(column)) for column in columns}}
         for trial, found in of_trials.items()
     ]
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    if len(columns) <= WIDEST:
+        return table
+    upright = table.set_index("model").T.rename_axis("measure").reset_index()
+    return upright.rename_axis(columns=None)
 
 
 def _cell(value: float | None) -> str:

@@ -17,8 +17,9 @@ from anomaly.evaluation.figures import COLOURS, GREY
 from pipelines.validation.images import Labels
 
 GAP = 2  # pixels between pictures, before they are enlarged
-WIDEST, LARGEST = 1040, 2  # of a sheet, pixels; how much it may be enlarged
+WIDEST, LARGEST = 1140, 2  # of a sheet, pixels; how much it may be enlarged
 PAPER = 0.25  # grey between pictures
+SHORT = 3  # letters of names that stand beside one another
 TEN = (*COLOURS, "#999999", "#8B4513", "#F0E442")
 
 
@@ -45,6 +46,8 @@ def histogram(shares: Mapping[str, npt.ArrayLike], names: Sequence[str]) -> byte
         places = np.arange(len(names)) + (number - (len(shares) - 1) / 2) * width
         axes.bar(places, values, width, label=source, color=(GREY, *COLOURS)[number])
     axes.set_xticks(np.arange(len(names)), names, fontsize=8)
+    if max(map(len, names)) > SHORT:
+        axes.tick_params("x", rotation=30)
     axes.set_ylabel("share of the pictures", fontsize=9)
     axes.legend(fontsize=7, frameon=False, ncols=len(shares), loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return _drawn(figure)

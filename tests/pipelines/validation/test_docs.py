@@ -33,6 +33,14 @@ def test_each_exam_has_a_table_with_a_row_per_model() -> None:
     assert "ten digits; verdict: passed" in tables["tiny likelihood"]
 
 
+def test_many_measures_stand_one_below_the_other() -> None:
+    many = result()
+    many["trials"]["vae"]["measures"] |= {f"generation.m_{number}": number for number in range(10)}
+    table = exam_tables(many)["tiny generation"]
+    assert "| measure | vae | gan |" in table
+    assert "| m 7 | 7 | – |" in table
+
+
 def test_tables_are_put_where_the_page_has_a_place(tmp_path: Path) -> None:
     write_json(tmp_path / "run" / "result.json", result())
     page = tmp_path / "page.md"
