@@ -52,4 +52,4 @@ sample-data: install ## make sample_data/ again
 	$(BIN)/python -m sample_data.make
 
 clean: ## remove what the targets above made (not the environment)
-	rm -rf demo work build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf demo work validation build .mypy_cache .ruff_cache .pytest_cache
