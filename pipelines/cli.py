@@ -212,7 +212,7 @@ def benchmark(
 
 @app.command(epilog="anomaly validate mnist | anomaly validate avatars --family vae --family gan -o validation/")
 def validate(
-    task: Annotated[str, typer.Argument(help="mnist or avatars: NAME-small is run; or a YAML file.")],
+    task: Annotated[str, typer.Argument(help="digits, mnist or avatars: NAME-small is run; or a YAML file.")],
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="The folder to make or continue; default validation/CONFIG."),
@@ -232,7 +232,7 @@ def validate(
     """Show on digits or avatars, where the truth is known, whether the model families are implemented correctly."""
     from pipelines.validation.run import validate as run
 
-    config = task if full or task.endswith((".yaml", ".yml")) else f"{task}-small"
+    config = task if full or task.endswith((".yaml", ".yml", "-small")) else f"{task}-small"
     folder = output or Path("validation") / Path(config).stem
     with _errors(), _progress(quiet) as progress:
         verdict = run(

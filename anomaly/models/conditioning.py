@@ -45,7 +45,8 @@ class Conditioning(nn.Module):
         m and s ``(D,)``, in the covariate's own unit; ½ where there are two values, which makes ±1 of 0 and 1.
     taught
         ``(size,)`` bool: which numbers of c any training subject gave. What was never known in training, or a value
-        that no training subject had, is not passed on: no weight has learnt what to make of it.
+        that no training subject had, is not passed on: no weight has learnt what to make of it. Nor is which of two
+        values it is where all training subjects had the same.
     """
 
     mean: Tensor
@@ -78,7 +79,7 @@ class Conditioning(nn.Module):
             if covariate.values > 2:
                 taught += [bool((found == value).any()) for value in range(covariate.values)]
                 continue
-            taught += [len(found) > 0] * _width(covariate)
+            taught += [np.unique(found).size >= covariate.values and len(found) > 0] * _width(covariate)
             if covariate.values == 0 and len(found):
                 self.mean[n] = float(found.mean())
                 self.sd[n] = float(found.std()) if np.ptp(found) else 1.0

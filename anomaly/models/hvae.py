@@ -324,7 +324,8 @@ class HierarchicalVariationalAutoencoder(NetworkDetector):
 
     def decode(self, z: Tensor) -> Tensor:
         """Return images ``(B, 1, *S)`` of codes z₁ ``(B, latents[0])``, the other levels at their priors' means."""
-        return self.explain(torch.cat([z, torch.zeros_like(z)], dim=1), [], mean)[0]
+        images, _ = self.explain(torch.cat([z, torch.zeros_like(z)], dim=1), [], mean)
+        return expected(images, self.settings.likelihood)
 
     def sample(self, n: int, rng: torch.Generator) -> Tensor:
         """Return ``n`` new images ``(n, 1, *S)``: every level drawn from its prior."""

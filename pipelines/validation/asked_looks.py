@@ -19,7 +19,7 @@ from pipelines.validation import law
 from pipelines.validation.album import HAIR_COLOR, hidden
 from pipelines.validation.avatars import FEATURES, Avatars
 from pipelines.validation.candidate import Candidate, Findings
-from pipelines.validation.drawing import AT_ONCE, in_batches
+from pipelines.validation.drawing import AT_ONCE, in_batches, takes_requests
 from pipelines.validation.images import NOT_SHOWN, Labels, told
 from pipelines.validation.judged import avatars_of, judged, refuse, same
 from pipelines.validation.sheets import sheet
@@ -47,7 +47,7 @@ def asked_looks(candidate: Candidate) -> Findings:
         If the model takes no requests, or the world knows no looks.
     """
     detector, world = candidate.detector, candidate.world
-    if not isinstance(detector, ConditionalGenerator):
+    if not takes_requests(detector):
         raise refuse(candidate, "requests", "takes no requests")
     asked = requests(avatars_of(world), min(REQUESTS, candidate.exams.samples))
     drawn = _drawn(candidate, detector, asked)

@@ -21,6 +21,7 @@ from anomaly.core.config import Settings
 from anomaly.core.files import atomic_path, sha256_of_json
 from anomaly.core.volume import FloatArray
 from pipelines.common import Progress, no_progress
+from pipelines.validation.fingerprints import of_pictures
 from pipelines.validation.images import NOT_SHOWN, Labels, Pictures, batches
 
 CODE = 64  # length of the features that pictures are compared in
@@ -112,10 +113,10 @@ def trained_classifier(
     classes
         Number of values of each label.
     folder
-        Where it is kept, under a name that depends on settings and labels.
+        Where it is kept, under a name that depends on settings and pictures.
     """
     shape = (train.pixels.shape[1], train.pixels.shape[2])
-    facts = [settings.model_dump(mode="json"), train.labels.tolist(), shape, classes, seed]
+    facts = [settings.model_dump(mode="json", exclude={"least_accuracy"}), of_pictures(train), classes, seed]
     path = folder / f"classifier-{sha256_of_json(facts)[:12]}.safetensors"
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)

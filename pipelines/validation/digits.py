@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,13 +70,15 @@ def read_idx(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     """
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read: {error}; expected an IDX file") from error
     if len(content) < 4 or content[:3] != bytes((0, 0, BYTE)):
         raise InputError(
             f"{path}: found the first bytes {content[:4].hex()}; expected an IDX file of bytes, 000008.."
         )
     dims = content[3]
+    if len(content) < 4 + 4 * dims:
+        raise InputError(f"{path}: found {len(content)} bytes; expected a header of {4 + 4 * dims}")
     shape = np.frombuffer(content, dtype=">u4", count=dims, offset=4).astype(int)
     values = np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * dims)
     if values.size != shape.prod():

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from anomaly.core.errors import InputError
 from anomaly.core.volume import FloatArray
 from anomaly.models.base import ConditionalGenerator
 from pipelines.common import Progress
@@ -44,9 +45,15 @@ class Requests:
         return told(self.labels[index])
 
 
+def takes_requests(model: Any) -> TypeGuard[ConditionalGenerator]:
+    """Return whether a model draws what it is asked for; a family may do so only if its settings say so."""
+    told = getattr(getattr(model, "settings", None), "conditional", True)
+    return isinstance(model, ConditionalGenerator) and bool(told)
+
+
 def drawing(model: Any, asked: Asked, rng: torch.Generator) -> Callable[[int], Tensor]:
     """Return what draws n pictures of a Generator; a conditional one is asked for random ones of the requests."""
-    if not isinstance(model, ConditionalGenerator):
+    if not takes_requests(model):
         return lambda n: model.sample(n, rng)
 
     def draw(n: int) -> Tensor:
@@ -57,13 +64,22 @@ def drawing(model: Any, asked: Asked, rng: torch.Generator) -> Callable[[int], T
 
 
 def in_batches(draw: Callable[[int], Tensor], n: int, progress: Progress, what: str) -> FloatArray:
-    """Return ``n`` pictures ``(n, H, W)``, 0 to 1."""
+    """Return ``n`` pictures ``(n, H, W)``, 0 to 1.
+
+    Raises
+    ------
+    InputError
+        If a value is not finite.
+    """
     drawn = []
     for start in range(0, n, AT_ONCE):
         progress(start, n, what)
         with torch.inference_mode():
             drawn.append(pixels_of(draw(min(AT_ONCE, n - start))))
-    return np.concatenate(drawn)
+    pictures = np.concatenate(drawn)
+    if not np.isfinite(pictures).all():
+        raise InputError("found drawn pictures with values that are not finite; look at the training of the model")
+    return pictures
 
 
 def pixels_of(images: Tensor) -> FloatArray:

@@ -15,9 +15,9 @@ import torch
 from anomaly.core.errors import ConfigError
 from anomaly.core.volume import FloatArray
 from anomaly.evaluation.generation import copied, frechet_distance, likeness, variety
-from anomaly.models.base import ConditionalGenerator, Decoder, Embedder
+from anomaly.models.base import Decoder, Embedder
 from pipelines.validation.candidate import Candidate, Findings
-from pipelines.validation.drawing import AT_ONCE, pixels_of
+from pipelines.validation.drawing import AT_ONCE, pixels_of, takes_requests
 from pipelines.validation.images import Labels
 from pipelines.validation.sheets import histogram, sheet
 
@@ -56,9 +56,9 @@ def generation(candidate: Candidate) -> Findings:
 def measured(candidate: Candidate, drawn: FloatArray) -> tuple[dict[str, float], dict[str, FloatArray]]:
     """Return measures of generated pictures ``(N, H, W)``, and how often the first label has each value."""
     world, few = candidate.world, candidate.exams.neighbours_of
-    known = candidate.seen.seen()
+    known = np.unique(world.train.pixels, axis=0)  # a look that is there twice would be nobody's copy
     real, made, learnt = (
-        world.classifier.features(pixels) for pixels in (candidate.unseen.seen(), drawn, known[: len(drawn)])
+        world.classifier.features(pixels) for pixels in (world.test.pixels, drawn, world.train.pixels[: len(drawn)])
     )
     found, near = variety(real[:few], made[:few]), likeness(real[:few], made[:few])
     reading, shown = world.read(drawn), world.test.labels
@@ -90,7 +90,7 @@ def conditional(candidate: Candidate) -> Findings:
         If the model is not conditional.
     """
     detector, world, exams = candidate.detector, candidate.world, candidate.exams
-    if not isinstance(detector, ConditionalGenerator):
+    if not takes_requests(detector):
         raise ConfigError(f"the family {detector.family!r} takes no requests; leave out the exam conditional")
     rng, kinds = candidate.rng(1), len(next(iter(world.features.values())))
     asked = torch.arange(exams.samples) % kinds

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from anomaly.core.views import Array
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
 from anomaly.models.base import Detector
 from anomaly.scoring.maps import RawEvidence
@@ -89,8 +90,9 @@ def look_at(detector: Detector, pictures: Pictures, at_once: int = AT_ONCE) -> I
     """Yield what a detector says of each picture, many of them in one forward pass."""
     for start in range(0, len(pictures.pixels), at_once):
         scans = [pictures[index] for index in range(start, min(start + at_once, len(pictures.pixels)))]
-        images = _cut(detector, [voxels for voxels, _ in scans])
-        masks = _cut(detector, [mask for _, mask in scans])
+        place = detector.view.places(scans[0][1])[0]
+        images = _stacked([detector.view.cut(voxels, place) for voxels, _ in scans])
+        masks = _stacked([detector.view.target(mask, place) for _, mask in scans])
         about = torch.from_numpy(told(pictures.labels[start : start + at_once]))
         with torch.inference_mode():
             evidence = detector.evidence_given(images, masks, about)
@@ -107,11 +109,8 @@ def scored(scorer: Scorer, pictures: Pictures) -> Iterator[ScoredVolume]:
         yield scorer.finish(raw, voxels, mask)
 
 
-def _cut(detector: Detector, volumes: Sequence[FloatArray | MaskArray]) -> torch.Tensor:
-    """Return the only image ``(B, C, *S)`` of each volume ``(H, W, 1)``."""
-    view = detector.view
-    place = view.places(np.ones(volumes[0].shape, dtype=bool))[0]
-    return torch.from_numpy(np.stack([np.ascontiguousarray(view.cut(volume, place)) for volume in volumes]))
+def _stacked(images: Sequence[Array]) -> torch.Tensor:
+    return torch.from_numpy(np.stack(images))
 
 
 def _volumes(images: torch.Tensor, n: int, shape: tuple[int, ...]) -> FloatArray:

@@ -25,11 +25,11 @@ from pathlib import Path
 import numpy as np
 
 from anomaly.core.errors import ConfigError, InputError
-from anomaly.core.files import sha256_of_json, sha256_of_voxels
 from anomaly.models.base import Detector, FitRun
 from anomaly.models.registry import create
 from anomaly.scoring.scorer import ScoredVolume, Scorer
 from pipelines.common import Progress, no_progress
+from pipelines.validation import fingerprints
 from pipelines.validation.digits import Digits
 from pipelines.validation.estimators import EstimatorTrial, FittedEstimator
 from pipelines.validation.images import Pictures, look_at, scored
@@ -210,11 +210,7 @@ class _Fingerprints:
     def __init__(self, trial: Learner, digits: Digits, settings: OneClassSettings) -> None:
         about = trial.model_dump(mode="json", exclude={"exams", "bars", "scoring"})
         drawn = settings.model_dump(mode="json", include={"protocol", "calibration", "held_out", "paper"})
-        self.training = sha256_of_json([about, drawn, _hash(digits.train)])
+        self.training = fingerprints.of(about, drawn, fingerprints.of_pictures(digits.train))
         scoring = trial.model_dump(mode="json", include={"scoring"})
         looked = settings.model_dump(mode="json", include={"reference", "test"})
-        self.scores = sha256_of_json([self.training, scoring, looked, _hash(digits.test)])
-
-
-def _hash(pictures: Pictures) -> list[str]:
-    return [sha256_of_voxels(values, np.eye(4)) for values in (pictures.pixels, pictures.labels)]
+        self.scores = fingerprints.of(self.training, scoring, looked, fingerprints.of_pictures(digits.test))

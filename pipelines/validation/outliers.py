@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from anomaly.calibration.conformal import p_values
 from anomaly.calibration.operating_point import PromiseCheck, check_promise
-from anomaly.core.errors import ConfigError
+from anomaly.core.errors import ConfigError, InputError
 from anomaly.core.volume import FloatArray
 from anomaly.evaluation.detection import auroc
 from anomaly.models.base import Detector
@@ -103,7 +103,10 @@ def _declared(results: Iterable[ScoredVolume], name: str) -> Floats:
     found = [result.scores for result in results]
     if name not in found[0]:
         raise ConfigError(f"scan_score {name!r} is none of {', '.join(sorted(found[0]))}")
-    return np.array([scores[name] for scores in found], dtype=np.float64)
+    values = np.array([scores[name] for scores in found], dtype=np.float64)
+    if not np.isfinite(values).all():
+        raise InputError(f"found scores {name!r} that are not finite; look at the training of the model")
+    return values
 
 
 def _table(outcome: Outcome, alphas: Iterable[float]) -> list[dict[str, float | str]]:

@@ -4,7 +4,7 @@
 
     output/classifier-….safetensors     says what pictures show
     output/<trial>/training/            of its network; an interrupted run continues
-    output/<trial>/result.json, *.png   what was found; not measured again while settings and pictures are the same
+    output/<trial>/result.json, *.png   what was found; used again while code, settings and pictures are the same
     output/report.html, result.json     the page and the verdict
 """
 
@@ -22,8 +22,10 @@ import torch
 from anomaly.cohort.workers import run_in_order
 from anomaly.core.config import load_yaml
 from anomaly.core.errors import AnomalyError, ConfigError, unknown_name
-from anomaly.core.files import atomic_path, read_json, sha256_of_json, write_json
+from anomaly.core.files import atomic_path, write_json
 from pipelines.common import Progress, cores, find_config, no_progress, now, software
+from pipelines.run_folder import choose_device
+from pipelines.validation import fingerprints
 from pipelines.validation.anomalies import one_abnormal, one_normal
 from pipelines.validation.asked_looks import asked_looks
 from pipelines.validation.candidate import Candidate, Findings, World
@@ -106,12 +108,15 @@ def validate(
         The configuration is wrong, or no trial is of a family.
     """
     path = find_config(config, "validation")
-    settings = chosen(load_settings(path), families)
+    task = load_settings(path)
+    settings = chosen(task, families)
     request = Request(settings, output, device, fetch)
     world = load_world(settings, output, fetch, progress)  # trains the classifier once, before others need it
-    found = {result.name: result for result in _results(request, world, jobs or cores(), progress)}
-    results = tuple(found[name] for name in settings.trials)
-    verdict = Verdict(settings, world.source, _of_classifier(world, settings), results, software(), now())
+    at_once = 1 if choose_device(device).startswith("cuda") else jobs or cores()  # a GPU has one memory
+    found = {result.name: result for result in _results(request, world, at_once, progress)}
+    found |= {result.name: result for result in _others(task, settings, world, output)}
+    results = tuple(found[name] for name in task.trials if name in found)
+    verdict = Verdict(task, world.source, _of_classifier(world, settings), results, software(), now())
     write_json(output / "result.json", verdict.as_dict())
     write_page(verdict, output)
     return verdict
@@ -133,13 +138,30 @@ def _results(request: Request, world: World, jobs: int, progress: Progress) -> I
     yield from map(here, ensembles)
 
 
+def _others(
+    task: ValidationSettings, settings: ValidationSettings, world: World, output: Path
+) -> Iterator[TrialResult]:
+    """Yield what earlier calls have found of trials that were not asked for now."""
+    for name, trial in task.trials.items():
+        if name not in settings.trials:
+            known = TrialResult.read(output / name, _fingerprint(task, trial, world))
+            if known is not None:
+                yield known
+
+
 def load_settings(path: Path) -> ValidationSettings:
-    """Read a validation task, refusing exams that do not exist."""
+    """Read a validation task, refusing exams that do not exist, and bars for exams that are not taken."""
     settings = ValidationSettings.parse(load_yaml(path), where=str(path))
     for name, trial in settings.trials.items():
         for exam in trial.exams:
             if exam not in EXAMS:
                 raise ConfigError(f"{path}: trials.{name}.exams: " + unknown_name("exam", exam, list(EXAMS)))
+        for measure in trial.bars:
+            if measure.partition(".")[0] not in trial.exams:
+                raise ConfigError(
+                    f"{path}: trials.{name}.bars: found {measure!r}; expected EXAM.MEASURE, of one of its exams: "
+                    f"{', '.join(trial.exams)}"
+                )
     return settings
 
 
@@ -169,9 +191,8 @@ def examine(request: Request, world: World, name: str, progress: Progress = no_p
     """Train and examine one model, unless an earlier call has; a model that cannot be trained has failed."""
     trial, folder = request.settings.trials[name], request.output / name
     fingerprint = _fingerprint(request.settings, trial, world)
-    note = folder / "result.json"
-    if note.is_file() and read_json(note)["fingerprint"] == fingerprint:
-        return TrialResult.read(folder)
+    if (known := TrialResult.read(folder, fingerprint)) is not None:
+        return known
     named: Progress = lambda done, total, message: progress(done, total, f"{name}: {message}")  # noqa: E731
     candidate = Candidate(world, trial, request.settings, folder, request.device, named)
     started = time.monotonic()
@@ -193,16 +214,18 @@ def examine(request: Request, world: World, name: str, progress: Progress = no_p
             temporary.write_bytes(png)
     seconds = round(time.monotonic() - started, 1)
     result = TrialResult(folder, trial.family, measures, files, tables, tuple(notes), seconds, problem)
-    result.write(fingerprint)
+    if not problem:  # what went wrong may go right the next time
+        result.write(fingerprint)
     return result
 
 
 def _fingerprint(settings: ValidationSettings, trial: Trial, world: World) -> str:
     """Return the name of everything that measures depend on; the bars are none of it."""
     facts = trial.model_dump(mode="json", exclude={"bars"})
-    members = [settings.trials[name].model_dump(mode="json") for name in facts.get("members", ())]
-    shared = settings.model_dump(mode="json", include={"classifier", "exams", "one_class", "avatars"})
-    return sha256_of_json([facts, members, shared, world.source])
+    members = [settings.trials[n].model_dump(mode="json", exclude={"bars"}) for n in facts.get("members", ())]
+    shared = settings.model_dump(mode="json", include={"exams", "one_class", "avatars"})
+    classifier = settings.classifier.model_dump(mode="json", exclude={"least_accuracy"})
+    return fingerprints.of(facts, members, shared, classifier, world.fingerprint)
 
 
 def _lost(request: Request, name: str, reason: str) -> TrialResult:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from anomaly.core.files import read_json, write_json
+from anomaly.evaluation.tables import NOTHING, as_json
 from pipelines.validation.bars import Bar
 from pipelines.validation.settings import ValidationSettings
 
@@ -57,14 +58,17 @@ class TrialResult:
         """Keep the result in its folder; a number that is not finite is kept as null."""
         facts = asdict(self) | {"fingerprint": fingerprint}
         del facts["folder"]
-        facts["measures"] = {n: v if math.isfinite(v) else None for n, v in self.measures.items()}
-        write_json(self.folder / "result.json", facts)
+        write_json(self.folder / "result.json", as_json(facts))
 
     @classmethod
-    def read(cls, folder: Path) -> TrialResult:
-        """Return the result that was kept in a folder."""
-        facts = read_json(folder / "result.json")
-        del facts["fingerprint"]
+    def read(cls, folder: Path, fingerprint: str) -> TrialResult | None:
+        """Return the result that was kept in a folder under this fingerprint; None where there is none."""
+        path = folder / "result.json"
+        facts = read_json(path) if path.is_file() else {}
+        if facts.pop("fingerprint", None) != fingerprint:
+            return None
+        if any(not (folder / name).is_file() for name in facts["pictures"].values()):
+            return None
         facts["measures"] = {n: math.nan if v is None else v for n, v in facts["measures"].items()}
         return cls(folder, **{**facts, "notes": tuple(facts["notes"])})
 
@@ -157,8 +161,8 @@ class Verdict:
                 result.name: {
                     "family": result.family,
                     "seconds": result.seconds,
-                    "measures": {n: v if math.isfinite(v) else None for n, v in result.measures.items()},
-                    "tables": dict(result.tables),
+                    "measures": as_json(result.measures),
+                    "tables": as_json(result.tables),
                 }
                 for result in self.results
             },
@@ -168,4 +172,6 @@ class Verdict:
 
 
 def _row(row: Mapping[str, str | float]) -> str:
-    return "  ".join(value if isinstance(value, str) else f"{value:.4g}" for value in row.values())
+    return "  ".join(
+        value if isinstance(value, str) else NOTHING if value is None else f"{value:.4g}" for value in row.values()
+    )

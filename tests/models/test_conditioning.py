@@ -162,3 +162,12 @@ def test_what_is_missing_of_all_is_named() -> None:
 def test_subjects_of_another_kind_than_those_trained_on_are_refused() -> None:
     with pytest.raises(InputError, match=r"found 2 covariate\(s\).*expected 1: digit"):
         Conditioning((DIGIT,))(strangers(3))
+
+
+def test_a_sex_that_no_training_subject_had_is_not_passed_on() -> None:
+    conditioning = learnt(covariates(30.0, "F"), covariates(50.0, "F"))
+    told = conditioning(
+        torch.from_numpy(np.stack([covariates(40.0, "F"), covariates(40.0, "M"), covariates(40.0)]))
+    )
+    assert torch.equal(told[0], told[1])
+    assert torch.equal(told[1], told[2])

@@ -268,3 +268,10 @@ def test_a_bernoulli_model_answers_with_probabilities_and_their_elbo() -> None:
 def test_intensities_that_are_no_probabilities_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="Bernoulli likelihood expects 0 to 1"):
         new(likelihood="bernoulli").fit(healthy_cohort(), [], FitRun(tmp_path, device="cpu"))
+
+
+def test_decoded_codes_of_a_bernoulli_model_are_probabilities() -> None:
+    detector = stirred(likelihood="bernoulli")
+    code = 3 * random(5, detector.settings.latents[0])
+    assert float(detector.decode(code).min()) >= 0
+    assert float(detector.decode(code).max()) <= 1

@@ -45,7 +45,7 @@ def test_naive_bayes_is_not_trained(tmp_path: Path) -> None:
     trial = settings.trials["naive"]
     candidate = Candidate(world, trial, settings, tmp_path)
     with pytest.raises(ConfigError, match="no model family"):
-        candidate.trained(world.train, tmp_path)
+        _ = candidate.model
     assert candidate.detector.family == trial.family
 
 

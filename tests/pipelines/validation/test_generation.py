@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from anomaly.core.errors import ConfigError
+from anomaly.core.errors import ConfigError, InputError
 from pipelines.validation.candidate import World
 from pipelines.validation.generation import between, conditional, generation
+from pipelines.validation.images import Pictures
 from tests.pipelines.validation.worlds import Fake, candidate, small_digits
 
 
@@ -125,3 +127,20 @@ def test_the_way_between_two_codes_begins_at_one_and_ends_at_the_other(world: Wo
     assert np.allclose(ways[:, 0], pixels[:3])
     assert np.allclose(ways[:, -1], pixels[3:])
     assert np.allclose(ways[1].mean(axis=0), (pixels[1] + pixels[4]) / 2, atol=1e-6)
+
+
+def test_copies_of_pictures_that_are_learnt_from_twice_or_as_draws_are_copies_too(
+    world: World, tmp_path: Path
+) -> None:
+    twice = replace(world, train=Pictures(np.repeat(world.train.pixels, 2, 0), np.repeat(world.train.labels, 2, 0)))
+    copier = drawn_from(world.train.pixels)
+    assert generation(candidate(twice, copier, tmp_path)).measures["copied"] == 1
+    in_draws = candidate(world, copier, tmp_path)
+    in_draws.__dict__["seen"] = replace(world.train, draws=5)
+    assert generation(in_draws).measures["copied"] == 1
+
+
+def test_pictures_that_are_no_numbers_are_an_error_that_says_so(world: World, tmp_path: Path) -> None:
+    broken = np.full((20, 8, 8), np.nan, dtype=np.float32)
+    with pytest.raises(InputError, match="not finite"):
+        generation(candidate(world, drawn_from(broken), tmp_path))

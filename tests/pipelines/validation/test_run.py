@@ -10,12 +10,13 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from anomaly.core.errors import ConfigError
+from anomaly.core.errors import ConfigError, InputError
 from anomaly.core.files import read_json
 from pipelines.cli import app
 from pipelines.common import Exit, shipped_configs
-from pipelines.validation import run
+from pipelines.validation import fingerprints, run
 from pipelines.validation.bars import Bar
+from pipelines.validation.candidate import Findings
 from pipelines.validation.run import load_settings, validate
 from pipelines.validation.verdict import TrialResult
 from tests.pipelines.validation.worlds import QUICK
@@ -112,6 +113,7 @@ def test_an_exam_that_a_family_cannot_take_is_a_failure_that_says_so(tmp_path: P
             r"trials\.e\.members",
         ),
         ({"vae": VAE | {"model": {"family": "vea"}}}, "vea"),
+        ({"vae": VAE | {"bars": {"codes.mse": {"most": 1}}}}, r"found 'codes\.mse'; expected EXAM\.MEASURE"),
     ],
 )
 def test_a_wrong_task_is_refused(trials: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -154,10 +156,43 @@ def test_bars_are_met_on_their_edge_and_never_by_what_is_no_number() -> None:
 def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
     result = TrialResult(tmp_path / "a", "vae", {"x.y": 1.5, "x.z": math.nan}, {"t": "01.png"}, {"u": [{"k": 1.0}]})
     result.write("mark")
-    again = TrialResult.read(tmp_path / "a")
+    (tmp_path / "a" / "01.png").touch()
+    again = TrialResult.read(tmp_path / "a", "mark")
+    assert again is not None
     assert again.measures["x.y"] == 1.5
     assert math.isnan(again.measures["x.z"])
     assert (again.pictures, again.tables, again.notes) == (result.pictures, result.tables, ())
+    assert TrialResult.read(tmp_path / "a", "another mark") is None
+    (tmp_path / "a" / "01.png").unlink()
+    assert TrialResult.read(tmp_path / "a", "mark") is None
+
+
+def test_changed_code_is_measured_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = written(tmp_path, {"knn": KNN})
+    validate(config, tmp_path / "out", jobs=1)
+    monkeypatch.setattr(fingerprints, "of_code", lambda: "other code")
+    monkeypatch.setitem(run.EXAMS, "one_normal", lambda _: Findings({"auroc": 0.123}))  # type: ignore[misc]
+    assert validate(config, tmp_path / "out", jobs=1).results[0].measures == {"one_normal.auroc": 0.123}
+
+
+def test_what_went_wrong_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = written(tmp_path, {"knn": KNN})
+
+    def fails(_: object) -> Findings:
+        raise InputError("no such device")
+
+    with monkeypatch.context() as patch:
+        patch.setitem(run.EXAMS, "one_normal", fails)  # type: ignore[misc]
+        assert validate(config, tmp_path / "out", jobs=1).failures[0] == "knn: no such device"
+    assert validate(config, tmp_path / "out", jobs=1).passed
+
+
+def test_asking_for_one_model_keeps_what_was_found_of_others(tmp_path: Path) -> None:
+    config = written(tmp_path, {"near": KNN, "far": KNN | {"estimator": {"kind": "knn", "neighbours": 3}}})
+    validate(config, tmp_path / "out", jobs=1)
+    again = validate(config, tmp_path / "out", families=["far"], jobs=1)
+    assert [result.name for result in again.results] == ["near", "far"]
+    assert read_json(tmp_path / "out" / "result.json")["trials"].keys() == {"near", "far"}
 
 
 @pytest.mark.parametrize("path", shipped_configs("validation").values(), ids=lambda path: path.stem)
