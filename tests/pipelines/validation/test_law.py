@@ -128,6 +128,7 @@ def test_the_entropy_of_pictures_lies_below_that_of_looks_by_the_hidden_hair_col
     assert entropy() == pytest.approx(sum(per_feature) - 0.14 * per_feature[1])
 
 
+@pytest.mark.slow  # many draws
 def test_draws_from_the_law_are_accepted_as_often_as_the_level_promises() -> None:
     observed = observed_looks(0)
     rejected = [compare(drawn(200, seed), observed, seed).margins.p_value <= LEVEL for seed in range(40)]

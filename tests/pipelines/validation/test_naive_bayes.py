@@ -97,6 +97,7 @@ def test_ten_new_looks_differ_from_the_fifty_and_from_one_another(seed: int) -> 
     assert found == model.new_looks(10, observed, seed)
 
 
+@pytest.mark.slow  # many draws
 def test_the_first_new_look_follows_the_law_among_what_is_new() -> None:
     model = FeatureNaiveBayes.fit(OBSERVED)
     drawn_first = [model.new_looks(1, OBSERVED, seed)[0][0].top_type == "LongHairStraight" for seed in range(100)]
