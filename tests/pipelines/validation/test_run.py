@@ -48,6 +48,7 @@ def written(folder: Path, trials: dict[str, Any]) -> Path:
     return path
 
 
+@pytest.mark.slow  # runs several tasks
 def test_a_task_is_run_to_a_verdict_and_a_page(tmp_path: Path) -> None:
     ensemble = {"members": ["knn", "forest"], "exams": KNN["exams"], "bars": KNN["bars"]}
     forest = KNN | {"estimator": {"kind": "isolation_forest", "trees": 20}}
@@ -121,6 +122,7 @@ def test_a_wrong_task_is_refused(trials: dict[str, Any], message: str, tmp_path:
         load_settings(written(tmp_path, trials))
 
 
+@pytest.mark.slow  # runs several tasks
 def test_families_are_chosen_by_name_or_family(tmp_path: Path) -> None:
     config = written(tmp_path, {"vae": VAE, "near": KNN})
     assert [r.name for r in validate(config, tmp_path / "a", families=["near"], jobs=1).results] == ["near"]
