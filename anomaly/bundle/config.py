@@ -7,9 +7,9 @@ name of a shipped chain, which is written out in full when the config is resolve
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 
 from anomaly.core.config import Settings, load_yaml
 from anomaly.core.errors import ConfigError, unknown_name
@@ -19,6 +19,14 @@ from anomaly.models.registry import parse_settings
 from anomaly.preprocessing.chain import ChainSettings
 from anomaly.scoring.settings import ReadingSettings, ScoringSettings
 from anomaly.training.settings import TrainingSettings
+
+
+def _checked_by_its_family(values: dict[str, Any]) -> dict[str, Any]:
+    return parse_settings(values, where="model").model_dump(mode="json")
+
+
+ModelSection = Annotated[dict[str, Any], AfterValidator(_checked_by_its_family)]
+"""The family of a model and its settings, checked by the family and complete."""
 
 
 class ModelConfig(Settings):
@@ -38,7 +46,7 @@ class ModelConfig(Settings):
 class ExperimentConfig(ModelConfig):
     """Everything needed to train a model and to score with it."""
 
-    model: dict[str, Any] = Field(description="family and its settings")
+    model: ModelSection = Field(description="family and its settings")
     training: TrainingSettings | None = Field(
         default=None, description="how networks are trained; others need none"
     )
@@ -46,11 +54,6 @@ class ExperimentConfig(ModelConfig):
     validation_fraction: float = Field(
         default=0.12, gt=0, lt=1, description="share of the training subjects that choose the checkpoint"
     )
-
-    @field_validator("model")
-    @classmethod
-    def _checked_by_its_family(cls, values: dict[str, Any]) -> dict[str, Any]:
-        return parse_settings(values, where="model").model_dump(mode="json")
 
     def model_settings(self) -> ModelSettings:
         """Return the settings of the family."""

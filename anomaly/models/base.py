@@ -170,6 +170,18 @@ class Decoder(Protocol):
         ...
 
 
+class Coder(Embedder, Decoder, Protocol):
+    """A model that makes codes of images, and images of codes."""
+
+
+def interpolated(model: Coder, first: Tensor, second: Tensor, n: int) -> Tensor:
+    """Return images ``(n, B, C, *S)`` on the straight way between the codes of images, both ``(B, C, *S)``."""
+    mask = torch.ones_like(first[:, :1], dtype=torch.bool)
+    start, end = model.embed(first, mask), model.embed(second, mask)
+    weights = torch.linspace(0, 1, n, device=start.device)
+    return torch.stack([model.decode(torch.lerp(start, end, weight)) for weight in weights])
+
+
 @runtime_checkable
 class Generator(Protocol):
     """A model that can make new normal images."""

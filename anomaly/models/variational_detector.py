@@ -160,12 +160,6 @@ class VariationalDetector(NarrowDetector):
         """Return ``n`` new images ``(n, 1, *S)``: decodings of random codes."""
         return self.decode(self.codes(n, rng))
 
-    def interpolate(self, first: Tensor, second: Tensor, n: int) -> Tensor:
-        """Return images ``(n, B, 1, *S)`` on the way from images to others, both ``(B, C, *S)``: linear in μ."""
-        start, end = self.encode(first)[0], self.encode(second)[0]
-        weights = torch.linspace(0, 1, n, device=start.device)
-        return torch.stack([self.decode(torch.lerp(start, end, weight)) for weight in weights])
-
     def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
         """Return what the settings ask for, of subjects of whom nothing is known; see the module's docstring."""
         return self.answer(images, mask)

@@ -8,7 +8,7 @@ from anomaly.core.errors import ConfigError
 from pipelines.validation.candidate import Candidate, Findings
 from pipelines.validation.digits import Digits
 from pipelines.validation.estimators import EstimatorTrial
-from pipelines.validation.one_class import one_class
+from pipelines.validation.one_class import one_class, rehearsal
 from pipelines.validation.one_class_result import OneClassResult, merged
 from pipelines.validation.settings import EnsembleTrial, OneClassSettings, Trial, TrialSettings
 
@@ -38,6 +38,8 @@ def _findings(candidate: Candidate, settings: OneClassSettings) -> Findings:
 def _result(candidate: Candidate, settings: OneClassSettings) -> OneClassResult:
     world, trial = candidate.world, candidate.trial
     digits = Digits(world.train, world.test, world.source)
+    if settings.rehearsal:
+        digits = rehearsal(digits)
     if not isinstance(trial, EnsembleTrial):
         return one_class(_scored(trial), digits, settings, candidate.folder / settings.protocol, candidate.device,
                          candidate.progress)  # fmt: skip

@@ -11,20 +11,19 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from anomaly.core.volume import FloatArray
-from anomaly.models.base import ConditionalGenerator
 from pipelines.validation import law
 from pipelines.validation.album import HAIR_COLOR, hidden
 from pipelines.validation.avatars import FEATURES, Avatars
 from pipelines.validation.candidate import Candidate, Findings
-from pipelines.validation.drawing import AT_ONCE, in_batches, takes_requests
-from pipelines.validation.images import NOT_SHOWN, Labels, told
+from pipelines.validation.drawing import on_request, takes_requests
+from pipelines.validation.images import NOT_SHOWN, Labels
 from pipelines.validation.judged import avatars_of, judged, refuse, same
 from pipelines.validation.sheets import sheet
 
 REQUESTS = 500
+CODES = 4  # which random numbers codes are drawn with
 EQUAL = 0.02  # difference of pixels, 0 to 1, that is none
 SHOWN = 6
 
@@ -50,7 +49,7 @@ def asked_looks(candidate: Candidate) -> Findings:
     if not takes_requests(detector):
         raise refuse(candidate, "requests", "takes no requests")
     asked = requests(avatars_of(world), min(REQUESTS, candidate.exams.samples))
-    drawn = _drawn(candidate, detector, asked)
+    drawn = on_request(detector, asked, candidate.rng(CODES), candidate.progress)
     found = judged(world, drawn)
     shown = asked != NOT_SHOWN
     right = (found.rows == asked) & shown
@@ -65,7 +64,7 @@ def asked_looks(candidate: Candidate) -> Findings:
     changes = []
     for feature, name in enumerate(FEATURES):
         after = changed(asked, feature, rng)
-        second = _drawn(candidate, detector, after)
+        second = on_request(detector, after, candidate.rng(CODES), candidate.progress)  # of the same codes
         new = world.read(second).labels
         obeyed = new[:, feature] == after[:, feature]
         others = np.delete(same(new, found.rows), feature, axis=1).all(axis=1)
@@ -102,11 +101,3 @@ def spill(avatars: Avatars, change: Change) -> float:
     truth = np.abs(avatars.album.of(change.before) - avatars.album.of(change.after)) > EQUAL
     moved = (change.second - change.first) ** 2
     return float(np.sqrt(moved[~truth].mean() / max(moved[truth].mean(), 1e-12)))
-
-
-def _drawn(candidate: Candidate, model: ConditionalGenerator, asked: Labels) -> FloatArray:
-    """Return pictures of requests, always of the same codes."""
-    rng, rest = candidate.rng(4), list(torch.from_numpy(told(asked)).split(AT_ONCE))
-    return in_batches(
-        lambda _: model.sample_given(rest.pop(0), rng), len(asked), candidate.progress, "drawing on request"
-    )

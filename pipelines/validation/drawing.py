@@ -63,6 +63,12 @@ def drawing(model: Any, asked: Asked, rng: torch.Generator) -> Callable[[int], T
     return draw
 
 
+def on_request(model: ConditionalGenerator, asked: Labels, rng: torch.Generator, progress: Progress) -> FloatArray:
+    """Return a picture ``(N, H, W)`` for each row of labels ``(N, F)``, −1 for what is left open."""
+    rest = list(torch.from_numpy(told(asked)).split(AT_ONCE))
+    return in_batches(lambda _: model.sample_given(rest.pop(0), rng), len(asked), progress, "drawing on request")
+
+
 def in_batches(draw: Callable[[int], Tensor], n: int, progress: Progress, what: str) -> FloatArray:
     """Return ``n`` pictures ``(n, H, W)``, 0 to 1.
 

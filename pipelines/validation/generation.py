@@ -7,17 +7,15 @@ sure of (probability 0.9 or more of each label) is legible, and how often each v
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 
 from anomaly.core.errors import ConfigError
 from anomaly.core.volume import FloatArray
 from anomaly.evaluation.generation import copied, frechet_distance, likeness, variety
-from anomaly.models.base import Decoder, Embedder
+from anomaly.models.base import Coder, Decoder, Embedder, interpolated
 from pipelines.validation.candidate import Candidate, Findings
-from pipelines.validation.drawing import AT_ONCE, pixels_of, takes_requests
+from pipelines.validation.drawing import on_request, pixels_of, takes_requests
 from pipelines.validation.images import Labels
 from pipelines.validation.sheets import histogram, sheet
 
@@ -92,12 +90,11 @@ def conditional(candidate: Candidate) -> Findings:
     detector, world, exams = candidate.detector, candidate.world, candidate.exams
     if not takes_requests(detector):
         raise ConfigError(f"the family {detector.family!r} takes no requests; leave out the exam conditional")
-    rng, kinds = candidate.rng(1), len(next(iter(world.features.values())))
-    asked = torch.arange(exams.samples) % kinds
-    made = [detector.sample_given(some[:, None].float(), rng) for some in asked.split(AT_ONCE)]
-    drawn = pixels_of(torch.cat(made))
-    right = world.classifier.read(drawn)[:, 0] == asked.numpy()
-    each = [float(right[asked.numpy() == kind].mean()) for kind in range(kinds)]
+    kinds = len(next(iter(world.features.values())))
+    asked = np.arange(exams.samples) % kinds
+    drawn = on_request(detector, asked[:, None], candidate.rng(1), candidate.progress)
+    right = world.classifier.read(drawn)[:, 0] == asked
+    each = [float(right[asked == kind].mean()) for kind in range(kinds)]
     first = drawn[: EACH * kinds].reshape(EACH, kinds, *drawn.shape[1:])
     grid = np.swapaxes(first, 0, 1).reshape(-1, *drawn.shape[1:])
     return Findings(
@@ -118,10 +115,8 @@ def _beside_nearest(candidate: Candidate, drawn: FloatArray) -> FloatArray:
     return np.concatenate([some, known[nearest]])
 
 
-def between(model: Any, pixels: FloatArray) -> FloatArray:
-    """Return pictures on the straight way between the codes of two, pair by pair, an Embedder's and Decoder's."""
-    images = torch.from_numpy(pixels)[:, None]
+def between(model: Coder, pixels: FloatArray) -> FloatArray:
+    """Return pictures on the way from the first half of some ``(N, H, W)`` to the second, pair by pair."""
+    first, second = torch.from_numpy(pixels)[:, None].chunk(2)
     with torch.inference_mode():
-        first, second = model.embed(images, torch.ones_like(images, dtype=torch.bool)).chunk(2)
-        ways = [torch.lerp(first, second, share) for share in torch.linspace(0, 1, STEPS).tolist()]
-        return pixels_of(model.decode(torch.stack(ways, dim=1).flatten(0, 1)))
+        return pixels_of(interpolated(model, first, second, STEPS).swapaxes(0, 1).flatten(0, 1))

@@ -68,11 +68,6 @@ class FeatureNaiveBayes:
         """Return P(look); where a value is hidden, the sum over what it may be."""
         return float(law.probabilities([look], self.theta)[0])
 
-    def log_probability(self, look: Look) -> float:
-        """Return ln P(look) in nats; −∞ where it is impossible."""
-        probability = self.probability(look)
-        return float(np.log(probability)) if probability > 0 else -np.inf
-
     def new_looks(self, n: int, observed: Iterable[Look], seed: int) -> list[tuple[Look, float]]:
         """Draw ``n`` looks that are none of the observed ones and all different, each with its probability.
 

@@ -10,7 +10,7 @@ The training pictures of the normal kind are drawn apart for each digit and seed
     calibration   behind the p-values and so behind the promise about false flags
     test          of the test set; nothing is learnt or chosen there
 
-Settings are chosen on :func:`rehearsal`, in which some of the training pictures play the test set.
+Settings are chosen with ``one_class.rehearsal``, where some of the training pictures play the test set.
 
 Source: Ruff et al. 2018, "Deep One-Class Classification"; Perera, Nallapati & Xiang 2019, "OCGAN" (the protocol).
 """

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
+from anomaly.bundle.config import ModelSection
 from anomaly.calibration.conformal import required_healthy
 from anomaly.core.config import Settings
 from anomaly.core.errors import unknown_name
@@ -43,17 +44,12 @@ class PictureScoring(ScoringSettings):
 class TrialSettings(ExaminedSettings):
     """One model, how it is trained, what it is examined for, and the bars."""
 
-    model: dict[str, Any] = Field(description="family and its settings")
+    model: ModelSection = Field(description="family and its settings")
     training: PictureTraining = PictureTraining()
     scoring: PictureScoring = PictureScoring()
     draws: int = Field(
         0, ge=0, description="0, or how many draws of black and white pixels there are of each training picture"
     )
-
-    @field_validator("model")
-    @classmethod
-    def _checked_by_its_family(cls, values: dict[str, Any]) -> dict[str, Any]:
-        return parse_settings(values, where="model").model_dump(mode="json")
 
     def model_settings(self) -> ModelSettings:
         """Return the settings of the family."""
@@ -143,6 +139,7 @@ class OneClassSettings(Settings):
     )
     test: int = Field(0, ge=0, description="the first so many test pictures; 0 = all")
     alphas: tuple[float, ...] = Field((0.01, 0.05, 0.1), min_length=1, description="promised false-flag rates")
+    rehearsal: bool = Field(False, description="some training pictures play the test: to choose settings by")
     paper: float = Field(
         0.1,
         ge=0,

@@ -14,7 +14,7 @@ from torch.distributions import Bernoulli, MultivariateNormal, Normal
 
 from anomaly.core.errors import ConfigError, TrainingError
 from anomaly.core.volume import FloatArray, MaskArray
-from anomaly.models.base import Embedder, FitRun, Generator
+from anomaly.models.base import Embedder, FitRun, Generator, interpolated
 from anomaly.models.network import centre
 from anomaly.models.vae import VariationalAutoencoder, VariationalSettings
 from anomaly.models.variational import kl
@@ -249,7 +249,7 @@ def test_a_code_leads_from_one_image_to_another(trained: VariationalAutoencoder)
     first, mask = images_of(*healthy_scan(0), trained.view)
     first, second = first[:4], first[4:8]
     with torch.no_grad():
-        way = trained.interpolate(first, second, 5)
+        way = interpolated(trained, first, second, 5)
         torch.testing.assert_close(way[0], trained.reconstruct(first, mask[:4]))
         torch.testing.assert_close(way[4], trained.reconstruct(second, mask[4:8]))
         half = torch.lerp(trained.embed(first, mask[:4]), trained.embed(second, mask[4:8]), 0.5)

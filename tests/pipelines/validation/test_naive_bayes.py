@@ -59,7 +59,7 @@ def test_the_probability_of_a_look_is_the_product_over_its_features() -> None:
     rare = Look("NoHair", "Brown", "Sunglasses", "ShirtVNeck", "PastelOrange")
     assert model.probability(LIKELIEST) == pytest.approx(0.46 * 0.48 * 0.44 * 0.38 * 0.44)
     assert model.probability(rare) == pytest.approx(0.14 * 0.04 * 0.34 * 0.12 * 0.04)
-    assert model.log_probability(rare) == pytest.approx(sum(np.log([0.14, 0.04, 0.34, 0.12, 0.04])))
+    assert np.log(model.probability(rare)) == pytest.approx(sum(np.log([0.14, 0.04, 0.34, 0.12, 0.04])))
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
@@ -71,7 +71,6 @@ def test_probabilities_of_all_looks_sum_to_one(alpha: float) -> None:
 def test_an_unseen_value_is_impossible_without_smoothing_and_possible_with_it() -> None:
     plain, smooth = FeatureNaiveBayes.fit(OBSERVED), FeatureNaiveBayes.fit(OBSERVED, alpha=1)
     assert plain.probability(UNSEEN) == 0
-    assert plain.log_probability(UNSEEN) == -np.inf
     assert smooth.probability(UNSEEN) == pytest.approx((1 / 57) * (25 / 56) * (23 / 53) * (20 / 54) * (23 / 58))
 
 
