@@ -13,7 +13,8 @@ and its gap E D(x) − E D(G(z)) measures how far generated images are from real
 
 Source: Goodfellow et al. 2014, "Generative Adversarial Nets" (minimax, non-saturating); Radford, Metz & Chintala
 2016, "Unsupervised Representation Learning with Deep Convolutional GANs" (the networks); Gulrajani et al. 2017,
-"Improved Training of Wasserstein GANs" (wgan-gp); Miyato et al. 2018, "Spectral Normalization for GANs".
+"Improved Training of Wasserstein GANs" (wgan-gp); Miyato et al. 2018, "Spectral Normalization for GANs"; Miyato &
+Koyama 2018, "cGANs with Projection Discriminator".
 """
 
 from __future__ import annotations
@@ -153,6 +154,9 @@ class ImageCritic(nn.Module):
     spectral
         Whether spectral normalisation takes the place of layer normalisation (Ba, Kiros & Hinton 2016), which
         unlike that of batches keeps the gradient penalty of an image its own.
+    told
+        Length of c, what a critic is told beside the images. Its answer gains f(x) · V c, how well the two go
+        together, f the features (Miyato & Koyama 2018).
     """
 
     def __init__(
@@ -162,6 +166,7 @@ class ImageCritic(nn.Module):
         out: int,
         shape: tuple[int, ...],
         spectral: bool = False,
+        told: int = 0,
     ) -> None:
         super().__init__()
         coarse = coarse_shape(shape, len(channels))
@@ -174,9 +179,11 @@ class ImageCritic(nn.Module):
             for before, after in zip((in_channels, *channels), channels, strict=False)
         ]  # fmt: skip
         self.stages = nn.Sequential(*stages)
-        self.head = nn.Linear(channels[-1] * math.prod(coarse), out)
+        features = channels[-1] * math.prod(coarse)
+        self.head = nn.Linear(features, out)
+        self.expected = nn.Linear(told, features, bias=False) if told else None
         if spectral:
-            for layer in [*self.stages.modules(), self.head]:
+            for layer in list(self.modules()):
                 if isinstance(layer, (nn.Conv2d, nn.Conv3d, nn.Linear)):
                     spectral_norm(layer)
 
@@ -185,9 +192,12 @@ class ImageCritic(nn.Module):
         seen: Tensor = self.stages(pad(images, self.padded)).flatten(1)
         return seen
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the numbers of images."""
-        numbers: Tensor = self.head(self.features(images))
+    def forward(self, images: Tensor, told: Tensor | None = None) -> Tensor:
+        """Return the numbers of images, of which c ``(B, told)`` is told."""
+        seen = self.features(images)
+        numbers: Tensor = self.head(seen)
+        if self.expected is not None:
+            numbers = numbers + (self.expected(told) * seen).sum(dim=1, keepdim=True)
         return numbers.float()
 
 

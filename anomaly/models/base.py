@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Protocol, TypeGuard, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -174,11 +174,35 @@ class Coder(Embedder, Decoder, Protocol):
     """A model that makes codes of images, and images of codes."""
 
 
-def interpolated(model: Coder, first: Tensor, second: Tensor, n: int) -> Tensor:
-    """Return images ``(n, B, C, *S)`` on the straight way between the codes of images, both ``(B, C, *S)``."""
+@runtime_checkable
+class Interpolator(Protocol):
+    """A model without one short code that can still make images between two others."""
+
+    def interpolate(self, first: Tensor, second: Tensor, weight: float) -> Tensor:
+        """Return the images ``(B, C, *S)`` at ``weight``, 0 to 1, of the way from some ``(B, C, *S)`` to others."""
+        ...
+
+
+def either_foreground(first: Tensor, second: Tensor) -> Tensor:
+    """Return bool ``(B, 1, *S)``: where one of two images ``(B, C, *S)`` is not 0, which is what lies outside."""
+    return ((first != 0) | (second != 0)).any(dim=1, keepdim=True)
+
+
+def interpolates(model: object) -> TypeGuard[Coder | Interpolator]:
+    """Return whether :func:`interpolated` can ask a model."""
+    return isinstance(model, Interpolator) or (isinstance(model, Embedder) and isinstance(model, Decoder))
+
+
+def interpolated(model: Coder | Interpolator, first: Tensor, second: Tensor, n: int) -> Tensor:
+    """Return images ``(n, B, C, *S)`` on the way from images ``(B, C, *S)`` to others.
+
+    It leads straight from code to code, unless the model knows a way of its own.
+    """
+    weights = torch.linspace(0, 1, n).tolist()
+    if isinstance(model, Interpolator):
+        return torch.stack([model.interpolate(first, second, weight) for weight in weights])
     mask = torch.ones_like(first[:, :1], dtype=torch.bool)
     start, end = model.embed(first, mask), model.embed(second, mask)
-    weights = torch.linspace(0, 1, n, device=start.device)
     return torch.stack([model.decode(torch.lerp(start, end, weight)) for weight in weights])
 
 

@@ -42,7 +42,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from anomaly.core.views import View, VolumeSource
-from anomaly.models.base import Evidence, ModelSettings
+from anomaly.models.base import Evidence, ModelSettings, either_foreground
 from anomaly.models.checkerboard import checkerboard
 from anomaly.models.closed_form import volumes
 from anomaly.models.corruption import slab_spacing
@@ -62,6 +62,7 @@ from anomaly.training.protocols import Moment
 
 SCORING_SEED = 0
 SAMPLING_STEPS = 50
+DROWNED = 0.7  # share of the chain after which little is left of what two images do not share
 WITHOUT_CODE = 0.1  # share of training images whose code is withheld
 
 
@@ -315,6 +316,21 @@ class DiffusionModel(NetworkDetector):
         code = noise.new_zeros(n, self.settings.context_size) if self.settings.context else None
         given = Given(torch.zeros_like(noise), mask, mask, code)
         restored, _ = self.way_back(noise, given, last, min(SAMPLING_STEPS, self.settings.timesteps))
+        return self._in_intensity(restored, mask)
+
+    @torch.inference_mode()
+    def interpolate(self, first: Tensor, second: Tensor, weight: float) -> Tensor:
+        """Return the images ``(B, C, *S)`` at ``weight``, 0 to 1, of the way from some ``(B, C, *S)`` to others.
+
+        The weighted mean of two images is noised until what is in one of them only has drowned, and restored
+        (Ho et al. 2020, section 4.3). The noise is the same all along the way.
+        """
+        mask = either_foreground(first, second)
+        mean = self._standardised(torch.lerp(first, second, weight), mask)
+        noise = self.noise(1, torch.Generator(mean.device).manual_seed(SCORING_SEED)).expand_as(mean)
+        level = torch.full((len(mean),), round(DROWNED * self.settings.timesteps), device=mean.device)
+        steps = min(round(DROWNED * SAMPLING_STEPS), int(level[0]))
+        restored, _ = self.way_back(noise, Given(mean, mask, mask, self.network.code(mean)), level, steps)
         return self._in_intensity(restored, mask)
 
     def _standardised(self, images: Tensor, mask: Tensor) -> Tensor:

@@ -38,12 +38,13 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from monai.networks.utils import pixelshuffle, pixelunshuffle
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from anomaly.core.views import View, VolumeSource
-from anomaly.models.base import Evidence, ModelSettings
+from anomaly.models.base import Evidence, ModelSettings, either_foreground
 from anomaly.models.closed_form import volumes
 from anomaly.models.network import NetworkDetector, crop, pad, padded_shape, residual, within
 from anomaly.training.protocols import Moment
@@ -304,6 +305,18 @@ class NormalisingFlow(NetworkDetector):
         locations = self.locations(mask)
         z = torch.randn(locations.inside.shape, generator=rng, device=rng.device)
         return self.to_image(z.to(device), mask, locations)
+
+    @torch.no_grad()
+    def interpolate(self, first: Tensor, second: Tensor, weight: float) -> Tensor:
+        """Return the images ``(B, 1, *S)`` at ``weight``, 0 to 1, of the way from some ``(B, 1, *S)`` to others.
+
+        It leads through z, as far from 0 as the two ends are: the mean of two typical z is not typical.
+        """
+        mask = either_foreground(first, second)
+        locations = self.locations(mask)
+        start, end = (self.to_noise(images, mask, locations)[0] for images in (first, second))
+        radius = torch.lerp(start.norm(dim=1, keepdim=True), end.norm(dim=1, keepdim=True), weight)
+        return self.to_image(radius * F.normalize(torch.lerp(start, end, weight), dim=1), mask, locations)
 
     def _shares(self, z: Tensor, stretch: Tensor, locations: Locations) -> Tensor:
         """Return −log p of every location, spread evenly over its voxels in the mask ``(B, 1, *S)``."""

@@ -13,11 +13,12 @@ n is the number of voxels and n_f that of features. All codes are scaled to the 
 has in d dimensions, so E cannot answer with a code of a kind that G has never been given.
 
 Conditional: G, D and E are also told age and sex c, or whatever else the volumes come with (``covariates``), so
-normal is what is normal at this age: G(z, c), D(x, c), E(x, c), in training each withheld from some images so that
-it need not be known.
+normal is what is normal at this age: G(z, c), E(x, c), and D(x, c) = D(x) + f(x) · V c, which asks whether image
+and subject go together. In training each of c is withheld from some images so that it need not be known.
 
 Source: Schlegl, Seeböck, Waldstein, Langs & Schmidt-Erfurth 2019, "f-AnoGAN: Fast unsupervised anomaly detection
-with generative adversarial networks"; Mirza & Osindero 2014, "Conditional Generative Adversarial Nets".
+with generative adversarial networks"; Mirza & Osindero 2014, "Conditional Generative Adversarial Nets"; Miyato &
+Koyama 2018, "cGANs with Projection Discriminator" (V).
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class Players(nn.Module):
         told = 0 if self.conditioning is None else self.conditioning.size
         self.generator = ImageGenerator(latent + told, channels, image_channels, shape)
         self.steady = copy.deepcopy(self.generator)
-        self.critic = ImageCritic(image_channels + told, channels, 1, shape, settings.spectral_norm)
+        self.critic = ImageCritic(image_channels, channels, 1, shape, settings.spectral_norm, told)
         self.encoder = ImageCritic(image_channels + told, channels, latent, shape)
 
     def play(self, z: Tensor, covariates: Tensor) -> Tensor:
@@ -92,12 +93,9 @@ class Players(nn.Module):
 
     def judge(self, images: Tensor, covariates: Tensor) -> Tensor:
         """Return D(x, c) ``(B,)``."""
-        answers: Tensor = self.critic(self._beside(images, covariates)).squeeze(1)
+        told = None if self.conditioning is None else self.conditioning(covariates)
+        answers: Tensor = self.critic(images, told).squeeze(1)
         return answers
-
-    def features(self, images: Tensor, covariates: Tensor) -> Tensor:
-        """Return f(x, c) ``(B, F)``."""
-        return self.critic.features(self._beside(images, covariates))
 
     def encode(self, images: Tensor, covariates: Tensor) -> Tensor:
         """Return E(x, c) ``(B, latent)``."""
@@ -203,8 +201,8 @@ class GenerativeAdversarial(AdversarialDetector):
         rebuilt = players.generate(players.encode(images, covariates), covariates)
         error = (images - rebuilt).square().mean()
         with torch.no_grad():
-            seen = players.features(images, covariates)
-        distance = feature_distance(seen, players.features(rebuilt, covariates)).mean()
+            seen = players.critic.features(images)
+        distance = feature_distance(seen, players.critic.features(rebuilt)).mean()
         return {"loss": error + self.settings.feature_weight * distance, "error": error, "features": distance}
 
     def codes(self, n: int, rng: torch.Generator) -> Tensor:
@@ -225,7 +223,7 @@ class GenerativeAdversarial(AdversarialDetector):
         """Return the residual and the critic-feature distance; see the module's docstring."""
         players = self.network
         rebuilt = players.generate(players.encode(images, covariates), covariates)
-        distance = feature_distance(players.features(images, covariates), players.features(rebuilt, covariates))
+        distance = feature_distance(players.critic.features(images), players.critic.features(rebuilt))
         maps = {"residual": residual(images, centre(rebuilt), mask)}
         return Evidence(maps, within(centre(rebuilt), mask), {"critic_features": distance})
 

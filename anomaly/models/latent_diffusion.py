@@ -62,6 +62,7 @@ TIMES = 1000  # T
 BETAS = (0.0015, 0.0195)  # of Rombach et al.
 BACKGROUND = 0.1  # weight of the background in the autoencoder's loss, so that samples have one
 NOISE_SEED = 20220622  # of the noise that scoring adds, the same for every image
+DROWNED = 0.6  # share of the way after which little is left of what two images do not share
 POOLED = 4  # positions along each axis of an embedding
 
 
@@ -256,22 +257,22 @@ class LatentDiffusion(NetworkDetector):
             noised = self.scheduler.step(v, time, noised)[0]
         return torch.where(patches, noised, shown)
 
-    def encode(self, images: Tensor) -> Tensor:
+    def to_latent(self, images: Tensor) -> Tensor:
         """Return the scaled latents ``(B, C, *L)``."""
         return self._scaled(self.network.autoencoder.encode(self._folded(images)).float())
 
-    def decode(self, z: Tensor) -> Tensor:
+    def to_image(self, z: Tensor) -> Tensor:
         """Return the images ``(B, C, *S)`` of scaled latents."""
         return self._unfolded(self.network.autoencoder.decode(z * self._latent_sd() + self.latent_mean))
 
     def reconstruct(self, images: Tensor, mask: Tensor) -> Tensor:
         """Return the image with what the restoration changed."""
-        z = self.encode(images)
+        z = self.to_latent(images)
         return centre(images) - self._drawn_change(z, self.restored(z, self._foreground(mask)))
 
     def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
         """Return what the restoration changed, in the image and in the latent; see the module's docstring."""
-        z = self.encode(images)
+        z = self.to_latent(images)
         restored = self.restored(z, self._foreground(mask))
         reconstruction = centre(images) - self._drawn_change(z, restored)
         distance = ((z - restored) ** 2).mean(dim=1, keepdim=True).sqrt()
@@ -282,12 +283,12 @@ class LatentDiffusion(NetworkDetector):
 
     def _drawn_change(self, z: Tensor, restored: Tensor) -> Tensor:
         """Return D(z) − D(ẑ) ``(B, 1, *S)``."""
-        before, after = centre(self.decode(torch.cat([z, restored]))).chunk(2)
+        before, after = centre(self.to_image(torch.cat([z, restored]))).chunk(2)
         return before - after
 
     def embed(self, images: Tensor, mask: Tensor) -> Tensor:
         """Return the latent, pooled to a few positions ``(B, C · POOLEDᴰ)``."""
-        z = torch.where(self._foreground(mask), self.encode(images), 0.0)
+        z = torch.where(self._foreground(mask), self.to_latent(images), 0.0)
         pool = F.adaptive_avg_pool2d if z.ndim == 4 else F.adaptive_avg_pool3d
         return pool(z, POOLED).flatten(1)
 
@@ -298,7 +299,20 @@ class LatentDiffusion(NetworkDetector):
         shape = (n, self.settings.latent_channels, *self.latent_shape)
         z = torch.randn(shape, generator=rng, device=rng.device).to(device)
         everything = torch.ones((n, 1, *self.latent_shape), dtype=torch.bool, device=device)
-        return self.decode(self._denoised(z, z, everything, self.times(1.0)))
+        return self.to_image(self._denoised(z, z, everything, self.times(1.0)))
+
+    @torch.no_grad()
+    def interpolate(self, first: Tensor, second: Tensor, weight: float) -> Tensor:
+        """Return the images ``(B, C, *S)`` at ``weight``, 0 to 1, of the way from some ``(B, C, *S)`` to others.
+
+        The weighted mean of their latents is noised until what is in one of them only has drowned, and restored
+        (Ho et al. 2020, section 4.3). The noise is the same all along the way.
+        """
+        z = torch.lerp(self.to_latent(first), self.to_latent(second), weight)
+        times, everything = self.times(DROWNED), torch.ones_like(z[:, :1], dtype=torch.bool)
+        start = torch.full((len(z),), times[0], device=z.device)
+        noised = self.scheduler.add_noise(z, self._fixed_noise(z), start)
+        return self.to_image(self._denoised(noised, z, everything, times))
 
     def _random_patches(self, z: Tensor, rng: torch.Generator) -> Tensor:
         """Return one colour ``(B, 1, *L)`` of a checkerboard that lies elsewhere in every image."""

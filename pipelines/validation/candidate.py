@@ -185,6 +185,13 @@ class Candidate:
         return replace(self.world.test, draws=min(1, self._draws))
 
     @cached_property
+    def not_learnt(self) -> Pictures:
+        """The test pictures that no training picture equals; of avatars, whose looks repeat, about a fifth."""
+        known = {hash(picture.tobytes()) for picture in self.world.train.pixels}
+        new = [hash(picture.tobytes()) not in known for picture in self.world.test.pixels]
+        return self.unseen.select(np.array(new))
+
+    @cached_property
     def detector(self) -> Examined:
         """The model, trained on all training pictures."""
         if isinstance(self.trial, NaiveBayesTrial):

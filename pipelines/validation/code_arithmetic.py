@@ -42,7 +42,7 @@ def code_arithmetic(candidate: Candidate) -> Findings:
     model, world = candidate.detector, candidate.world
     if not (isinstance(model, Embedder) and isinstance(model, Decoder)):
         raise refuse(candidate, "arithmetic", "has no code that it can decode")
-    album, test = avatars_of(world).album, candidate.unseen
+    album, test = avatars_of(world).album, candidate.not_learnt
     known = candidate.seen.select(slice(LEARNT_FROM))
     worn = known.labels[:, FEATURE]
     codes = embedded(model, known.pixels)

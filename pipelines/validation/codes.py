@@ -46,9 +46,10 @@ def codes(candidate: Candidate) -> Findings:
     detector, world, probed = candidate.detector, candidate.world, candidate.exams.probed
     if not (isinstance(detector, Reconstructor) and isinstance(detector, Embedder)):
         raise ConfigError(f"the family {detector.family!r} has no code; leave out the exam codes")
-    known, new = candidate.seen.seen()[:probed], candidate.unseen.seen()
+    known, test = candidate.seen.select(slice(probed)), candidate.not_learnt
+    learnt, new = known.seen(), test.seen()
     rebuilt = reconstructed(detector, new)
-    known_codes, new_codes = embedded(detector, known), embedded(detector, new)
+    known_codes, new_codes = embedded(detector, learnt), embedded(detector, new)
     size = known_codes.shape[1]
     error, of_pca = _mse(new, rebuilt), _error_of_pca(candidate.seen.seen(), new, size)
     measures = {
@@ -56,9 +57,9 @@ def codes(candidate: Candidate) -> Findings:
         "mse": error,
         "pca_mse": of_pca,
         "better_than_pca": of_pca / error,
-        "linear_probe": _probe(known_codes, world.train.labels[:probed, 0], new_codes, world.test.labels[:, 0]),
+        "linear_probe": _probe(known_codes, known.labels[:, 0], new_codes, test.labels[:, 0]),
         "precision_at_10": _precision(
-            known_codes, world.train.labels[:probed, 0], new_codes[:QUERIES], world.test.labels[:QUERIES, 0]
+            known_codes, known.labels[:, 0], new_codes[:QUERIES], test.labels[:QUERIES, 0]
         ),
     }
     pictures = {"Test pictures, and as rebuilt": sheet(world.shown(_paired(new, rebuilt)), SHOWN)}
@@ -69,7 +70,7 @@ def codes(candidate: Candidate) -> Findings:
         pictures[title] = sheet(world.shown(rows), SHOWN)
     if size == 2:
         kinds = next(iter(world.features.values()))
-        pictures["Codes of the test pictures"] = code_map(new_codes, world.test.labels[:, 0], kinds)
+        pictures["Codes of the test pictures"] = code_map(new_codes, test.labels[:, 0], kinds)
         if isinstance(detector, Decoder):
             pictures["The plane of codes, decoded"] = sheet(world.shown(_plane(detector, new_codes)), GRID)
     return Findings(measures, pictures)

@@ -13,7 +13,7 @@ import torch
 from anomaly.core.errors import ConfigError
 from anomaly.core.volume import FloatArray
 from anomaly.evaluation.generation import copied, frechet_distance, likeness, variety
-from anomaly.models.base import Coder, Decoder, Embedder, interpolated
+from anomaly.models.base import Coder, Interpolator, interpolated, interpolates
 from pipelines.validation.candidate import Candidate, Findings
 from pipelines.validation.drawing import on_request, pixels_of, takes_requests
 from pipelines.validation.images import Labels
@@ -43,11 +43,9 @@ def generation(candidate: Candidate) -> Findings:
             world.shown(_beside_nearest(candidate, drawn)), COLUMNS
         ),
     }
-    if isinstance(detector, Embedder) and isinstance(detector, Decoder):
+    if interpolates(detector):
         ways = between(detector, candidate.unseen.seen()[: 2 * WAYS])
-        pictures["On the way from the code of one test picture to that of another"] = sheet(
-            world.shown(ways), STEPS
-        )
+        pictures["On the way from one test picture to another"] = sheet(world.shown(ways), STEPS)
     return Findings(measures, pictures)
 
 
@@ -115,7 +113,7 @@ def _beside_nearest(candidate: Candidate, drawn: FloatArray) -> FloatArray:
     return np.concatenate([some, known[nearest]])
 
 
-def between(model: Coder, pixels: FloatArray) -> FloatArray:
+def between(model: Coder | Interpolator, pixels: FloatArray) -> FloatArray:
     """Return pictures on the way from the first half of some ``(N, H, W)`` to the second, pair by pair."""
     first, second = torch.from_numpy(pixels)[:, None].chunk(2)
     with torch.inference_mode():

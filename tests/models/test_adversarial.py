@@ -110,13 +110,23 @@ def test_a_penalty_minimised_makes_the_critic_nearly_1_lipschitz() -> None:
     assert 1 < gap < 2 * float((real - fake).flatten(1).norm(dim=1).mean())
 
 
+def test_what_a_critic_is_told_changes_its_answer_by_how_well_the_image_goes_with_it() -> None:
+    critic, images = ImageCritic(1, CHANNELS, 1, (16, 20), told=3), normal(4, 1, 16, 20)
+    told = normal(4, 3, seed=1)
+    assert critic.expected is not None
+    alone = critic.head(critic.features(images))[:, 0]
+    match = torch.einsum("bf,fc,bc->b", critic.features(images), critic.expected.weight, told)
+    torch.testing.assert_close(critic(images, told)[:, 0], alone + match, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(critic(images, torch.zeros_like(told))[:, 0], alone)  # nothing is known
+
+
 def test_spectral_norm_brings_the_largest_singular_value_of_every_layer_to_1() -> None:
     torch.manual_seed(0)
-    critic = ImageCritic(1, CHANNELS, 1, (16, 20), spectral=True)
+    critic = ImageCritic(1, CHANNELS, 1, (16, 20), spectral=True, told=3)
     for _ in range(30):  # power iterations
-        critic(normal(2, 1, 16, 20))
+        critic(normal(2, 1, 16, 20), normal(2, 3))
     layers = [m for m in critic.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-    assert len(layers) == 3
+    assert len(layers) == 4
     for layer in layers:
         assert float(torch.linalg.matrix_norm(layer.weight.detach().flatten(1), 2)) == pytest.approx(1, abs=0.02)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from anomaly.core.errors import ConfigError, TrainingError
 from anomaly.models import registry
-from anomaly.models.base import FitRun
+from anomaly.models.base import FitRun, either_foreground, interpolated
 from anomaly.models.diffusion import DiffusionModel, Given
 from anomaly.training.protocols import Moment
 from anomaly.training.settings import TrainingSettings
@@ -218,6 +218,22 @@ def test_samples_of_pure_noise_become_what_the_network_takes_for_the_image(monke
     samples = detector.sample(3, generator())
     inside = samples[samples != 0]
     torch.testing.assert_close(inside, torch.full_like(inside, float(0.3 * detector.sd + detector.mean)))
+
+
+def test_a_way_between_images_follows_what_the_network_takes_for_their_mean(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    detector = new()
+    images, _ = images_of(*healthy_scan(0), detector.view)
+    first, second = images[4:6], images[6:8]
+    restored = interpolated(detector, first, second, 3)
+    torch.testing.assert_close(restored, interpolated(detector, first, second, 3))
+    never_wrong(detector, monkeypatch)
+    way = interpolated(detector, first, second, 3)
+    assert not torch.allclose(restored, way, atol=1e-2)
+    for step, expected in zip(way, (first, (first + second) / 2, second), strict=True):
+        inside = either_foreground(first, second) & (expected > detector.lowest)  # elsewhere none is healthy
+        torch.testing.assert_close(step[inside], expected[inside], atol=1e-4, rtol=0)
 
 
 def test_the_foreground_is_where_most_healthy_scans_have_theirs() -> None:

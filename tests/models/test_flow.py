@@ -11,7 +11,7 @@ from torch import Tensor
 
 from anomaly.core.errors import ConfigError
 from anomaly.core.volume import Geometry
-from anomaly.models.base import FitRun
+from anomaly.models.base import FitRun, either_foreground, interpolated
 from anomaly.models.flow import CouplingFlow, FlowSettings, NormalisingFlow
 from anomaly.training.protocols import Moment
 from anomaly.training.settings import AugmentationSettings, TrainingSettings
@@ -59,6 +59,18 @@ def test_the_inverse_gives_the_image_back(kind: str, factor: int) -> None:
         back = detector.to_image(z, mask, locations)
     assert (stretch * locations.inside).abs().max() > 0.5
     torch.testing.assert_close(back, torch.where(mask, images, 0.0), atol=1e-4, rtol=1e-4)
+
+
+def test_the_way_between_two_images_starts_at_one_and_ends_at_the_other() -> None:
+    detector, first, _ = a_flow()
+    second = images_of(*healthy_scan(1), detector.view)[0][len(first) :][:1]
+    way = interpolated(detector, first, second, 5)
+    torch.testing.assert_close(way[0], first, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(way[4], second, atol=1e-4, rtol=1e-4)
+    mask = either_foreground(first, second)
+    locations = detector.locations(mask)
+    lengths = [detector.to_noise(images, mask, locations)[0].norm(dim=1) for images in way]
+    torch.testing.assert_close(lengths[2], (lengths[0] + lengths[4]) / 2, atol=1e-3, rtol=1e-3)
 
 
 def test_the_likelihood_is_that_of_the_jacobian() -> None:

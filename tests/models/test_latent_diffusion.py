@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from anomaly.core.errors import ConfigError
+from anomaly.models.base import Decoder, interpolated, interpolates
 from anomaly.models.latent_autoencoder import QuantisedAutoencoder
 from anomaly.models.latent_diffusion import LatentDiffusion, LatentDiffusionSettings
 from anomaly.training.protocols import Moment
@@ -99,7 +100,7 @@ def test_scaled_latents_have_mean_zero_and_unit_sd_over_the_foreground(kind: str
         for images, mask in batches:
             latents = detector.network.autoencoder.encode(detector._folded(images))
             detector.learn_scale(latents, detector._foreground(mask))
-        z = torch.cat([detector.encode(images) for images, _ in batches]).movedim(1, -1)
+        z = torch.cat([detector.to_latent(images) for images, _ in batches]).movedim(1, -1)
     inside = torch.cat([detector._foreground(mask) for _, mask in batches])[:, 0]
     torch.testing.assert_close(z[inside].mean(0), torch.zeros(4), atol=1e-3, rtol=0)
     torch.testing.assert_close(z[inside].std(0, correction=0), torch.ones(4), atol=1e-3, rtol=0)
@@ -111,7 +112,7 @@ def test_a_denoiser_that_knows_the_latent_restores_it(colours: int, noise_level:
     detector = new(colours=colours, ddim_steps=5, noise_level=noise_level)
     images, mask = a_batch(detector)
     with torch.no_grad():
-        z = detector.encode(images)
+        z = detector.to_latent(images)
         detector.network.denoiser = Knows(detector, z)
         restored = detector.restored(z, detector._foreground(mask))
     torch.testing.assert_close(restored, z, atol=1e-3, rtol=1e-3)
@@ -121,10 +122,25 @@ def test_a_scan_whose_latent_needs_no_restoring_has_no_residual_however_badly_it
     detector = new()
     images, mask = a_batch(detector)
     with torch.no_grad():
-        detector.network.denoiser = Knows(detector, detector.encode(images))
+        detector.network.denoiser = Knows(detector, detector.to_latent(images))
         evidence = detector.evidence(images, mask)
     torch.testing.assert_close(evidence.maps["residual"], torch.zeros_like(images), atol=1e-3, rtol=0)
     torch.testing.assert_close(evidence.reconstruction, torch.where(mask, images, 0.0), atol=1e-3, rtol=0)
+
+
+def test_a_way_between_images_follows_what_the_denoiser_takes_for_their_mean() -> None:
+    detector = new(ddim_steps=10)
+    images, _ = a_batch(detector)
+    first, second = images.chunk(2)
+    with torch.no_grad():
+        restored = interpolated(detector, first, second, 3)
+        z, end = detector.to_latent(first), detector.to_latent(second)
+        for step, weight in zip(restored, (0, 0.5, 1), strict=True):
+            mean = torch.lerp(z, end, weight)
+            detector.network.denoiser = Knows(detector, mean)
+            known = detector.interpolate(first, second, weight)
+            torch.testing.assert_close(known, detector.to_image(mean), atol=1e-4, rtol=1e-4)
+            assert not torch.allclose(known, step, atol=1e-3)
 
 
 def test_what_is_not_foreground_keeps_its_latent() -> None:
@@ -132,7 +148,7 @@ def test_what_is_not_foreground_keeps_its_latent() -> None:
     images, mask = a_batch(detector)
     foreground = detector._foreground(mask)
     with torch.no_grad():
-        z = detector.encode(images)
+        z = detector.to_latent(images)
         restored = detector.restored(z, foreground)
     moved = (restored != z).any(dim=1, keepdim=True)
     assert not moved[~foreground].any()
@@ -173,7 +189,7 @@ def test_encoding_and_scoring_leave_the_codebook_as_it_is() -> None:
     images, mask = a_batch(detector)
     before = {name: value.clone() for name, value in detector.state_dict().items()}
     with torch.no_grad():
-        z = detector.encode(images)
+        z = detector.to_latent(images)
         detector.evidence(images, mask)
     assert all(torch.equal(before[name], value) for name, value in detector.state_dict().items())
     autoencoder = detector.network.autoencoder
@@ -193,6 +209,8 @@ def test_both_autoencoders_give_maps_codes_and_samples(kind: str, view: dict[str
     assert set(evidence.maps) == {"residual", "latent"}
     assert evidence.maps["latent"].min() >= 0
     assert code.shape == (len(images), 4 * 4**detector.view.spatial_dims)
+    assert not isinstance(detector, Decoder)  # this code is too coarse to make an image of
+    assert interpolates(detector)
     samples = [detector.sample(2, torch.Generator().manual_seed(1)) for _ in range(2)]
     assert samples[0].shape == (2, detector.view.channels, *detector.image_shape)
     assert torch.equal(*samples)

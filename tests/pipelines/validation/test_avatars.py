@@ -38,6 +38,15 @@ def world() -> World:
     return small_world()
 
 
+def test_looks_that_are_not_learnt_are_new_ones(world: World, tmp_path: Path) -> None:
+    examined = candidate(world, Noise(), tmp_path)
+    known = {tuple(row) for row in world.train.labels}
+    found = [tuple(row) for row in examined.not_learnt.labels]
+    assert 0 < len(found) < len(world.test)
+    assert not known & set(found)
+    assert sum(tuple(row) not in known for row in world.test.labels) == len(found)
+
+
 def law_looks(world: World, n: int = 4000) -> np.ndarray:
     assert world.avatars is not None
     return world.avatars.looks("requests", n).labels
