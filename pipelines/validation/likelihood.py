@@ -85,7 +85,7 @@ def _bits(candidate: Candidate, detector: Exact) -> Findings:
 
 
 def _test_pixels(candidate: Candidate, n: int) -> torch.Tensor:
-    """Return ``n`` test pictures ``(n, 1, H, W)`` from all over the test set: the first half of MNIST's is easier."""
+    """Return ``n`` test pictures ``(n, 1, H, W)`` of all the test set: the first half of MNIST is easier."""
     test = candidate.unseen
     places = np.linspace(0, len(test.pixels), min(n, len(test.pixels)), endpoint=False).astype(int)
     return torch.from_numpy(test.select(places).seen())[:, None]
