@@ -82,7 +82,7 @@ class Request:
 
 
 def validate(
-    config: str | Path,
+    config: str | Path | ValidationSettings,
     output: Path,
     *,
     families: Sequence[str] = (),
@@ -96,7 +96,7 @@ def validate(
     Parameters
     ----------
     config
-        A shipped name, or the path of a YAML file.
+        A task, its shipped name, or the path of its YAML file.
     families
         Only trials of these families or names; all of them if none is given.
     jobs
@@ -107,8 +107,7 @@ def validate(
     ConfigError
         The configuration is wrong, or no trial is of a family.
     """
-    path = find_config(config, "validation")
-    task = load_settings(path)
+    task = config if isinstance(config, ValidationSettings) else load_settings(find_config(config, "validation"))
     settings = chosen(task, families)
     request = Request(settings, output, device, fetch)
     world = load_world(settings, output, fetch, progress)  # trains the classifier once, before others need it
