@@ -183,6 +183,20 @@ class Interpolator(Protocol):
         ...
 
 
+@runtime_checkable
+class ConditionalInterpolator(Protocol):
+    """A model that is told of subjects, and can make images between those of two."""
+
+    def interpolate_given(
+        self, first: Tensor, second: Tensor, about: tuple[Tensor, Tensor], weight: float
+    ) -> Tensor:
+        """Return the images ``(B, C, *S)`` at ``weight``, 0 to 1, of the way from some ``(B, C, *S)`` to others.
+
+        ``about`` are the covariates ``(B, D)`` of the ones and of the others, NaN where unknown.
+        """
+        ...
+
+
 def either_foreground(first: Tensor, second: Tensor) -> Tensor:
     """Return bool ``(B, 1, *S)``: where one of two images ``(B, C, *S)`` is not 0, which is what lies outside."""
     return ((first != 0) | (second != 0)).any(dim=1, keepdim=True)
@@ -193,12 +207,21 @@ def interpolates(model: object) -> TypeGuard[Coder | Interpolator]:
     return isinstance(model, Interpolator) or (isinstance(model, Embedder) and isinstance(model, Decoder))
 
 
-def interpolated(model: Coder | Interpolator, first: Tensor, second: Tensor, n: int) -> Tensor:
+def interpolated(
+    model: Coder | Interpolator,
+    first: Tensor,
+    second: Tensor,
+    n: int,
+    about: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
     """Return images ``(n, B, C, *S)`` on the way from images ``(B, C, *S)`` to others.
 
-    It leads straight from code to code, unless the model knows a way of its own.
+    It leads straight from code to code, unless the model knows a way of its own. ``about``, covariates ``(B, D)``
+    of the ones and of the others, is for models that are told them.
     """
     weights = torch.linspace(0, 1, n).tolist()
+    if about is not None and isinstance(model, ConditionalInterpolator):
+        return torch.stack([model.interpolate_given(first, second, about, weight) for weight in weights])
     if isinstance(model, Interpolator):
         return torch.stack([model.interpolate(first, second, weight) for weight in weights])
     mask = torch.ones_like(first[:, :1], dtype=torch.bool)

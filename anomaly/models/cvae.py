@@ -126,6 +126,14 @@ class ConditionalVariationalAutoencoder(VariationalDetector):
         """Return a new image ``(n, 1, *S)`` for each row of covariates ``(n, D)``: decodings of random codes."""
         return self.decode(self.codes(len(covariates), rng), self.conditioning(covariates))
 
+    def interpolate_given(
+        self, first: Tensor, second: Tensor, about: tuple[Tensor, Tensor], weight: float
+    ) -> Tensor:
+        """Return the images between: code and c both go straight; see ``ConditionalInterpolator``."""
+        start, end = (self.conditioning(covariates) for covariates in about)
+        code = torch.lerp(self.encode(first, start)[0], self.encode(second, end)[0], weight)
+        return self.decode(code, torch.lerp(start, end, weight))
+
     def _told(self, like: Tensor, given: Tensor | None) -> Tensor:
         """Return c; where nothing is given, that of subjects of whom nothing is known."""
         return self.conditioning(self.conditioning.unknown(len(like))) if given is None else given

@@ -83,35 +83,36 @@ class Players(nn.Module):
 
     def play(self, z: Tensor, covariates: Tensor) -> Tensor:
         """Return G(z, c) ``(B, C, *S)``."""
-        images: Tensor = self.generator(self._beside(z, covariates))
+        images: Tensor = self.generator(beside(z, self.told(covariates)))
         return images
 
     def generate(self, z: Tensor, covariates: Tensor) -> Tensor:
         """Return Ḡ(z, c) ``(B, C, *S)``."""
-        images: Tensor = self.steady(self._beside(z, covariates))
+        images: Tensor = self.steady(beside(z, self.told(covariates)))
         return images
 
     def judge(self, images: Tensor, covariates: Tensor) -> Tensor:
         """Return D(x, c) ``(B,)``."""
-        told = None if self.conditioning is None else self.conditioning(covariates)
-        answers: Tensor = self.critic(images, told).squeeze(1)
+        answers: Tensor = self.critic(images, self.told(covariates)).squeeze(1)
         return answers
 
     def encode(self, images: Tensor, covariates: Tensor) -> Tensor:
         """Return E(x, c) ``(B, latent)``."""
-        return on_sphere(self.encoder(self._beside(images, covariates)))
+        return on_sphere(self.encoder(beside(images, self.told(covariates))))
 
     def unknown(self, like: Tensor) -> Tensor:
         """Return covariates ``(B, D)`` of the unknown subjects of images or codes; none where nothing is told."""
         return like.new_empty((len(like), 0)) if self.conditioning is None else self.conditioning.unknown(len(like))
 
-    def _beside(self, values: Tensor, covariates: Tensor) -> Tensor:
-        """Return codes or images with c as further numbers, or as further channels of one value each."""
-        if self.conditioning is None:
-            return values
-        told = self.conditioning(covariates)
-        spread = told.reshape(*told.shape, *[1] * (values.ndim - 2)).expand(-1, -1, *values.shape[2:])
-        return torch.cat([values, spread], dim=1)
+    def told(self, covariates: Tensor) -> Tensor:
+        """Return c of covariates ``(B, D)``; ``(B, 0)`` where nothing is told."""
+        return covariates[:, :0] if self.conditioning is None else self.conditioning(covariates)
+
+
+def beside(values: Tensor, told: Tensor) -> Tensor:
+    """Return codes or images ``(B, C, …)`` with c ``(B, told)`` as further numbers, or as even channels."""
+    spread = told.reshape(*told.shape, *[1] * (values.ndim - 2)).expand(-1, -1, *values.shape[2:])
+    return torch.cat([values, spread], dim=1) if told.shape[1] else values
 
 
 class GenerativeAdversarial(AdversarialDetector):
@@ -244,6 +245,16 @@ class GenerativeAdversarial(AdversarialDetector):
     def sample_given(self, covariates: Tensor, rng: torch.Generator) -> Tensor:
         """Return a new image ``(n, C, *S)`` for each row of covariates ``(n, D)``; see ``ConditionalGenerator``."""
         return self.network.generate(self.codes(len(covariates), rng), covariates)
+
+    def interpolate_given(
+        self, first: Tensor, second: Tensor, about: tuple[Tensor, Tensor], weight: float
+    ) -> Tensor:
+        """Return the images between: code and c both go straight; see ``ConditionalInterpolator``."""
+        players, (start, end) = self.network, about
+        z = torch.lerp(players.encode(first, start), players.encode(second, end), weight)
+        told = torch.lerp(players.told(start), players.told(end), weight)
+        images: Tensor = players.steady(beside(on_sphere(z), told))
+        return images
 
     def health(self, batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> Health:
         """Return how varied Ḡ's images are, and how far D tells them from real ones."""

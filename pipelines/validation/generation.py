@@ -16,7 +16,7 @@ from anomaly.evaluation.generation import copied, frechet_distance, likeness, va
 from anomaly.models.base import Coder, Interpolator, interpolated, interpolates
 from pipelines.validation.candidate import Candidate, Findings
 from pipelines.validation.drawing import on_request, pixels_of, takes_requests
-from pipelines.validation.images import Labels
+from pipelines.validation.images import Labels, Pictures, told
 from pipelines.validation.sheets import histogram, sheet
 
 SURE = 0.9  # probability of a label that counts as legible
@@ -44,7 +44,7 @@ def generation(candidate: Candidate) -> Findings:
         ),
     }
     if interpolates(detector):
-        ways = between(detector, candidate.unseen.seen()[: 2 * WAYS])
+        ways = between(detector, candidate.unseen.select(slice(2 * WAYS)))
         pictures["On the way from one test picture to another"] = sheet(world.shown(ways), STEPS)
     return Findings(measures, pictures)
 
@@ -113,8 +113,10 @@ def _beside_nearest(candidate: Candidate, drawn: FloatArray) -> FloatArray:
     return np.concatenate([some, known[nearest]])
 
 
-def between(model: Coder | Interpolator, pixels: FloatArray) -> FloatArray:
-    """Return pictures on the way from the first half of some ``(N, H, W)`` to the second, pair by pair."""
-    first, second = torch.from_numpy(pixels)[:, None].chunk(2)
+def between(model: Coder | Interpolator, some: Pictures) -> FloatArray:
+    """Return pictures ``(N · STEPS / 2, H, W)`` on the way from the first half of N to the second, pair by pair."""
+    first, second = torch.from_numpy(some.seen())[:, None].chunk(2)
+    about = torch.from_numpy(told(some.labels)).chunk(2)
     with torch.inference_mode():
-        return pixels_of(interpolated(model, first, second, STEPS).swapaxes(0, 1).flatten(0, 1))
+        ways = interpolated(model, first, second, STEPS, (about[0], about[1]))
+    return pixels_of(ways.swapaxes(0, 1).flatten(0, 1))

@@ -13,7 +13,7 @@ from torch import Tensor
 from anomaly.core.covariates import UNKNOWN
 from anomaly.core.errors import TrainingError
 from anomaly.core.volume import FloatArray
-from anomaly.models.base import ConditionalGenerator, FitRun
+from anomaly.models.base import ConditionalGenerator, FitRun, interpolated
 from anomaly.models.cvae import ConditionalSettings, ConditionalVariationalAutoencoder
 from anomaly.models.vae import VariationalAutoencoder, VariationalSettings
 from anomaly.training.protocols import Moment
@@ -159,6 +159,20 @@ def test_one_code_is_decoded_under_other_covariates(trained: ConditionalVariatio
         z, _ = trained.encode(images, young)
         aged = trained.decode(z, old)
         assert aged[mask].mean() < trained.decode(z, young)[mask].mean()
+
+
+def test_between_two_images_lies_also_what_is_told_of_them(trained: ConditionalVariationalAutoencoder) -> None:
+    first, second = (images_of(*of_age(years, 300), trained.view)[0][:4] for years in (20, 39))
+    about = YOUNG.expand(4, -1), OLD.expand(4, -1)
+    with torch.no_grad():
+        way = interpolated(trained, first, second, 3, about)
+        given = [trained.conditioning(covariates) for covariates in about]
+        codes = [trained.encode(*pair)[0] for pair in zip((first, second), given, strict=True)]
+        torch.testing.assert_close(way[0], trained.decode(codes[0], given[0]))
+        torch.testing.assert_close(way[2], trained.decode(codes[1], given[1]))
+        torch.testing.assert_close(way[1], trained.decode(sum(codes) / 2, sum(given) / 2))
+        untold = interpolated(trained, first, second, 3)
+    assert (way[0] - first).abs().mean() < (untold[0] - first).abs().mean()
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from torch import Tensor
 from anomaly.core.covariates import UNKNOWN, covariates
 from anomaly.core.errors import TrainingError
 from anomaly.core.volume import FloatArray
-from anomaly.models.base import ConditionalGenerator, Embedder, FitRun, Generator
+from anomaly.models.base import ConditionalGenerator, Embedder, FitRun, Generator, interpolated
 from anomaly.models.gan import GANSettings, GenerativeAdversarial
 from anomaly.training.protocols import Moment
 from anomaly.training.settings import TrainingSettings
@@ -45,8 +45,8 @@ def fit(detector: GenerativeAdversarial, folder: Path, training: TrainingSetting
     return detector.fit(healthy_cohort(4), [planted_scan()], FitRun(folder, training, device="cpu")).notes
 
 
-def slices(detector: GenerativeAdversarial) -> tuple[Tensor, Tensor]:
-    return images_of(*healthy_scan(0), detector.view)
+def slices(detector: GenerativeAdversarial, seed: int = 0) -> tuple[Tensor, Tensor]:
+    return images_of(*healthy_scan(seed), detector.view)
 
 
 def test_critic_and_generator_take_turns_then_the_encoder_learns() -> None:
@@ -283,6 +283,29 @@ def test_new_images_of_unknown_subjects_are_those_of_whom_nothing_is_told(tmp_pa
         first = detector.sample(4, torch.Generator().manual_seed(0))
         second = detector.sample_given(strangers(4), torch.Generator().manual_seed(0))
     assert torch.equal(first, second)
+
+
+def test_between_two_images_lies_also_what_is_told_of_them(tmp_path: Path) -> None:
+    detector = conditional(tmp_path)
+    first, second = (slices(detector, seed)[0][:4] for seed in (0, 1))
+    young, old = YOUNG_WOMAN.expand(4, -1), OLD_MAN.expand(4, -1)
+    players = detector.network
+    with torch.inference_mode():
+        way = interpolated(detector, first, second, 3, (young, old))
+        torch.testing.assert_close(way[0], players.generate(players.encode(first, young), young))
+        torch.testing.assert_close(way[2], players.generate(players.encode(second, old), old))
+    assert not torch.equal(way[1], way[0])
+    assert torch.isfinite(way).all()
+
+
+def test_what_an_unconditional_model_makes_between_two_images_does_not_depend_on_what_it_is_given() -> None:
+    detector = new()
+    first, second = (slices(detector, seed)[0][:4] for seed in (0, 1))
+    about = OLD_MAN.expand(4, -1), YOUNG_WOMAN.expand(4, -1)
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            interpolated(detector, first, second, 3, about), interpolated(detector, first, second, 3)
+        )
 
 
 def test_an_unconditional_model_makes_images_like_any_other_whatever_it_is_given() -> None:

@@ -122,11 +122,27 @@ class Pixelwise:
 
 
 def test_the_way_between_two_codes_begins_at_one_and_ends_at_the_other(world: World) -> None:
-    pixels = world.test.pixels[:6]
-    ways = between(Pixelwise(), pixels).reshape(3, 10, 8, 8)
+    some = world.test.select(slice(6))
+    pixels, ways = some.pixels, between(Pixelwise(), some).reshape(3, 10, 8, 8)
     assert np.allclose(ways[:, 0], pixels[:3])
     assert np.allclose(ways[:, -1], pixels[3:])
     assert np.allclose(ways[1].mean(axis=0), (pixels[1] + pixels[4]) / 2, atol=1e-6)
+
+
+class Told(Pixelwise):
+    """A model that draws the label it is told as a grey level."""
+
+    def interpolate_given(
+        self, first: Tensor, second: Tensor, about: tuple[Tensor, Tensor], weight: float
+    ) -> Tensor:
+        return torch.lerp(*about, weight).div(10)[:, :, None, None].expand(-1, -1, 8, 8)
+
+
+def test_a_conditional_model_is_told_what_the_pictures_show_that_it_goes_between(world: World) -> None:
+    some = world.test.select(slice(6))
+    ways = between(Told(), some).reshape(3, 10, 8, 8)
+    assert np.allclose(ways[:, 0, 0, 0], some.labels[:3, 0] / 10)
+    assert np.allclose(ways[:, -1, 0, 0], some.labels[3:, 0] / 10)
 
 
 def test_copies_of_pictures_that_are_learnt_from_twice_or_as_draws_are_copies_too(
