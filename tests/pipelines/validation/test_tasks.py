@@ -20,7 +20,7 @@ from anomaly.training.module import LearnerModule
 from pipelines.common import find_config
 from pipelines.validation.digits import load_digits
 from pipelines.validation.run import load_settings, validate
-from pipelines.validation.settings import EnsembleTrial
+from pipelines.validation.settings import EnsembleTrial, TrialSettings, ValidationSettings
 from pipelines.validation.verdict import Verdict
 
 pytestmark = pytest.mark.slow
@@ -113,6 +113,20 @@ FAULTS: list[tuple[Callable[[pytest.MonkeyPatch], None], str]] = [
 ]
 
 
+UNTRAINED = (without_gradient, with_copied_samples)  # what the network is trained for, or how long, changes nothing
+
+
+def task_of(trial: str, fault: Callable[[pytest.MonkeyPatch], None]) -> ValidationSettings:
+    """Return the task with one trial, whose training is short where it makes no difference."""
+    task = load_settings(find_config("digits-small", "validation"))
+    settings = task.trials[trial]
+    assert isinstance(settings, TrialSettings)
+    if fault in UNTRAINED:
+        training = settings.training.model_copy(update={"steps": 50, "validate_every": 50})
+        settings = settings.model_copy(update={"training": training})
+    return task.model_copy(update={"trials": {trial: settings}})
+
+
 @pytest.mark.parametrize(("fault", "trial"), FAULTS, ids=[f"{fault.__name__}-{trial}" for fault, trial in FAULTS])
 def test_a_fault_turns_the_verdict(
     fault: Callable[[pytest.MonkeyPatch], None],
@@ -124,7 +138,9 @@ def test_a_fault_turns_the_verdict(
     for kept in (folder / "digits").glob("classifier-*"):  # the judge has no fault
         (tmp_path / kept.name).write_bytes(kept.read_bytes())
     fault(monkeypatch)
-    verdict = validate("digits-small", tmp_path, families=[trial], jobs=1, device="cpu")
+    verdict = validate(task_of(trial, fault), tmp_path, jobs=1, device="cpu")
     assert not verdict.passed
     assert all(failure.startswith(f"{trial}: ") for failure in verdict.failures)
     assert fault is with_negative_kl or not verdict.results[0].problem  # a bar is missed, nothing else went wrong
+    if fault is with_copied_samples:
+        assert any("generation.copied" in failure for failure in verdict.failures)
