@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from anomaly.core.errors import ConfigError
+from anomaly.core.volume import FloatArray
 from pipelines.validation.candidate import Candidate, Findings
 from pipelines.validation.digits import Digits
 from pipelines.validation.estimators import EstimatorTrial
+from pipelines.validation.images import Pictures
 from pipelines.validation.one_class import one_class, rehearsal
 from pipelines.validation.one_class_result import OneClassResult, merged
 from pipelines.validation.settings import EnsembleTrial, OneClassSettings, Trial, TrialSettings
+from pipelines.validation.sheets import points, sheet
 
 SHOWN = ("digit", "seed", "auroc")
+EACH = 8  # pictures of each kind that are shown
 
 
 def one_normal(candidate: Candidate) -> Findings:
@@ -27,19 +33,48 @@ def one_abnormal(candidate: Candidate) -> Findings:
 
 
 def _findings(candidate: Candidate, settings: OneClassSettings) -> Findings:
-    result = _result(candidate, settings)
+    digits = _digits(candidate, settings)
+    result = _result(candidate, digits, settings)
     table = result.table()
     rates = [name for name in table.columns if name.startswith("rate_")]
     rows = [{str(k): v for k, v in row.items()} for row in table[[*SHOWN, *rates]].round(4).to_dict("records")]
     title = {"one_normal": "One digit is normal", "one_abnormal": "One digit is not normal"}[settings.protocol]
-    return Findings(result.measures(), tables={title: rows})
+    pictures = {
+        "AUROC of each digit, a point for each seed": points(
+            {str(digit): values.to_numpy() for digit, values in table.groupby("digit")["auroc"]}, "AUROC"
+        ),
+        "Likeliest mistakes, a row for each digit: normal pictures left, abnormal ones right": sheet(
+            mistakable(result, digits.test), 2 * EACH
+        ),
+    }
+    return Findings(result.measures(), pictures, {title: rows})
 
 
-def _result(candidate: Candidate, settings: OneClassSettings) -> OneClassResult:
-    world, trial = candidate.world, candidate.trial
+def mistakable(result: OneClassResult, test: Pictures) -> FloatArray:
+    """Return the pictures that are the likeliest mistakes ``(digits · 2 EACH, H, W)``, for each digit's first seed.
+
+    First the normal ones with the highest scores, then the abnormal ones with the lowest; where there are fewer
+    than ``EACH``, the last is shown again.
+    """
+    rows: dict[int, FloatArray] = {}
+    for found in result.classes:
+        if found.digit not in rows:
+            order = np.argsort(found.scores["test"][result.declared], kind="stable")
+            abnormal = found.abnormal[order]
+            normal_last, abnormal_first = order[~abnormal][::-1], order[abnormal]
+            shown = [some[np.minimum(np.arange(EACH), len(some) - 1)] for some in (normal_last, abnormal_first)]
+            rows[found.digit] = test.pixels[np.concatenate(shown)]
+    return np.concatenate(list(rows.values()))
+
+
+def _digits(candidate: Candidate, settings: OneClassSettings) -> Digits:
+    world = candidate.world
     digits = Digits(world.train, world.test, world.source)
-    if settings.rehearsal:
-        digits = rehearsal(digits)
+    return rehearsal(digits) if settings.rehearsal else digits
+
+
+def _result(candidate: Candidate, digits: Digits, settings: OneClassSettings) -> OneClassResult:
+    trial = candidate.trial
     if not isinstance(trial, EnsembleTrial):
         return one_class(_scored(trial), digits, settings, candidate.folder / settings.protocol, candidate.device,
                          candidate.progress)  # fmt: skip

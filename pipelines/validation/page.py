@@ -52,7 +52,21 @@ MEANINGS = {
     },
     **look_meanings.MEANINGS,
 }
-"""What each measure says; a measure that is missing here is shown by its name."""
+"""What each measure says."""
+
+FURTHER = {
+    "auroc_": "AUROC of {} alone",
+    "false_flag_rate_": "share of the normal pictures that are flagged where {} is promised",
+}
+"""What measures say whose names go on with that of a score or a rate; another is shown by its name."""
+
+OTHERS = {
+    "ensemble": "members merged by their p-values",
+    "knn": "baseline: distance to the nearest normal pictures",
+    "isolation_forest": "baseline: isolation forest of pixels",
+    "one_class_svm": "baseline: one-class support vector machine of pixels",
+}
+"""What is examined beside the families."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +119,23 @@ def write_page(verdict: Verdict, output: Path) -> Path:
 def _section(verdict: Verdict, result: TrialResult) -> Section:
     checks = {check.measure: check for check in verdict.checks(result)}
     names = [*result.measures, *(name for name in checks if name not in result.measures)]
-    lines = [Line(MEANINGS.get(n, n), result.measures.get(n, float("nan")), checks.get(n)) for n in names]
+    lines = [Line(meaning(n), result.measures.get(n, float("nan")), checks.get(n)) for n in names]
     ordered = sorted(lines, key=lambda line: line.check is None)
     pictures = [(title, (result.folder / file).read_bytes()) for title, file in result.pictures.items()]
-    family = FAMILIES[result.family].description if result.family in FAMILIES else result.family
+    known = FAMILIES.get(result.family)
+    family = known.description if known else OTHERS.get(result.family, result.family)
     return Section(result, family, tuple(ordered), tuple(pictures))
+
+
+def meaning(name: str) -> str:
+    """Return what a measure, ``exam.measure``, says."""
+    measure = name.partition(".")[2]
+    further = (text.format(_rest(measure, start)) for start, text in FURTHER.items() if measure.startswith(start))
+    return MEANINGS.get(name) or next(further, name)
+
+
+def _rest(measure: str, start: str) -> str:
+    return measure.removeprefix(start).replace("_", " ")
 
 
 def _software(verdict: Verdict) -> list[tuple[str, str]]:

@@ -53,6 +53,19 @@ def histogram(shares: Mapping[str, npt.ArrayLike], names: Sequence[str]) -> byte
     return _drawn(figure)
 
 
+def points(values: Mapping[str, npt.ArrayLike], name: str) -> bytes:
+    """Return a column of points for each name, up to 1, and a line at their mean."""
+    figure, axes = _plot(5.2, 2.6)
+    for place, some in enumerate(map(np.asarray, values.values())):
+        axes.plot(np.full(some.shape, place), some, "o", markersize=3.5, color=COLOURS[0])
+        axes.hlines(some.mean(), place - 0.3, place + 0.3, color=GREY, zorder=0)
+    axes.set_xticks(np.arange(len(values)), list(values), fontsize=8)
+    axes.set_ylim(top=1)
+    axes.set_ylabel(name, fontsize=9)
+    axes.grid(axis="y", alpha=0.3)
+    return _drawn(figure)
+
+
 def code_map(codes: FloatArray, labels: Labels, names: Sequence[str]) -> bytes:
     """Return codes ``(N, 2)`` as points, coloured by label ``(N,)``."""
     figure, axes = _plot(4.6, 4.2)
