@@ -185,7 +185,7 @@ class Interpolator(Protocol):
 
 @runtime_checkable
 class ConditionalInterpolator(Protocol):
-    """A model that is told of subjects, and can make images between those of two."""
+    """A model that may be told of subjects, and can make images between those of two."""
 
     def interpolate_given(
         self, first: Tensor, second: Tensor, about: tuple[Tensor, Tensor], weight: float

@@ -52,7 +52,8 @@ def exam_tables(result: Mapping[str, Any]) -> dict[str, str]:
         for name, value in found["measures"].items():
             exam, _, measure = name.partition(".")
             rows.setdefault(exam, {}).setdefault(trial, {})[measure] = value
-    head = f"Measured on {result['source']}; verdict: {result['verdict']}.\n\n"
+    verdict = result["verdict"] + (f"; not run: {', '.join(result['not_run'])}" if result["not_run"] else "")
+    head = f"Measured on {result['source']}; verdict: {verdict}.\n\n"
     return {f"{result['task']} {exam}": head + markdown(_table(of_trials)) for exam, of_trials in rows.items()}
 
 

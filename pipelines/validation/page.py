@@ -55,12 +55,12 @@ MEANINGS = {
 """What each measure says."""
 
 FURTHER = {
-    "auroc_": "AUROC of {} alone",
+    "auroc_": "AUROC of the score {}",
     "false_flag_rate_": "share of the normal pictures that are flagged where {} is promised",
 }
 """What measures say whose names go on with that of a score or a rate; another is shown by its name."""
 
-OTHERS = {
+BESIDE = {
     "ensemble": "members merged by their p-values",
     "knn": "baseline: distance to the nearest normal pictures",
     "isolation_forest": "baseline: isolation forest of pixels",
@@ -123,7 +123,7 @@ def _section(verdict: Verdict, result: TrialResult) -> Section:
     ordered = sorted(lines, key=lambda line: line.check is None)
     pictures = [(title, (result.folder / file).read_bytes()) for title, file in result.pictures.items()]
     known = FAMILIES.get(result.family)
-    family = known.description if known else OTHERS.get(result.family, result.family)
+    family = known.description if known else BESIDE.get(result.family, result.family)
     return Section(result, family, tuple(ordered), tuple(pictures))
 
 

@@ -60,7 +60,7 @@ def points(values: Mapping[str, npt.ArrayLike], name: str) -> bytes:
         axes.plot(np.full(some.shape, place), some, "o", markersize=3.5, color=COLOURS[0])
         axes.hlines(some.mean(), place - 0.3, place + 0.3, color=GREY, zorder=0)
     axes.set_xticks(np.arange(len(values)), list(values), fontsize=8)
-    axes.set_ylim(top=1)
+    axes.set_ylim(top=1.005)
     axes.set_ylabel(name, fontsize=9)
     axes.grid(axis="y", alpha=0.3)
     return _drawn(figure)

@@ -136,6 +136,11 @@ class Verdict:
         """Whether every bar is met."""
         return not self.failures
 
+    @property
+    def not_run(self) -> list[str]:
+        """Trials of the task of which nothing is known."""
+        return sorted(self.settings.trials.keys() - {result.name for result in self.results})
+
     def as_text(self) -> str:
         """Return the outcome for a terminal: one line per trial, then what trials list, then the verdict."""
         lines = [f"{self.settings.name}: {self.source}"]
@@ -155,6 +160,7 @@ class Verdict:
             "task": self.settings.name,
             "verdict": "passed" if self.passed else "failed",
             "failures": self.failures,
+            "not_run": self.not_run,
             "source": self.source,
             "classifier": dict(self.classifier),
             "trials": {

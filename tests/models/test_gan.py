@@ -15,7 +15,7 @@ from anomaly.core.covariates import UNKNOWN, covariates
 from anomaly.core.errors import TrainingError
 from anomaly.core.volume import FloatArray
 from anomaly.models.base import ConditionalGenerator, Embedder, FitRun, Generator, interpolated
-from anomaly.models.gan import GANSettings, GenerativeAdversarial
+from anomaly.models.gan import GANSettings, GenerativeAdversarial, beside, on_sphere
 from anomaly.training.protocols import Moment
 from anomaly.training.settings import TrainingSettings
 from tests.models.factories import (
@@ -294,8 +294,10 @@ def test_between_two_images_lies_also_what_is_told_of_them(tmp_path: Path) -> No
         way = interpolated(detector, first, second, 3, (young, old))
         torch.testing.assert_close(way[0], players.generate(players.encode(first, young), young))
         torch.testing.assert_close(way[2], players.generate(players.encode(second, old), old))
+        z = torch.lerp(players.encode(first, young), players.encode(second, old), 0.5)
+        told = torch.lerp(players.told(young), players.told(old), 0.5)
+        torch.testing.assert_close(way[1], players.steady(beside(on_sphere(z), told)))
     assert not torch.equal(way[1], way[0])
-    assert torch.isfinite(way).all()
 
 
 def test_what_an_unconditional_model_makes_between_two_images_does_not_depend_on_what_it_is_given() -> None:

@@ -54,6 +54,6 @@ def test_points_are_drawn_for_each_name() -> None:
 
 def test_measures_say_what_they_are_also_those_that_go_on_with_a_name() -> None:
     assert meaning("one_normal.auroc") == "AUROC of the declared score, mean over digits and seeds"
-    assert meaning("one_normal.auroc_negative_elbo") == "AUROC of negative elbo alone"
+    assert meaning("one_normal.auroc_negative_elbo") == "AUROC of the score negative elbo"
     assert "0.05 is promised" in meaning("one_abnormal.false_flag_rate_0.05")
     assert meaning("unheard.of") == "unheard.of"

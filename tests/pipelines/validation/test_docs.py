@@ -15,6 +15,7 @@ def result() -> dict[str, Any]:
         "task": "tiny",
         "verdict": "passed",
         "source": "ten digits",
+        "not_run": [],
         "trials": {
             "vae": {
                 "measures": {"generation.frechet": 12.345, "generation.copied": 0.0, "likelihood.nll_500": 90.12}
@@ -30,7 +31,9 @@ def test_each_exam_has_a_table_with_a_row_per_model() -> None:
     assert "| vae | 12.3 | 0 |" in tables["tiny generation"]
     assert "| gan | 1234 | – |" in tables["tiny generation"]
     assert "gan" not in tables["tiny likelihood"]
-    assert "ten digits; verdict: passed" in tables["tiny likelihood"]
+    assert "ten digits; verdict: passed.\n" in tables["tiny likelihood"]
+    some = exam_tables(result() | {"not_run": ["flow", "knn"]})
+    assert "verdict: passed; not run: flow, knn.\n" in some["tiny likelihood"]
 
 
 def test_many_measures_stand_one_below_the_other() -> None:

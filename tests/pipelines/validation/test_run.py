@@ -125,7 +125,9 @@ def test_a_wrong_task_is_refused(trials: dict[str, Any], message: str, tmp_path:
 @pytest.mark.slow  # runs several tasks
 def test_families_are_chosen_by_name_or_family(tmp_path: Path) -> None:
     config = written(tmp_path, {"vae": VAE, "near": KNN})
-    assert [r.name for r in validate(config, tmp_path / "a", families=["near"], jobs=1).results] == ["near"]
+    near = validate(config, tmp_path / "a", families=["near"], jobs=1)
+    assert [r.name for r in near.results] == ["near"]
+    assert near.as_dict()["not_run"] == sorted(load_settings(config).trials.keys() - {"near"})
     assert [r.name for r in validate(config, tmp_path / "b", families=["knn"], jobs=1).results] == ["near"]
     both = {"members": ["near", "far"], "exams": KNN["exams"], "bars": KNN["bars"]}
     together = written(tmp_path, {"vae": VAE, "both": both, "near": KNN, "far": KNN})

@@ -25,6 +25,7 @@ from pipelines.validation.verdict import Verdict
 
 pytestmark = pytest.mark.slow
 
+GRADIENTS: list[float] = []  # the largest of each step that a fault has looked at
 LEARNT_OTHERWISE = {"one-digit-pca", "one-digit-intensity"}  # no gradients
 
 
@@ -72,6 +73,12 @@ def test_every_family_passes_on_mnist(trial: str, folder: Path) -> None:
 def without_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     step = LearnerModule.training_step
     monkeypatch.setattr(LearnerModule, "training_step", lambda *args: step(*args) * 0.0)
+    monkeypatch.setattr(LearnerModule, "on_after_backward", note_gradients)
+    GRADIENTS.clear()
+
+
+def note_gradients(learner: LearnerModule) -> None:
+    GRADIENTS.append(max(float(w.grad.abs().max()) for w in learner.parameters() if w.grad is not None))
 
 
 def with_negative_kl(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +120,7 @@ FAULTS: list[tuple[Callable[[pytest.MonkeyPatch], None], str]] = [
 ]
 
 
-UNTRAINED = (without_gradient, with_copied_samples)  # what the network is trained for, or how long, changes nothing
+WHATEVER_THE_TRAINING = (without_gradient, with_copied_samples)  # the verdict does not depend on its length
 
 
 def task_of(trial: str, fault: Callable[[pytest.MonkeyPatch], None]) -> ValidationSettings:
@@ -121,7 +128,7 @@ def task_of(trial: str, fault: Callable[[pytest.MonkeyPatch], None]) -> Validati
     task = load_settings(find_config("digits-small", "validation"))
     settings = task.trials[trial]
     assert isinstance(settings, TrialSettings)
-    if fault in UNTRAINED:
+    if fault in WHATEVER_THE_TRAINING:
         training = settings.training.model_copy(update={"steps": 50, "validate_every": 50})
         settings = settings.model_copy(update={"training": training})
     return task.model_copy(update={"trials": {trial: settings}})
@@ -142,5 +149,7 @@ def test_a_fault_turns_the_verdict(
     assert not verdict.passed
     assert all(failure.startswith(f"{trial}: ") for failure in verdict.failures)
     assert fault is with_negative_kl or not verdict.results[0].problem  # a bar is missed, nothing else went wrong
+    if fault is without_gradient:
+        assert set(GRADIENTS) == {0.0}
     if fault is with_copied_samples:
         assert any("generation.copied" in failure for failure in verdict.failures)
