@@ -201,6 +201,7 @@ def test_records_come_one_by_one_while_the_rest_is_under_way(tmp_path: Path) -> 
     records.close()  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_a_consumer_that_stops_early_leaves_what_was_done(tmp_path: Path) -> None:
     source, notes = put_scans(tmp_path / "in", *"abcdef"), tmp_path / "notes"
     notes.mkdir()

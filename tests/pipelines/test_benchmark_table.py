@@ -63,6 +63,7 @@ def differences(folder: Path) -> dict[tuple[str, str, str], dict[str, Any]]:
     return {(d["metric"], d["first"], d["second"]): d for d in found if d["kind"] == "dark"}
 
 
+@pytest.mark.slow
 def test_the_best_family_is_compared_with_the_best_baseline(written: Path) -> None:
     found = differences(written)["voxel_average_precision", "dae", "pca"]
 

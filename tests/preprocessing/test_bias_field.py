@@ -19,6 +19,7 @@ def spread(voxels: np.ndarray, where: np.ndarray) -> float:
     return float(voxels[where].std() / voxels[where].mean())
 
 
+@pytest.mark.slow
 def test_white_matter_becomes_evener() -> None:
     volume, mask, white = tilted()
     corrected = correct_bias(volume, mask, BiasFieldSettings(iterations=(20, 10)))

@@ -40,6 +40,7 @@ def test_a_brain_arrives_on_the_template_grid(scan: tuple[Volume, MaskArray], pr
     assert {"seconds_brain_mask", "seconds_registration"} <= prepared.numbers.keys()
 
 
+@pytest.mark.slow
 def test_the_same_scan_gives_the_same_bits(scan: tuple[Volume, MaskArray], prepared: Prepared) -> None:
     again = Chain(FAST).apply(scan[0])
     assert np.array_equal(again.voxels, prepared.voxels)

@@ -13,6 +13,7 @@ from tests.preprocessing.phantoms import head, placement
 QUICK = ExtractMrSettings(iterations=(30, 30, 10), sampling=0.05, grow_mm=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modality", [Modality.T2W, Modality.FLAIR])
 def test_the_brain_is_found_in_a_head(modality: Modality) -> None:
     volume, mask = head(placement(), modality)

@@ -40,6 +40,7 @@ def test_twice_the_same_scan_gives_the_same_bits() -> None:
     assert (first.overlap, first.correlation) == (second.overlap, second.correlation)
 
 
+@pytest.mark.slow
 def test_a_head_whose_header_lies_about_its_orientation_is_refused() -> None:
     volume, mask = brain(placement(0))
     turn = np.diag([-1.0, -1.0, 1.0, 1.0])  # back to front, right to left: half a turn

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from anomaly.core.results import ScanScore
 from anomaly.reports.case import make_case
 from anomaly.reports.pdf import write_case_pdf, write_worklist_pdf
@@ -10,6 +12,7 @@ from anomaly.reports.worklist import WorklistRow, make_worklist
 from tests.reports.factory import HOSTILE, scan_score
 
 
+@pytest.mark.slow
 def test_a_case_is_a_pdf_and_the_same_bytes_twice(
     run: Run, score: ScanScore, volumes: ScanVolumes, tmp_path: Path
 ) -> None:

@@ -34,6 +34,7 @@ def test_another_seed_reaches_trainings_and_parts_and_nothing_else() -> None:
     assert other.model_dump(include=shared) == task.model_dump(include=shared)
 
 
+@pytest.mark.slow
 def test_each_seed_is_run_once_and_the_classifier_is_trained_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
