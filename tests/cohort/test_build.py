@@ -106,6 +106,7 @@ def test_a_duplicate_is_dropped_and_names_its_twin(tmp_path: Path) -> None:
     assert not (cohort / "volumes" / "sub-aagain_T1w.nii").exists()
 
 
+@pytest.mark.slow
 def test_records_and_volumes_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
     source = put_scans(tmp_path / "in", "a", "b", "a-again", "refuse", "fail", "c")
     alone, together = build(source, tmp_path / "one", jobs=0), build(source, tmp_path / "two", jobs=2)

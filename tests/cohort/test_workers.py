@@ -15,6 +15,7 @@ def lost(number: int, reason: str) -> int:
     return -1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", [0, 1, 2])
 def test_results_come_in_the_order_of_the_tasks(jobs: int) -> None:
     assert list(run_in_order(square, range(7), lost, jobs)) == [0, 1, 4, 9, 16, 25, 36]
@@ -36,6 +37,7 @@ def test_numeric_libraries_use_one_thread(jobs: int) -> None:
     assert list(run_in_order(threads, [0], lambda *_: (0, 0), jobs)) == [(1, 1)]
 
 
+@pytest.mark.slow
 def test_no_more_tasks_are_taken_than_the_workers_can_soon_do() -> None:
     taken = []
 

@@ -200,6 +200,7 @@ def test_scoring_noise_is_the_same_for_every_detector_and_differs_between_levels
     assert "scoring_noise" not in detector.state_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"context": True, "masked": "patch"}, PATCH])
 def test_samples_are_finite_in_range_and_different(changes: dict[str, Any]) -> None:
     detector = new(timesteps=50, **changes)

@@ -128,6 +128,7 @@ def test_background_stays_background_and_a_black_voxel_of_the_brain_can_be_resto
     torch.testing.assert_close(restored_images[inside], images[inside] + 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes", [{}, SLICES, {"view": {"kind": "patch", "size": (8, 8, 8)}, "mirror": False, "atlas": False}]
 )

@@ -198,6 +198,7 @@ def test_restoring_a_scan_lowers_its_surprise_step_by_step() -> None:
     assert (steps_down < 0).all()
 
 
+@pytest.mark.slow
 def test_a_dark_lesion_is_restored_brighter(trained: VariationalAutoencoder) -> None:
     detector = new(latent_size=8, restoration_steps=20)
     detector.load_state_dict(trained.state_dict())

@@ -28,6 +28,7 @@ def shape_folder(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_each_variant_is_trained_and_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, cohort = config_of(tmp_path / "ae.yaml"), make_cohort(tmp_path / "cohort", range(8))
     shapes, told = shape_folder(tmp_path / "shapes"), list[tuple[int, int]]()

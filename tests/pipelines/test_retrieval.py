@@ -101,6 +101,7 @@ def test_no_training_subject_is_named_in_the_model_or_in_a_run(model: Path, run:
             assert not [name for name in names if name in content], path
 
 
+@pytest.mark.slow
 def test_without_a_wish_for_neighbours_no_picture_is_kept(cohort: Path, new: Path, tmp_path: Path) -> None:
     train(config(tmp_path, retrieval=0), cohort, tmp_path / "model", device="cpu")
     assert not (tmp_path / "model" / INDEX).exists()
@@ -113,6 +114,7 @@ def test_without_a_wish_for_neighbours_no_picture_is_kept(cohort: Path, new: Pat
     assert "retrieval.safetensors` holds" not in (tmp_path / "model" / "MODEL_CARD.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_model_from_before_there_were_neighbours_still_scores(model: Path, new: Path, tmp_path: Path) -> None:
     old = Path(shutil.copytree(model, tmp_path / "model"))
     (old / INDEX).unlink()

@@ -67,6 +67,7 @@ def test_a_scan_of_another_modality_is_refused() -> None:
         Chain(ChainSettings(grid=COARSE)).apply(head(modality=Modality.CT)[0])
 
 
+@pytest.mark.slow
 def test_a_registration_that_is_not_believed_refuses_the_scan() -> None:
     chain = Chain(
         FAST.model_copy(update={"registration": RegistrationSettings(min_overlap=1.0, iterations=(5, 5, 2))})

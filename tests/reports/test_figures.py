@@ -3,6 +3,7 @@ from __future__ import annotations
 from io import BytesIO
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from anomaly.core.results import ScanScore
@@ -16,6 +17,7 @@ def _pixels(png: bytes) -> np.ndarray:
         return np.asarray(picture.convert("RGBA").convert("RGB"), dtype=int)
 
 
+@pytest.mark.slow
 def test_the_same_scan_gives_the_same_bytes(run: Run, score: ScanScore, volumes: ScanVolumes) -> None:
     marked = volumes.marked(score.regions, run.display.voxel_threshold)
     point = score.regions[0].mni_mm

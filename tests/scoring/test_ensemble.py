@@ -91,6 +91,7 @@ def test_scores_that_may_be_negative_are_taken_as_they_are() -> None:
     assert np.exp(log_p_values(-3.0, [1.0, 2.0, 3.0], "student")) == 1  # of scores that are positive
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "kind"), EVERY_WAY)
 def test_the_promised_rate_of_false_flags_is_kept_on_average(how: How, kind: PValues) -> None:
     """Three members of one mind, with heavy tails and few held-out scans: nothing of this may break the promise."""

@@ -143,6 +143,7 @@ def test_the_likelihood_of_a_picture_is_the_product_over_its_pixels_and_channels
     assert found.tolist() == [pytest.approx(np.log(0.5)), -np.inf]
 
 
+@pytest.mark.slow
 def test_every_pixel_alone_is_drawn_as_it_is_seen(pictures: Pictures) -> None:
     drawn_pictures = PixelNaiveBayes.fit(pictures).sample(2000, np.random.default_rng(0))
     apart = drawn_pictures.mean(axis=0) - pictures.mean(axis=0)
