@@ -118,8 +118,6 @@ FAULTS: list[tuple[Callable[[pytest.MonkeyPatch], None], str]] = [
     (with_copied_samples, "diffusion"),
     (with_copied_samples, "gan"),
 ]
-
-
 WHATEVER_THE_TRAINING = (without_gradient, with_copied_samples)  # the verdict does not depend on its length
 
 
