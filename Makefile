@@ -37,16 +37,16 @@ lint: install ## style, types and layers
 	$(BIN)/lint-imports
 
 bench: install ## speed and memory, on sample_data and on ANOMALY_DATA where it is set
-	$(BIN)/python -m pipelines.bench
+	$(BIN)/python -m pipelines.benchmark.speed.cpu
 
 bench-gpu: install ## speed of training and scoring of every network on the GPU, or of small ones on a CPU
-	$(BIN)/python -m pipelines.bench_gpu
+	$(BIN)/python -m pipelines.benchmark.speed.gpu
 
 benchmarks: install ## measure docs/benchmarks.md anew, from ANOMALY_DATA; hours, continues where interrupted
 	@test -n "$$ANOMALY_DATA" || { echo 'make: set ANOMALY_DATA to the folder that holds ixi/, pathology/ and lesion_shapes/'; exit 1; }
 	$(BIN)/anomaly benchmark --config ixi --data "$$ANOMALY_DATA" --output work/ixi
 	$(BIN)/anomaly benchmark --config families --data sample_data --output work/families
-	$(BIN)/python -m pipelines.benchmark_page --output work/ixi
+	$(BIN)/python -m pipelines.docs_pages.benchmark_tables --output work/ixi
 
 sample-data: install ## make sample_data/ again
 	$(BIN)/python -m sample_data.make

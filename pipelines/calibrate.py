@@ -27,10 +27,12 @@ from anomaly.calibration.record import calibrate as make_calibration
 from anomaly.cohort.table import ScanRecord
 from anomaly.core.errors import AlphaTooSmallError, CohortError, ConfigError, ScanRefusedError
 from anomaly.core.files import atomic_path
+from anomaly.core.progress import Progress, no_progress
+from anomaly.core.provenance import user_name
 from anomaly.core.results import ScanStatus
-from pipelines.common import Progress, audit, no_progress, who
-from pipelines.intake import Arrival, Intake, open_intake
-from pipelines.run_folder import choose_device
+from anomaly.training.hardware import choose_device
+from pipelines.common import audit
+from pipelines.scan_input import Arrival, Intake, open_intake
 
 SPLIT = "calibration"
 
@@ -89,7 +91,7 @@ def calibrate(
         arrivals, refused = _healthy_ones(intake, bundle)
         _refuse_early(bundle, arrivals, alphas)
         healthy, unlike = _score(bundle, arrivals, work / "scored" / bundle.model_id, progress)
-    purpose = Purpose(who(), reason, _scope(bundle, cohort, healthy), bundle.model_id)
+    purpose = Purpose(user_name(), reason, _scope(bundle, cohort, healthy), bundle.model_id)
     records = _append(model, bundle, healthy, alphas, purpose)
     audit(model, "calibrate", model_id=bundle.model_id, calibrations=[r.calibration_id for r in records])
     return {

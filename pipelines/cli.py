@@ -14,7 +14,8 @@ import typer
 
 from anomaly import RESEARCH_USE_ONLY
 from anomaly.core.errors import AnomalyError
-from pipelines.common import Exit, Progress, exit_code, no_progress
+from anomaly.core.progress import Progress, no_progress
+from pipelines.common import Exit, exit_code
 
 app = typer.Typer(
     name="anomaly",
@@ -203,7 +204,7 @@ def benchmark(
     quiet: Quiet = False,
 ) -> None:
     """Train and evaluate several families on one cohort under one protocol; one comparison table."""
-    from pipelines.benchmark import benchmark as compare
+    from pipelines.benchmark.run import benchmark as compare
 
     with _errors(), _progress(quiet) as progress:
         table = compare(config, output, data=data, jobs=jobs, device=device, progress=progress)

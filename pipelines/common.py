@@ -1,28 +1,15 @@
-"""What every pipeline needs: progress, shipped configs, who and with what, exit codes."""
+"""What every command needs: shipped configs, exit codes, the audit log."""
 
 from __future__ import annotations
 
-import getpass
 import os
-import platform
-import shlex
-import sys
-from collections.abc import Callable
-from datetime import UTC, datetime
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-import anomaly
 from anomaly.core.errors import AnomalyError, ConfigError, InputError, PolicyError, unknown_name
 from anomaly.core.files import append_line
-from anomaly.core.software import versions
-
-Progress = Callable[[int, int, str], None]
-"""Called with (done, total, what is being done)."""
-
-LIBRARIES = ("torch", "monai", "lightning", "nibabel", "simpleitk", "pydicom", "nilearn", "scikit-learn", "numpy")
-
+from anomaly.core.provenance import command_line, now, user_name
 
 SAMPLE = Path(__file__).resolve().parents[1] / "sample_data"
 """The shipped scans."""
@@ -48,11 +35,6 @@ def exit_code(error: AnomalyError) -> Exit:
     return Exit.BAD_INPUT if isinstance(error, InputError) else Exit.SOME_REFUSED
 
 
-def no_progress(done: int, total: int, message: str) -> None:
-    """Report nothing."""
-    del done, total, message
-
-
 def shipped_configs(kind: str) -> dict[str, Path]:
     """Return name → path of the shipped configs of a kind (``"models"``, ``"preprocessing"``, …)."""
     folder = Path(__file__).resolve().parents[1] / "configs" / kind
@@ -74,33 +56,10 @@ def find_config(name_or_path: str | Path, kind: str) -> Path:
     return shipped[str(name_or_path)]
 
 
-def software() -> dict[str, str]:
-    """Return the versions that a result depends on."""
-    return {"anomaly": anomaly.__version__, "python": platform.python_version(), **versions(LIBRARIES)}
-
-
-def now() -> str:
-    """Return the time in UTC as ISO 8601."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def who() -> str:
-    """Return the name of the account that runs the program."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return f"uid {os.getuid()}"
-
-
-def command_line() -> str:
-    """Return the command as typed."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-
-
 def audit(folder: Path, verb: str, **facts: Any) -> None:
     """Append to ``audit.jsonl`` who ran what, when."""
     append_line(
-        folder / "audit.jsonl", {"at": now(), "who": who(), "verb": verb, "command": command_line(), **facts}
+        folder / "audit.jsonl", {"at": now(), "who": user_name(), "verb": verb, "command": command_line(), **facts}
     )
 
 

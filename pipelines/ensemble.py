@@ -12,9 +12,11 @@ from anomaly.bundle.ensemble import CARD, EnsembleConfig, save_ensemble
 from anomaly.bundle.store import TrainedBundle, load_bundle
 from anomaly.core.errors import BundleError
 from anomaly.core.files import write_text
+from anomaly.core.provenance import now, user_name
+from anomaly.core.versions import software_versions
 from anomaly.scoring.ensemble import SCORE, EnsembleScorer, MergeSettings
 from anomaly.scoring.settings import ReadingSettings
-from pipelines.common import audit, now, software, who
+from pipelines.common import audit
 
 SUMMED = ("steps", "seconds", "n_parameters")
 
@@ -90,7 +92,7 @@ def _facts(config: EnsembleConfig, members: Sequence[TrainedBundle]) -> dict[str
         "version": "0.1.0",
         "intended_use": known[0]["intended_use"],
         "created_at": now(),
-        "who": who(),
+        "who": user_name(),
         "data": {
             "n_scans": len({content for one in seen for content in one["content_hashes"]}),
             "n_subjects": len({subject for one in seen for subject in one["subjects"]}),
@@ -101,7 +103,7 @@ def _facts(config: EnsembleConfig, members: Sequence[TrainedBundle]) -> dict[str
             "intensity_max": known[0]["display"]["intensity_max"],
             "evidence_typical": sum(facts["display"]["evidence_typical"] for facts in known) / len(known),
         },
-        "software": software(),
+        "software": software_versions(),
         "changelog": {"0.1.0": "first merger"},
     }
 

@@ -22,6 +22,7 @@ import pandas as pd
 from anomaly.calibration.operating_point import PromiseCheck, beta_binomial_band, clopper_pearson
 from anomaly.core.errors import InputError
 from anomaly.core.files import atomic_path, write_json, write_text
+from anomaly.core.progress import Progress, no_progress
 from anomaly.evaluation.compare import VOXEL_METRICS
 from anomaly.evaluation.detection import false_flag_rates
 from anomaly.evaluation.figures import (
@@ -31,9 +32,9 @@ from anomaly.evaluation.figures import (
     roc_figure,
     save,
 )
+from anomaly.evaluation.run_metrics import Evaluation, Protocol, healthy_values, measure
 from anomaly.evaluation.tables import as_json, markdown, number_table, text_table
-from pipelines.common import Progress, audit, no_progress
-from pipelines.measure import Evaluation, Protocol, healthy_values, measure
+from pipelines.common import audit
 
 
 def evaluate(

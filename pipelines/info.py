@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from anomaly import RESEARCH_USE_ONLY
+from anomaly.core.versions import software_versions
 from anomaly.models.registry import FAMILIES
-from pipelines.common import cores, find_config, shipped_configs, software
+from pipelines.common import cores, find_config, shipped_configs
 
 CONFIGS = ("models", "preprocessing", "benchmarks", "validation")
 
@@ -20,7 +21,7 @@ CONFIGS = ("models", "preprocessing", "benchmarks", "validation")
 def facts() -> dict[str, Any]:
     """Return versions, devices, families and shipped configs."""
     return {
-        "versions": software(),
+        "versions": software_versions(),
         "devices": {
             "cpu_cores": cores(),
             "nvidia_gpus": _nvidia_gpus(),

@@ -11,11 +11,12 @@ from anomaly.cohort.build import build_cohort
 from anomaly.cohort.table import ScanRecord
 from anomaly.core.config import load_yaml
 from anomaly.core.errors import ConfigError, unknown_name
+from anomaly.core.progress import Progress, no_progress
 from anomaly.core.results import ScanStatus
 from anomaly.core.volume import Modality
 from anomaly.io.discover import discover
 from anomaly.preprocessing.chain import Chain, ChainSettings
-from pipelines.common import Progress, audit, cores, find_config, no_progress
+from pipelines.common import audit, cores, find_config
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ from typing import Literal
 
 from anomaly.core.errors import InputError, unknown_name
 from anomaly.core.files import atomic_path, read_json, sha256_of_file, sha256_of_json, write_json, write_text
+from anomaly.core.progress import Progress, no_progress
 from anomaly.core.results import ScanScore, ScanStatus
-from anomaly.reports.run_folder import (
+from anomaly.runs.reader import (
     Run,
     read_neighbours,
     read_run,
@@ -26,7 +27,7 @@ from anomaly.reports.run_folder import (
     read_volumes,
     volumes_path,
 )
-from pipelines.common import Progress, cores, no_progress
+from pipelines.common import cores
 
 _LOG = logging.getLogger(__name__)
 _LAYOUT = 2  # raised when pages change, so that old ones are made again

@@ -24,16 +24,19 @@ from anomaly.calibration.record import Calibration
 from anomaly.cohort.table import ScanRecord
 from anomaly.core.errors import ConfigError, ScanRefusedError
 from anomaly.core.files import atomic_path, read_json, sha256_of_json, write_json
+from anomaly.core.progress import Progress, no_progress
+from anomaly.core.provenance import now
 from anomaly.core.results import ScanScore, ScanStatus
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
-from anomaly.io.nifti import write_nifti
-from anomaly.scoring.native import in_scan_space
+from anomaly.export.nifti import write_nifti
+from anomaly.runs.tables import write_tables
+from anomaly.runs.writer import calibration_id, check_run_folder, write_run
+from anomaly.scoring.native_space import in_scan_space
 from anomaly.scoring.scorer import ScoredVolume
 from anomaly.scoring.settings import ReadingSettings
-from anomaly.scoring.table import write_tables
-from pipelines.common import Progress, audit, no_progress, now
-from pipelines.intake import Arrival, Intake, open_intake
-from pipelines.run_folder import calibration_id, check_run_folder, choose_device, write_run
+from anomaly.training.hardware import choose_device
+from pipelines.common import audit
+from pipelines.scan_input import Arrival, Intake, open_intake
 
 log = logging.getLogger(__name__)
 UNSURE_SIMILARITY = 0.15  # a scan this close to the refusal limit is scored, and marked
@@ -92,8 +95,8 @@ def score(request: ScoreRequest, progress: Progress = no_progress) -> dict[str, 
     bundle = open_bundle(request.model, choose_device(request.device))
     calibration = _calibration(request)
     if not request.overwrite:
-        check_run_folder(request.output, bundle, calibration)
-    write_run(request.output, bundle, calibration)
+        check_run_folder(request.output, bundle.model_id, calibration)
+    write_run(request.output, bundle.metadata, bundle.config.scoring.model_dump(mode="json"), calibration)
     audit(request.output, "score", model_id=bundle.model_id, calibration_id=calibration_id(calibration))
     desk = _Desk(bundle, calibration, request.output, request.overwrite)
     intake = open_intake(

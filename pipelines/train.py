@@ -18,13 +18,16 @@ from anomaly.cohort.table import ScanRecord
 from anomaly.cohort.volumes import CohortVolumes
 from anomaly.core.errors import BundleError, CohortError
 from anomaly.core.files import write_text
-from anomaly.core.views import VolumeSource
+from anomaly.core.image_views import VolumeSource
+from anomaly.core.progress import Progress, no_progress
+from anomaly.core.provenance import now, user_name
+from anomaly.core.versions import software_versions
 from anomaly.models.base import FitReport, FitRun, PlantedScan
 from anomaly.models.registry import create
 from anomaly.scoring.scorer import Scorer
 from anomaly.training.settings import TrainingSettings
-from pipelines.common import Progress, audit, find_config, no_progress, now, shipped_configs, software, who
-from pipelines.intake import healthy_records
+from pipelines.common import audit, find_config, shipped_configs
+from pipelines.scan_input import healthy_records
 
 INTENDED_USE = (
     "Research on marking scans that do not look like the healthy scans the model has seen, for review by a "
@@ -144,7 +147,7 @@ def _facts(
         "version": "0.1.0",
         "intended_use": INTENDED_USE,
         "created_at": now(),
-        "who": who(),
+        "who": user_name(),
         "data": {
             "n_train": len(training),
             "n_train_subjects": len({r.subject for r in training}),
@@ -162,7 +165,7 @@ def _facts(
             "validation": dict(report.validation),
             "notes": list(report.notes),
         },
-        "software": software(),
+        "software": software_versions(),
         "changelog": {"0.1.0": "first training"},
     }
 

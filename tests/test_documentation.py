@@ -7,8 +7,8 @@ import yaml
 
 from anomaly.bundle.config import ExperimentConfig, load_experiment
 from anomaly.models.registry import FAMILIES
-from anomaly.scoring.reduce import SCORES
-from pipelines.benchmark import BenchmarkSettings
+from anomaly.scoring.scan_scores import SCORES
+from pipelines.benchmark.run import BenchmarkSettings
 from pipelines.cli import app
 from pipelines.common import shipped_configs
 

@@ -17,7 +17,7 @@ from anomaly.cohort.workers import run_in_order
 from anomaly.core.errors import CohortError
 from anomaly.core.files import read_json, write_json
 from anomaly.core.results import ScanStatus
-from anomaly.core.software import versions
+from anomaly.core.versions import versions
 from anomaly.core.volume import Modality
 from anomaly.io.discover import ScanSource
 from anomaly.qc.checks import QcSettings

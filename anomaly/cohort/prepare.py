@@ -18,8 +18,8 @@ from anomaly.core.errors import AnomalyError, ScanRefusedError
 from anomaly.core.files import sha256_of_json, sha256_of_voxels
 from anomaly.core.results import ScanStatus
 from anomaly.core.volume import AffineArray, FloatArray, Geometry, MaskArray, Modality, Volume
+from anomaly.export.nifti import write_nifti
 from anomaly.io.discover import ScanSource
-from anomaly.io.nifti import write_nifti
 from anomaly.qc.checks import Level, QcSettings, check, check_modality, refuse
 from anomaly.qc.metrics import measure
 

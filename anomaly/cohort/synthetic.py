@@ -17,7 +17,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from anomaly.core.errors import InputError, unknown_name
-from anomaly.core.views import VolumeSource
+from anomaly.core.image_views import VolumeSource
 from anomaly.core.volume import FloatArray, Geometry, MaskArray, Volume
 
 Kind = Literal["dark", "bright", "texture", "mass_effect"]

@@ -1,4 +1,4 @@
-"""NIfTI: a file → Volume, and maps → files."""
+"""NIfTI: a file → Volume. Writing is in :mod:`anomaly.export.nifti`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import gzip
 import io
 import zlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -15,7 +15,6 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError, SpatialImage
 
 from anomaly.core.errors import ScanRefusedError
-from anomaly.core.files import atomic_path
 from anomaly.core.volume import AffineArray, FloatArray, Geometry, Modality, Volume
 from anomaly.io.stored import MAX_FILE_BYTES, StoredFile, read_bytes, too_large, unreadable
 
@@ -81,32 +80,6 @@ def read_geometry(path: Path) -> Geometry:
 def read_mask(path: Path) -> npt.NDArray[np.bool_]:
     """Return a mask ``(I, J, K)``: where the file is above zero (a mask may be empty, so it is never refused)."""
     return _voxels(_open(StoredFile(path))) > 0
-
-
-def write_nifti(
-    path: Path,
-    values: npt.NDArray[Any],
-    geometry: Geometry,
-    dtype: Literal["float32", "int16", "uint8"] = "float32",
-) -> None:
-    """Write values ``(I, J, K)`` atomically; the same values give the same bytes.
-
-    Parameters
-    ----------
-    path
-        Ends in ``.nii.gz`` (compressed fast, level 1) or ``.nii`` (can be memory-mapped).
-    dtype
-        ``"int16"`` is scaled so that the largest magnitude is kept to 1 part in 32767 and 0 stays 0.
-    """
-    if values.shape != geometry.shape:
-        raise ValueError(f"values have shape {values.shape}, the geometry says {geometry.shape}")
-    content = _encode(values, geometry, dtype)
-    with atomic_path(path) as temporary:
-        if path.name.endswith(".gz"):
-            with temporary.open("wb") as raw, gzip.GzipFile("", "wb", 1, raw, mtime=0) as packed:
-                packed.write(content)
-        else:
-            temporary.write_bytes(content)
 
 
 def refuse_absurd_geometry(geometry: Geometry) -> None:
@@ -194,28 +167,3 @@ def _voxels(image: SpatialImage) -> FloatArray:
     except _BROKEN as error:
         raise unreadable(f"a NIfTI file that ends early or is damaged ({type(error).__name__})") from error
     return values.reshape(shape, order="A")
-
-
-def _encode(values: npt.NDArray[Any], geometry: Geometry, dtype: str) -> bytes:
-    slope = 1.0
-    if dtype == "int16":
-        slope = float(np.abs(values).max(initial=0.0)) / 32767 or 1.0
-        values = np.rint(values / np.float32(slope))
-    image = nib.Nifti1Image(np.asarray(values, dtype=dtype), geometry.affine)
-    image.header.set_xyzt_units("mm")
-    image.set_sform(geometry.affine, code=1)
-    image.set_qform(geometry.affine, code=0 if _is_sheared(geometry.affine) else 1)
-    content = bytearray(image.to_bytes())
-    if slope != 1.0:
-        _set_slope(content, slope)
-    return bytes(content)
-
-
-def _set_slope(content: bytearray, slope: float) -> None:
-    """Write scl_slope into the header: nibabel itself would quantise a second time."""
-    content[112:120] = np.array([slope, 0.0], dtype="<f4").tobytes()
-
-
-def _is_sheared(affine: AffineArray) -> bool:
-    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    return not np.allclose(axes.T @ axes, np.eye(3), atol=1e-4)

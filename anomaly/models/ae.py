@@ -6,7 +6,8 @@ too short to hold anything else, the pair can rebuild healthy anatomy and nothin
     z = E(x),    x̂ = D(z),    L = Σ m (x − x̂)² / Σ m,    r = x − x̂
 
 The length of z decides more than anything else: too long and lesions pass through, too short and healthy detail
-becomes residual. What counts as close can be set (``loss``, formulas in :mod:`anomaly.models.losses`); an
+becomes residual. What counts as close can be set (``loss``, formulas in :mod:`anomaly.models.components.losses`);
+an
 autoencoder that learns by SSIM also gives the map ``dissimilarity``, 1 − SSIM about each voxel.
 
 Without convolutions both halves are linear. The best linear autoencoder projects on the leading principal
@@ -26,9 +27,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from anomaly.models.base import Evidence, ModelSettings
-from anomaly.models.convolutional import DenseAutoencoder, LatentDetector, LatentNetwork, LatentSettings
-from anomaly.models.losses import LOSSES, LossName, dissimilarity
-from anomaly.models.network import Width, centre
+from anomaly.models.components.conv_autoencoder import (
+    DenseAutoencoder,
+    LatentDetector,
+    LatentNetwork,
+    LatentSettings,
+)
+from anomaly.models.components.losses import LOSSES, LossName, dissimilarity
+from anomaly.models.components.network import Width, centre
 from anomaly.training.protocols import Moment
 
 

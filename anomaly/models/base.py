@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from anomaly.core.config import Settings
 from anomaly.core.covariates import UNKNOWN
-from anomaly.core.views import View, VolumeSource
+from anomaly.core.image_views import View, VolumeSource
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
 from anomaly.training.protocols import Run
 from anomaly.training.settings import TrainingSettings

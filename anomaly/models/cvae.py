@@ -27,13 +27,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from anomaly.core.covariates import AGE_AND_SEX, Covariates
-from anomaly.core.views import VolumeSource
+from anomaly.core.image_views import VolumeSource
 from anomaly.models.base import Evidence, ModelSettings
-from anomaly.models.boxes import nothing_hidden
-from anomaly.models.conditioning import Conditioning, withheld
-from anomaly.models.network import crop, pad
-from anomaly.models.variational import free_energy, kl_units, reparameterised, warmed_up
-from anomaly.models.variational_detector import CodeSettings, VariationalDetector
+from anomaly.models.components.conditioning import Conditioning, withheld
+from anomaly.models.components.network import crop, pad
+from anomaly.models.components.random_boxes import nothing_hidden
+from anomaly.models.components.variational import free_energy, kl_units, reparameterised, warmed_up
+from anomaly.models.components.variational_detector import CodeSettings, VariationalDetector
 from anomaly.training.protocols import Moment
 
 

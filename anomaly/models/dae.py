@@ -33,19 +33,19 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from anomaly.core.errors import TrainingError
-from anomaly.core.views import VolumeSource
+from anomaly.core.image_views import VolumeSource
 from anomaly.models.base import Evidence, ModelSettings
-from anomaly.models.closed_form import principal_components
-from anomaly.models.context_unet import (
+from anomaly.models.components.change_logit import RARE, severity_loss, severity_target, signed_severity
+from anomaly.models.components.closed_form import principal_components
+from anomaly.models.components.context_unet import (
     ContextUNetSettings,
     context_unet,
     healthy_mean_and_sd,
     in_context,
     predict,
 )
-from anomaly.models.corruption import CorruptionSettings, corrupt, slab_spacing
-from anomaly.models.network import NetworkDetector, centre, residual, within
-from anomaly.models.severity import RARE, severity_loss, severity_target, signed_severity
+from anomaly.models.components.corruption import CorruptionSettings, corrupt, slab_spacing
+from anomaly.models.components.network import NetworkDetector, centre, residual, within
 from anomaly.training.protocols import Moment
 
 

@@ -2,7 +2,8 @@
 
 Idea. A U-Net learns to undo noise of every strength on healthy images. A new scan is noised until a lesion has
 drowned while the large anatomy has not; what the network then restores is what a healthy brain would look like
-around what is left. With the chain of :mod:`anomaly.models.noising` (x standardised, ε noise of SD 1, m the mask):
+around what is left. With the chain of :mod:`anomaly.models.components.diffusion_process` (x standardised, ε noise
+of SD 1, m the mask):
 
     x_t = √ᾱ_t x + √(1 − ᾱ_t) ε,    t ~ U{1 … T}
     L = Σ m (f_θ(x_t, t) − target)² / Σ m,    target = ε, x or v = √ᾱ_t ε − √(1 − ᾱ_t) x
@@ -41,13 +42,14 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from anomaly.core.views import View, VolumeSource
+from anomaly.core.image_views import View, VolumeSource
 from anomaly.models.base import Evidence, ModelSettings, either_foreground
-from anomaly.models.checkerboard import checkerboard
-from anomaly.models.closed_form import volumes
-from anomaly.models.corruption import slab_spacing
-from anomaly.models.guided_unet import GuidedUNet
-from anomaly.models.network import (
+from anomaly.models.components.checkerboard import checkerboard
+from anomaly.models.components.closed_form import volumes
+from anomaly.models.components.corruption import slab_spacing
+from anomaly.models.components.diffusion_process import Noise, NoisingChain, Prediction, Schedule, noise_field
+from anomaly.models.components.diffusion_unet import GuidedUNet
+from anomaly.models.components.network import (
     NetworkDetector,
     Width,
     centre,
@@ -56,8 +58,7 @@ from anomaly.models.network import (
     residual,
     within,
 )
-from anomaly.models.noising import Noise, NoisingChain, Prediction, Schedule, noise_field
-from anomaly.training.fields import chance
+from anomaly.models.components.random_fields import chance
 from anomaly.training.protocols import Moment
 
 SCORING_SEED = 0

@@ -43,10 +43,10 @@ from monai.networks.utils import pixelshuffle, pixelunshuffle
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from anomaly.core.views import View, VolumeSource
+from anomaly.core.image_views import View, VolumeSource
 from anomaly.models.base import Evidence, ModelSettings, either_foreground
-from anomaly.models.closed_form import volumes
-from anomaly.models.network import NetworkDetector, crop, pad, padded_shape, residual, within
+from anomaly.models.components.closed_form import volumes
+from anomaly.models.components.network import NetworkDetector, crop, pad, padded_shape, residual, within
 from anomaly.training.protocols import Moment
 
 SCALE_BOUND = 2.0  # S

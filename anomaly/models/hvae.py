@@ -39,10 +39,19 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from anomaly.core.errors import TrainingError
-from anomaly.core.views import View, VolumeSource
+from anomaly.core.image_views import View, VolumeSource
 from anomaly.models.base import Evidence, ModelSettings
-from anomaly.models.network import GROUPS, NetworkDetector, Width, crop, pad, padded_shape, residual, within
-from anomaly.models.variational import (
+from anomaly.models.components.network import (
+    GROUPS,
+    NetworkDetector,
+    Width,
+    crop,
+    pad,
+    padded_shape,
+    residual,
+    within,
+)
+from anomaly.models.components.variational import (
     Likelihood,
     expected,
     free_energy,

@@ -18,11 +18,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from anomaly.core.views import VolumeSource
+from anomaly.core.image_views import VolumeSource
 from anomaly.core.volume import Geometry
 from anomaly.models.base import Detector, Evidence, FitReport, FitRun, ModelSettings, PlantedScan
-from anomaly.models.closed_form import WholeVolumeSettings, check_cohort, volumes
-from anomaly.models.network import residual, within
+from anomaly.models.components.closed_form import WholeVolumeSettings, check_cohort, volumes
+from anomaly.models.components.network import residual, within
 
 
 class IntensitySettings(WholeVolumeSettings):

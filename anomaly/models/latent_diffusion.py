@@ -19,7 +19,7 @@ the same ε, and restored by a few DDIM steps; every position is so restored onc
 The restoration is compared with the decoded latent, not with the image: x − D(ẑ) would count all the fine anatomy
 that the autoencoder cannot draw. The denoiser is called n · (steps part-way) times per image.
 
-The autoencoders are those of :mod:`anomaly.models.latent_autoencoder`.
+The autoencoders are those of :mod:`anomaly.models.components.latent_autoencoder`.
 
 Source: Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion Models"; Pinaya et al. 2022,
 "Fast Unsupervised Brain Anomaly Detection and Segmentation with Diffusion Models" (part-way noise on the latents of
@@ -41,9 +41,9 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from anomaly.models.base import Evidence, ModelSettings
-from anomaly.models.checkerboard import checkerboard
-from anomaly.models.latent_autoencoder import AutoencoderSettings, Autoencoding, autoencoder
-from anomaly.models.network import (
+from anomaly.models.components.checkerboard import checkerboard
+from anomaly.models.components.latent_autoencoder import AutoencoderSettings, Autoencoding, autoencoder
+from anomaly.models.components.network import (
     GROUPS,
     NetworkDetector,
     Width,
@@ -55,7 +55,7 @@ from anomaly.models.network import (
     residual,
     within,
 )
-from anomaly.training.fields import chance
+from anomaly.models.components.random_fields import chance
 from anomaly.training.protocols import Moment
 
 TIMES = 1000  # T

@@ -20,11 +20,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from anomaly.core.views import VolumeSource
+from anomaly.core.image_views import VolumeSource
 from anomaly.core.volume import Geometry
 from anomaly.models.base import Detector, Evidence, FitReport, FitRun, ModelSettings, PlantedScan
-from anomaly.models.closed_form import WholeVolumeSettings, check_cohort, principal_components, volumes
-from anomaly.models.network import residual, within
+from anomaly.models.components.closed_form import WholeVolumeSettings, check_cohort, principal_components, volumes
+from anomaly.models.components.network import residual, within
 
 
 class PCASettings(WholeVolumeSettings):

@@ -36,11 +36,11 @@ FAMILIES: dict[str, Family] = {
         "autoencoder: a narrow latent can only rebuild normal anatomy; the residual is what it could not",
     ),
     "stacked": Family(
-        "anomaly.models.stacked:StackedAutoencoder",
+        "anomaly.models.stacked_ae:StackedAutoencoder",
         "stacked autoencoder: layers learn one after another to rebuild their input, then together; residual",
     ),
     "recurrent": Family(
-        "anomaly.models.recurrent:RecurrentAutoencoder",
+        "anomaly.models.conv_lstm_ae:RecurrentAutoencoder",
         "recurrent autoencoder: a (convolutional) LSTM walks along neighbouring slices to rebuild the middle one",
     ),
     "vae": Family(
@@ -68,7 +68,7 @@ FAMILIES: dict[str, Family] = {
         "normalising flow: exact log-likelihood of tissue at its place, and the nearest typical image",
     ),
     "gan": Family(
-        "anomaly.models.gan:GenerativeAdversarial",
+        "anomaly.models.f_anogan:GenerativeAdversarial",
         "f-AnoGAN: a generator of healthy images, and an encoder that finds the one nearest to a scan",
     ),
     "vaegan": Family(

@@ -35,19 +35,19 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from anomaly.core.views import VolumeSource
+from anomaly.core.image_views import VolumeSource
 from anomaly.models.base import Evidence, ModelSettings
-from anomaly.models.context_unet import (
+from anomaly.models.components.change_logit import RARE, severity_loss, severity_target, signed_severity
+from anomaly.models.components.context_unet import (
     ContextUNetSettings,
     context_unet,
     healthy_mean_and_sd,
     in_context,
     predict,
 )
-from anomaly.models.corruption import CorruptionSettings, corrupt, slab_spacing
-from anomaly.models.network import NetworkDetector, centre, within
-from anomaly.models.severity import RARE, severity_loss, severity_target, signed_severity
-from anomaly.training.fields import nonzero
+from anomaly.models.components.corruption import CorruptionSettings, corrupt, slab_spacing
+from anomaly.models.components.network import NetworkDetector, centre, within
+from anomaly.models.components.random_fields import nonzero
 from anomaly.training.protocols import Moment
 
 Restorer = Callable[[Tensor, float], tuple[Tensor, Tensor]]

@@ -35,10 +35,10 @@ from monai.networks.nets import VarAutoEncoder
 from torch import Tensor, nn
 
 from anomaly.models.base import ModelSettings
-from anomaly.models.boxes import nothing_hidden
-from anomaly.models.network import crop, pad
-from anomaly.models.variational import free_energy, kl_units, reparameterised, warmed_up
-from anomaly.models.variational_detector import CodeSettings, VariationalDetector
+from anomaly.models.components.network import crop, pad
+from anomaly.models.components.random_boxes import nothing_hidden
+from anomaly.models.components.variational import free_energy, kl_units, reparameterised, warmed_up
+from anomaly.models.components.variational_detector import CodeSettings, VariationalDetector
 from anomaly.training.protocols import Moment
 
 

@@ -25,8 +25,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from anomaly.core.views import VolumeSource
-from anomaly.models.adversarial import (
+from anomaly.core.image_views import VolumeSource
+from anomaly.models.base import Evidence, ModelSettings
+from anomaly.models.components.adversarial import (
     AdversarialDetector,
     AdversarialSettings,
     ImageCritic,
@@ -35,9 +36,8 @@ from anomaly.models.adversarial import (
     game_health,
     generator_loss,
 )
-from anomaly.models.base import Evidence, ModelSettings
-from anomaly.models.network import centre, residual, within
-from anomaly.models.variational import kl, reparameterised, warmed_up
+from anomaly.models.components.network import centre, residual, within
+from anomaly.models.components.variational import kl, reparameterised, warmed_up
 from anomaly.training.protocols import Health, Moment
 
 

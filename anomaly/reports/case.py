@@ -9,7 +9,7 @@ from typing import Any
 from anomaly.core.results import ScanScore
 from anomaly.reports import figures, pages, wording
 from anomaly.reports.panels import Array
-from anomaly.reports.run_folder import Run, ScanVolumes
+from anomaly.runs.reader import Run, ScanVolumes
 
 MOST_PLACES = 3
 
@@ -55,7 +55,7 @@ def make_case(
 ) -> Case:
     """Draw the figures of one scan and gather its numbers.
 
-    ``neighbours`` are the slices of similar healthy scans, as :func:`anomaly.reports.run_folder.read_neighbours`.
+    ``neighbours`` are the slices of similar healthy scans, as :func:`anomaly.runs.reader.read_neighbours`.
     """
     marked = volumes.marked(score.regions, run.display.voxel_threshold)
     points = places(score, volumes)

@@ -36,7 +36,7 @@ from anomaly.reports.panels import (  # fmt: skip
     sides,
     signed,
 )
-from anomaly.reports.run_folder import Display, ScanVolumes
+from anomaly.runs.reader import Display, ScanVolumes
 from anomaly.scoring.retrieval import middle_slices
 
 EVIDENCE_LABEL = "evidence (healthy standard deviations)"

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 
 from anomaly.core.volume import Geometry, MaskArray
-from anomaly.reports.run_folder import Display, ScanVolumes
+from anomaly.runs.reader import Display, ScanVolumes
 
 Array = npt.NDArray[Any]
 Point = tuple[float, float, float]

@@ -13,7 +13,7 @@ from nilearn.image import resample_img
 
 from anomaly.core.volume import FloatArray
 from anomaly.reports.panels import EVIDENCE_COLOURS
-from anomaly.reports.run_folder import Display, ScanVolumes
+from anomaly.runs.reader import Display, ScanVolumes
 
 # nilearn's document names a favicon on the web and its own project pages: a report loads and links nothing.
 _LINKS = re.compile(r'<link rel="icon"[^>]*>|<footer style="display: none">.*?</footer>', re.DOTALL)

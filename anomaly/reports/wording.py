@@ -8,7 +8,7 @@ from typing import Any
 
 from anomaly.calibration.operating_point import beta_binomial_band
 from anomaly.core.results import Region, ScanScore
-from anomaly.reports.run_folder import Run
+from anomaly.runs.reader import Run
 
 HOW_TO_READ = (
     "Compare from left to right: what the scan shows, what the model expects of a healthy brain, and how far apart "

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from anomaly.core.results import ScanScore, ScanStatus
 from anomaly.reports import case, figures, pages, wording
-from anomaly.reports.run_folder import Run
+from anomaly.runs.reader import Run
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ from anomaly.core.config import Settings
 from anomaly.core.covariates import UNKNOWN
 from anomaly.core.errors import BundleError, ConfigError, unknown_name
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
-from anomaly.scoring.acquisition import Unlikeness
+from anomaly.scoring.acquisition_shift import Unlikeness
 from anomaly.scoring.maps import RawEvidence
 from anomaly.scoring.scorer import ScoredVolume, Scorer, unsigned
 from anomaly.scoring.settings import ReadingSettings

@@ -27,7 +27,7 @@ class RawEvidence:
     terms
         Name → mean over the volume's images.
     code
-        float32 ``(D,)``, where similar scans are looked for; see :mod:`anomaly.scoring.codes`.
+        float32 ``(D,)``, where similar scans are looked for; see :mod:`anomaly.scoring.scan_embedding`.
     """
 
     maps: Mapping[str, FloatArray]

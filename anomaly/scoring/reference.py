@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
-from anomaly.scoring.acquisition import FEATURES, AcquisitionReference, acquisition_features
+from anomaly.scoring.acquisition_shift import FEATURES, AcquisitionReference, acquisition_features
 from anomaly.scoring.postprocess import smooth_inside
 from anomaly.scoring.settings import ScoringSettings
 

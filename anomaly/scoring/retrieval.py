@@ -1,6 +1,7 @@
 """The healthy scans that are most like a scan: a comparison a reader can check, beside the numbers.
 
-A scan's code (:mod:`anomaly.scoring.codes`) is standardised by the training scans, so that every dimension counts
+A scan's code (:mod:`anomaly.scoring.scan_embedding`) is standardised by the training scans, so that every
+dimension counts
 alike and two healthy scans taken at random have a cosine of about 0, and half of their bits in common:
 
     z = (code − mean) / SD

@@ -10,15 +10,13 @@ import numpy as np
 
 from anomaly.core.covariates import UNKNOWN
 from anomaly.core.errors import ConfigError, ScanRefusedError, unknown_name
+from anomaly.core.image_views import VolumeSource
 from anomaly.core.results import Neighbour
-from anomaly.core.views import VolumeSource
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
 from anomaly.models.base import Detector, Embedder
-from anomaly.scoring.acquisition import Unlikeness, acquisition_features
-from anomaly.scoring.codes import scan_code
+from anomaly.scoring.acquisition_shift import Unlikeness, acquisition_features
 from anomaly.scoring.maps import RawEvidence, raw_evidence
 from anomaly.scoring.postprocess import eroded, median_inside, smooth_inside
-from anomaly.scoring.reduce import combined_score, scan_scores
 from anomaly.scoring.reference import (
     HealthyReference,
     fit_reference,
@@ -27,6 +25,8 @@ from anomaly.scoring.reference import (
     standardised,
 )
 from anomaly.scoring.retrieval import HealthyIndex, Pictures, build_index, middle_slices
+from anomaly.scoring.scan_embedding import scan_code
+from anomaly.scoring.scan_scores import combined_score, scan_scores
 from anomaly.scoring.settings import ReadingSettings, ScoringSettings
 
 Said = TypeVar("Said")

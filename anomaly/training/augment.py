@@ -11,8 +11,8 @@ import math
 import torch
 from torch import Tensor
 
-from anomaly.core.views import View
-from anomaly.training.fields import chance, host_generator, nonzero, sample, uniform, upsample
+from anomaly.core.image_views import View
+from anomaly.models.components.random_fields import chance, host_generator, nonzero, sample, uniform, upsample
 from anomaly.training.settings import AugmentationSettings
 
 HOST_STREAM = 0

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from anomaly.core.files import atomic_path
+from anomaly.training.planted_validation import planted_precision
 from anomaly.training.protocols import LabelledScan, state_on_cpu
-from anomaly.training.validation import planted_precision
 
 BEST = "best.safetensors"
 LAST = "last.ckpt"

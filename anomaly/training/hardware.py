@@ -3,7 +3,7 @@
 On a CPU nothing here changes anything. On a GPU batches are made ahead, in memory that it reads by itself, float32
 matrices are multiplied in TensorFloat-32 unless the recipe says ``"32"``, and cuDNN tries which of its convolutions
 is fastest. Two more things pay for some networks and not for others, so the caller chooses them:
-``python -m pipelines.bench_gpu`` measures what they are worth.
+``python -m pipelines.benchmark.speed.gpu`` measures what they are worth.
 
 - ``compile``: torch writes fused kernels for the network, which takes a minute or more first.
 - ``channels_last``: convolutions on tensor cores want the channels innermost. Group and instance normalisation were
@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -51,6 +52,20 @@ def hardware(run: Run) -> tuple[str, int | list[int]]:
             "--devices up to that number, or cuda:N of one of them, counted from 0"
         )
     return "gpu", chosen
+
+
+def choose_device(device: str) -> str:
+    """Return the torch device that ``"auto"`` stands for, or the one that was asked for.
+
+    Raises
+    ------
+    TrainingError
+        If there is no such device; what a training says of it, too.
+    """
+    accelerator, _ = hardware(Run(Path(), device=device))
+    if device == "auto":
+        return "cuda" if accelerator == "gpu" else "cpu"
+    return device
 
 
 def on_gpu(device: str) -> bool:

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from anomaly.core.errors import TrainingError
 from anomaly.training.augment import augment
+from anomaly.training.batches import Batch
+from anomaly.training.gradient_monitor import GradientWatch
 from anomaly.training.protocols import Learner, Moment
 from anomaly.training.settings import TrainingSettings
-from anomaly.training.stream import Batch
-from anomaly.training.watch import GradientWatch
 
 GPU_CHECK_EVERY = 10  # reading a number from the GPU waits for it, so it is not done at every step of a part
 TOLERATED = 3  # checked steps of a part in a row whose gradient overflows

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from anomaly.core.views import View
+from anomaly.core.image_views import View
 from anomaly.core.volume import FloatArray, MaskArray
 
 

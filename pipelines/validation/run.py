@@ -23,24 +23,27 @@ from anomaly.cohort.workers import run_in_order
 from anomaly.core.config import load_yaml
 from anomaly.core.errors import AnomalyError, ConfigError, unknown_name
 from anomaly.core.files import atomic_path, write_json
-from pipelines.common import Progress, cores, find_config, no_progress, now, software
-from pipelines.run_folder import choose_device
-from pipelines.validation import fingerprints
-from pipelines.validation.anomalies import one_abnormal, one_normal
-from pipelines.validation.asked_looks import asked_looks
-from pipelines.validation.candidate import Candidate, Findings, World
-from pipelines.validation.code_arithmetic import code_arithmetic
-from pipelines.validation.codes import codes
-from pipelines.validation.drawn_looks import drawn_looks
-from pipelines.validation.generation import conditional, generation
-from pipelines.validation.independence import independence
-from pipelines.validation.likelihood import likelihood
-from pipelines.validation.new_looks import new_looks
-from pipelines.validation.outliers import outliers
-from pipelines.validation.page import write_page
+from anomaly.core.progress import Progress, no_progress
+from anomaly.core.provenance import now
+from anomaly.core.versions import software_versions
+from anomaly.training.hardware import choose_device
+from pipelines.common import cores, find_config
+from pipelines.validation import cache_keys as fingerprints
+from pipelines.validation.checks.avatars.conditional_samples import asked_looks
+from pipelines.validation.checks.avatars.latent_arithmetic import code_arithmetic
+from pipelines.validation.checks.avatars.out_of_distribution import outliers
+from pipelines.validation.checks.avatars.pixel_dependence import independence
+from pipelines.validation.checks.avatars.samples import drawn_looks
+from pipelines.validation.checks.avatars.unobserved_combinations import new_looks
+from pipelines.validation.checks.generation import conditional, generation
+from pipelines.validation.checks.latent_codes import codes
+from pipelines.validation.checks.likelihood import likelihood
+from pipelines.validation.checks.one_class.detection import one_abnormal, one_normal
+from pipelines.validation.datasets.load import load_world
+from pipelines.validation.model_under_test import Candidate, Findings, World
+from pipelines.validation.report.page import write_page
+from pipelines.validation.report.result import TrialResult, Verdict
 from pipelines.validation.settings import EnsembleTrial, Trial, ValidationSettings
-from pipelines.validation.verdict import TrialResult, Verdict
-from pipelines.validation.worlds import load_world
 
 EXAMS: Mapping[str, Callable[[Candidate], Findings]] = {
     "generation": generation,
@@ -115,7 +118,7 @@ def validate(
     found = {result.name: result for result in _results(request, world, at_once, progress)}
     found |= {result.name: result for result in _others(task, settings, world, output)}
     results = tuple(found[name] for name in task.trials if name in found)
-    verdict = Verdict(task, world.source, _of_classifier(world, settings), results, software(), now())
+    verdict = Verdict(task, world.source, _of_classifier(world, settings), results, software_versions(), now())
     write_json(output / "result.json", verdict.as_dict())
     write_page(verdict, output)
     return verdict

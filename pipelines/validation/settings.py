@@ -15,10 +15,10 @@ from anomaly.models.registry import parse_settings
 from anomaly.scoring.ensemble import MergeSettings
 from anomaly.scoring.settings import ScoringSettings
 from anomaly.training.settings import AugmentationSettings, TrainingSettings
-from pipelines.validation.avatar_settings import AvatarSettings, NaiveBayesSettings
-from pipelines.validation.bars import ExaminedSettings
-from pipelines.validation.classifier import ClassifierSettings
-from pipelines.validation.estimators import EstimatorTrial
+from pipelines.validation.baselines.sklearn_detectors import EstimatorTrial
+from pipelines.validation.datasets.avatars.settings import AvatarSettings, NaiveBayesSettings
+from pipelines.validation.reference_classifier import ClassifierSettings
+from pipelines.validation.thresholds import ExaminedSettings
 
 AS_THEY_ARE = AugmentationSettings(flip=0, deform=0, gamma=0, brightness=0, bias_field=0, noise=0, blur=0)
 

@@ -13,7 +13,7 @@ import numpy as np
 from anomaly.core.config import Settings
 from anomaly.core.errors import ScanRefusedError
 from anomaly.core.volume import AffineArray, FloatArray, Geometry, MaskArray, Volume
-from anomaly.io.nifti import write_nifti
+from anomaly.export.nifti import write_nifti
 from anomaly.qc.checks import QcSettings
 from tests.conftest import make_volume
 

@@ -10,8 +10,8 @@ import pytest
 
 from anomaly.core.errors import InputError, ScanRefusedError
 from anomaly.core.volume import Modality
+from anomaly.export.nifti import write_nifti
 from anomaly.io.discover import ScanSource, discover
-from anomaly.io.nifti import write_nifti
 from tests.conftest import make_volume
 from tests.io.dicom_factory import make_series, write_series, write_zip
 

@@ -12,7 +12,8 @@ import pytest
 
 from anomaly.core.errors import ScanRefusedError
 from anomaly.core.volume import Geometry, Modality
-from anomaly.io.nifti import read_geometry, read_mask, read_nifti, write_nifti
+from anomaly.export.nifti import write_nifti
+from anomaly.io.nifti import read_geometry, read_mask, read_nifti
 from anomaly.io.stored import StoredFile
 from tests.conftest import make_volume
 

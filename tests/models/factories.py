@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from anomaly.core.covariates import covariates
-from anomaly.core.views import View
+from anomaly.core.image_views import View
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
 from anomaly.models.base import PlantedScan
 

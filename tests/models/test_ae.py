@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from anomaly.core.errors import ConfigError, TrainingError
-from anomaly.core.views import View
+from anomaly.core.image_views import View
 from anomaly.core.volume import Geometry
 from anomaly.models.ae import Autoencoder, AutoencoderSettings
 from anomaly.models.base import Embedder, FitRun
-from anomaly.models.closed_form import principal_components
-from anomaly.models.losses import LOSSES, LossName
-from anomaly.models.network import centre, crop, pad, padded_shape
+from anomaly.models.components.closed_form import principal_components
+from anomaly.models.components.losses import LOSSES, LossName
+from anomaly.models.components.network import centre, crop, pad, padded_shape
 from anomaly.training.protocols import Moment
 from tests.models.factories import GRID, MemoryCohort, healthy_cohort, healthy_scan, images_of
 

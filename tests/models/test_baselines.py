@@ -10,7 +10,7 @@ from sklearn.decomposition import PCA
 from anomaly.core.errors import TrainingError
 from anomaly.models.atlas import Atlas, AtlasSettings
 from anomaly.models.base import FitRun
-from anomaly.models.closed_form import principal_components
+from anomaly.models.components.closed_form import principal_components
 from anomaly.models.intensity import IntensitySettings, IntensityThreshold
 from anomaly.models.pca import PCASettings, PrincipalComponents
 from tests.models.factories import GRID, MemoryCohort, healthy_cohort, healthy_scan, images_of

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from anomaly.core.errors import ConfigError
 from anomaly.models.base import Decoder, interpolated, interpolates
-from anomaly.models.latent_autoencoder import QuantisedAutoencoder
+from anomaly.models.components.latent_autoencoder import QuantisedAutoencoder
 from anomaly.models.latent_diffusion import LatentDiffusion, LatentDiffusionSettings
 from anomaly.training.protocols import Moment
 from tests.models.factories import GRID, healthy_scan, images_of

@@ -10,7 +10,7 @@ from torch import Tensor
 from anomaly.core.errors import ConfigError
 from anomaly.models import registry
 from anomaly.models.base import FitRun
-from anomaly.models.corruption import CorruptionSettings, corrupt
+from anomaly.models.components.corruption import CorruptionSettings, corrupt
 from anomaly.models.restoration import RestorationNetwork, graded, restored
 from anomaly.training.protocols import Moment
 from anomaly.training.settings import TrainingSettings

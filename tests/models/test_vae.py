@@ -15,9 +15,9 @@ from torch.distributions import Bernoulli, MultivariateNormal, Normal
 from anomaly.core.errors import ConfigError, TrainingError
 from anomaly.core.volume import FloatArray, MaskArray
 from anomaly.models.base import Embedder, FitRun, Generator, interpolated
-from anomaly.models.network import centre
+from anomaly.models.components.network import centre
+from anomaly.models.components.variational import kl
 from anomaly.models.vae import VariationalAutoencoder, VariationalSettings
-from anomaly.models.variational import kl
 from anomaly.training.protocols import Moment
 from anomaly.training.settings import AugmentationSettings, TrainingSettings
 from tests.models.factories import GRID, MemoryCohort, healthy_cohort, healthy_scan, images_of, planted_scan

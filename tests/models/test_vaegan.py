@@ -8,8 +8,8 @@ from torch import Tensor
 
 from anomaly.core.errors import TrainingError
 from anomaly.models.base import Embedder, FitRun, Generator
+from anomaly.models.components.variational import kl, reparameterised
 from anomaly.models.vaegan import AdversarialVariational, VAEGANSettings, half_new
-from anomaly.models.variational import kl, reparameterised
 from anomaly.training.protocols import Moment
 from anomaly.training.settings import TrainingSettings
 from tests.models.factories import GRID, healthy_cohort, healthy_scan, images_of, planted_scan

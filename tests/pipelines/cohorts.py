@@ -14,7 +14,7 @@ from anomaly.cohort.table import ScanRecord, write_manifest
 from anomaly.core.files import sha256_of_voxels, write_json
 from anomaly.core.results import ScanStatus
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
-from anomaly.io.nifti import write_nifti
+from anomaly.export.nifti import write_nifti
 from anomaly.preprocessing.chain import ChainSettings
 
 GRID = Geometry((16, 18, 14), np.diag([8.0, 8.0, 8.0, 1.0]))

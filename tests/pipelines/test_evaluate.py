@@ -8,8 +8,8 @@ import pytest
 
 from anomaly.core.errors import InputError
 from anomaly.evaluation.compare import compare
+from anomaly.evaluation.run_metrics import Protocol
 from pipelines.evaluate import evaluate, read_per_scan
-from pipelines.measure import Protocol
 from tests.pipelines.run_folder import make_run
 
 FEW = Protocol(n_draws=50)

@@ -157,7 +157,7 @@ def test_without_a_calibration_nothing_is_flagged(trained: Trained, ill: Path, t
 
 
 def test_a_scan_unlike_the_training_scans_is_refused(trained: Trained, tmp_path: Path) -> None:
-    from anomaly.io.nifti import write_nifti
+    from anomaly.export.nifti import write_nifti
     from tests.pipelines.cohorts import GRID, healthy
 
     cohort = make_cohort(tmp_path / "cohort", [320])

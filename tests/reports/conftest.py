@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from anomaly.core.results import ScanScore
-from anomaly.reports.run_folder import Run, ScanVolumes, read_run, read_score, read_volumes
+from anomaly.runs.reader import Run, ScanVolumes, read_run, read_score, read_volumes
 from tests.reports.factory import write_run
 
 

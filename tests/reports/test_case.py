@@ -10,9 +10,9 @@ import pytest
 from anomaly.core.results import Neighbour, ScanScore
 from anomaly.reports.case import make_case, places, render_case
 from anomaly.reports.pdf import write_case_pdf
-from anomaly.reports.run_folder import Run, ScanVolumes, read_run, read_score
 from anomaly.reports.viewer import viewer_html
 from anomaly.reports.wording import about_neighbours
+from anomaly.runs.reader import Run, ScanVolumes, read_run, read_score
 from anomaly.scoring.retrieval import middle_slices
 from tests.reports.factory import HOSTILE
 from tests.reports.pages import Page, external_addresses

@@ -8,7 +8,7 @@ from PIL import Image
 
 from anomaly.core.results import ScanScore
 from anomaly.reports import figures
-from anomaly.reports.run_folder import Run, ScanVolumes
+from anomaly.runs.reader import Run, ScanVolumes
 from anomaly.scoring.retrieval import middle_slices
 
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from anomaly.core.volume import Geometry
 from anomaly.reports.panels import AXIAL, CORONAL, SAGITTAL, overlay, shown, slice_of
-from anomaly.reports.run_folder import Display, ScanVolumes
+from anomaly.runs.reader import Display, ScanVolumes
 
 GRID = Geometry((20, 22, 18), np.array([[4.0, 0, 0, -38], [0, 4, 0, -42], [0, 0, 4, -34], [0, 0, 0, 1]]))
 

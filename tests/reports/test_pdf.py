@@ -7,8 +7,8 @@ import pytest
 from anomaly.core.results import ScanScore
 from anomaly.reports.case import make_case
 from anomaly.reports.pdf import write_case_pdf, write_worklist_pdf
-from anomaly.reports.run_folder import Run, ScanVolumes, read_run
 from anomaly.reports.worklist import WorklistRow, make_worklist
+from anomaly.runs.reader import Run, ScanVolumes, read_run
 from tests.reports.factory import HOSTILE, scan_score
 
 

@@ -6,8 +6,8 @@ import re
 import numpy as np
 import pytest
 
-from anomaly.reports.run_folder import Run, ScanVolumes
 from anomaly.reports.viewer import viewer_html
+from anomaly.runs.reader import Run, ScanVolumes
 from tests.reports.pages import external_addresses
 
 

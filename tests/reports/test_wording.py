@@ -6,7 +6,7 @@ import pytest
 
 from anomaly.core.results import Region
 from anomaly.reports import wording
-from anomaly.reports.run_folder import Run
+from anomaly.runs.reader import Run
 from tests.reports.factory import scan_score
 
 

@@ -6,8 +6,8 @@ from urllib.parse import unquote
 import pytest
 
 from anomaly.core.results import ScanStatus
-from anomaly.reports.run_folder import Run, read_run, read_scores
 from anomaly.reports.worklist import Worklist, WorklistRow, make_worklist, render_worklist
+from anomaly.runs.reader import Run, read_run, read_scores
 from tests.reports.factory import HOSTILE, scan_score
 from tests.reports.pages import Page, external_addresses
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from anomaly.core.covariates import UNKNOWN
-from anomaly.core.views import View, VolumeSource
+from anomaly.core.image_views import View, VolumeSource
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
 from anomaly.models.base import Detector, Evidence, FitReport, FitRun, ModelSettings, PlantedScan
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from anomaly.core.views import View
+from anomaly.core.image_views import View
 from anomaly.scoring.maps import raw_evidence
 from tests.scoring.factory import SHAPE, Constant, Scans, ball
 

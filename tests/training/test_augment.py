@@ -4,7 +4,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from anomaly.core.views import View
+from anomaly.core.image_views import View
 from anomaly.training.augment import _positions, augment
 from anomaly.training.settings import AugmentationSettings
 from tests.models.factories import healthy_scan, images_of

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from anomaly.core.errors import TrainingError
 from anomaly.models.ae import Autoencoder
 from anomaly.models.base import FitReport, FitRun
-from anomaly.models.network import centre
+from anomaly.models.components.network import centre
+from anomaly.training.batches import Batch, ImageStream
 from anomaly.training.protocols import Moment
 from anomaly.training.settings import AugmentationSettings, TrainingSettings
-from anomaly.training.stream import Batch, ImageStream
 from tests.models.factories import healthy_cohort, healthy_scan, images_of, planted_scan
-from tests.training.test_trainer import KilledError, new, same_state
+from tests.training.test_fit import KilledError, new, same_state
 
 pytestmark = pytest.mark.slow
 
@@ -94,7 +94,7 @@ def test_two_processes_learn_what_one_learns_from_both_their_batches(
     two, half, one = (new(TakesTurns) for _ in range(3))
     fit(two, tmp_path / "two", training)
     fit(half, tmp_path / "half", training, devices=1)
-    monkeypatch.setattr("anomaly.training.trainer.ImageStream", BothBatches)
+    monkeypatch.setattr("anomaly.training.fit.ImageStream", BothBatches)
     fit(one, tmp_path / "one", training, devices=1)
     images, mask = images_of(*healthy_scan(0), one.view)
     # What they answer, not their weights: those that change nothing, before a normalisation, learn from rounding.

@@ -12,13 +12,13 @@ from anomaly.core.errors import TrainingError
 from anomaly.models.ae import Autoencoder
 from anomaly.models.base import Detector, FitRun
 from anomaly.models.dae import DenoisingAutoencoder, DenoisingSettings
-from anomaly.models.gan import GANSettings, GenerativeAdversarial
+from anomaly.models.f_anogan import GANSettings, GenerativeAdversarial
+from anomaly.training.fit import losses_of_every_turn
 from anomaly.training.hardware import arithmetic, outermost_calls, suited
 from anomaly.training.protocols import Run
 from anomaly.training.settings import TrainingSettings
-from anomaly.training.trainer import losses_of_every_turn
 from tests.models.factories import GRID, healthy_cohort, healthy_scan, images_of
-from tests.training.test_trainer import TakesTurns, new
+from tests.training.test_fit import TakesTurns, new
 
 TRAINING = TrainingSettings(steps=3, batch_size=2, warmup=0, validate_every=3)
 

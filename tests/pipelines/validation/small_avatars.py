@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from anomaly.core.volume import FloatArray
-from pipelines.validation.album import Album, every_picture, hidden
-from pipelines.validation.avatar_settings import AvatarSettings
-from pipelines.validation.avatars import FEATURES, Avatars, in_colour
-from pipelines.validation.candidate import Candidate, World
-from pipelines.validation.images import NOT_SHOWN, Labels, Pictures
-from pipelines.validation.law import VALUES
-from pipelines.validation.mosaic import colours, mosaic
+from pipelines.validation.datasets.avatars.dataset import FEATURES, Avatars, in_colour
+from pipelines.validation.datasets.avatars.distribution import VALUES
+from pipelines.validation.datasets.avatars.image_bank import Album, every_picture, hidden
+from pipelines.validation.datasets.avatars.mosaic import colours, mosaic
+from pipelines.validation.datasets.avatars.settings import AvatarSettings
+from pipelines.validation.labelled_dataset import NOT_SHOWN, Labels, Pictures
+from pipelines.validation.model_under_test import Candidate, World
 from pipelines.validation.settings import ValidationSettings
 
 SIZE = 10

@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from anomaly.core.errors import ConfigError
-from pipelines.validation.candidate import Candidate
-from pipelines.validation.classifier import ClassifierSettings, trained_classifier
-from pipelines.validation.images import NOT_SHOWN, Pictures
+from pipelines.validation.labelled_dataset import NOT_SHOWN, Pictures
+from pipelines.validation.model_under_test import Candidate
+from pipelines.validation.reference_classifier import ClassifierSettings, trained_classifier
 from pipelines.validation.run import EXAMS, load_settings, validate
 from pipelines.validation.settings import NaiveBayesTrial, ValidationSettings
 from tests.pipelines.validation.small_avatars import small_world

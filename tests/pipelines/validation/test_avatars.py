@@ -9,19 +9,19 @@ import torch
 from anomaly.core.errors import ConfigError
 from anomaly.models.base import FitRun
 from anomaly.models.registry import create, parse_settings
-from pipelines.validation import law
-from pipelines.validation.asked_looks import asked_looks, changed, requests
-from pipelines.validation.avatar_settings import NaiveBayesSettings
-from pipelines.validation.candidate import World
-from pipelines.validation.code_arithmetic import code_arithmetic
-from pipelines.validation.drawn_looks import drawn_looks
-from pipelines.validation.generation import generation
-from pipelines.validation.images import NOT_SHOWN, Pictures
-from pipelines.validation.independence import independence
-from pipelines.validation.judged import judged
-from pipelines.validation.naive_bayes_models import FeatureModel, PixelModel
-from pipelines.validation.new_looks import new_looks
-from pipelines.validation.outliers import Outcome, measures_of, outliers
+from pipelines.validation.baselines.naive_bayes_models import FeatureModel, PixelModel
+from pipelines.validation.checks.avatars.conditional_samples import asked_looks, changed, requests
+from pipelines.validation.checks.avatars.latent_arithmetic import code_arithmetic
+from pipelines.validation.checks.avatars.out_of_distribution import Outcome, measures_of, outliers
+from pipelines.validation.checks.avatars.pixel_dependence import independence
+from pipelines.validation.checks.avatars.samples import drawn_looks
+from pipelines.validation.checks.avatars.unobserved_combinations import new_looks
+from pipelines.validation.checks.avatars.validity import judged
+from pipelines.validation.checks.generation import generation
+from pipelines.validation.datasets.avatars import distribution as law
+from pipelines.validation.datasets.avatars.settings import NaiveBayesSettings
+from pipelines.validation.labelled_dataset import NOT_SHOWN, Pictures
+from pipelines.validation.model_under_test import World
 from tests.pipelines.validation.small_avatars import (
     Drawing,
     Forgetful,

@@ -14,12 +14,13 @@ from anomaly.core.errors import ConfigError, InputError
 from anomaly.core.files import read_json
 from pipelines.cli import app
 from pipelines.common import Exit, shipped_configs
-from pipelines.validation import fingerprints, run
-from pipelines.validation.bars import Bar
-from pipelines.validation.candidate import Findings
+from pipelines.validation import cache_keys as fingerprints
+from pipelines.validation import run
+from pipelines.validation.model_under_test import Findings
+from pipelines.validation.report.result import TrialResult
 from pipelines.validation.run import load_settings, validate
-from pipelines.validation.verdict import TrialResult
-from tests.pipelines.validation.worlds import QUICK
+from pipelines.validation.thresholds import Bar
+from tests.pipelines.validation.small_datasets import QUICK
 
 VAE = {
     "model": {"family": "vae", "channels": [8, 16], "latent_size": 4, "noise_sd": 0.3},

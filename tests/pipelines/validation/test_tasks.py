@@ -11,17 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
+import anomaly.models.components.variational
 import anomaly.models.vae
-import anomaly.models.variational
+from anomaly.models.components.diffusion_process import NoisingChain
 from anomaly.models.diffusion import DiffusionModel
-from anomaly.models.gan import GenerativeAdversarial
-from anomaly.models.noising import NoisingChain
+from anomaly.models.f_anogan import GenerativeAdversarial
 from anomaly.training.module import LearnerModule
 from pipelines.common import find_config
-from pipelines.validation.digits import load_digits
+from pipelines.validation.datasets.digits import load_digits
+from pipelines.validation.report.result import Verdict
 from pipelines.validation.run import load_settings, validate
 from pipelines.validation.settings import EnsembleTrial, TrialSettings, ValidationSettings
-from pipelines.validation.verdict import Verdict
 
 pytestmark = pytest.mark.slow
 
@@ -85,7 +85,7 @@ def with_negative_kl(monkeypatch: pytest.MonkeyPatch) -> None:
     def upside_down(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return lambda *args: -function(*args)
 
-    monkeypatch.setattr(anomaly.models.vae, "kl_units", upside_down(anomaly.models.variational.kl_units))
+    monkeypatch.setattr(anomaly.models.vae, "kl_units", upside_down(anomaly.models.components.variational.kl_units))
 
 
 def with_reversed_schedule(monkeypatch: pytest.MonkeyPatch) -> None:

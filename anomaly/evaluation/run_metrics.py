@@ -1,0 +1,260 @@
+"""What the truth says of a run: every number of an evaluation, nothing written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from anomaly.calibration.drift import DriftStatement, check_drift
+from anomaly.calibration.operating_point import PromiseCheck, check_promise
+from anomaly.core.errors import AlphaTooSmallError, InputError
+from anomaly.core.files import read_json
+from anomaly.core.progress import Progress, no_progress
+from anomaly.evaluation.bootstrap import N_DRAWS, Estimate, bootstrap, bootstrap_mean
+from anomaly.evaluation.compare import VOXEL_METRICS
+from anomaly.evaluation.detection import METRICS
+from anomaly.evaluation.labels import Matched, Truth, match, read_labels
+from anomaly.evaluation.localisation import ScanLocalisation, oracle_threshold, recall_by_size
+from anomaly.evaluation.masks import localise_files
+
+_KEPT = ("scan_id", "subject", "session", "modality", "status", "ill", "score", "p_value", "flagged", "flagged_ml")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How intervals are made, and which promised rates are checked beside the run's own."""
+
+    n_draws: int = N_DRAWS
+    seed: int = 0
+    alphas: tuple[float, ...] = (0.05, 0.10)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that kept a scan, or a part of it, out of a number."""
+
+    scan_id: str
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What an evaluation found.
+
+    Parameters
+    ----------
+    run
+        Provenance: ``run.json``.
+    per_scan
+        One row per labelled scan: ``scan_id subject ill status score p_value flagged`` and, for lesions with a
+        mask, ``voxel_average_precision dice oracle_dice_one_threshold oracle_dice_per_scan lesion_ml flagged_ml``.
+    detection
+        Score name → metric → estimate; the declared score first.
+    promises
+        Realised false-flag rate of healthy scans at each alpha; empty without a calibration.
+    localisation
+        Metric → estimate over subjects.
+    recall
+        Size of lesion → (found, all).
+    oracle_threshold
+        The one evidence threshold behind ``oracle_dice_one_threshold``; nan without a lesion mask.
+    drift
+        Whether the healthy scans score like those of the calibration; None without one.
+    unlabelled, unscored
+        Scans of the run without a label; labels without a scored scan.
+    problems
+        What was left out, and why.
+    """
+
+    run: Mapping[str, Any]
+    per_scan: pd.DataFrame
+    detection: dict[str, dict[str, Estimate]]
+    promises: tuple[PromiseCheck, ...]
+    localisation: dict[str, Estimate]
+    recall: dict[str, tuple[int, int]]
+    oracle_threshold: float
+    drift: DriftStatement | None
+    unlabelled: tuple[str, ...]
+    unscored: tuple[str, ...]
+    problems: tuple[Problem, ...]
+    protocol: Protocol
+
+
+def measure(
+    run_dir: Path,
+    labels_tsv: Path,
+    masks_dir: Path | None = None,
+    *,
+    protocol: Protocol | None = None,
+    progress: Progress = no_progress,
+) -> Evaluation:
+    """Compare a run with the truth; parameters and errors as in :func:`pipelines.evaluate.evaluate`."""
+    chosen = protocol or Protocol()
+    run, scores = _read_run(run_dir)
+    matched = match(scores, read_labels(labels_tsv, masks_dir))
+    marked = (run.get("calibration") or {}).get("voxel_threshold") is not None
+    places, problems = _localise_all(run_dir, matched, marked, progress)
+    table, threshold = _with_localisation(matched.table, places)
+    return Evaluation(
+        run=run,
+        per_scan=table,
+        detection=_detection(table, str(run.get("score_name", "score")), chosen),
+        promises=_promises(table, run, chosen.alphas),
+        localisation=_localisation(table, chosen, marked),
+        recall=recall_by_size([lesion for place in places.values() for lesion in place.lesions]) if marked else {},
+        oracle_threshold=threshold,
+        drift=_drift(table, run),
+        unlabelled=matched.unlabelled,
+        unscored=matched.unscored,
+        problems=tuple(problems),
+        protocol=chosen,
+    )
+
+
+def _read_run(run_dir: Path) -> tuple[dict[str, Any], pd.DataFrame]:
+    for name in ("run.json", "scores.parquet"):
+        if not (run_dir / name).is_file():
+            raise InputError(f"no finished run in {run_dir} ({name} is missing); make one with `anomaly score`")
+    scores = pd.read_parquet(run_dir / "scores.parquet")
+    for column in ("score", "p_value", "flagged_ml"):
+        values = scores[column] if column in scores else pd.Series(np.nan, scores.index)
+        scores[column] = pd.to_numeric(values, errors="coerce").astype("float64")
+    run: dict[str, Any] = read_json(run_dir / "run.json")
+    return run, scores
+
+
+def _localise_all(
+    run_dir: Path, matched: Matched, marked: bool, progress: Progress
+) -> tuple[dict[str, ScanLocalisation], list[Problem]]:
+    """Return the localisation of each scored lesion that has a mask, and why others have none."""
+    table, truths = matched.table, matched.truths
+    scored = table[table["score"].notna()].to_dict("records")
+    masked = [row for row in scored if truths[str(row["scan_id"])].mask is not None]
+    places: dict[str, ScanLocalisation] = {}
+    problems = _without_mask(scored, truths) if masked else []
+    for done, row in enumerate(masked):
+        scan_id = str(row["scan_id"])
+        progress(done, len(masked), f"localised {scan_id}")
+        try:
+            places[scan_id] = localise_files(
+                run_dir / str(row["map_path"]),
+                truths[scan_id].mask or Path(),
+                run_dir / str(row["mask_path"]) if marked else None,
+            )
+        except InputError as error:
+            problems.append(Problem(scan_id, "no_localisation", str(error)))
+    progress(len(masked), len(masked), "done")
+    if masked and not places:
+        raise InputError(f"none of {len(masked)} lesion masks can be used; the last: {problems[-1].message}")
+    return places, problems
+
+
+def _without_mask(scored: list[dict[Any, Any]], truths: Mapping[str, Truth]) -> list[Problem]:
+    return [
+        Problem(str(row["scan_id"]), "no_mask", "labelled as a lesion, but no lesion mask is given")
+        for row in scored
+        if row["ill"] and truths[str(row["scan_id"])].mask is None
+    ]
+
+
+def _with_localisation(table: pd.DataFrame, places: Mapping[str, ScanLocalisation]) -> tuple[pd.DataFrame, float]:
+    """Return the table with the numbers of each localised scan, and the one oracle threshold."""
+    threshold, index = oracle_threshold([p.dice_curve for p in places.values()]) if places else (float("nan"), 0)
+    rows = {
+        scan_id: {
+            "voxel_average_precision": place.average_precision,
+            "dice": np.nan if place.dice is None else place.dice,
+            "oracle_dice_one_threshold": float(place.dice_curve[index]),
+            "oracle_dice_per_scan": place.oracle_dice,
+            "lesion_ml": place.lesion_ml,
+        }
+        for scan_id, place in places.items()
+    }
+    extra = pd.DataFrame(
+        list(rows.values()), index=list(rows), columns=[*VOXEL_METRICS, "lesion_ml"], dtype="float64"
+    )
+    extra = extra.reindex(table["scan_id"].astype(str)).reset_index(drop=True)
+    kept = [c for c in table.columns if c in _KEPT or str(c).startswith("score_")]
+    return pd.concat([table[kept], extra], axis=1), threshold
+
+
+def _detection(table: pd.DataFrame, declared: str, protocol: Protocol) -> dict[str, dict[str, Estimate]]:
+    """Return every scan-level metric of the declared score and of every other score."""
+    scored = table[table["score"].notna()]
+    names = [c for c in scored.columns if c.startswith("score_") and c != f"score_{declared}"]
+    columns = {f"{declared} (declared)": "score", **{c.removeprefix("score_"): c for c in sorted(names)}}
+    result = {}
+    for name, column in columns.items():
+        rows = scored[scored[column].notna()]
+        values, ill = rows[column].to_numpy(dtype=np.float64), rows["ill"].to_numpy(dtype=bool)
+        result[name] = {
+            metric: bootstrap(
+                lambda rows, f=function, v=values, i=ill: f(i[rows], v[rows]),  # type: ignore[misc]
+                _subjects(scored.loc[rows.index]),
+                ill,
+                n_draws=protocol.n_draws,
+                seed=protocol.seed,
+            )
+            for metric, function in METRICS.items()
+        }
+    return result
+
+
+def _subjects(rows: pd.DataFrame) -> list[str]:
+    return [str(subject) for subject in rows["subject"]]
+
+
+def healthy_values(table: pd.DataFrame, column: str) -> pd.Series[float]:
+    """Return a column of the per-scan table for the healthy scans that have a value."""
+    return table.loc[~table["ill"].astype(bool) & table[column].notna(), column].astype("float64")
+
+
+def _promises(table: pd.DataFrame, run: Mapping[str, Any], alphas: Sequence[float]) -> tuple[PromiseCheck, ...]:
+    """Return the check at the run's alpha, then at every other alpha its reference scans can promise."""
+    calibration = run.get("calibration")
+    p_values = healthy_values(table, "p_value")
+    if not calibration or p_values.empty:
+        return ()
+    own = float(calibration["alpha"])
+    checks = []
+    for alpha in [own, *(a for a in alphas if not np.isclose(a, own))]:
+        try:
+            checks.append(
+                check_promise(int((p_values <= alpha).sum()), len(p_values), calibration["n_healthy"], alpha)
+            )
+        except AlphaTooSmallError:
+            continue
+    return tuple(checks)
+
+
+def _drift(table: pd.DataFrame, run: Mapping[str, Any]) -> DriftStatement | None:
+    calibration = run.get("calibration")
+    reference = run.get("reference_scores", {}).get(run.get("score_name"), [])
+    if not calibration or not reference:
+        return None
+    scores = healthy_values(table, "score").to_numpy()
+    return check_drift(scores, reference, float(calibration["alpha"]), float(calibration["threshold"]))
+
+
+def _localisation(table: pd.DataFrame, protocol: Protocol, marked: bool) -> dict[str, Estimate]:
+    """Return each voxel metric over subjects with a lesion, and the flagged volume in healthy scans."""
+    ill = table["ill"].astype(bool)
+    metrics = {name: table.loc[ill, name] for name in VOXEL_METRICS}
+    if marked:
+        metrics["false_positive_ml_in_healthy"] = table.loc[~ill & table["score"].notna(), "flagged_ml"]
+    return {
+        name: bootstrap_mean(
+            values.to_numpy(dtype=np.float64),
+            _subjects(table.loc[values.index]),
+            n_draws=protocol.n_draws,
+            seed=protocol.seed,
+        )
+        for name, values in metrics.items()
+        if values.notna().any()
+    }

@@ -1,0 +1,171 @@
+"""Recurrent autoencoder: rebuilds a slice from a walk along its neighbours.
+
+Idea. Anatomy goes on from slice to slice. An encoder E, the same for every slice, makes features of the slice
+x_0 and of its n neighbours on each side. A recurrent cell walks along them from either end to the middle, so that
+what it remembers there has seen all slices in order. Only a short vector z of that memory, the middle slice's own
+share included, reaches the decoder, which rebuilds the middle slice:
+
+    f_t = E(x_t),    t = −n … n
+    h⁺ = walk(f_−n, …, f_0),    h⁻ = walk(f_n, …, f_0)              each direction with weights of its own
+    z = W [h⁺, h⁻] + b,    x̂_0 = D(z),    L = Σ m (x_0 − x̂_0)² / Σ m,    r = x_0 − x̂_0
+
+The cell of a walk is one of two. ``convlstm`` keeps maps: its gates are convolutions of the features f and the
+memory h, so that it remembers what is where; without the peephole connections of the paper,
+
+    i, f, g, o = σ, σ, tanh, σ of W * [f_t, h_{t−1}] + b
+    c_t = f ∘ c_{t−1} + i ∘ g,    h_t = o ∘ tanh(c_t)
+
+``lstm`` keeps a vector: the features of a slice are first shortened to a code, and the gates are linear.
+
+Source: Shi et al. 2015, "Convolutional LSTM network: a machine learning approach for precipitation nowcasting";
+Hochreiter & Schmidhuber 1997, "Long short-term memory"; for autoencoders that watch a sequence for what does not
+belong there, Chong & Tay 2017, "Abnormal event detection in videos using spatiotemporal autoencoder".
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+
+from anomaly.core.image_views import View, VolumeSource
+from anomaly.models.base import ModelSettings
+from anomaly.models.components.conv_autoencoder import (
+    LatentDetector,
+    LatentNetwork,
+    LatentSettings,
+    coarse_shape,
+    stages,
+)
+from anomaly.models.components.losses import l2
+from anomaly.models.components.network import centre, refuse_large_latent
+from anomaly.training.protocols import Moment
+
+State = tuple[Tensor, Tensor]
+
+
+class RecurrentSettings(LatentSettings):
+    """Settings of the recurrent autoencoder."""
+
+    family: Literal["recurrent"] = "recurrent"
+    view: View = View(kind="slice", axis=2, neighbours=1)
+    cell: Literal["convlstm", "lstm"] = Field("convlstm", description="what walks along the slices")
+    memory: int = Field(32, ge=1, description="maps (convlstm) or numbers (lstm) a cell remembers, each way")
+
+    @field_validator("view")
+    @classmethod
+    def _has_slices_to_walk_along(cls, view: View) -> View:
+        if view.kind != "slice" or view.neighbours < 1:
+            raise ValueError(
+                f"this family walks along neighbouring slices, found view kind {view.kind!r} with neighbours "
+                f"{view.neighbours}; set view.kind to 'slice' and view.neighbours to 1 or more"
+            )
+        return view
+
+
+class ConvLSTMCell(nn.Module):
+    """One step of a convolutional LSTM on features ``(B, C, H, W)`` with a memory of maps ``(B, M, H, W)``."""
+
+    def __init__(self, channels: int, memory: int) -> None:
+        super().__init__()
+        self.memory = memory
+        self.gates = nn.Conv2d(channels + memory, 4 * memory, kernel_size=3, padding=1)
+
+    def forward(self, features: Tensor, state: State) -> State:
+        """Return h_t and c_t."""
+        h, c = state
+        i, f, g, o = self.gates(torch.cat([features, h], dim=1)).chunk(4, dim=1)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        return o.sigmoid() * c.tanh(), c
+
+    def start(self, features: Tensor) -> State:
+        """Return the empty memory before the first step."""
+        empty = features.new_zeros(len(features), self.memory, *features.shape[2:])
+        return empty, empty
+
+
+class ConvLSTMWalk(nn.Module):
+    """Two convolutional LSTMs that meet at the middle slice."""
+
+    def __init__(self, shape: tuple[int, ...], memory: int) -> None:
+        super().__init__()
+        self.cells = nn.ModuleList(ConvLSTMCell(shape[0], memory) for _ in range(2))
+        self.size = 2 * memory * math.prod(shape[1:])
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return what is remembered ``(B, size)`` at the middle of features ``(B, T, C, H, W)``."""
+        middle = features.shape[1] // 2
+        ends = features[:, : middle + 1], features[:, middle:].flip(1)
+        return torch.cat([self._walk(cell, way) for cell, way in zip(self.cells, ends, strict=True)], dim=1)
+
+    def _walk(self, cell: nn.Module, way: Tensor) -> Tensor:
+        state: State = cell.start(way[:, 0])  # type: ignore[operator]
+        for features in way.unbind(1):
+            state = cell(features, state)
+        return state[0].flatten(1)
+
+
+class LSTMWalk(nn.Module):
+    """A bidirectional LSTM over the codes of the slices."""
+
+    def __init__(self, shape: tuple[int, ...], memory: int) -> None:
+        super().__init__()
+        self.shorten = nn.Linear(math.prod(shape), memory)
+        self.cells = nn.LSTM(memory, memory, batch_first=True, bidirectional=True)
+        self.size = 2 * memory
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return what is remembered ``(B, size)`` at the middle of features ``(B, T, C, H, W)``."""
+        states: Tensor = self.cells(self.shorten(features.flatten(2)))[0]
+        return states[:, states.shape[1] // 2]
+
+
+class RecurrentNetwork(LatentNetwork):
+    """An encoder of slices, a walk along their features, a dense latent, a decoder of the middle slice."""
+
+    def __init__(self, channels: tuple[int, ...], shape: tuple[int, ...], cell: str, memory: int, latent: int):
+        super().__init__()
+        self.convolutions = stages(2, 1, channels)
+        self.coarse = coarse_shape(channels, shape)
+        self.walk = ConvLSTMWalk(self.coarse, memory) if cell == "convlstm" else LSTMWalk(self.coarse, memory)
+        self.to_latent = nn.Linear(self.walk.size, latent)
+        self.from_latent = nn.Linear(latent, math.prod(self.coarse))
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Return z ``(B, latent)`` of neighbouring slices ``(B, T, H, W)``."""
+        features = self.convolutions.encode(images.flatten(0, 1)[:, None])
+        z: Tensor = self.to_latent(self.walk(features.unflatten(0, images.shape[:2])))
+        return z
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return the middle slice ``(B, 1, H, W)``."""
+        images: Tensor = self.convolutions.decode(self.from_latent(z).reshape(-1, *self.coarse))
+        return images
+
+
+class RecurrentAutoencoder(LatentDetector):
+    """Residual of the middle slice, rebuilt from a walk along its neighbours."""
+
+    family = "recurrent"
+    Settings: ClassVar[type[ModelSettings]] = RecurrentSettings
+    settings: RecurrentSettings
+
+    def build(self) -> nn.Module:
+        """Return encoder, walk and decoder."""
+        settings = self.settings
+        return RecurrentNetwork(
+            settings.channels, self.padded, settings.cell, settings.memory, settings.latent_size
+        )
+
+    def check(self, train: VolumeSource) -> None:
+        """Refuse a latent that could copy the middle slice."""
+        del train
+        refuse_large_latent(self.settings.latent_size, 1, self.image_shape)
+
+    def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
+        """Return the mean squared error inside the mask of the middle slice."""
+        del at, corrupted
+        return {"loss": l2(self.reconstruct(images, mask), centre(images), mask)}

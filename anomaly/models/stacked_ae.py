@@ -1,0 +1,151 @@
+"""Stacked autoencoder: layers that learn one after another, each to rebuild what the layers below give it.
+
+Idea. Every layer k is a small autoencoder of its own: a stage of the encoder E_k and the stage of the decoder D_k
+that undoes it; the last layer is the dense latent. Greedily, layer by layer, each learns to rebuild its input, the
+code of the layers below, which stay as they are; then all are fine-tuned together:
+
+    h_0 = x,    h_k = E_k(h_{k−1}),    z = h_K
+    layer k alone:  L_k = mean (D_k(E_k(h̃_{k−1})) − h_{k−1})²,    only E_k and D_k change
+    fine-tuning:    L = Σ m (x − x̂)² / Σ m,    x̂ = D_1(… D_K(z)),    all change
+
+The first layer, whose input is the image, learns inside the mask m, too. h̃ is the input, or, for a stacked
+*denoising* autoencoder, the input with a share of its numbers set to 0 (masking noise). The evidence is the
+residual x − x̂. Before good initialisation and normalisation were known, deep autoencoders could hardly be trained
+otherwise; ``greedy: false`` trains the same network end to end, to see what the order is worth.
+
+Source: Bengio, Lamblin, Popovici & Larochelle 2007, "Greedy layer-wise training of deep networks"; Vincent et al.
+2010, "Stacked denoising autoencoders".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from pydantic import Field
+from torch import Tensor, nn
+
+from anomaly.models.base import ModelSettings
+from anomaly.models.components.conv_autoencoder import (
+    LatentDetector,
+    LatentNetwork,
+    LatentSettings,
+    coarse_shape,
+    stages,
+)
+from anomaly.models.components.losses import l2
+from anomaly.models.components.network import centre, crop, pad
+from anomaly.training.protocols import Moment
+
+
+class StackedSettings(LatentSettings):
+    """Settings of the stacked autoencoder."""
+
+    family: Literal["stacked"] = "stacked"
+    greedy: bool = Field(True, description="layer by layer, then together; false: together from the start")
+    fine_tuning: float = Field(
+        0.6, gt=0, lt=1, description="last share of the steps, for all together; layers share the rest equally"
+    )
+    masking_noise: float = Field(
+        0.0, ge=0, lt=1, description="share of a layer's inputs set to 0 while it learns alone"
+    )
+
+
+class Layer(nn.Module):
+    """An autoencoder of one layer."""
+
+    def __init__(self, encode: nn.Module, decode: nn.Module) -> None:
+        super().__init__()
+        self.encode = encode
+        self.decode = decode
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return what becomes of the inputs by way of their code."""
+        outputs: Tensor = self.decode(self.encode(inputs))
+        return outputs
+
+
+class Stack(LatentNetwork):
+    """Convolutional layers and a dense one on top."""
+
+    layers: Sequence[Layer]
+
+    def __init__(self, dims: int, in_channels: int, channels: tuple[int, ...], shape: tuple[int, ...], latent: int):
+        super().__init__()
+        convolutions, coarse = stages(dims, in_channels, channels), coarse_shape(channels, shape)
+        encoders, decoders = list(convolutions.encode), list(convolutions.decode)[::-1]
+        encoders.append(nn.Sequential(nn.Flatten(), nn.Linear(math.prod(coarse), latent)))
+        decoders.append(nn.Sequential(nn.Linear(latent, math.prod(coarse)), nn.Unflatten(1, coarse)))
+        self.layers = nn.ModuleList(map(Layer, encoders, decoders))  # type: ignore[assignment]
+
+    def below(self, images: Tensor, k: int) -> Tensor:
+        """Return the code h_k of padded images, after the k lowest layers."""
+        for layer in self.layers[:k]:
+            images = layer.encode(images)
+        return images
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Return z ``(B, latent)``."""
+        return self.below(images, len(self.layers))
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return images ``(B, 1, *S)``."""
+        for layer in reversed(self.layers):
+            z = layer.decode(z)
+        return z
+
+
+class StackedAutoencoder(LatentDetector):
+    """Residual of an autoencoder whose layers have learnt one after another."""
+
+    family = "stacked"
+    Settings: ClassVar[type[ModelSettings]] = StackedSettings
+    settings: StackedSettings
+    network: Stack
+
+    def build(self) -> nn.Module:
+        """Return the layers."""
+        settings = self.settings
+        return Stack(
+            self.view.spatial_dims, self.view.channels, settings.channels, self.padded, settings.latent_size
+        )
+
+    def alone(self, steps: int) -> int:
+        """Return the number of steps in which layers learn alone."""
+        return round((1 - self.settings.fine_tuning) * steps) if self.settings.greedy else 0
+
+    def layer_at(self, step: int, steps: int) -> int | None:
+        """Return the layer that learns alone in a step, from 0; None where all learn together."""
+        alone = self.alone(steps)
+        return step * len(self.network.layers) // alone if step < alone else None
+
+    def learning(self, step: int, steps: int) -> nn.Module:
+        """Return the layer that learns alone, or all."""
+        k = self.layer_at(step, steps)
+        return self if k is None else self.network.layers[k]
+
+    def can_score(self, step: int, steps: int) -> bool:
+        """Return whether every layer has learnt."""
+        return step >= self.alone(steps)
+
+    def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
+        """Return the error of the layer that learns alone, or of the whole stack."""
+        del corrupted
+        k = self.layer_at(at.step, at.steps)
+        if k is None:
+            return {"loss": l2(self.reconstruct(images, mask), centre(images), mask)}
+        with torch.no_grad():
+            inputs = self.network.below(pad(images, self.padded), k)
+        outputs = self.network.layers[k](self._masked(inputs, at.rng))
+        if k == 0:
+            return {"loss": l2(crop(outputs, self.image_shape), centre(images), mask)}
+        return {"loss": F.mse_loss(outputs.float(), inputs.float())}
+
+    def _masked(self, inputs: Tensor, rng: torch.Generator) -> Tensor:
+        if self.settings.masking_noise == 0:
+            return inputs
+        kept = torch.rand(inputs.shape, generator=rng, device=inputs.device) >= self.settings.masking_noise
+        return inputs * kept

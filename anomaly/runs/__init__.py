@@ -1,0 +1,1 @@
+"""A run folder: what `anomaly score` writes, and everything that reads it."""

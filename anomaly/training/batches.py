@@ -1,0 +1,144 @@
+"""The endless, reproducible stream of training batches.
+
+The batch of step t depends on the seed and on t alone, never on what was read before. A training that was
+killed and resumed therefore sees the very batches an uninterrupted one would have seen.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Generic, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anomaly.core.errors import TrainingError
+from anomaly.core.image_views import Array, View, VolumeSource
+
+Place = tuple[slice, slice, slice]
+T = TypeVar("T")
+
+
+class Batch(NamedTuple):
+    """Images as they were cut.
+
+    Parameters
+    ----------
+    number
+        Of the batch, counted over the whole training.
+    images
+        ``(B, C, *S)`` float32.
+    mask
+        ``(B, 1, *S)`` bool.
+    covariates
+        ``(B, D)`` what the source knows of their subjects, NaN where unknown.
+    """
+
+    number: int
+    images: Tensor
+    mask: Tensor
+    covariates: Tensor
+
+
+class ImageStream:
+    """Random images of random scans, cut straight from the (memory-mapped) volumes into batch tensors.
+
+    Parameters
+    ----------
+    source
+        Healthy volumes.
+    view
+        How images are cut.
+    batch_size
+        Images per batch.
+    seed
+        Together with the step it decides every batch.
+    rank
+        Number of this process among several that train together; each sees its own batches.
+    pinned
+        Make batches in memory that a GPU copies from while the processor goes on.
+    """
+
+    def __init__(
+        self,
+        source: VolumeSource,
+        view: View,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        pinned: bool = False,
+    ) -> None:
+        if len(source) == 0:
+            raise TrainingError("the cohort holds no healthy scan to train on; check its groups and statuses")
+        self.source, self.view, self.batch_size = source, view, batch_size
+        self.seed, self.rank, self.pinned = seed, rank, pinned
+        self._places: dict[int, list[Place]] = {}
+
+    def batch(self, step: int) -> Batch:
+        """Return the batch of one step."""
+        rng = np.random.default_rng([self.seed, self.rank, step])
+        shape = self.view.image_shape(self.source.grid.shape)
+        size, pinned = self.batch_size, self.pinned
+        images = torch.empty((size, self.view.channels, *shape), pin_memory=pinned)
+        mask = torch.empty((size, 1, *shape), dtype=torch.bool, pin_memory=pinned)
+        scans = rng.integers(len(self.source), size=size)
+        for row, scan in enumerate(scans):
+            self._fill(images[row].numpy(), mask[row].numpy(), int(scan), rng)
+        covariates = np.stack([self.source.covariates(int(scan)) for scan in scans]).astype(np.float32, copy=False)
+        return Batch(step, images, mask, torch.from_numpy(covariates))
+
+    def _fill(self, image: Array, mask: Array, scan: int, rng: np.random.Generator) -> None:
+        voxels, foreground = self.source[scan]
+        if scan not in self._places:
+            self._places[scan] = self.view.places(foreground)
+        places = self._places[scan]
+        place = places[int(rng.integers(len(places)))]
+        image[...] = self.view.cut(voxels, place)
+        mask[...] = self.view.target(foreground, place)
+
+
+class StepLoader(Generic[T]):
+    """Batches of one stretch of training, made ahead by threads. What lightning calls a data loader.
+
+    Parameters
+    ----------
+    make
+        Returns the batch of a step.
+    first
+        Returns the step to start at, asked anew at every iteration: training may have been resumed.
+    length
+        Batches per stretch.
+    threads
+        Threads that make batches; 0 makes them in line. Threads need no copies and no pickling, and numpy and
+        torch let go of the interpreter while they compute.
+    """
+
+    def __init__(self, make: Callable[[int], T], first: Callable[[], int], length: int, threads: int) -> None:
+        self.make, self.first, self.length, self.threads = make, first, length, threads
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[T]:
+        start = self.first()
+        steps = range(start, start + self.length)
+        if self.threads == 0:
+            return map(self.make, steps)
+        return self._make_ahead(steps)
+
+    def _make_ahead(self, steps: range) -> Iterator[T]:
+        with ThreadPoolExecutor(self.threads, thread_name_prefix="batches") as pool:
+            waiting: deque[Future[T]] = deque()
+            try:
+                for step in steps:
+                    waiting.append(pool.submit(self.make, step))
+                    if len(waiting) > self.threads:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()

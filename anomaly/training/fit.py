@@ -1,0 +1,263 @@
+"""The one place that builds a lightning Trainer."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import signal
+import threading
+import warnings
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.strategies import DDPStrategy
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from anomaly.core.errors import TrainingError
+from anomaly.core.image_views import VolumeSource
+from anomaly.training.batches import Batch, ImageStream, StepLoader
+from anomaly.training.callbacks import (
+    BEST,
+    LAST,
+    AveragedWeights,
+    HealthCheck,
+    LastCheckpoint,
+    PlantedValidation,
+    Progress,
+)
+from anomaly.training.distributed import Report, run_together
+from anomaly.training.hardware import GPU_THREADS, arithmetic, hardware, in_bfloat16, on_gpu, suited
+from anomaly.training.module import LearnerModule
+from anomaly.training.protocols import Health, LabelledScan, Learner, Outcome, Run
+from anomaly.training.settings import TrainingSettings
+
+FAR = 2**31  # number of a batch that no training comes to
+_SILENCED = (
+    r".*does not have many workers.*",  # batches are cut from memory maps by threads of our own
+    r".*The number of training batches.*is smaller than the logging interval.*",  # we log by ourselves
+    r".*Experiment logs directory .* exists and is not empty.*",  # a resumed training adds to its logs
+    r".*LeafSpec.* is deprecated.*",  # of torch, used inside lightning
+    r".*GPU available but not used.*",  # the caller chose the device
+    r".*Grad strides do not match bucket view strides.*",  # of the critics of two processes; costs a copy
+)
+LONGEST_WAIT = timedelta(hours=6)  # of the other processes, while the first validates
+
+
+def train(
+    learner: Learner,
+    source: VolumeSource,
+    validation: Sequence[LabelledScan],
+    settings: TrainingSettings,
+    run: Run,
+    fingerprint: str,
+) -> Outcome:
+    """Train a learner in place; afterwards it holds the best weights, on the CPU, in ``eval`` mode.
+
+    Parameters
+    ----------
+    learner
+        The model.
+    source
+        Healthy volumes to learn from.
+    validation
+        Scans with planted lesions that choose the weights to keep; may be empty.
+    settings
+        The recipe.
+    run
+        Folder, device, whether to resume, and whom to tell about progress. The folder afterwards holds
+        ``last.ckpt`` (to continue from), ``best.safetensors`` (the weights kept) and ``logs/``.
+    fingerprint
+        Of everything a resumed training must share with the one it continues.
+
+    Raises
+    ------
+    TrainingError
+        If a loss or gradient is not finite, memory or devices are wanting, or the folder holds another training or
+        a damaged checkpoint.
+    """
+    hardware(run)  # before other processes start
+    run.folder.mkdir(parents=True, exist_ok=True)
+    if not run.resume:
+        for name in (LAST, BEST):
+            (run.folder / name).unlink(missing_ok=True)
+    silent = replace(run, progress=None)  # what tells of progress cannot go to another process
+    work = partial(_fit, learner, source, tuple(validation), settings, silent, fingerprint)
+    if run.devices == 1:
+        work(run.progress)
+    else:
+        run_together(work, run.devices, run.progress)
+    _keep_best(learner, run.folder)
+    health = learner.health(fresh_batches(LearnerModule(learner, settings, fingerprint), source))
+    return _outcome(run.folder, bool(validation), health)
+
+
+def _fit(
+    learner: Learner,
+    source: VolumeSource,
+    validation: Sequence[LabelledScan],
+    settings: TrainingSettings,
+    run: Run,
+    fingerprint: str,
+    progress: Report | None,
+) -> None:
+    """Train, in the only process or in one of several; what was learnt is in the folder afterwards."""
+    gpu = on_gpu(run.device)
+    learner = suited(learner, run, partial(losses_of_every_turn, source, settings))
+    module = LearnerModule(learner, settings, fingerprint).train().requires_grad_()
+    weights = AveragedWeights(settings.ema_decay)
+    chosen = PlantedValidation(weights, validation, run.folder, settings.patience)
+    health = HealthCheck(weights, partial(fresh_batches, module, source))
+    with quiet():
+        trainer = _trainer(settings, run, [weights, chosen, health, LastCheckpoint(run.folder),
+                                           Progress(settings.steps, progress)])  # fmt: skip
+        stream = ImageStream(
+            source, learner.view, settings.batch_size, settings.seed, trainer.global_rank, pinned=gpu
+        )
+        loader: StepLoader[Any] = StepLoader(
+            stream.batch if gpu else lambda step: module.ready(stream.batch(step)),
+            first=lambda: module.batches_done,
+            length=settings.validate_every * settings.accumulate,
+            threads=max(settings.num_workers, GPU_THREADS if gpu else 0),
+        )
+        with _explained(settings), arithmetic(settings.precision, gpu):
+            trainer.fit(module, loader, ckpt_path=_checkpoint(run), weights_only=True)
+
+
+def _trainer(settings: TrainingSettings, run: Run, callbacks: list[Any]) -> Trainer:
+    accelerator, devices = hardware(run)
+    return Trainer(
+        accelerator=accelerator,
+        devices=devices,
+        **({} if run.devices == 1 else _together()),
+        precision="bf16-mixed" if in_bfloat16(settings.precision, on_gpu(run.device)) else "32-true",
+        max_steps=settings.steps,
+        accumulate_grad_batches=settings.accumulate,
+        callbacks=callbacks,
+        logger=_loggers(run.folder),
+        default_root_dir=run.folder,
+        enable_checkpointing=False,  # LastCheckpoint and PlantedValidation write whole files at one moment
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_autolog_hparams=False,
+        use_distributed_sampler=False,  # the stream gives every process its own batches
+        num_sanity_val_steps=0,
+    )
+
+
+def _together() -> dict[str, Any]:
+    """Return how one of several processes finds the others, whatever cluster it runs on."""
+    # Parts of a model may take turns: what does not learn in a step has no gradient to wait for.
+    strategy = DDPStrategy(find_unused_parameters=True, timeout=LONGEST_WAIT)
+    return {"strategy": strategy, "plugins": [LightningEnvironment()]}
+
+
+def _loggers(folder: Path) -> list[Any]:
+    csv = CSVLogger(folder, name="logs", flush_logs_every_n_steps=1)  # a killed training keeps its log
+    return [csv, TensorBoardLogger(folder, name="logs", version=csv.version)]
+
+
+def _checkpoint(run: Run) -> Path | None:
+    path = run.folder / LAST
+    if not run.resume or not path.is_file():
+        return None
+    if not zipfile.is_zipfile(path):  # what torch writes; its end is written last
+        raise TrainingError(f"{path} is damaged: expected a whole checkpoint; delete it to start anew")
+    return path
+
+
+def _keep_best(learner: Learner, folder: Path) -> None:
+    assert isinstance(learner, nn.Module)  # noqa: S101 - a Protocol cannot say that it is a module
+    learner.to("cpu")
+    learner.load_state_dict(load_file(folder / BEST))
+    learner.requires_grad_().eval()  # parts may have taken turns
+
+
+def fresh_batches(module: LearnerModule, source: VolumeSource) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield images, masks and covariates of batches that no training comes to, the same each time."""
+    stream = ImageStream(source, module.learner.view, module.settings.batch_size, module.settings.seed)
+    for number in itertools.count(FAR):
+        images, mask, covariates = (tensor.to(module.device) for tensor in stream.batch(number)[1:])
+        ready = module.ready(Batch(number, images, mask, covariates))
+        yield ready.images, ready.mask, ready.covariates
+
+
+def losses_of_every_turn(source: VolumeSource, settings: TrainingSettings, learner: Any) -> Iterator[Tensor]:
+    """Yield a loss for each part of a learner that takes turns."""
+    module = LearnerModule(learner, settings, "").train()
+    batch = module.ready(ImageStream(source, learner.view, settings.batch_size, settings.seed).batch(0))
+    learnt: list[nn.Module] = []
+    for step in range(settings.steps):
+        part = learner.learning(step, settings.steps)
+        if not any(part is other for other in learnt):
+            learnt.append(part)
+            yield module.training_step(batch._replace(number=step * settings.accumulate), 0)
+
+
+def _outcome(folder: Path, validated: bool, health: Health) -> Outcome:
+    """Return what the last checkpoint says, whichever process wrote it."""
+    saved = torch.load(folder / LAST, map_location="cpu", weights_only=True, mmap=True)
+    chosen, steps = saved["callbacks"][PlantedValidation.__name__], int(saved["global_step"])
+    numbers = {"best_step": float(chosen["best_step"]), **health.numbers}
+    notes = list(health.warnings)
+    if validated:
+        numbers["planted_ap"] = chosen["best"]
+    else:
+        notes.append("no validation scans: the last weights were kept, not the best")
+    if chosen["stopped"]:
+        notes.append(f"stopped early at step {steps}: validation no longer improved")
+    explosions = saved["anomaly"]["explosions"]
+    if explosions:
+        notes.append(
+            f"the gradient exploded {len(explosions)} time(s), first at step {explosions[0]}; lower "
+            "training.learning_rate, and look at the curves in training/logs"
+        )
+    return Outcome(steps, float(saved["anomaly"]["seconds"]), numbers, tuple(notes))
+
+
+@contextmanager
+def _explained(settings: TrainingSettings) -> Iterator[None]:
+    """Say what to do where memory is wanting; pass Ctrl-C on, where lightning would end the program."""
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"the device's memory does not hold a batch of {settings.batch_size} ({str(error).splitlines()[0]}); "
+            "lower training.batch_size and raise training.accumulate as much"
+        ) from error
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from end
+        raise
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, before)  # lightning has switched it off
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence lightning's own lines and the warnings listed above, for as long as it trains."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            for message in _SILENCED:
+                warnings.filterwarnings("ignore", message=message)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

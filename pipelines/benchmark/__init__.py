@@ -1,0 +1,1 @@
+"""Compare models on planted lesions and real cases; measure speed; study single settings."""

@@ -1,0 +1,193 @@
+"""Test scans of a benchmark with synthetic lesions, planted before anything else is done to them.
+
+::
+
+    planted/raw/<subject>/<scan>_acq-planted<kind>_run-<n>_<modality>.nii.gz, …_desc-lesion_mask.nii.gz
+    planted/raw/manifest.csv                            planted/labels-<kind>.tsv
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from anomaly.cohort.synthetic import KINDS, Kind, draw_strength, lesion_shapes, plant_in_scan, random_blob
+from anomaly.cohort.table import ScanRecord, read_records
+from anomaly.cohort.volumes import CohortVolumes
+from anomaly.core.config import Settings
+from anomaly.core.errors import CohortError, ConfigError
+from anomaly.core.files import atomic_path
+from anomaly.core.progress import Progress
+from anomaly.core.volume import Geometry, MaskArray
+from anomaly.export.nifti import write_nifti
+from anomaly.io.nifti import read_nifti
+
+LEAST_LESION_ML = 0.2
+
+
+class PlantedSettings(Settings):
+    """Synthetic lesions: ``per_subject`` copies of every test scan for each kind, one lesion in each copy."""
+
+    kinds: tuple[Kind, ...] = Field(default=KINDS, description="dark, bright, texture, mass_effect")
+    per_subject: int = Field(default=1, ge=1, description="copies of each test scan for each kind")
+    shapes: Path | None = Field(
+        default=None, description="folder of lesion masks in MNI space; none = random blobs"
+    )
+    volume_ml: tuple[float, float] = Field(default=(1.0, 30.0), description="range of random blobs")
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """One scan to be written: which lesion goes into which test scan, and where the files lie."""
+
+    record: ScanRecord
+    kind: Kind
+    number: int
+    seed: tuple[int, ...]
+
+    @property
+    def scan_id(self) -> str:
+        name = self.record.scan_id.removesuffix(f"_{self.record.modality}")
+        return f"{name}_acq-planted{self.kind.replace('_', '')}_run-{self.number}_{self.record.modality}"
+
+    @property
+    def scan(self) -> Path:
+        return Path(self.record.subject) / f"{self.scan_id}.nii.gz"
+
+    @property
+    def mask(self) -> Path:
+        return Path(self.record.subject) / f"{self.scan_id}_desc-lesion_mask.nii.gz"
+
+
+def plant_test_scans(
+    settings: PlantedSettings, shapes: Path | None, cohort: Path, output: Path, progress: Progress
+) -> Path:
+    """Write the test scans of a cohort with lesions, and the labels of each kind, and return their manifest.
+
+    What an earlier call wrote stays. The same seed plants the same lesions; more copies do not change the first.
+
+    Parameters
+    ----------
+    shapes
+        Folder of lesion masks in MNI space; random blobs without.
+    output
+        Folder for ``raw/`` and ``labels-<kind>.tsv``.
+
+    Raises
+    ------
+    CohortError
+        If no scan of the cohort is a healthy test scan, or one of them is not a NIfTI file.
+    """
+    test = healthy_test_scans(cohort)
+    raw, volumes = output / "raw", CohortVolumes(cohort, test)
+    masks = None if shapes is None else lesion_shapes(shapes, volumes.grid)
+    copies = list(_copies(settings, test))
+    for done, copy in enumerate(copies):
+        progress(done, len(copies), "planting lesions")
+        if not (raw / copy.mask).is_file():
+            _plant(copy, cohort, raw, masks, volumes.grid, settings)
+    for kind in settings.kinds:
+        rows = [label_row(record.scan_id, 0) for record in test]
+        rows += [label_row(c.scan_id, 1, str(Path("raw") / c.mask)) for c in copies if c.kind == kind]
+        write_labels(output / f"labels-{kind}.tsv", rows)
+    return _write_manifest(raw / "manifest.csv", copies)
+
+
+def healthy_test_scans(cohort: Path) -> list[ScanRecord]:
+    """Return the scans of a benchmark's cohort that lesions are planted in and that must not be flagged."""
+    test = [r for r in read_records(cohort) if r.split == "test" and r.group in {"", "healthy"}]
+    if not test:
+        raise CohortError(
+            f"{cohort} has no healthy test scan to plant lesions in; give the test split a larger share"
+        )
+    return test
+
+
+def label_row(scan_id: str, label: int, mask: str = "") -> dict[str, Any]:
+    """Return one row of a table of labels."""
+    return {"scan_id": scan_id, "label": label, "mask": mask}
+
+
+def write_labels(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write a table of labels, as ``anomaly evaluate`` reads it."""
+    with atomic_path(path) as temporary:
+        pd.DataFrame(rows).to_csv(temporary, sep="\t", index=False)
+
+
+def _copies(settings: PlantedSettings, test: Sequence[ScanRecord]) -> Iterator[_Copy]:
+    for kind in settings.kinds:
+        for index, record in enumerate(test):
+            for number in range(1, settings.per_subject + 1):
+                yield _Copy(record, kind, number, (settings.seed, KINDS.index(kind), index, number))
+
+
+def _plant(
+    copy: _Copy,
+    cohort: Path,
+    raw: Path,
+    shapes: Sequence[MaskArray] | None,
+    grid: Geometry,
+    settings: PlantedSettings,
+) -> None:
+    """Write one raw scan with one lesion; the mask last, because it says that both are there."""
+    record, rng = copy.record, np.random.default_rng(copy.seed)
+    if "#" in record.source:
+        raise CohortError(
+            f"{record.scan_id} is a DICOM series; lesions are planted in NIfTI files only; convert it, e.g. with "
+            "dcm2niix"
+        )
+    scan = read_nifti((cohort / record.source).resolve())
+    brain = CohortVolumes(cohort, [record])[0][1]
+    lesion = _lesion(brain, shapes, grid, settings, rng)
+    strength = draw_strength(copy.kind, rng)
+    between = record.template_from_scan_matrix
+    planted, mask = plant_in_scan(scan, between, lesion, grid, copy.kind, strength, rng)
+    write_nifti(raw / copy.scan, planted.voxels, scan.geometry)
+    write_nifti(raw / copy.mask, mask, scan.geometry, "uint8")
+
+
+def _lesion(
+    brain: MaskArray,
+    shapes: Sequence[MaskArray] | None,
+    grid: Geometry,
+    settings: PlantedSettings,
+    rng: np.random.Generator,
+) -> MaskArray:
+    """Return a real shape, mirrored half of the time, that lies in the brain, or a random blob."""
+    if shapes is None:
+        volume = float(np.exp(rng.uniform(*np.log(settings.volume_ml))))
+        return random_blob(brain, volume, grid.voxel_ml, rng)
+    for _ in range(100):
+        shape = shapes[int(rng.integers(len(shapes)))]
+        shape = shape[::-1] if rng.random() < 0.5 else shape
+        inside = (shape & brain).sum()
+        if inside * grid.voxel_ml >= LEAST_LESION_ML and inside >= 0.5 * shape.sum():
+            return shape
+    raise ConfigError(
+        "no lesion shape lies in the brain in 100 tries; check that the shapes are masks in MNI space"
+    )
+
+
+def _write_manifest(path: Path, copies: Sequence[_Copy]) -> Path:
+    """Say of whom every copy is, so that the copies of a subject stay together whatever its files are called."""
+    rows = [
+        {
+            "path": str(copy.scan),
+            "subject": copy.record.subject,
+            "session": copy.record.session,
+            "modality": copy.record.modality,
+            "group": "planted",
+            "split": "test",
+        }
+        for copy in copies
+    ]
+    with atomic_path(path) as temporary:
+        pd.DataFrame(rows).to_csv(temporary, index=False)
+    return path

@@ -1,0 +1,258 @@
+"""Several models, one cohort, one protocol, one table.
+
+The healthy scans are split by subject (train, calibration, test); synthetic lesions are planted in the *raw* test
+scans, which then go through everything a scan goes through; every model is trained, calibrated and run on the same
+scans; models may be merged, and an ensemble is one more model; differences are paired over subjects. Real cases,
+where there are any, are a sanity check beside it. What an earlier call has done is not done again.
+
+::
+
+    output/cohort/              the healthy scans, prepared once
+    output/planted/raw/         test scans with a synthetic lesion, masks; output/planted/cohort/ prepared
+    output/models/<name>/       bundles     output/runs/<name>/   runs     output/evaluation/<name>/<kind>/
+    output/results.md + .json   the tables; <name> is <name>-seed<k> where a model is trained from several seeds
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pandas as pd
+
+from anomaly.bundle.store import load_bundle
+from anomaly.cohort.splits import split_by_subject
+from anomaly.cohort.table import read_records, write_manifest
+from anomaly.cohort.volumes import CohortVolumes
+from anomaly.core.config import load_yaml
+from anomaly.core.errors import BundleError, InputError
+from anomaly.core.files import read_json, sha256_of_file, write_json
+from anomaly.core.progress import Progress, no_progress
+from anomaly.core.results import ScanStatus
+from anomaly.training.hardware import choose_device
+from pipelines.benchmark.planted_lesions import healthy_test_scans, label_row, plant_test_scans, write_labels
+from pipelines.benchmark.settings import BenchmarkSettings, EnsembleOf
+from pipelines.benchmark.speed.network_passes import network_passes
+from pipelines.benchmark.tables import Results, write_results
+from pipelines.calibrate import calibrate
+from pipelines.common import SAMPLE, find_config, shipped_configs
+from pipelines.ensemble import ensemble
+from pipelines.evaluate import evaluate, read_per_scan
+from pipelines.ingest import ingest
+from pipelines.score import ScoreRequest, score
+from pipelines.train import train
+
+SPLITS = ("train", "calibration", "test")
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """Where everything lies and how it is run; the same for each model."""
+
+    settings: BenchmarkSettings
+    output: Path
+    sources: tuple[Path, ...]  # cohorts: healthy, planted, cases
+    jobs: int
+    device: str
+    progress: Progress
+
+    @property
+    def cohort(self) -> Path:
+        return self.sources[0]
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return (*self.settings.planted.kinds, *(("cases",) if self.settings.cases else ()))
+
+    def model(self, name: str) -> Path:
+        return self.output / "models" / name
+
+
+def benchmark(
+    config: str | Path,
+    output: Path,
+    *,
+    data: Path | None = None,
+    jobs: int = 0,
+    device: str = "auto",
+    progress: Progress = no_progress,
+) -> Path:
+    """Run a benchmark, or continue one, and return the path of its table.
+
+    Parameters
+    ----------
+    config
+        A shipped name, or the path of a YAML file.
+    data
+        The folder that paths in the config are relative to; by default the config's own folder, for shipped
+        configs ``sample_data/``.
+
+    Raises
+    ------
+    InputError
+        The healthy scans are not there.
+    BundleError
+        An ensemble that is there already is not the one that the config describes.
+    """
+    path = find_config(config, "benchmarks")
+    settings = BenchmarkSettings.parse(load_yaml(path), where=str(path))
+    root = data or (SAMPLE if path in shipped_configs("benchmarks").values() else path.parent)
+    if not (root / settings.healthy).exists():
+        raise InputError(f"no healthy scans at {root / settings.healthy}; give --data, the folder that holds them")
+    cohort = _healthy_cohort(settings, root, output, jobs, progress)
+    planted = _planted_cohort(settings, root, output, cohort, jobs, progress)
+    cases = _case_cohort(settings, root, output, cohort, jobs, progress)
+    bench = _Bench(settings, output, (cohort, planted, *([cases] if cases else ())), jobs, device, progress)
+    results = Results(settings.name, settings.entries, _measured_on(cohort, settings))
+    for name in _made(bench):
+        _calibrate(bench, name)
+        _score(bench, name)
+        results.add_model(name, read_json(bench.model(name) / "metadata.json"), _cost_of_scoring(bench, name))
+        for kind in bench.kinds:
+            results.add(name, kind, *_evaluated(bench, name, kind))
+    return write_results(results, output)
+
+
+def _healthy_cohort(settings: BenchmarkSettings, root: Path, output: Path, jobs: int, progress: Progress) -> Path:
+    """Ingest the healthy scans and write the split into the manifest, so that every step sees the same."""
+    cohort = output / "cohort"
+    ingest([root / settings.healthy], cohort, preprocessing=settings.preprocessing, jobs=jobs, progress=progress)
+    records = read_records(cohort)
+    accepted = [record for record in records if record.status is ScanStatus.ACCEPTED]
+    shares = {name: getattr(settings.split, name) for name in SPLITS}
+    parts = split_by_subject(accepted, shares, seed=settings.split.seed)
+    split_of = {record.scan_id: name for name in SPLITS for record in parts[name]}
+    write_manifest(cohort, [replace(r, split=split_of.get(r.scan_id, "unused")) for r in records])
+    return cohort
+
+
+def _planted_cohort(
+    settings: BenchmarkSettings, root: Path, output: Path, cohort: Path, jobs: int, progress: Progress
+) -> Path:
+    """Plant lesions in the raw test scans and ingest them like any other scan."""
+    planted = output / "planted"
+    shapes = None if settings.planted.shapes is None else root / settings.planted.shapes
+    manifest = plant_test_scans(settings.planted, shapes, cohort, planted, progress)
+    prepared = planted / "cohort"
+    ingest([manifest], prepared, preprocessing=settings.preprocessing, jobs=jobs, progress=progress)
+    return prepared
+
+
+def _case_cohort(
+    settings: BenchmarkSettings, root: Path, output: Path, cohort: Path, jobs: int, progress: Progress
+) -> Path | None:
+    """Ingest real cases; their masks lie beside the scans."""
+    if settings.cases is None:
+        return None
+    prepared = output / "cases"
+    ingest([root / settings.cases], prepared, preprocessing=settings.preprocessing, jobs=jobs, progress=progress)
+    rows = [
+        label_row(r.scan_id, 1, str((prepared / r.lesion_mask).resolve()) if r.lesion_mask else "")
+        for r in read_records(prepared)
+        if r.status is ScanStatus.ACCEPTED
+    ]
+    rows += [label_row(record.scan_id, 0) for record in healthy_test_scans(cohort)]
+    write_labels(output / "planted" / "labels-cases.tsv", rows)
+    return prepared
+
+
+def _made(bench: _Bench) -> Iterator[str]:
+    """Train each model, and merge each ensemble, unless an earlier call has, and yield their names."""
+    for config, seed, name in bench.settings.trainings:
+        if not (bench.model(name) / "metadata.json").is_file():
+            train(config, bench.cohort, bench.model(name), seed=seed, device=bench.device, progress=bench.progress)
+        yield name
+    for name, of in bench.settings.ensembles.items():
+        if (bench.model(name) / "metadata.json").is_file():
+            _refuse_another_ensemble(bench, name, of)
+        else:
+            ensemble([bench.model(member) for member in of.members], bench.model(name), of.merge)
+        yield name
+
+
+def _refuse_another_ensemble(bench: _Bench, name: str, of: EnsembleOf) -> None:
+    folder = bench.model(name)
+    members = [(member, read_json(bench.model(member) / "metadata.json")["model_id"]) for member in of.members]
+    merged = read_json(folder / "metadata.json").get("members", {})
+    merge = load_yaml(folder / "config.yaml").get("merge")
+    if merge != of.merge.model_dump(mode="json") or list(merged.items()) != members:
+        raise BundleError(
+            f"{folder} was merged from other models, or otherwise, than ensembles.{name} says; give that ensemble "
+            f"another name, or remove {folder} and {bench.output / 'runs' / name}"
+        )
+
+
+def _calibrate(bench: _Bench, name: str) -> None:
+    model, settings = bench.model(name), bench.settings
+    if list((model / "calibrations").glob("*.json")):
+        return
+    calibrate(
+        model,
+        bench.cohort,
+        settings.alphas,
+        f"benchmark {settings.name}",
+        jobs=bench.jobs,
+        device=bench.device,
+        progress=bench.progress,
+    )
+
+
+def _score(bench: _Bench, name: str) -> None:
+    request = ScoreRequest(
+        model=bench.model(name),
+        sources=bench.sources,
+        output=bench.output / "runs" / name,
+        split="test",
+        alpha=min(bench.settings.alphas),
+        jobs=bench.jobs,
+        device=bench.device,
+    )
+    score(request, bench.progress)
+
+
+def _evaluated(bench: _Bench, name: str, kind: str) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+    """Return the per-scan table and the promises of a run, measured unless an earlier call measured this run."""
+    run, labels = bench.output / "runs" / name, bench.output / "planted" / f"labels-{kind}.tsv"
+    folder = bench.output / "evaluation" / name / kind
+    measured = {path.name: sha256_of_file(path) for path in (run / "scores.parquet", labels)}
+    note = folder / "measured.json"
+    if not note.is_file() or read_json(note) != measured:
+        evaluate(run, labels, output=folder)
+        write_json(note, measured)
+    return read_per_scan(folder), read_json(folder / "metrics.json")["promises"]
+
+
+def _cost_of_scoring(bench: _Bench, name: str) -> dict[str, float | None]:
+    """Return seconds per scan in the networks (median of the run, where it noted them) and passes per image."""
+    found = [read_json(path)["provenance"] for path in (bench.output / "runs" / name).glob("*/score.json")]
+    seconds = [provenance["look_seconds"] for provenance in found if "look_seconds" in provenance]
+    return {
+        "seconds_per_scan": median(seconds) if seconds else None,
+        "passes_per_image": sum(_passes(bench, member) for member in _members(bench, name)),
+    }
+
+
+def _members(bench: _Bench, name: str) -> tuple[str, ...]:
+    of = bench.settings.ensembles.get(name)
+    return (name,) if of is None else of.members
+
+
+def _passes(bench: _Bench, name: str) -> float:
+    """Return the network passes per image of a trained model, counted once on a test scan."""
+    model_id = read_json(bench.model(name) / "metadata.json")["model_id"]
+    note = bench.output / "evaluation" / name / "passes.json"
+    if not note.is_file() or read_json(note)["model_id"] != model_id:
+        scans = CohortVolumes(bench.cohort, healthy_test_scans(bench.cohort)[:1])
+        passes = network_passes(
+            load_bundle(bench.model(name), choose_device(bench.device)).scorer, *scans[0], scans.covariates(0)
+        )
+        write_json(note, {"model_id": model_id, "passes_per_image": passes})
+    return float(read_json(note)["passes_per_image"])
+
+
+def _measured_on(cohort: Path, settings: BenchmarkSettings) -> dict[str, Any]:
+    counts = pd.Series([r.split for r in read_records(cohort) if r.status is ScanStatus.ACCEPTED]).value_counts()
+    return {"healthy": str(settings.healthy), **{name: int(counts.get(name, 0)) for name in SPLITS}}

@@ -1,0 +1,203 @@
+"""How fast every network trains and scores on the device at hand. ``make bench-gpu`` runs it and prints the table.
+
+It needs no scans: speed does not depend on what they show, so the brains are the MNI152 brain with noise. On a GPU
+it takes the shipped configs as they are; on a CPU the small ones, which tells nothing about a GPU but that
+everything runs. The rate is the work of the network, forward and backward, over the time of a whole training step;
+its share of the device's peak says how much is left to gain.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import re
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from anomaly.bundle.config import ExperimentConfig, load_experiment
+from anomaly.core.covariates import covariates
+from anomaly.core.errors import AnomalyError
+from anomaly.core.volume import FloatArray, Geometry, MaskArray
+from anomaly.evaluation.tables import markdown
+from anomaly.models.base import Detector
+from anomaly.models.components.network import NetworkDetector
+from anomaly.models.registry import FAMILIES, create, detector_class
+from anomaly.preprocessing.template import template_on
+from anomaly.scoring.scorer import Scorer
+from anomaly.training.protocols import Run
+from anomaly.training.settings import TrainingSettings
+from pipelines.benchmark.speed.step_timing import step_flop, step_seconds
+from pipelines.common import cores, find_config, shipped_configs
+
+VARIANTS: Mapping[str, dict[str, Any]] = {
+    "eager": {},
+    "channels-last": {"channels_last": True},
+    "compiled": {"compile": True},
+    "compiled, channels-last": {"compile": True, "channels_last": True},
+}
+SCANS = 4
+
+PEAKS: Mapping[str, tuple[float | None, float]] = {
+    "B200": (2250, 75),
+    "H200": (989, 67),
+    "GH200": (989, 67),
+    "H100 PCIe": (756, 51),
+    "H100 NVL": (835, 60),
+    "H100": (989, 67),
+    "A100": (312, 19.5),
+    "A30": (165, 10.3),
+    "A40": (149.7, 37.4),
+    "A10": (125, 31.2),
+    "L40S": (362, 91.6),
+    "L40": (181, 90.5),
+    "L4": (121, 30.3),
+    "RTX 6000 Ada": (364, 91.1),
+    "RTX A6000": (154.8, 38.7),
+    "RTX A5000": (111.1, 27.8),
+    "RTX 4090": (165.2, 82.6),
+    "RTX 4080": (97.5, 48.7),
+    "RTX 3090": (71, 35.6),
+    "V100-SXM2": (None, 15.7),
+    "T4": (None, 8.1),
+}
+"""Peak TFLOP/s without sparsity, as NVIDIA states them: bfloat16 (summed in float32) and float32 (not TF32)."""
+
+OTHER_CHIPS = r"\b(Laptop|Max-Q|SUPER|Ti|D|MIG)\b"  # a name with one of these is not the chip before it
+
+
+@dataclass(frozen=True)
+class Brains:
+    """The template with noise, again and again; a ``core.views.VolumeSource``."""
+
+    volumes: Sequence[tuple[FloatArray, MaskArray]]
+    grid: Geometry
+
+    @classmethod
+    def of(cls, experiment: ExperimentConfig) -> Brains:
+        """Return brains on the grid of a config's chain."""
+        template = template_on(experiment.preprocessing.grid.spacing_mm)
+        looks, rng = template.contrast(experiment.modality), np.random.default_rng(0)
+        noisy = [looks + rng.normal(0, 0.02, looks.shape) * template.mask for _ in range(SCANS)]
+        return cls([(voxels.astype(np.float32), template.mask) for voxels in noisy], template.geometry)
+
+    def __len__(self) -> int:
+        return len(self.volumes)
+
+    def __getitem__(self, index: int) -> tuple[FloatArray, MaskArray]:
+        """Return voxels and mask ``(I, J, K)``."""
+        return self.volumes[index]
+
+    def covariates(self, index: int) -> FloatArray:
+        """Return an age and a sex."""
+        return covariates(30.0 + index, "FM"[index % 2])
+
+
+def speed_table(
+    models: Sequence[str], precisions: Sequence[str], variants: Sequence[str], device: str, steps: int
+) -> pd.DataFrame:
+    """Return a row for each model, precision and variant."""
+    rows = []
+    for name in models:
+        experiment = load_experiment(find_config(name, "models"), shipped_configs("preprocessing"))
+        brains = Brains.of(experiment)
+        for precision in precisions:
+            for variant in variants:
+                print(f"{name}, {precision}, {variant}", file=sys.stderr, flush=True)
+                row = {"model": name, "precision": precision, "variant": variant}
+                rows.append(row | measured(experiment, brains, precision, variant, device, steps))
+    return pd.DataFrame(rows)
+
+
+def measured(
+    experiment: ExperimentConfig, brains: Brains, precision: str, variant: str, device: str, steps: int
+) -> dict[str, str]:
+    """Return the figures of one row; where it cannot be run, why not."""
+    settings = (experiment.training or TrainingSettings()).model_copy(update={"precision": precision})
+    detector: Any = create(experiment.model_settings(), brains.grid)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            run = Run(Path(folder) / "run", device=device, resume=False, **VARIANTS[variant])
+            seconds = step_seconds(detector, brains, settings, run, steps)
+        flop = step_flop(detector, brains, settings, device, steps)
+        scan = scan_seconds(detector, experiment, brains, device)
+    except (RuntimeError, AnomalyError) as error:  # too little memory, or nothing to compile with
+        return {"images/s": f"{type(error).__name__}: {str(error).splitlines()[0][:60]}"}
+    peak = peak_rate(device_name(device), precision)
+    return {
+        "images/s": f"{settings.batch_size / seconds:.1f}",
+        "GFLOP per image": f"{flop / settings.batch_size / 1e9:.2f}",
+        "TFLOP/s": f"{flop / seconds / 1e12:.3g}",
+        "share of peak": "unknown" if peak is None else f"{flop / seconds / 1e12 / peak:.1%}",
+        "s per scan scored": f"{scan:.3f}",
+    }
+
+
+def scan_seconds(detector: Detector, experiment: ExperimentConfig, brains: Brains, device: str) -> float:
+    """Return the median time of scoring a prepared scan, evidence map included; the first warms up."""
+    scorer, times = Scorer(detector.to(device).eval(), experiment.scoring), []
+    for index in range(SCANS):
+        began = time.perf_counter()
+        scorer.score(*brains[index], brains.covariates(index))
+        times.append(time.perf_counter() - began)
+    return statistics.median(times[1:])
+
+
+def peak_rate(name: str, precision: str) -> float | None:
+    """Return the peak of a device in TFLOP/s at a precision, None where it is not known."""
+    if re.search(OTHER_CHIPS, name):
+        return None
+    chip = next((chip for chip in PEAKS if re.search(rf"\b{re.escape(chip)}\b", name)), None)
+    return None if chip is None else PEAKS[chip][0 if precision == "bf16" else 1]
+
+
+def device_name(device: str) -> str:
+    """Return what a device calls itself."""
+    if device == "cuda":
+        return str(torch.cuda.get_device_name())
+    return f"{platform.processor() or platform.machine()}, {cores()} cores, no GPU"
+
+
+def networks(small: bool) -> list[str]:
+    """Return the shipped config of every family that is trained by gradient descent."""
+    ending = "-small" if small else ""
+    return [name + ending for name in FAMILIES if issubclass(detector_class(name), NetworkDetector)]
+
+
+def heading(device: str) -> str:
+    """Return what was measured where."""
+    lines = [f"Measured on {device_name(device)}; PyTorch {torch.__version__}."]
+    if device == "cpu":
+        lines.append("This is not a GPU: small models, to see that everything runs. The figures tell nothing else.")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Print the table; what ``make bench-gpu`` calls."""
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default=found)
+    parser.add_argument(
+        "--models", help="shipped configs, by comma; default: of every network, small ones on a CPU"
+    )
+    parser.add_argument("--precisions", default="bf16,32" if found == "cuda" else "32", help="of bf16 and 32")
+    parser.add_argument("--variants", help="; ".join(VARIANTS), action="append", choices=VARIANTS)
+    parser.add_argument("--steps", type=int, default=50 if found == "cuda" else 2, help="to time")
+    chosen = parser.parse_args()
+    models = chosen.models.split(",") if chosen.models else networks(small=chosen.device == "cpu")
+    variants = chosen.variants or (list(VARIANTS) if chosen.device == "cuda" else ["eager"])
+    table = speed_table(models, chosen.precisions.split(","), variants, chosen.device, chosen.steps)
+    print(f"{heading(chosen.device)}\n\n{markdown(table.fillna('–'))}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,229 @@
+"""How fast a training is, what its network computes, and what a step costs beyond the network itself."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from anomaly.core.image_views import VolumeSource
+from anomaly.training.batches import Batch, ImageStream
+from anomaly.training.fit import train
+from anomaly.training.hardware import in_bfloat16, on_gpu
+from anomaly.training.module import LearnerModule
+from anomaly.training.protocols import Moment, Run
+from anomaly.training.settings import TrainingSettings
+
+WARM_UP = 3
+TURNS = 7  # each compares neighbours in time, so that a machine whose speed drifts moves their median little
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """Seconds of one step: the median of each turn.
+
+    Parameters
+    ----------
+    full
+        As training runs it: reading, augmentation, corruption, loss, averaging of weights, guards, logs.
+    bare
+        Forward, backward and optimiser of the same network on tensors that lie in memory, just before.
+    """
+
+    full: tuple[float, ...]
+    bare: tuple[float, ...]
+
+    @property
+    def ratio(self) -> float:
+        """Full cost over bare cost: the median over the turns."""
+        return statistics.median(full / bare for full, bare in zip(self.full, self.bare, strict=True))
+
+
+class _Clocked:
+    """A learner's stand-in for one method: notes when it was called."""
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self.call, self.times = call, list[float]()
+
+    def __call__(self, *arguments: Any) -> Any:
+        self.times.append(time.perf_counter())
+        return self.call(*arguments)
+
+
+class _Stopwatch:
+    """A learner's stand-in for its loss: notes when it was called at two steps. Copies share what they note."""
+
+    def __init__(self, loss: Callable[..., Any], begin: int, end: int, device: str) -> None:
+        self.loss, self.begin, self.end, self.device = loss, begin, end, device
+        self.noted: dict[int, float] = {}
+
+    def __call__(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> Any:
+        if at.step in (self.begin, self.end):
+            _wait(self.device)
+            self.noted[at.step] = time.perf_counter()
+        return self.loss(images, mask, at, *corrupted)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Stopwatch:
+        copied = _Stopwatch(copy.deepcopy(self.loss, memo), self.begin, self.end, self.device)
+        copied.noted = self.noted
+        return copied
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of one step in between."""
+        return (self.noted[self.end] - self.noted[self.begin]) / (self.end - self.begin)
+
+
+def step_seconds(learner: Any, source: VolumeSource, settings: TrainingSettings, run: Run, steps: int) -> float:
+    """Return the seconds of a step of a whole training, read to written, once it has warmed up.
+
+    Parameters
+    ----------
+    learner
+        What to train; its weights are changed.
+    source
+        Volumes to train on.
+    settings
+        The recipe; ``steps``, ``validate_every`` and ``accumulate`` are replaced.
+    run
+        How; its folder is removed.
+    steps
+        Steps to time, after a few to warm up.
+    """
+    watch = _Stopwatch(learner.loss, WARM_UP, WARM_UP + steps, "cuda" if on_gpu(run.device) else "cpu")
+    learner.loss = watch
+    try:
+        train(learner, source, [], _timed(settings, steps), run, "bench")
+    finally:
+        del learner.loss
+        shutil.rmtree(run.folder, ignore_errors=True)
+    return watch.seconds
+
+
+def step_flop(learner: Any, source: VolumeSource, settings: TrainingSettings, device: str, steps: int) -> float:
+    """Return the operations of the forward and backward pass of a step, of those that :func:`step_seconds` times.
+
+    As usual, only floating-point products count (convolutions, matrices, attention), each with its sum: 2
+    operations. It is the mean over steps; each costs what the first one costs that has the same part learn.
+    """
+    settings = _timed(settings, steps)
+    module = LearnerModule(copy.deepcopy(learner), settings, "").train().to(device)
+    stream = ImageStream(source, learner.view, settings.batch_size, settings.seed)
+    found: dict[nn.Module, int] = {}
+    parts = [module.learner.learning(step, settings.steps) for step in range(WARM_UP, WARM_UP + steps)]
+    for step, part in enumerate(parts, WARM_UP):
+        if part not in found:
+            batch = stream.batch(step)
+            images, mask, covariates = (tensor.to(device) for tensor in batch[1:])
+            ready = module.ready(Batch(step, images, mask, covariates))
+            with FlopCounterMode(display=False) as counter:
+                module.training_step(ready, 0).backward()
+            found[part] = int(counter.get_total_flops())
+    return statistics.mean(found[part] for part in parts)
+
+
+def _timed(settings: TrainingSettings, steps: int) -> TrainingSettings:
+    total = WARM_UP + steps + 1
+    return settings.model_copy(update={"steps": total, "validate_every": total, "accumulate": 1})
+
+
+def step_overhead(
+    learner: Any,
+    source: VolumeSource,
+    settings: TrainingSettings,
+    folder: Path,
+    steps: int = 12,
+    turns: int = TURNS,
+    device: str = "cpu",
+) -> StepCost:
+    """Measure full and bare training steps of a reconstructing network, in turn, on one machine.
+
+    Parameters
+    ----------
+    learner
+        A network detector with ``loss`` and ``reconstruct``; its weights are changed.
+    source
+        Volumes to train on, as training would be given them (memory-mapped).
+    settings
+        The recipe; ``steps`` and ``validate_every`` are replaced.
+    folder
+        For the training's files, which are removed.
+    steps
+        Steps to time in each turn, after a few to warm up.
+    turns
+        How often to measure both.
+    device
+        ``"cpu"`` or ``"cuda"``.
+    """
+    bare, full = list[float](), list[float]()
+    for turn in range(turns):
+        bare.append(_bare_step_seconds(learner, source, settings, steps, device))
+        full.append(_full_step_seconds(learner, source, settings, folder / str(turn), steps, device))
+    return StepCost(full=tuple(full), bare=tuple(bare))
+
+
+def _full_step_seconds(
+    learner: Any, source: VolumeSource, settings: TrainingSettings, folder: Path, steps: int, device: str
+) -> float:
+    total = steps + WARM_UP + 1
+    timed = settings.model_copy(update={"steps": total, "validate_every": total})
+    clock = _Clocked(learner.loss)
+    learner.loss = clock
+    try:
+        train(learner, source, [], timed, Run(folder, device=device, resume=False), "bench")
+    finally:
+        del learner.loss
+        shutil.rmtree(folder, ignore_errors=True)  # checkpoints of every turn would fill a disk
+    _wait(device)
+    return _median_step(clock.times)
+
+
+def _bare_step_seconds(
+    learner: Any, source: VolumeSource, settings: TrainingSettings, steps: int, device: str
+) -> float:
+    learner.to(device).train()
+    _, images, mask, _ = ImageStream(source, learner.view, settings.batch_size, settings.seed).batch(0)
+    images, mask = images.to(device), mask.to(device)
+    optimizer = torch.optim.AdamW(learner.parameters(), lr=settings.learning_rate)
+    times = []
+    for _ in range(steps + WARM_UP + 1):
+        times.append(time.perf_counter())
+        _bare_step(learner, images, mask, optimizer, settings, device)
+        _wait(device)
+    return _median_step(times)
+
+
+def _bare_step(
+    learner: Any,
+    images: Tensor,
+    mask: Tensor,
+    optimizer: torch.optim.Optimizer,
+    settings: TrainingSettings,
+    device: str,
+) -> None:
+    mixed = in_bfloat16(settings.precision, device == "cuda")
+    with torch.autocast(device, dtype=torch.bfloat16, enabled=mixed):
+        error = learner.reconstruct(images, mask) - images[:, :1]
+    loss = (error.float() ** 2 * mask).mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def _median_step(times: list[float]) -> float:
+    return statistics.median(later - earlier for earlier, later in pairwise(times[WARM_UP:]))

@@ -1,0 +1,1 @@
+"""Studies of single design choices; their figures are in docs/."""

@@ -1,0 +1,87 @@
+"""The tables of docs/validation.md, from finished validations.
+
+::
+
+    python -m pipelines.docs_pages.validation_tables validation/mnist-small validation/avatars-small
+
+The prose of the page is written by hand; the tables stand between ``<!-- measured: TASK EXAM -->`` and
+``<!-- end -->`` and are replaced.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from anomaly.core.errors import InputError
+from anomaly.core.files import read_json, write_text
+from anomaly.evaluation.tables import NOTHING, filled, markdown, place_of
+
+WIDEST = 10  # measures that stand beside one another; more stand one below the other
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "validation.md"
+
+
+def write_docs(folders: Sequence[Path], page: Path = PAGE) -> None:
+    """Put what validations have found into the page, wherever it has a place for it.
+
+    Raises
+    ------
+    InputError
+        If a folder holds no finished validation, or the page has no place for anything of it.
+    """
+    text = page.read_text(encoding="utf-8")
+    for folder in folders:
+        if not (folder / "result.json").is_file():
+            raise InputError(f"no {folder / 'result.json'}; run `anomaly validate` there first")
+        tables = exam_tables(read_json(folder / "result.json"))
+        wanted = {name: table for name, table in tables.items() if place_of(name) in text}
+        if not wanted:
+            raise InputError(f"{page} has no place for any of {', '.join(tables)}")
+        text = filled(text, wanted)
+    write_text(page, text)
+
+
+def exam_tables(result: Mapping[str, Any]) -> dict[str, str]:
+    """Return a table for each exam, ``"task exam"`` → markdown: models and their measures."""
+    rows: dict[str, dict[str, dict[str, float | None]]] = {}
+    for trial, found in result["trials"].items():
+        for name, value in found["measures"].items():
+            exam, _, measure = name.partition(".")
+            rows.setdefault(exam, {}).setdefault(trial, {})[measure] = value
+    verdict = result["verdict"] + (f"; not run: {', '.join(result['not_run'])}" if result["not_run"] else "")
+    head = f"Measured on {result['source']}; verdict: {verdict}.\n\n"
+    return {f"{result['task']} {exam}": head + markdown(_table(of_trials)) for exam, of_trials in rows.items()}
+
+
+def _table(of_trials: Mapping[str, Mapping[str, float | None]]) -> pd.DataFrame:
+    columns = list(dict.fromkeys(measure for found in of_trials.values() for measure in found))
+    rows = [
+        {"model": trial, **{column.replace("_", " "): _cell(found.get(column)) for column in columns}}
+        for trial, found in of_trials.items()
+    ]
+    table = pd.DataFrame(rows)
+    if len(columns) <= WIDEST:
+        return table
+    upright = table.set_index("model").T.rename_axis("measure").reset_index()
+    return upright.rename_axis(columns=None)
+
+
+def _cell(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+
+
+def main() -> None:
+    """Write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folders", type=Path, nargs="+", help="finished validations")
+    parser.add_argument("--page", type=Path, default=PAGE)
+    chosen = parser.parse_args()
+    write_docs(chosen.folders, chosen.page)
+
+
+if __name__ == "__main__":
+    main()

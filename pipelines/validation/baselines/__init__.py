@@ -1,0 +1,1 @@
+"""Classical models that the model families are compared with."""

@@ -1,0 +1,1 @@
+"""One-class anomaly detection on labelled images."""

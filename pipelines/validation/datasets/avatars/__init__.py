@@ -1,0 +1,1 @@
+"""Avatar images drawn from a known distribution of attributes."""

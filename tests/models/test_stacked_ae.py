@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from anomaly.core.covariates import UNKNOWN
+from anomaly.core.errors import ConfigError
+from anomaly.models.base import Embedder
+from anomaly.models.components.losses import l2
+from anomaly.models.components.network import centre
+from anomaly.models.stacked_ae import StackedAutoencoder, StackedSettings
+from anomaly.training.module import LearnerModule
+from anomaly.training.protocols import Moment
+from anomaly.training.settings import TrainingSettings
+from tests.models.factories import GRID, healthy_scan, images_of
+
+STEPS = 10
+LAYERS = [0, 0, 1, 1, 2, 2]  # of three, in the six steps before the fine-tuning
+
+
+def new(**changes: Any) -> StackedAutoencoder:
+    settings = StackedSettings.parse(
+        {"channels": (8, 16), "latent_size": 6, "fine_tuning": 0.4, **changes}, "model"
+    )
+    return StackedAutoencoder(settings, GRID)
+
+
+def moment(step: int, seed: int = 0) -> Moment:
+    return Moment(step, STEPS, torch.Generator().manual_seed(seed))
+
+
+def changed_by_each_step(detector: StackedAutoencoder) -> list[set[int]]:
+    """Return the layers whose weights every step of a training changes."""
+    images, mask = images_of(*healthy_scan(0), detector.view)
+    about = torch.from_numpy(UNKNOWN).expand(len(images), -1)
+    module = LearnerModule(detector, TrainingSettings(steps=STEPS, learning_rate=1e-3, warmup=0), "")
+    optimiser = module.configure_optimizers()["optimizer"]
+    changed = []
+    for step in range(STEPS):
+        before = [[weight.clone() for weight in layer.parameters()] for layer in detector.network.layers]
+        module.training_step((step, images, mask, about), 0).backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        changed.append({k for k, layer in enumerate(detector.network.layers) if differs(before[k], layer)})
+    return changed
+
+
+def differs(before: list[Tensor], layer: torch.nn.Module) -> bool:
+    pairs = [torch.equal(old, new) for old, new in zip(before, layer.parameters(), strict=True)]
+    assert len(set(pairs)) == 1  # all weights of a layer, or none
+    return not pairs[0]
+
+
+def test_layers_learn_in_turn_and_then_together() -> None:
+    assert changed_by_each_step(new()) == [{k} for k in LAYERS] + [{0, 1, 2}] * 4
+
+
+def test_end_to_end_all_layers_learn_from_the_start() -> None:
+    detector = new(greedy=False)
+    assert changed_by_each_step(detector) == [{0, 1, 2}] * STEPS
+    assert detector.can_score(0, STEPS)
+
+
+def test_what_is_validated_has_been_learnt() -> None:
+    detector = new()
+    assert [detector.can_score(step, STEPS) for step in range(STEPS + 1)] == [False] * 6 + [True] * 5
+    assert all(detector.can_score(steps, steps) for steps in range(1, 6))
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_a_layer_learns_to_rebuild_the_code_of_the_layers_below(k: int) -> None:
+    detector = new()
+    images, mask = images_of(*healthy_scan(0), detector.view)
+    layers = detector.network.layers
+    code = images
+    for layer in layers[:k]:
+        code = layer.encode(code)
+    expected = ((layers[k].decode(layers[k].encode(code)) - code) ** 2).mean()
+    loss = detector.loss(images, mask, moment(LAYERS.index(k)))["loss"]
+    torch.testing.assert_close(loss, expected)
+    loss.backward()  # type: ignore[no-untyped-call]
+    reached = [any(weight.grad is not None for weight in layer.parameters()) for layer in layers]
+    assert reached == [number == k for number in range(3)]
+
+
+def test_the_first_layer_rebuilds_the_image_and_the_stack_too() -> None:
+    detector = new(view={"kind": "slice", "neighbours": 1})
+    images, mask = images_of(*healthy_scan(0), detector.view)
+    for step, rebuilt in ((0, detector.network.layers[0](images)), (9, detector.reconstruct(images, mask))):
+        loss = detector.loss(images, mask, moment(step))["loss"]
+        torch.testing.assert_close(loss, l2(rebuilt, centre(images), mask))
+
+
+def test_masking_noise_makes_a_layers_task_harder_and_repeats() -> None:
+    plain, noisy = new(), new(masking_noise=0.5)
+    images, mask = images_of(*healthy_scan(0), plain.view)
+
+    def loss(detector: StackedAutoencoder, step: int, seed: int) -> float:
+        return float(detector.loss(images, mask, moment(step, seed))["loss"].detach())
+
+    assert loss(noisy, 2, 0) == loss(noisy, 2, 0) != loss(noisy, 2, 1)
+    assert loss(noisy, 2, 0) != loss(plain, 2, 0)
+    assert loss(noisy, 9, 0) == loss(plain, 9, 0)  # none once all learn together
+
+
+@pytest.mark.parametrize("kind", ["slice", "patch", "volume"])
+def test_slices_patches_and_volumes_have_a_code_and_a_reconstruction(kind: str) -> None:
+    detector = new(view={"kind": kind, "size": (7, 9, 11)})
+    images, mask = images_of(*healthy_scan(0), detector.view)
+    assert isinstance(detector, Embedder)
+    assert detector.embed(images, mask).shape == (len(images), 6)
+    assert detector.reconstruct(images, mask).shape == mask.shape
+
+
+def test_a_training_without_fine_tuning_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"fine_tuning.*greater than 0"):
+        new(fine_tuning=0.0)

@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from anomaly.calibration.operating_point import check_promise
+from anomaly.core.errors import ConfigError, InputError
+from anomaly.evaluation.detection import auroc
+from anomaly.models.ae import Autoencoder
+from anomaly.scoring.ensemble import MergeSettings
+from pipelines.validation.baselines.sklearn_detectors import EstimatorTrial
+from pipelines.validation.checks.one_class.protocol import (
+    one_class,
+    rehearsal,
+    split,
+)
+from pipelines.validation.checks.one_class.result import ClassScores, OneClassResult, load_classes, merged
+from pipelines.validation.datasets.digits import Digits
+from pipelines.validation.labelled_dataset import Pictures
+from pipelines.validation.settings import OneClassSettings, TrialSettings
+from pipelines.validation.thresholds import Bar
+
+SIZE = 8
+BARS = {"one_normal.auroc": Bar(least=0.5)}
+SETTINGS = OneClassSettings(digits=(0, 2), calibration=100, held_out=20, reference=30, alphas=(0.05, 0.1))
+PCA = TrialSettings(model={"family": "pca", "components": 3}, exams=("one_normal",), bars=BARS)
+
+
+def pictures(n: int, seed: int) -> Pictures:
+    """Bars at a place that tells the class, moved by up to a pixel and of any brightness."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % 3
+    pixels = rng.normal(0.1, 0.03, (n, SIZE, SIZE))
+    for picture, label in zip(pixels, labels, strict=True):
+        row = 2 * label + rng.integers(2)
+        picture[row : row + 2] += rng.uniform(0.4, 0.8)
+    return Pictures(pixels.clip(0, 1).astype(np.float32), labels[:, None].astype(np.int64))
+
+
+@pytest.fixture(scope="module")
+def digits() -> Digits:
+    return Digits(pictures(600, seed=1), pictures(300, seed=2), "made up")
+
+
+def unlike_anything(digits: Digits) -> Digits:
+    """The same labels with noise for pictures, so that there is nothing to know."""
+    rng = np.random.default_rng(5)
+    train, test = (Pictures(rng.random(p.pixels.shape, dtype=np.float32), p.labels)
+                   for p in (digits.train, digits.test))  # fmt: skip
+    return Digits(train, test, "noise")
+
+
+def network(**training: Any) -> TrialSettings:
+    return TrialSettings.model_validate({
+        "model": {"family": "ae", "channels": [8], "latent_size": 4},
+        "training": {"steps": 3, "batch_size": 8, "warmup": 0, **training},
+        "exams": ["one_normal"],
+            "bars": BARS,
+    })  # fmt: skip
+
+
+def estimator(kind: str, **settings: Any) -> EstimatorTrial:
+    return EstimatorTrial.model_validate(
+        {"estimator": {"kind": kind, **settings}, "exams": ["one_normal"], "bars": BARS}
+    )
+
+
+def numbers_of(result: OneClassResult) -> dict[str, float]:
+    return {name: value for name, value in result.measures().items() if name != "seconds"}
+
+
+EVERYTHING = [PCA, estimator("knn"), estimator("knn", components=5), estimator("isolation_forest", trees=50),
+              estimator("one_class_svm")]  # fmt: skip
+
+
+@pytest.mark.parametrize("trial", EVERYTHING)
+def test_other_digits_are_told_from_the_normal_one_and_noise_is_not(
+    trial: TrialSettings | EstimatorTrial, digits: Digits, tmp_path: Path
+) -> None:
+    found = one_class(trial, digits, SETTINGS, tmp_path / "digits").measures()
+    assert found["auroc"] > 0.9
+    nothing = one_class(trial, unlike_anything(digits), SETTINGS, tmp_path / "noise").measures()
+    assert abs(nothing["auroc"] - 0.5) < 0.1
+
+
+def test_the_table_says_which_score_counts_and_agrees_with_the_measures(digits: Digits, tmp_path: Path) -> None:
+    trial = TrialSettings.model_validate({**PCA.model_dump(), "scoring": {"scan_score": "hotelling"}})
+    result = one_class(trial, digits, SETTINGS, tmp_path)
+    table, found = result.table(), result.measures()
+    assert table["digit"].tolist() == [0, 2]
+    assert found["auroc"] == pytest.approx(table["auroc"].mean())
+    assert found["auroc_lowest"] == table["auroc"].min()
+    assert found["auroc"] == pytest.approx(np.mean([c.auroc("hotelling") for c in result.classes]))
+    assert {"auroc_reconstruction", "auroc_reconstruction_p99"} <= set(table.columns)
+    assert "auroc_hotelling" not in table.columns
+
+
+@pytest.mark.parametrize(("protocol", "share"), [("one_normal", 2 / 3), ("one_abnormal", 1 / 3)])
+def test_labels_follow_the_protocol(protocol: str, share: float, digits: Digits) -> None:
+    settings = SETTINGS.model_copy(update={"protocol": protocol})
+    parts = split(digits, 2, 0, settings)
+    is_two = digits.test.labels[:, 0] == 2
+    assert (parts.abnormal == (is_two if protocol == "one_abnormal" else ~is_two)).all()
+    assert parts.abnormal.mean() == pytest.approx(share, abs=0.01)
+    for normal in (parts.learn, parts.held_out, parts.calibration):
+        assert ((normal.labels[:, 0] == 2) == (protocol == "one_normal")).all()
+
+
+def test_no_picture_is_in_two_parts(digits: Digits) -> None:
+    parts = split(digits, 0, 0, SETTINGS)
+    rows = [set(map(bytes, some.pixels)) for some in (parts.learn, parts.held_out, parts.calibration, parts.test)]
+    assert len(set.union(*rows)) == sum(map(len, rows))
+    assert [len(some) for some in rows[:3]] == [80, 20, 100]
+    again, other = split(digits, 0, 0, SETTINGS), split(digits, 0, 1, SETTINGS)
+    assert (again.calibration.pixels == parts.calibration.pixels).all()
+    assert (other.calibration.pixels != parts.calibration.pixels).any()
+
+
+def test_black_becomes_paper(digits: Digits) -> None:
+    parts = split(digits, 0, 0, SETTINGS.model_copy(update={"paper": 0.25}))
+    expected = 0.25 + 0.75 * digits.test.pixels
+    assert np.allclose(parts.test.pixels, expected)
+    assert parts.learn.pixels.min() >= 0.25
+
+
+def test_the_rehearsal_knows_no_test_picture(digits: Digits) -> None:
+    found = rehearsal(digits)
+    known = set(map(bytes, digits.train.pixels))
+    train, test = set(map(bytes, found.train.pixels)), set(map(bytes, found.test.pixels))
+    assert train | test == known
+    assert not train & test
+    assert len(test) == 100
+    assert "rehearsal" in found.source
+
+
+def test_too_few_pictures_are_refused(digits: Digits) -> None:
+    with pytest.raises(InputError, match="found 200 normal training pictures"):
+        split(digits, 0, 0, SETTINGS.model_copy(update={"calibration": 180}))
+    with pytest.raises(InputError, match="one kind only"):
+        split(digits, 7, 0, SETTINGS.model_copy(update={"protocol": "one_abnormal"}))
+    with pytest.raises(InputError, match="found 80 normal pictures; knn expected 91"):
+        one_class(estimator("knn", neighbours=90), digits, SETTINGS, Path("unused"))
+
+
+def test_an_alpha_that_cannot_be_promised_is_refused() -> None:
+    with pytest.raises(ConfigError, match="needs calibration 99, found 50"):
+        OneClassSettings.parse({"calibration": 50, "alphas": [0.01]}, "one_class")
+
+
+def test_an_unknown_score_is_refused_before_it_is_kept(digits: Digits, tmp_path: Path) -> None:
+    trial = TrialSettings.model_validate({**PCA.model_dump(), "scoring": {"scan_score": "kl"}})
+    with pytest.raises(ConfigError, match=r"'kl' is none of combined, hotelling, reconstruction"):
+        one_class(trial, digits, SETTINGS, tmp_path)
+    assert load_classes(tmp_path / "scores.npz") == []
+
+
+def test_an_interrupted_run_goes_on_and_a_finished_one_trains_nothing(
+    digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = one_class(network(), digits, SETTINGS, tmp_path / "whole", "cpu")
+    one_class(network(), digits, SETTINGS.model_copy(update={"digits": (0,)}), tmp_path / "parts", "cpu")
+    told: list[str] = []
+    learnt: list[int] = []
+    fit = Autoencoder.fit
+
+    def counted(self: Autoencoder, *args: Any) -> Any:
+        learnt.append(1)
+        return fit(self, *args)
+
+    monkeypatch.setattr(Autoencoder, "fit", counted)
+    rest = one_class(
+        network(), digits, SETTINGS, tmp_path / "parts", "cpu", lambda done, total, what: told.append(what)
+    )
+    assert told == ["ae: digit 2, seed 0", "ae: done"]
+    assert len(learnt) == 1
+    assert numbers_of(rest) == numbers_of(whole)
+    one_class(network(), digits, SETTINGS, tmp_path / "parts", "cpu")
+    assert len(learnt) == 1
+
+
+def test_another_way_of_scoring_trains_nothing_anew(digits: Digits, tmp_path: Path) -> None:
+    settings, noise = SETTINGS.model_copy(update={"digits": (0,)}), unlike_anything(digits)
+    first = one_class(network(), noise, settings, tmp_path, "cpu")
+    weights = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("last.ckpt")}
+    other = network().model_copy(update={"scoring": network().scoring.model_copy(update={"top_fraction": 0.1})})
+    second = one_class(other, noise, settings, tmp_path, "cpu")
+    assert second.measures()["auroc"] != first.measures()["auroc"]
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("last.ckpt")} == weights
+    one_class(network(learning_rate=0.01), noise, settings, tmp_path, "cpu")
+    assert len(list(tmp_path.rglob("last.ckpt"))) == 2
+
+
+def test_a_seed_decides_everything(digits: Digits, tmp_path: Path) -> None:
+    settings, noise = SETTINGS.model_copy(update={"digits": (0,), "seeds": (3, 4)}), unlike_anything(digits)
+    first = one_class(network(), noise, settings, tmp_path / "first", "cpu")
+    second = one_class(network(), noise, settings, tmp_path / "second", "cpu")
+    assert numbers_of(first) == numbers_of(second)
+    aurocs = first.table()["auroc"]
+    assert aurocs[0] != aurocs[1]
+    assert first.measures()["auroc_sd"] == pytest.approx(aurocs.std())
+
+
+def test_what_the_promise_says_is_counted_among_normal_test_pictures(digits: Digits, tmp_path: Path) -> None:
+    result = one_class(PCA, digits, SETTINGS, tmp_path)
+    found = result.classes[0]
+    p = found.p_values("reconstruction")
+    n_flagged = int((p[~found.abnormal] <= 0.1).sum())
+    assert found.promise("reconstruction", 0.1) == check_promise(n_flagged, 100, 100, 0.1)
+    assert result.table()["rate_0.1"][0] == pytest.approx(n_flagged / 100)
+    assert result.measures()["false_flags_kept"] == 1
+    rates = result.table()["rate_0.1"]
+    assert result.measures()["false_flag_rate_0.1"] == pytest.approx(rates.mean())
+
+
+def test_a_broken_promise_is_seen() -> None:
+    rng = np.random.default_rng(0)
+    abnormal = np.repeat([False, True], 500)
+    memory = {"a": rng.normal(-1, 1, 400)}  # scores of pictures that were learnt by heart
+    scores = {"held_out": memory, "calibration": memory, "test": {"a": rng.normal(0, 1, 1000)}}
+    result = OneClassResult("a", (0.05, 0.1), (ClassScores(0, 0, abnormal, scores),))
+    assert result.measures()["false_flags_kept"] == 0
+    assert set(result.table()["verdict_0.05"]) == {"above"}
+    assert result.measures()["false_flag_rate_0.1"] > 0.2
+
+
+def test_a_score_that_is_no_number_is_refused() -> None:
+    broken = {"a": np.array([0.1, np.nan])}
+    with pytest.raises(InputError, match=r"digit 4, seed 1: score 'a' of part 'test' is not finite"):
+        ClassScores(4, 1, np.array([True, False]), {"test": broken})
+
+
+def test_an_ensemble_knows_what_two_half_blind_members_know() -> None:
+    rng = np.random.default_rng(0)
+    abnormal = np.arange(3000) >= 1000
+    seen = {"a": (np.arange(3000) >= 2000).astype(float), "b": abnormal & (np.arange(3000) < 2000)}
+    results = {}
+    for name, half in seen.items():
+        scores = {
+            part: {"score": np.exp(rng.normal(0, 0.3, n))} for part, n in (("held_out", 200), ("calibration", 500))
+        }
+        scores["test"] = {"score": np.exp(rng.normal(0, 0.3, 3000) + 2 * half)}
+        results[name] = OneClassResult("score", (0.05,), (ClassScores(0, 0, abnormal, scores, 1.5),))
+    together = merged(results)
+    alone = [result.measures()["auroc"] for result in results.values()]
+    assert together.declared == "ensemble"
+    assert together.measures()["auroc"] > 0.99 > max(alone) + 0.2
+    assert together.measures()["auroc_a"] == alone[0]
+    assert together.measures()["false_flags_kept"] == 1
+    assert together.measures()["seconds"] == 3
+    cautious = merged(results, MergeSettings(how="mean"))
+    assert cautious.measures()["auroc"] < together.measures()["auroc"]
+
+
+def test_trials_of_other_pictures_are_not_merged(digits: Digits, tmp_path: Path) -> None:
+    one = one_class(PCA, digits, SETTINGS, tmp_path / "one")
+    other = one_class(PCA, digits, SETTINGS.model_copy(update={"seeds": (1,)}), tmp_path / "other")
+    with pytest.raises(ConfigError, match="trial 'other' has other digits, seeds or parts"):
+        merged({"one": one, "other": other})
+
+
+def test_scores_on_disk_are_arrays_and_a_damaged_file_is_refused(digits: Digits, tmp_path: Path) -> None:
+    result = one_class(PCA, digits, SETTINGS, tmp_path)
+    path = tmp_path / "scores.npz"
+    with np.load(path, allow_pickle=False) as arrays:
+        assert auroc(arrays["2.0.abnormal"], arrays["2.0.test.reconstruction"]) == result.table()["auroc"][1]
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InputError, match="delete it to score anew"):
+        one_class(PCA, digits, SETTINGS, tmp_path)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> None:
+    torch.set_num_threads(1)

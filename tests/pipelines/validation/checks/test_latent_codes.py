@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import PCA
+from torch import Tensor
+
+from anomaly.core.errors import ConfigError
+from pipelines.validation.checks.latent_codes import codes, filled_in, psnr
+from pipelines.validation.model_under_test import World
+from tests.pipelines.validation.small_datasets import candidate, small_digits
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return small_digits(tmp_path_factory.mktemp("world"))
+
+
+class Linear:
+    """Principal components of 8 × 8 pictures, fitted to some of them."""
+
+    family = "linear"
+
+    def __init__(self, pixels: np.ndarray[tuple[int, ...], np.dtype[np.float32]], size: int) -> None:
+        self.pca = PCA(size).fit(pixels.reshape(len(pixels), -1))
+
+    def embed(self, images: Tensor, mask: Tensor) -> Tensor:
+        return torch.from_numpy(self.pca.transform(images.flatten(1).numpy())).float()
+
+    def decode(self, z: Tensor) -> Tensor:
+        return torch.from_numpy(self.pca.inverse_transform(z.numpy())).float().reshape(-1, 1, 8, 8)
+
+    def reconstruct(self, images: Tensor, mask: Tensor) -> Tensor:
+        return self.decode(self.embed(images, mask))
+
+
+def test_principal_components_are_as_good_as_themselves(world: World, tmp_path: Path) -> None:
+    found = codes(candidate(world, Linear(world.train.pixels, 10), tmp_path)).measures
+    assert found["code_size"] == 10
+    assert found["better_than_pca"] == pytest.approx(1, abs=1e-3)
+    assert found["linear_probe"] > 0.85
+    assert 0.5 < found["precision_at_10"] < 1
+    assert found["inpainting_psnr_gain"] > 0.5
+    assert found["denoising_psnr_gain"] > 0.5
+
+
+def test_a_code_of_two_numbers_is_drawn_as_a_map_and_a_plane(world: World, tmp_path: Path) -> None:
+    found = codes(candidate(world, Linear(world.train.pixels, 2), tmp_path))
+    assert {"Codes of the test pictures", "The plane of codes, decoded"} <= found.pictures.keys()
+    assert found.measures["linear_probe"] < 0.75
+
+
+class Shuffled(Linear):
+    """The same, with codes that say nothing of their pictures."""
+
+    def embed(self, images: Tensor, mask: Tensor) -> Tensor:
+        rng = torch.Generator().manual_seed(int(images.sum() * 1000))
+        return torch.randn((len(images), 10), generator=rng)
+
+
+def test_codes_that_say_nothing_are_seen_to(world: World, tmp_path: Path) -> None:
+    found = codes(candidate(world, Shuffled(world.train.pixels, 10), tmp_path)).measures
+    assert found["linear_probe"] < 0.2
+    assert found["precision_at_10"] < 0.2
+    assert found["better_than_pca"] < 1
+
+
+def test_what_is_hidden_is_rebuilt_and_what_is_seen_stays(world: World) -> None:
+    model, pixels = Linear(world.train.pixels, 20), world.test.pixels[:50]
+    hidden = np.zeros((8, 8), dtype=bool)
+    hidden[4:] = True
+    mean = world.train.pixels.mean(axis=0)
+    restored = filled_in(model, pixels, hidden, mean)
+    assert np.array_equal(restored[:, :4], pixels[:, :4])
+    assert psnr(pixels, restored) > psnr(pixels, np.where(hidden, mean, pixels))
+
+
+def test_the_peak_signal_to_noise_ratio_is_that_of_the_mean_squared_error() -> None:
+    truth = np.zeros((2, 4, 4), dtype=np.float32)
+    assert psnr(truth, truth + 0.1) == pytest.approx(20, abs=1e-4)
+
+
+def test_what_has_no_code_is_not_examined(world: World, tmp_path: Path) -> None:
+    silent = type("Silent", (), {"family": "diffusion"})()
+    with pytest.raises(ConfigError, match="leave out the exam codes"):
+        codes(candidate(world, silent, tmp_path))

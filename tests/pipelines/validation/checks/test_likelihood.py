@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from anomaly.core.errors import ConfigError
+from pipelines.validation.checks.likelihood import likelihood
+from pipelines.validation.model_under_test import World
+from tests.pipelines.validation.small_datasets import candidate, small_digits
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return small_digits(tmp_path_factory.mktemp("world"))
+
+
+class Uniform:
+    """A flow that finds every grey level from 0 to 1 equally likely: 8 bits are needed for 256 levels."""
+
+    family = "uniform"
+
+    def negative_log_likelihood(self, images: Tensor, mask: Tensor) -> Tensor:
+        return torch.zeros_like(images)
+
+
+class Gaussian:
+    """A flow that finds grey levels normal, of mean 0 and SD 1."""
+
+    family = "gaussian"
+
+    def negative_log_likelihood(self, images: Tensor, mask: Tensor) -> Tensor:
+        return 0.5 * images**2 + 0.5 * math.log(2 * math.pi)
+
+
+def test_bits_per_dimension_are_those_of_known_densities(world: World, tmp_path: Path) -> None:
+    flat = likelihood(candidate(world, Uniform(), tmp_path)).measures["bits_per_dimension"]
+    assert flat == pytest.approx(math.log2(255))
+    normal = likelihood(candidate(world, Gaussian(), tmp_path)).measures["bits_per_dimension"]
+    mean_square = float((world.test.pixels[:250] ** 2).mean())
+    expected = (0.5 * mean_square + 0.5 * math.log(2 * math.pi)) / math.log(2) + math.log2(255)
+    assert normal == pytest.approx(expected, abs=1e-3)
+
+
+class Weighing:
+    """A variational model whose bound rises with the number of draws."""
+
+    family = "weighing"
+
+    def importance_bound(self, images: Tensor, mask: Tensor, k: int, rng: torch.Generator) -> Tensor:
+        return images.flatten(1).sum(1) * 0 - 100 + math.log10(k)
+
+
+def test_each_number_of_draws_has_its_bound(world: World, tmp_path: Path) -> None:
+    found = likelihood(candidate(world, Weighing(), tmp_path))
+    assert found.measures == pytest.approx(
+        {"nll_1": 100, "nll_50": 100 - math.log10(50), "nll_500": 97.301}, abs=1e-3
+    )
+    assert "50 test pictures" in found.notes[0]
+
+
+def test_what_knows_no_likelihood_is_not_examined(world: World, tmp_path: Path) -> None:
+    silent = type("Silent", (), {"family": "gan"})()
+    with pytest.raises(ConfigError, match="leave out the exam likelihood"):
+        likelihood(candidate(world, silent, tmp_path))

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anomaly.core.errors import InputError
+from pipelines.validation.datasets.avatars import image_bank as module
+from pipelines.validation.datasets.avatars.distribution import VALUES
+from pipelines.validation.datasets.avatars.image_bank import Album, every_picture, hidden, load_album
+from pipelines.validation.datasets.avatars.mosaic import mosaic
+from pipelines.validation.labelled_dataset import NOT_SHOWN
+from tests.pipelines.validation.small_avatars import painted
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Draw stripes instead of avatars, and count how many."""
+    counts: list[int] = []
+
+    def paint(looks: list[object], size: int, progress: object) -> object:
+        counts.append(len(looks))
+        return painted(every_picture())
+
+    monkeypatch.setattr(module, "render_many", paint)
+    return counts
+
+
+def test_there_are_as_many_pictures_as_looks_that_can_be_told_apart() -> None:
+    rows = every_picture()
+    assert rows.shape == (3552, 5)
+    assert len(np.unique(rows, axis=0)) == 3552
+    assert ((rows[:, 1] == NOT_SHOWN) == (rows[:, 0] == VALUES[0].index("NoHair"))).all()
+
+
+def test_each_look_is_given_its_own_picture() -> None:
+    album = Album(painted(every_picture()))
+    rows = every_picture()[::37]
+    assert (album.of(rows) == mosaic(painted(rows))).all()
+
+
+def test_the_hair_colour_of_the_bald_makes_no_difference() -> None:
+    album = Album(painted(every_picture()))
+    bald = np.array([[0, colour, 1, 2, 3] for colour in (-1, 0, 5)])
+    assert (hidden(bald)[:, 1] == NOT_SHOWN).all()
+    pictures = album.of(bald)
+    assert (pictures == pictures[0]).all()
+
+
+def test_a_look_with_a_value_missing_has_no_picture() -> None:
+    with pytest.raises(ValueError, match="values missing"):
+        Album(painted(every_picture())).of([[3, -1, 1, 2, 3]])
+
+
+def test_pictures_are_drawn_once(drawn: list[int], tmp_path: Path) -> None:
+    first, again = (load_album(tmp_path, 32) for _ in range(2))
+    assert drawn == [3552]
+    assert (first.pictures == again.pictures).all()
+    load_album(tmp_path, 64)
+    assert drawn == [3552, 3552]
+
+
+def test_a_damaged_album_is_refused(drawn: list[int], tmp_path: Path) -> None:
+    load_album(tmp_path, 32)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(InputError, match="delete it to draw anew"):
+        load_album(tmp_path, 32)

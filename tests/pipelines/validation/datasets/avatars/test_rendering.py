@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from anomaly.core.errors import InputError
+from pipelines.validation.datasets.avatars.distribution import (
+    HIDDEN,
+    TABLE,
+    Look,
+    codes,
+    drawn,
+    every_look,
+    visible,
+)
+from pipelines.validation.datasets.avatars.rendering import (
+    BACKGROUND,
+    HATS,
+    NAMES,
+    OUTSIDE,
+    PRINTS,
+    kind_outside,
+    outside,
+    render,
+    render_many,
+)
+
+LOOK = Look("ShortHairShortFlat", "Red", "Round", "ShirtScoopNeck", "White")
+# The second hides much of the clothes behind its hair, and its clothes have nearly the colour of its skin.
+CONTEXTS = (LOOK, Look("LongHairStraight", "PastelPink", "Blank", "ShirtScoopNeck", "PastelOrange"))
+
+
+def rgb(color: str) -> list[int]:
+    return [int(color[i : i + 2], 16) for i in (1, 3, 5)]
+
+
+def difference(first: Look, second: Look, size: int = 32) -> tuple[float, int]:
+    """Return the mean and the largest difference in grey levels over pixels and channels."""
+    apart = np.abs(render(first, size).astype(np.int64) - render(second, size))
+    return float(apart.mean()), int(apart.max())
+
+
+@pytest.mark.parametrize("size", [32, 64, 128])
+def test_a_picture_is_square_and_in_colour(size: int) -> None:
+    picture = render(LOOK, size)
+    assert picture.shape == (size, size, 3)
+    assert picture.dtype == np.uint8
+    assert picture[0, 0].tolist() == picture[size // 2, 0].tolist() == rgb(BACKGROUND)
+
+
+def test_hair_and_clothes_have_the_colours_that_the_look_names() -> None:
+    picture = render(LOOK, 128)
+    assert picture[120, 64].tolist() == rgb("#FFFFFF")
+    assert picture[12, 64].tolist() == rgb("#C93305")
+
+
+def test_a_look_has_one_picture() -> None:
+    assert (render(LOOK, 32) == render(LOOK, 32)).all()
+
+
+def test_python_avatars_knows_every_value_of_the_table() -> None:
+    for feature, counts in TABLE.items():
+        assert set(counts) <= set(NAMES[feature])
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+@pytest.mark.parametrize("feature", Look._fields)
+def test_every_two_values_of_a_feature_differ_in_the_smallest_picture(feature: str, context: Look) -> None:
+    for first, second in itertools.combinations(TABLE[feature], 2):
+        mean, largest = difference(context._replace(**{feature: first}), context._replace(**{feature: second}))
+        assert mean > 0.25, (first, second)
+        assert largest >= 25, (first, second)
+
+
+def test_no_hair_has_no_colour_and_neither_has_hair_under_a_hat() -> None:
+    for top in ("NoHair", *HATS):
+        covered = LOOK._replace(top_type=top)
+        pictures = [render(covered._replace(hair_color=color), 64) for color in TABLE["hair_color"]]
+        assert all((picture == pictures[0]).all() for picture in pictures)
+        assert (render(covered._replace(hair_color=HIDDEN), 64) == pictures[0]).all()
+
+
+@pytest.mark.slow
+def test_two_looks_have_the_same_picture_exactly_where_they_show_the_same() -> None:
+    shown = list({visible(look): None for look in every_look()})
+    pictures = render_many(shown, 32)
+    coarse = np.rint(pictures / 17)  # 16 grey levels, those of naive Bayes over pixels
+    assert len(np.unique(coarse.reshape(len(shown), -1), axis=0)) == len(shown) == 3552
+
+
+def test_many_looks_are_drawn_in_their_order_and_each_picture_once() -> None:
+    bald = LOOK._replace(top_type="NoHair")
+    looks = [LOOK, bald, LOOK._replace(clothing_color="Pink"), LOOK, bald._replace(hair_color="Black")]
+    told: list[tuple[int, int]] = []
+    pictures = render_many(looks, 32, lambda done, total: told.append((done, total)))
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    assert pictures.shape == (5, 32, 32, 3)
+    assert all((picture == render(look, 32)).all() for picture, look in zip(pictures, looks, strict=True))
+    assert render_many([], 32).shape == (0, 32, 32, 3)
+
+
+def test_looks_from_outside_the_law_have_one_new_value_and_all_others_from_the_law() -> None:
+    looks = outside(30, seed=5)
+    assert Counter(map(kind_outside, looks)) == dict.fromkeys(OUTSIDE, 10)
+    for look in looks:
+        feature, _ = OUTSIDE[str(kind_outside(look))]
+        inside = look._replace(**{feature: next(iter(TABLE[feature]))})
+        assert codes([inside]).min() >= 0
+        with pytest.raises(InputError, match=f"unknown {feature}"):
+            codes([look])
+
+
+def test_looks_of_one_kind_are_seeded_and_vary() -> None:
+    hats = outside(40, seed=1, kinds=["hat"])
+    assert hats == outside(40, seed=1, kinds=["hat"])
+    assert hats != outside(40, seed=2, kinds=["hat"])
+    assert {look.top_type for look in hats} == set(HATS)
+
+
+def test_looks_from_the_law_are_of_no_kind_outside_it() -> None:
+    assert {kind_outside(look) for look in drawn(200, 0, alpha=1)} == {None}
+
+
+@pytest.mark.parametrize("kind", OUTSIDE)
+def test_what_is_new_is_seen_in_the_smallest_picture_beside_every_value_of_the_law(kind: str) -> None:
+    feature, values = OUTSIDE[kind]
+    for new, known in itertools.product(values, TABLE[feature]):
+        mean, largest = difference(LOOK._replace(**{feature: new}), LOOK._replace(**{feature: known}))
+        assert mean > 0.25, (new, known)
+        assert largest >= 50, (new, known)
+
+
+@pytest.mark.parametrize("color", TABLE["clothing_color"])
+def test_a_print_is_seen_on_clothes_of_every_colour(color: str) -> None:
+    plain = render(LOOK._replace(clothing_color=color), 64).astype(np.int64)
+    for name in PRINTS:
+        printed = render(LOOK._replace(clothing_type=name, clothing_color=color), 64)
+        chest = np.abs(printed - plain)[50:, 20:44]
+        assert chest.max() > 60, (name, color)
+        assert (chest.max(axis=-1) > 30).sum() >= 10, (name, color)
+
+
+def test_unknown_names_are_refused_with_the_known_ones() -> None:
+    with pytest.raises(InputError, match=r"unknown top_type 'Fez'; valid: .*WinterHat1"):
+        render(LOOK._replace(top_type="Fez"), 32)
+    with pytest.raises(InputError, match="valid: eyepatch, graphic shirt, hat"):
+        outside(3, seed=0, kinds=["monocle"])

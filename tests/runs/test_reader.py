@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anomaly.core.errors import InputError
+from anomaly.core.files import read_json, write_json
+from anomaly.core.results import Region, ScanScore, ScanStatus
+from anomaly.runs.reader import Run, ScanVolumes, read_run, read_scores
+from tests.reports.factory import BLOBS, REFERENCE, VOXEL_THRESHOLD
+
+
+def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no run at .*anomaly score"):
+        read_run(tmp_path)
+
+
+def test_a_run_that_lacks_what_a_page_needs_is_refused(run_dir: Path, tmp_path: Path) -> None:
+    values = read_json(run_dir / "run.json")
+    write_json(tmp_path / "run.json", {key: value for key, value in values.items() if key != "display"})
+    with pytest.raises(InputError, match="lacks display"):
+        read_run(tmp_path)
+
+
+def test_the_reference_is_that_of_the_declared_score(run: Run) -> None:
+    assert run.reference == REFERENCE.tolist()
+
+
+def test_without_a_calibration_there_is_no_reference_threshold_or_rate(uncalibrated_dir: Path) -> None:
+    run = read_run(uncalibrated_dir)
+    assert (run.reference, run.threshold, run.alpha) == ([], None, None)
+
+
+def test_every_scan_is_read_once_whether_it_has_a_folder_or_only_a_row(run_dir: Path) -> None:
+    scores = read_scores(run_dir)
+    by_id = {score.scan_id: score.status for score in scores}
+    assert len(scores) == len(by_id) == 8
+    assert by_id["sub-91_T1w"] == ScanStatus.REFUSED
+    assert by_id["sub-92_T1w"] == ScanStatus.FAILED
+    assert by_id["sub-93_CT"] == ScanStatus.REFUSED
+
+
+def test_the_date_of_a_resumed_run_changes_no_page(run_dir: Path, tmp_path: Path) -> None:
+    values = read_json(run_dir / "run.json")
+    write_json(tmp_path / "run.json", values | {"created_at": "2031-01-01", "command": "again"})
+    assert read_run(tmp_path).fingerprint == read_run(run_dir).fingerprint
+    write_json(tmp_path / "run.json", values | {"display": values["display"] | {"evidence_max": 9.0}})
+    assert read_run(tmp_path).fingerprint != read_run(run_dir).fingerprint
+
+
+def test_the_outline_holds_the_regions_of_the_table_and_no_other_place(
+    volumes: ScanVolumes, score: ScanScore
+) -> None:
+    marked = volumes.marked(score.regions[:1], VOXEL_THRESHOLD)
+    centre = np.array(BLOBS["sub-02_T1w"][0][0])
+    distances = np.linalg.norm(volumes.geometry.to_world(np.argwhere(marked)) - centre, axis=1)
+    assert marked.any()
+    assert distances.max() < 12
+
+
+def test_a_region_one_voxel_off_on_the_template_is_still_outlined(volumes: ScanVolumes, score: ScanScore) -> None:
+    x, y, z = score.regions[0].mni_mm
+    region = Region(1, 1.0, 7.0, 4.0, (x + 8.0, y, z), (0, 0, 0))
+    assert volumes.marked((region,), VOXEL_THRESHOLD).any()
+    assert not volumes.marked((region,), None).any()
+
+
+def test_the_peak_is_where_the_evidence_is_highest(volumes: ScanVolumes) -> None:
+    assert np.allclose(volumes.peak_mm, BLOBS["sub-02_T1w"][0][0], atol=4.0)
