@@ -15,7 +15,7 @@ from anomaly.core.files import write_text
 from anomaly.core.provenance import now, user_name
 from anomaly.core.versions import software_versions
 from anomaly.scoring.ensemble import SCORE, EnsembleScorer, MergeSettings
-from anomaly.scoring.settings import ReadingSettings
+from anomaly.scoring.settings import EvidenceSettings
 from pipelines.common import audit
 
 SUMMED = ("steps", "seconds", "n_parameters")
@@ -71,12 +71,12 @@ def _named(models: Sequence[Path]) -> dict[str, Path]:
 
 def _config(name: str, members: Mapping[str, TrainedBundle], merge: MergeSettings) -> EnsembleConfig:
     first = next(iter(members.values())).config
-    shared = {key: getattr(first.scoring, key) for key in ReadingSettings.model_fields}
+    shared = {key: getattr(first.scoring, key) for key in EvidenceSettings.model_fields}
     return EnsembleConfig(
         name=name,
         description=f"{', '.join(members)} as one model",
         preprocessing=first.preprocessing,
-        scoring=ReadingSettings(**shared | {"scan_score": SCORE}),
+        scoring=EvidenceSettings(**shared | {"scan_score": SCORE}),
         members=tuple(members),
         merge=merge,
     )

@@ -33,7 +33,7 @@ from anomaly.runs.tables import write_tables
 from anomaly.runs.writer import calibration_id, check_run_folder, write_run
 from anomaly.scoring.native_space import in_scan_space
 from anomaly.scoring.scorer import ScoredVolume
-from anomaly.scoring.settings import ReadingSettings
+from anomaly.scoring.settings import EvidenceSettings
 from anomaly.training.hardware import choose_device
 from pipelines.common import audit
 from pipelines.scan_input import Arrival, Intake, open_intake
@@ -141,7 +141,7 @@ class _Desk:
         try:
             voxels, mask = arrival.load()
             began = perf_counter()
-            raw = self.bundle.scorer.look(voxels, mask, record.covariates)
+            raw = self.bundle.scorer.infer(voxels, mask, record.covariates)
         except ScanRefusedError as refusal:
             return writer.submit(self._keep, _refused(record, refusal, self), record)
         except Exception as error:  # noqa: BLE001 - one bad scan must never stop a batch; the error is recorded
@@ -175,7 +175,7 @@ class _Desk:
         self, record: ScanRecord, raw: Any, voxels: FloatArray, mask: MaskArray, seconds: float
     ) -> ScanScore:
         try:
-            scored = self.bundle.scorer.finish(raw, voxels, mask)
+            scored = self.bundle.scorer.postprocess(raw, voxels, mask)
             return self._keep(self._deliver(record, scored, voxels), record, look_seconds=round(seconds, 4))
         except Exception as error:  # noqa: BLE001 - a full disk or a broken grid fails this scan, not the batch
             return self._keep(_failed(record, error, self), record)
@@ -268,12 +268,14 @@ def _judged(result: ScanScore, declared: str, calibration: Calibration) -> ScanS
 
 def _numbers(scored: ScoredVolume) -> dict[str, float]:
     found = {"similarity": scored.similarity}
-    return found if scored.unlikeness is None else found | {"acquisition_p": scored.unlikeness.p_value}
+    return (
+        found if scored.acquisition_shift is None else found | {"acquisition_p": scored.acquisition_shift.p_value}
+    )
 
 
-def _warnings(scored: ScoredVolume, settings: ReadingSettings) -> tuple[str, ...]:
+def _warnings(scored: ScoredVolume, settings: EvidenceSettings) -> tuple[str, ...]:
     """Return what a reader must know before trusting the score."""
-    found, least, unlike = [], settings.min_similarity, scored.unlikeness
+    found, least, unlike = [], settings.min_similarity, scored.acquisition_shift
     if scored.similarity < least + UNSURE_SIMILARITY:
         found.append(
             f"unlike the training scans: correlation {scored.similarity:.2f} with the mean healthy scan, close to "

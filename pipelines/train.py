@@ -178,7 +178,7 @@ def _display(scorer: Scorer) -> dict[str, float]:
     seen = reference.appearance[reference.appearance > 0]
     return {
         "intensity_max": float(np.percentile(seen, 99.5)),
-        "evidence_typical": reference.score_centre.get("reconstruction_p99", 1.0),
+        "evidence_typical": reference.score_mean.get("reconstruction_p99", 1.0),
     }
 
 

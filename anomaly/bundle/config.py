@@ -17,7 +17,7 @@ from anomaly.core.volume import Modality
 from anomaly.models.base import ModelSettings
 from anomaly.models.registry import parse_settings
 from anomaly.preprocessing.chain import ChainSettings
-from anomaly.scoring.settings import ReadingSettings, ScoringSettings
+from anomaly.scoring.settings import EvidenceSettings, ScoringSettings
 from anomaly.training.settings import TrainingSettings
 
 
@@ -35,7 +35,7 @@ class ModelConfig(Settings):
     name: str = Field(description="what the model is called in reports")
     description: str = Field(default="", description="one sentence for people")
     preprocessing: ChainSettings = Field(description="the chain every scan goes through")
-    scoring: ReadingSettings = Field(description="how evidence is read")
+    scoring: EvidenceSettings = Field(description="how evidence is read")
 
     @property
     def modality(self) -> Modality:

@@ -117,8 +117,8 @@ def save_bundle(
         },
     )
     reference = {
-        "score_centre": dict(scorer.reference.score_centre),
-        "score_spread": dict(scorer.reference.score_spread),
+        "score_centre": dict(scorer.reference.score_mean),
+        "score_spread": dict(scorer.reference.score_std),
         "held_out_scores": {name: list(found) for name, found in scorer.reference.held_out_scores.items()},
     }
     hashed = HASHED if scorer.index is None else (*HASHED, INDEX)

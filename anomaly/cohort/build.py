@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from anomaly.cohort.prepare import Recipe, ScanChain, chain_hash, lost, prepare, remove_volumes
+from anomaly.cohort.prepare import PreparationSpec, ScanChain, chain_hash, lost, prepare, remove_volumes
 from anomaly.cohort.record import RECORDS, ScanRecord, record_path
 from anomaly.cohort.table import write_manifest
 from anomaly.cohort.volumes import read_grid
@@ -64,7 +64,7 @@ def build_cohort(
     ScanRecord
         With status accepted, refused, failed or duplicate; its volume is on disk.
     """
-    recipe = Recipe(chain, folder, modality, qc or QcSettings())
+    recipe = PreparationSpec(chain, folder, modality, qc or QcSettings())
     _remove_unfinished(folder)
     describe_cohort(recipe, [])
     known = _reusable(scans, recipe)
@@ -100,7 +100,7 @@ def read_cohort(folder: Path) -> dict[str, Any]:
     return values
 
 
-def describe_cohort(recipe: Recipe, records: Sequence[ScanRecord]) -> None:
+def describe_cohort(recipe: PreparationSpec, records: Sequence[ScanRecord]) -> None:
     """Write ``cohort.json``; at the start of a build without records, and again when all are known."""
     volume = next((r.volume for r in records if r.volume), "")
     grid = read_grid(recipe.folder / volume) if volume else None
@@ -126,7 +126,7 @@ def _remove_unfinished(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _reusable(scans: Sequence[ScanSource], recipe: Recipe) -> dict[str, ScanRecord]:
+def _reusable(scans: Sequence[ScanSource], recipe: PreparationSpec) -> dict[str, ScanRecord]:
     """Return the records of an earlier build that still hold, with what a manifest says of them now."""
     found: dict[str, ScanRecord] = {}
     for scan in scans:
@@ -134,7 +134,7 @@ def _reusable(scans: Sequence[ScanSource], recipe: Recipe) -> dict[str, ScanReco
         if not path.is_file():
             continue
         blank, record = recipe.blank(scan), _load(path)
-        if record is not None and record.made_from == blank.made_from and _holds(record, found, recipe.folder):
+        if record is not None and record.input_hash == blank.input_hash and _holds(record, found, recipe.folder):
             found[scan.scan_id] = replace(
                 record, subject=blank.subject, session=blank.session, group=blank.group, split=blank.split,
                 age=blank.age, sex=blank.sex, source=blank.source, lesion_mask=blank.lesion_mask,

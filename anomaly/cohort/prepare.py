@@ -69,7 +69,7 @@ class ScanChain(Protocol):
 
 
 @dataclass(frozen=True)
-class Recipe:
+class PreparationSpec:
     """What is done to every scan of a cohort, and where it goes."""
 
     chain: ScanChain
@@ -97,7 +97,7 @@ class Recipe:
             sex=scan.sex,
             source=f"{origin}#{scan.fragment}" if scan.fragment else origin,
             lesion_mask=relative(scan.lesion_mask, self.folder) if scan.lesion_mask else "",
-            made_from=sha256_of_json([scan.identity(), self.digest()]),
+            input_hash=sha256_of_json([scan.identity(), self.digest()]),
         )
 
 
@@ -111,7 +111,7 @@ def relative(path: Path, folder: Path) -> str:
     return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
 
 
-def prepare(scan: ScanSource, recipe: Recipe) -> ScanRecord:
+def prepare(scan: ScanSource, recipe: PreparationSpec) -> ScanRecord:
     """Preprocess one scan and write its volume, mask and record; every error becomes a record."""
     record_path(recipe.folder, scan.scan_id).unlink(missing_ok=True)
     record = _attempt(scan, recipe)
@@ -127,7 +127,7 @@ def remove_volumes(folder: Path, scan_id: str) -> None:
         path.unlink(missing_ok=True)
 
 
-def lost(scan: ScanSource, recipe: Recipe, reason: str) -> ScanRecord:
+def lost(scan: ScanSource, recipe: PreparationSpec, reason: str) -> ScanRecord:
     """Return and write the record of a scan whose process died."""
     record = recipe.blank(scan).because(
         ScanStatus.FAILED, "worker_died", reason, "give the process more memory or fewer jobs, then run again"
@@ -137,7 +137,7 @@ def lost(scan: ScanSource, recipe: Recipe, reason: str) -> ScanRecord:
     return record
 
 
-def _attempt(scan: ScanSource, recipe: Recipe) -> ScanRecord:
+def _attempt(scan: ScanSource, recipe: PreparationSpec) -> ScanRecord:
     steps = _Steps(recipe.blank(scan))
     try:
         _run(steps, scan, recipe)
@@ -170,7 +170,7 @@ class _Steps:
         self.learn({f"seconds_{doing}": round(time.perf_counter() - started, 4)})
 
 
-def _run(steps: _Steps, scan: ScanSource, recipe: Recipe) -> None:
+def _run(steps: _Steps, scan: ScanSource, recipe: PreparationSpec) -> None:
     if scan.refusal is None:
         refuse(list(check_modality(scan.modality, recipe.modality)))  # no need to read it
     with steps.step("read"):

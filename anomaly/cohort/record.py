@@ -40,7 +40,7 @@ class ScanRecord:
         16 floats, row-major: scan RAS+ mm → template RAS+ mm.
     numbers
         Quality numbers and seconds per step.
-    made_from
+    input_hash
         Digest of the source files and of everything that was done to them; the record is reused while it is the
         same. Not part of the manifest.
     """
@@ -68,7 +68,7 @@ class ScanRecord:
     affine: tuple[float, ...] = ()
     template_from_scan: tuple[float, ...] = ()
     numbers: Mapping[str, float] = field(default_factory=dict)
-    made_from: str = ""
+    input_hash: str = ""
 
     @property
     def geometry(self) -> Geometry:
@@ -99,7 +99,7 @@ class ScanRecord:
         values["status"] = self.status.value
         values["warnings"] = json.dumps(list(self.warnings), ensure_ascii=False)
         values["numbers"] = json.dumps(dict(self.numbers), sort_keys=True)
-        del values["made_from"]
+        del values["input_hash"]
         return values
 
     @classmethod

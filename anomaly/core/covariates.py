@@ -56,5 +56,5 @@ def covariates(age: float | None = None, sex: str = "") -> FloatArray:
     return np.array([years, _SEXES.get(sex.strip().lower(), math.nan)], dtype=np.float32)
 
 
-UNKNOWN = covariates()
+UNKNOWN_COVARIATES = covariates()
 """Nothing is known of the subject."""

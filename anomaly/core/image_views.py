@@ -82,7 +82,7 @@ class View(Settings):
             return tuple(min(p, n) for p, n in zip(self.size, volume_shape, strict=True))
         return volume_shape
 
-    def places(self, mask: MaskArray) -> list[tuple[slice, slice, slice]]:
+    def locations(self, mask: MaskArray) -> list[tuple[slice, slice, slice]]:
         """Return where the images lie that together cover the mask, as index slices of the volume."""
         if self.kind == "volume" or not mask.any():
             return [_whole(mask.shape)]
@@ -101,7 +101,7 @@ class View(Settings):
         image: Array = np.moveaxis(voxels, self.axis, 0)[around]
         return image
 
-    def target(self, values: Array, place: tuple[slice, slice, slice]) -> Array:
+    def target_slice(self, values: Array, place: tuple[slice, slice, slice]) -> Array:
         """Return the part ``(1, *S)`` of a volume that the image at a place speaks of."""
         part = values[place]
         return np.moveaxis(part, self.axis, 0) if self.kind == "slice" else part[None]

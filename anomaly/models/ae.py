@@ -34,8 +34,8 @@ from anomaly.models.components.conv_autoencoder import (
     LatentSettings,
 )
 from anomaly.models.components.losses import LOSSES, LossName, dissimilarity
-from anomaly.models.components.network import Width, centre
-from anomaly.training.protocols import Moment
+from anomaly.models.components.network import Width, target_slice
+from anomaly.training.protocols import StepInfo
 
 
 class AutoencoderSettings(LatentSettings):
@@ -83,15 +83,15 @@ class Autoencoder(LatentDetector):
             return LinearAutoencoder(self.view.channels, self.padded, latent)
         return DenseAutoencoder(self.view.spatial_dims, self.view.channels, channels, self.padded, latent)
 
-    def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
         """Return the distance inside the mask that the settings name."""
         del at, corrupted
-        return {"loss": LOSSES[self.settings.loss](self.reconstruct(images, mask), centre(images), mask)}
+        return {"loss": LOSSES[self.settings.loss](self.reconstruct(images, mask), target_slice(images), mask)}
 
     def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
         """Return the signed residual and, where SSIM was learnt by, the dissimilarity."""
         evidence = super().evidence(images, mask)
         if self.settings.loss != "ssim":
             return evidence
-        maps = {"dissimilarity": dissimilarity(evidence.reconstruction, centre(images), mask)}
+        maps = {"dissimilarity": dissimilarity(evidence.reconstruction, target_slice(images), mask)}
         return Evidence({**evidence.maps, **maps}, evidence.reconstruction)

@@ -25,7 +25,7 @@ from anomaly.core.image_views import VolumeSource
 from anomaly.core.volume import Geometry
 from anomaly.models.base import Detector, Evidence, FitReport, FitRun, ModelSettings, PlantedScan
 from anomaly.models.components.closed_form import WholeVolumeSettings, check_cohort, volumes
-from anomaly.models.components.network import residual, within
+from anomaly.models.components.network import apply_mask, residual
 
 FEWEST_SCANS = 3
 
@@ -86,7 +86,7 @@ class Atlas(Detector):
         """Return the signed z-score as ``"residual"``; see the base class."""
         reconstruction = self.reconstruct(images, mask)
         return Evidence(
-            {"residual": residual(images, reconstruction, mask) / self.sd}, within(reconstruction, mask)
+            {"residual": residual(images, reconstruction, mask) / self.sd}, apply_mask(reconstruction, mask)
         )
 
     def reconstruct(self, images: Tensor, mask: Tensor) -> Tensor:

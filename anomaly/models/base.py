@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from anomaly.core.config import Settings
-from anomaly.core.covariates import UNKNOWN
+from anomaly.core.covariates import UNKNOWN_COVARIATES
 from anomaly.core.image_views import View, VolumeSource
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
 from anomaly.training.protocols import Run
@@ -62,7 +62,7 @@ class PlantedScan:
     voxels: FloatArray
     mask: MaskArray
     lesion: MaskArray
-    covariates: FloatArray = field(default_factory=UNKNOWN.copy)
+    covariates: FloatArray = field(default_factory=UNKNOWN_COVARIATES.copy)
 
 
 @dataclass(frozen=True)

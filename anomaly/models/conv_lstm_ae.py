@@ -41,8 +41,8 @@ from anomaly.models.components.conv_autoencoder import (
     stages,
 )
 from anomaly.models.components.losses import l2
-from anomaly.models.components.network import centre, refuse_large_latent
-from anomaly.training.protocols import Moment
+from anomaly.models.components.network import refuse_large_latent, target_slice
+from anomaly.training.protocols import StepInfo
 
 State = tuple[Tensor, Tensor]
 
@@ -87,7 +87,7 @@ class ConvLSTMCell(nn.Module):
         return empty, empty
 
 
-class ConvLSTMWalk(nn.Module):
+class BidirectionalConvLSTM(nn.Module):
     """Two convolutional LSTMs that meet at the middle slice."""
 
     def __init__(self, shape: tuple[int, ...], memory: int) -> None:
@@ -130,7 +130,9 @@ class RecurrentNetwork(LatentNetwork):
         super().__init__()
         self.convolutions = stages(2, 1, channels)
         self.coarse = coarse_shape(channels, shape)
-        self.walk = ConvLSTMWalk(self.coarse, memory) if cell == "convlstm" else LSTMWalk(self.coarse, memory)
+        self.walk = (
+            BidirectionalConvLSTM(self.coarse, memory) if cell == "convlstm" else LSTMWalk(self.coarse, memory)
+        )
         self.to_latent = nn.Linear(self.walk.size, latent)
         self.from_latent = nn.Linear(latent, math.prod(self.coarse))
 
@@ -165,7 +167,7 @@ class RecurrentAutoencoder(LatentDetector):
         del train
         refuse_large_latent(self.settings.latent_size, 1, self.image_shape)
 
-    def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
         """Return the mean squared error inside the mask of the middle slice."""
         del at, corrupted
-        return {"loss": l2(self.reconstruct(images, mask), centre(images), mask)}
+        return {"loss": l2(self.reconstruct(images, mask), target_slice(images), mask)}

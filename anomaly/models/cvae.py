@@ -29,12 +29,12 @@ from torch import Tensor, nn
 from anomaly.core.covariates import AGE_AND_SEX, Covariates
 from anomaly.core.image_views import VolumeSource
 from anomaly.models.base import Evidence, ModelSettings
-from anomaly.models.components.conditioning import Conditioning, withheld
+from anomaly.models.components.conditioning import Conditioning, condition_dropout
 from anomaly.models.components.network import crop, pad
 from anomaly.models.components.random_boxes import nothing_hidden
-from anomaly.models.components.variational import free_energy, kl_units, reparameterised, warmed_up
+from anomaly.models.components.variational import beta_at, free_energy, kl_per_dim, reparameterize
 from anomaly.models.components.variational_detector import CodeSettings, VariationalDetector
-from anomaly.training.protocols import Moment
+from anomaly.training.protocols import StepInfo
 
 
 class ConditionalSettings(CodeSettings):
@@ -105,17 +105,17 @@ class ConditionalVariationalAutoencoder(VariationalDetector):
         """Return x̂ ``(B, 1, *S)``, or its log-odds."""
         return crop(self.network.decode_given(z, self._told(z, given)), self.image_shape)
 
-    def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
         """Return the negative ELBO per voxel given what is not withheld of the covariates, and its parts."""
         covariates = self.conditioning.unknown(len(images)) if at.covariates is None else at.covariates
-        given = self.conditioning(withheld(covariates, self.settings.drop, at.rng))
+        given = self.conditioning(condition_dropout(covariates, self.settings.drop, at.rng))
         shown, hidden = corrupted or (images, nothing_hidden(images))
         mu, log_variance = self.encode(shown, given)
-        z = torch.where(hidden[:, None], mu, reparameterised(mu, log_variance, at.rng))
+        z = torch.where(hidden[:, None], mu, reparameterize(mu, log_variance, at.rng))
         likelihood = self.log_likelihood(images, self.output(z, given), mask)
-        beta = warmed_up(self.settings.beta, self.settings.beta_warmup, at)
+        beta = beta_at(self.settings.beta, self.settings.beta_warmup, at)
         return free_energy(
-            likelihood, kl_units(mu, log_variance), mask, beta, self.settings.free_bits, counted=~hidden
+            likelihood, kl_per_dim(mu, log_variance), mask, beta, self.settings.free_bits, counted=~hidden
         )
 
     def evidence_given(self, images: Tensor, mask: Tensor, covariates: Tensor) -> Evidence:

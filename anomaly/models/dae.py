@@ -39,14 +39,14 @@ from anomaly.models.components.change_logit import RARE, severity_loss, severity
 from anomaly.models.components.closed_form import principal_components
 from anomaly.models.components.context_unet import (
     ContextUNetSettings,
+    add_context_channels,
     context_unet,
     healthy_mean_and_sd,
-    in_context,
     predict,
 )
 from anomaly.models.components.corruption import CorruptionSettings, corrupt, slab_spacing
-from anomaly.models.components.network import NetworkDetector, centre, residual, within
-from anomaly.training.protocols import Moment
+from anomaly.models.components.network import NetworkDetector, apply_mask, residual, target_slice
+from anomaly.training.protocols import StepInfo
 
 
 class DenoisingSettings(ContextUNetSettings):
@@ -123,13 +123,13 @@ class DenoisingAutoencoder(NetworkDetector):
         """
         settings = self.settings
         corrupted, changed = corrupt(images, mask, slab_spacing(self.view, self.grid), settings.corruption, rng)
-        moved = centre(corrupted) - centre(images)
+        moved = target_slice(corrupted) - target_slice(images)
         weight = torch.add(mask, changed, alpha=settings.changed_weight)  # outside the mask nothing is changed
         if not settings.severity_weight:
             return corrupted, moved, weight
         return corrupted, moved, weight, severity_target(moved, changed)
 
-    def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
         """Return the weighted squared error of undoing the corruption, and the severity loss."""
         del images, at
         damaged, moved, weight, *severe = corrupted
@@ -143,26 +143,26 @@ class DenoisingAutoencoder(NetworkDetector):
     def reconstruct(self, images: Tensor, mask: Tensor) -> Tensor:
         """Return x + g(x)."""
         del mask
-        return centre(images) + self.forward(images)[:, :1]
+        return target_slice(images) + self.forward(images)[:, :1]
 
     def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
         """Return the signed residual and, as the settings say, the other maps; see the module's docstring."""
         output = self.forward(images)
-        reconstruction = centre(images) + output[:, :1]
+        reconstruction = target_slice(images) + output[:, :1]
         maps = {"residual": residual(images, reconstruction, mask)}
         if self.mean is not None:
             maps["departure"] = residual(images, self.mean, mask)
             if self.components is not None:
                 flat = maps["departure"].flatten(1)
                 inside = (flat @ self.components.T) @ self.components
-                maps["pca"] = within(maps["departure"] - inside.reshape_as(images), mask)
+                maps["pca"] = apply_mask(maps["departure"] - inside.reshape_as(images), mask)
         if self.settings.severity_weight:
-            maps["severity"] = within(signed_severity(output[:, 1:]), mask)
-        return Evidence(maps, within(reconstruction, mask))
+            maps["severity"] = apply_mask(signed_severity(output[:, 1:]), mask)
+        return Evidence(maps, apply_mask(reconstruction, mask))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the correction g and the two log-odds of severity ``(B, 1 or 3, *S)``."""
         settings = self.settings
-        shown = in_context(images, settings.mirror, self.mean, self.sd)
+        shown = add_context_channels(images, settings.mirror, self.mean, self.sd)
         output = predict(self.network, shown, settings.space_to_depth)
         return torch.cat([output[:, :1], output[:, 1:] - RARE], dim=1)

@@ -47,19 +47,19 @@ from anomaly.models.base import Evidence, ModelSettings, either_foreground
 from anomaly.models.components.checkerboard import checkerboard
 from anomaly.models.components.closed_form import volumes
 from anomaly.models.components.corruption import slab_spacing
-from anomaly.models.components.diffusion_process import Noise, NoisingChain, Prediction, Schedule, noise_field
+from anomaly.models.components.diffusion_process import DiffusionProcess, Noise, Prediction, Schedule, noise_field
 from anomaly.models.components.diffusion_unet import GuidedUNet
 from anomaly.models.components.network import (
     NetworkDetector,
     Width,
-    centre,
+    apply_mask,
     masked_mean,
     refuse_large_latent,
     residual,
-    within,
+    target_slice,
 )
 from anomaly.models.components.random_fields import chance
-from anomaly.training.protocols import Moment
+from anomaly.training.protocols import StepInfo
 
 SCORING_SEED = 0
 SAMPLING_STEPS = 50
@@ -175,7 +175,7 @@ class DiffusionModel(NetworkDetector):
     def build(self) -> nn.Module:
         """Return the U-Net; set up the chain and the noise that scoring uses."""
         settings = self.settings
-        self.chain = NoisingChain(settings.timesteps, settings.schedule, settings.prediction)
+        self.chain = DiffusionProcess(settings.timesteps, settings.schedule, settings.prediction)
         for name, value in {"mean": 0.0, "sd": 1.0, "lowest": -math.inf, "highest": math.inf}.items():
             self.register_buffer(name, torch.tensor(value))
         self.register_buffer("foreground", torch.ones(self.grid.shape, dtype=torch.bool))
@@ -226,7 +226,7 @@ class DiffusionModel(NetworkDetector):
         t = torch.randint(1, self.settings.timesteps + 1, (batch,), generator=rng, device=device)
         return self.noise(batch, rng), t, mask & self._random_patches(batch, rng)
 
-    def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
         """Return the mean squared error of the prediction where there is noise."""
         noise, t, where = corrupted
         clean = self._standardised(images, mask)
@@ -278,7 +278,7 @@ class DiffusionModel(NetworkDetector):
             for values in (restored, (predicted - noise) ** 2)
         )
         voxels = (self.view.channels * mask.flatten(1).sum(dim=1)).clamp_min(1)
-        return self._in_intensity(centre(restored), mask), error.flatten(1).sum(dim=1) / voxels
+        return self._in_intensity(target_slice(restored), mask), error.flatten(1).sum(dim=1) / voxels
 
     def way_back(self, noise: Tensor, given: Given, first: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         """Noise images up to timesteps ``first`` ``(B,)`` and restore them by DDIM.
@@ -309,9 +309,9 @@ class DiffusionModel(NetworkDetector):
     def sample(self, n: int, rng: torch.Generator) -> Tensor:
         """Return new images ``(n, C, *S)`` of random places in the usual foreground, by DDIM from pure noise."""
         foreground = self.foreground.cpu().numpy()
-        places = self.view.places(foreground)
+        places = self.view.locations(foreground)
         drawn = torch.randint(len(places), (n,), generator=rng, device=rng.device).tolist()
-        cut = np.stack([self.view.target(foreground, places[place]) for place in drawn])
+        cut = np.stack([self.view.target_slice(foreground, places[place]) for place in drawn])
         mask = torch.from_numpy(cut).to(rng.device)
         noise, last = self.noise(n, rng), torch.full((n,), self.settings.timesteps, device=rng.device)
         code = noise.new_zeros(n, self.settings.context_size) if self.settings.context else None
@@ -335,10 +335,10 @@ class DiffusionModel(NetworkDetector):
         return self._in_intensity(restored, mask)
 
     def _standardised(self, images: Tensor, mask: Tensor) -> Tensor:
-        return within((images - self.mean) / self.sd, mask)
+        return apply_mask((images - self.mean) / self.sd, mask)
 
     def _in_intensity(self, standardised: Tensor, mask: Tensor) -> Tensor:
-        return within(standardised * self.sd + self.mean, mask)
+        return apply_mask(standardised * self.sd + self.mean, mask)
 
     def _random_patches(self, batch: int, rng: torch.Generator) -> Tensor:
         """Return one set of patches per image, bool ``(B, 1, *S)``, of a checkerboard that begins anywhere.

@@ -43,12 +43,12 @@ from anomaly.models.components.adversarial import (
     ImageGenerator,
     feature_distance,
     follow,
-    game_health,
+    gan_diagnostics,
     generator_loss,
 )
-from anomaly.models.components.conditioning import Conditioning, withheld
-from anomaly.models.components.network import centre, residual, within
-from anomaly.training.protocols import Health, Moment
+from anomaly.models.components.conditioning import Conditioning, condition_dropout
+from anomaly.models.components.network import apply_mask, residual, target_slice
+from anomaly.training.protocols import Diagnostics, StepInfo
 
 WITHHELD = 0.1  # share of the covariates
 BARELY_LEARNT = 0.2  # share of its steps after which an encoder can be validated
@@ -68,7 +68,7 @@ class GANSettings(AdversarialSettings):
     )
 
 
-class Players(nn.Module):
+class GANNetworks(nn.Module):
     """Generator and its running mean, critic, encoder, and what they are told of a subject, if anything."""
 
     def __init__(self, settings: GANSettings, shape: tuple[int, ...]) -> None:
@@ -128,12 +128,12 @@ class GenerativeAdversarial(AdversarialDetector):
     family = "gan"
     Settings: ClassVar[type[ModelSettings]] = GANSettings
     settings: GANSettings
-    network: Players
+    network: GANNetworks
 
     def build(self) -> nn.Module:
         """Return generator, critic and encoder."""
         self.followed = 0
-        return Players(self.settings, self.image_shape)
+        return GANNetworks(self.settings, self.image_shape)
 
     def prepare(self, train: VolumeSource) -> None:
         """Learn the range of healthy intensities and, where the model is conditional, of covariates."""
@@ -157,21 +157,21 @@ class GenerativeAdversarial(AdversarialDetector):
         """Return the first step in which the encoder learns."""
         return round(steps * (1 - self.settings.encoder_share))
 
-    def learning(self, step: int, steps: int) -> nn.Module:
+    def trainable_part(self, step: int, steps: int) -> nn.Module:
         """Return the player whose turn it is."""
         part: nn.Module = getattr(self.network, self.turn(step, steps))
         return part
 
-    def can_score(self, step: int, steps: int) -> bool:
+    def ready_to_validate(self, step: int, steps: int) -> bool:
         """Return whether the encoder has learnt a little."""
         start = self.encoder_from(steps)
         return step == steps or step >= start + BARELY_LEARNT * (steps - start)
 
-    def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
         """Return the loss of the player whose turn it is."""
         del mask, corrupted
         known = self.network.unknown(images) if at.covariates is None else at.covariates
-        covariates = withheld(known, WITHHELD, at.rng)
+        covariates = condition_dropout(known, WITHHELD, at.rng)
         if at.step > self.followed and self.turn(at.step - 1, at.steps) == "generator":
             follow(self.network.steady, self.network.generator, at.step)
             self.followed = at.step
@@ -214,7 +214,7 @@ class GenerativeAdversarial(AdversarialDetector):
         """Return Ḡ(E(x)) for subjects of whom nothing is known."""
         del mask
         covariates = self.network.unknown(images)
-        return centre(self.network.generate(self.network.encode(images, covariates), covariates))
+        return target_slice(self.network.generate(self.network.encode(images, covariates), covariates))
 
     def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
         """Return the evidence for subjects of whom nothing is known."""
@@ -225,8 +225,8 @@ class GenerativeAdversarial(AdversarialDetector):
         players = self.network
         rebuilt = players.generate(players.encode(images, covariates), covariates)
         distance = feature_distance(players.critic.features(images), players.critic.features(rebuilt))
-        maps = {"residual": residual(images, centre(rebuilt), mask)}
-        return Evidence(maps, within(centre(rebuilt), mask), {"critic_features": distance})
+        maps = {"residual": residual(images, target_slice(rebuilt), mask)}
+        return Evidence(maps, apply_mask(target_slice(rebuilt), mask), {"critic_features": distance})
 
     def embed(self, images: Tensor, mask: Tensor) -> Tensor:
         """Return E(x) ``(B, latent)`` for subjects of whom nothing is known."""
@@ -256,10 +256,10 @@ class GenerativeAdversarial(AdversarialDetector):
         images: Tensor = players.steady(beside(on_sphere(z), told))
         return images
 
-    def health(self, batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> Health:
+    def diagnostics(self, batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> Diagnostics:
         """Return how varied Ḡ's images are, and how far D tells them from real ones."""
         rng = torch.Generator(self.network.generator.lowest.device).manual_seed(0)
-        return game_health(
+        return gan_diagnostics(
             batches,
             lambda covariates: self.sample_given(covariates, rng),
             self.network.judge,

@@ -46,8 +46,8 @@ from torch import Tensor, nn
 from anomaly.core.image_views import View, VolumeSource
 from anomaly.models.base import Evidence, ModelSettings, either_foreground
 from anomaly.models.components.closed_form import volumes
-from anomaly.models.components.network import NetworkDetector, crop, pad, padded_shape, residual, within
-from anomaly.training.protocols import Moment
+from anomaly.models.components.network import NetworkDetector, apply_mask, crop, pad, padded_shape, residual
+from anomaly.training.protocols import StepInfo
 
 SCALE_BOUND = 2.0  # S
 FREQUENCIES = 4  # of the sines and cosines, per axis
@@ -236,7 +236,7 @@ class NormalisingFlow(NetworkDetector):
         self.mean = mean.float().reshape(self.mean.shape)
         self.sd = (variance.clamp_min(0) + SD_FLOOR**2).sqrt().float().reshape(self.sd.shape)
 
-    def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
         """Return −log p per voxel of the images with a little noise added."""
         del corrupted
         noise = torch.randn(images.shape, generator=at.rng, device=images.device)
@@ -262,15 +262,15 @@ class NormalisingFlow(NetworkDetector):
     def to_noise(self, images: Tensor, mask: Tensor, locations: Locations) -> tuple[Tensor, Tensor]:
         """Return z and log|∂z/∂x| of every voxel, both ``(N, fᴰ)`` and 0 outside the mask."""
         where, inside, condition = locations
-        y = self._folded(within((images - self.mean) / self.sd, mask))[where]
+        y = self._folded(apply_mask((images - self.mean) / self.sd, mask))[where]
         z, stretch = self.network(y, inside, condition)
-        return z, stretch - self._folded(within(self.sd.log().expand(mask.shape), mask))[where]
+        return z, stretch - self._folded(apply_mask(self.sd.log().expand(mask.shape), mask))[where]
 
     def to_image(self, z: Tensor, mask: Tensor, locations: Locations) -> Tensor:
         """Return the images ``(B, 1, *S)`` of z ``(N, fᴰ)``: undo :meth:`to_noise`."""
         where, inside, condition = locations
         y = self._unfolded(self.network.inverse(z * inside, inside, condition), where)
-        return within(y * self.sd + self.mean, mask)
+        return apply_mask(y * self.sd + self.mean, mask)
 
     def typical(self, z: Tensor, locations: Locations) -> Tensor:
         """Return ẑ: z of every location no farther from 0 than τ √n."""
@@ -298,9 +298,9 @@ class NormalisingFlow(NetworkDetector):
     def sample(self, n: int, rng: torch.Generator) -> Tensor:
         """Return new images ``(n, 1, *S)`` of noise, in the shape of the average foreground at random places."""
         foreground, device = self.foreground.cpu().numpy(), self.mean.device
-        places = self.view.places(foreground)
+        places = self.view.locations(foreground)
         chosen = torch.randint(len(places), (n,), generator=rng, device=rng.device).tolist()
-        masks = [torch.from_numpy(self.view.target(foreground, places[place]).copy()) for place in chosen]
+        masks = [torch.from_numpy(self.view.target_slice(foreground, places[place]).copy()) for place in chosen]
         mask = torch.stack(masks).to(device)
         locations = self.locations(mask)
         z = torch.randn(locations.inside.shape, generator=rng, device=rng.device)

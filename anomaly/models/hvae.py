@@ -45,24 +45,24 @@ from anomaly.models.components.network import (
     GROUPS,
     NetworkDetector,
     Width,
+    apply_mask,
     crop,
     pad,
     padded_shape,
     residual,
-    within,
 )
 from anomaly.models.components.variational import (
     Likelihood,
+    beta_at,
     expected,
     free_energy,
     kl_between,
     log_density,
     log_likelihood,
     refuse_what_is_no_probability,
-    reparameterised,
-    warmed_up,
+    reparameterize,
 )
-from anomaly.training.protocols import Health, Moment
+from anomaly.training.protocols import Diagnostics, StepInfo
 
 LIMIT = 8.0  # of |log s²|
 LEAST_NATS = 1.0  # per image; a level of less says nothing
@@ -261,16 +261,16 @@ class HierarchicalVariationalAutoencoder(NetworkDetector):
                 "copy lesions; shorten model.latents or lower its numbers, or add stages to model.channels"
             )
 
-    def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
         """Return the negative ELBO per voxel, with β of each level warmed up, and its parts."""
         del corrupted
         settings = self.settings
         output, levels = self.explain(
-            *self.look(images), lambda mu, log_variance: reparameterised(mu, log_variance, at.rng)
+            *self.look(images), lambda mu, log_variance: reparameterize(mu, log_variance, at.rng)
         )
         likelihood = self.log_likelihood(images, output, mask)
         divergence = torch.stack([level.kl().flatten(1).sum(1) for level in levels], dim=1)
-        beta = divergence.new_tensor([warmed_up(settings.beta, share, at) for share in settings.beta_warmup])
+        beta = divergence.new_tensor([beta_at(settings.beta, share, at) for share in settings.beta_warmup])
         parts = free_energy(likelihood, divergence, mask, beta, settings.free_bits)
         each = divergence.sum(dim=0) / mask.sum().clamp_min(1)
         return {**parts, **{f"kl_{n}": value for n, value in enumerate(each, start=1)}}
@@ -289,9 +289,9 @@ class HierarchicalVariationalAutoencoder(NetworkDetector):
         likelihood = self.log_likelihood(images, whole, mask)
         maps = {"residual": residual(images, coarse, mask)}
         for n, level in enumerate(levels, start=1):
-            maps[f"kl_{n}"] = within(crop(spread(level.kl(), self.padded), self.image_shape), mask)
+            maps[f"kl_{n}"] = apply_mask(crop(spread(level.kl(), self.padded), self.image_shape), mask)
         terms = {"kl": divergence, "negative_elbo": divergence - likelihood}
-        return Evidence(maps, within(coarse, mask), terms)
+        return Evidence(maps, apply_mask(coarse, mask), terms)
 
     def log_likelihood(self, images: Tensor, output: Tensor, mask: Tensor) -> Tensor:
         """Return log p(x|z) of each image ``(B,)``, nats, over the voxels inside the mask, given the output."""
@@ -309,7 +309,7 @@ class HierarchicalVariationalAutoencoder(NetworkDetector):
         return torch.stack(weights).logsumexp(dim=0) - math.log(k)
 
     @torch.no_grad()
-    def health(self, batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> Health:
+    def diagnostics(self, batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> Diagnostics:
         """Return the mean KL of each level, nats per image, and a warning where a level says nothing."""
         some = (images for images, _, _ in itertools.islice(batches, HEALTH_BATCHES))
         looks = [self.explain(*self.look(images), mean)[1] for images in some]
@@ -323,7 +323,7 @@ class HierarchicalVariationalAutoencoder(NetworkDetector):
             for n, value in nats.items()
             if value < LEAST_NATS
         )
-        return Health({f"nats_{n}": value for n, value in nats.items()}, warnings)
+        return Diagnostics({f"nats_{n}": value for n, value in nats.items()}, warnings)
 
     def embed(self, images: Tensor, mask: Tensor) -> Tensor:
         """Return the mean of z₁ ``(B, latents[0])``."""
@@ -339,7 +339,7 @@ class HierarchicalVariationalAutoencoder(NetworkDetector):
     def sample(self, n: int, rng: torch.Generator) -> Tensor:
         """Return ``n`` new images ``(n, 1, *S)``: every level drawn from its prior."""
         nothing = torch.zeros((n, 2 * self.settings.latents[0]), device=rng.device)
-        output, _ = self.explain(nothing, [], lambda mu, log_variance: reparameterised(mu, log_variance, rng))
+        output, _ = self.explain(nothing, [], lambda mu, log_variance: reparameterize(mu, log_variance, rng))
         return expected(output, self.settings.likelihood)
 
     def look(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -367,7 +367,7 @@ def _kept(drawn: list[Tensor], rng: torch.Generator) -> Draw:
     """Return a way to draw every level at random that adds what it draws to a list."""
 
     def draw(mu: Tensor, log_variance: Tensor) -> Tensor:
-        drawn.append(reparameterised(mu, log_variance, rng))
+        drawn.append(reparameterize(mu, log_variance, rng))
         return drawn[-1]
 
     return draw

@@ -22,7 +22,7 @@ from anomaly.core.image_views import VolumeSource
 from anomaly.core.volume import Geometry
 from anomaly.models.base import Detector, Evidence, FitReport, FitRun, ModelSettings, PlantedScan
 from anomaly.models.components.closed_form import WholeVolumeSettings, check_cohort, volumes
-from anomaly.models.components.network import residual, within
+from anomaly.models.components.network import apply_mask, residual
 
 
 class IntensitySettings(WholeVolumeSettings):
@@ -61,7 +61,7 @@ class IntensityThreshold(Detector):
     def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
         """Return image minus median as ``"residual"``; see the base class."""
         reconstruction = self.reconstruct(images, mask)
-        return Evidence({"residual": residual(images, reconstruction, mask)}, within(reconstruction, mask))
+        return Evidence({"residual": residual(images, reconstruction, mask)}, apply_mask(reconstruction, mask))
 
     def reconstruct(self, images: Tensor, mask: Tensor) -> Tensor:
         """Return the median everywhere ``(B, 1, I, J, K)``."""

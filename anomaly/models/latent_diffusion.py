@@ -47,16 +47,16 @@ from anomaly.models.components.network import (
     GROUPS,
     NetworkDetector,
     Width,
-    centre,
+    apply_mask,
     crop,
     masked_mean,
     pad,
     padded_shape,
     residual,
-    within,
+    target_slice,
 )
 from anomaly.models.components.random_fields import chance
-from anomaly.training.protocols import Moment
+from anomaly.training.protocols import StepInfo
 
 TIMES = 1000  # T
 BETAS = (0.0015, 0.0195)  # of Rombach et al.
@@ -177,20 +177,20 @@ class LatentDiffusion(NetworkDetector):
         stride, steps = TIMES // self.settings.ddim_steps, max(1, round(share * self.settings.ddim_steps))
         return [k * stride - 1 for k in range(steps, 0, -1)]
 
-    def learning(self, step: int, steps: int) -> nn.Module:
+    def trainable_part(self, step: int, steps: int) -> nn.Module:
         """Return the autoencoder, later the denoiser."""
         part = self.network.denoiser if self._autoencoder_is_done(step, steps) else self.network.autoencoder
         assert isinstance(part, nn.Module)  # noqa: S101 - a Protocol cannot say that it is a module
         return part
 
-    def can_score(self, step: int, steps: int) -> bool:
+    def ready_to_validate(self, step: int, steps: int) -> bool:
         """Return whether the denoiser has begun to learn."""
         return step == steps or self._autoencoder_is_done(step - 1, steps)
 
     def _autoencoder_is_done(self, step: int, steps: int) -> bool:
         return step >= self.settings.autoencoder_share * steps
 
-    def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
         """Return the loss of the autoencoder, later that of the denoiser; see the module's docstring."""
         del corrupted
         if self._autoencoder_is_done(at.step, at.steps):
@@ -268,22 +268,22 @@ class LatentDiffusion(NetworkDetector):
     def reconstruct(self, images: Tensor, mask: Tensor) -> Tensor:
         """Return the image with what the restoration changed."""
         z = self.to_latent(images)
-        return centre(images) - self._drawn_change(z, self.restored(z, self._foreground(mask)))
+        return target_slice(images) - self._drawn_change(z, self.restored(z, self._foreground(mask)))
 
     def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
         """Return what the restoration changed, in the image and in the latent; see the module's docstring."""
         z = self.to_latent(images)
         restored = self.restored(z, self._foreground(mask))
-        reconstruction = centre(images) - self._drawn_change(z, restored)
+        reconstruction = target_slice(images) - self._drawn_change(z, restored)
         distance = ((z - restored) ** 2).mean(dim=1, keepdim=True).sqrt()
         mode = "bilinear" if distance.ndim == 4 else "trilinear"
         moved = crop(F.interpolate(distance, size=self.padded, mode=mode), self.image_shape)
-        maps = {"residual": residual(images, reconstruction, mask), "latent": within(moved, mask)}
-        return Evidence(maps, within(reconstruction, mask))
+        maps = {"residual": residual(images, reconstruction, mask), "latent": apply_mask(moved, mask)}
+        return Evidence(maps, apply_mask(reconstruction, mask))
 
     def _drawn_change(self, z: Tensor, restored: Tensor) -> Tensor:
         """Return D(z) − D(ẑ) ``(B, 1, *S)``."""
-        before, after = centre(self.to_image(torch.cat([z, restored]))).chunk(2)
+        before, after = target_slice(self.to_image(torch.cat([z, restored]))).chunk(2)
         return before - after
 
     def embed(self, images: Tensor, mask: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from anomaly.core.image_views import VolumeSource
 from anomaly.core.volume import Geometry
 from anomaly.models.base import Detector, Evidence, FitReport, FitRun, ModelSettings, PlantedScan
 from anomaly.models.components.closed_form import WholeVolumeSettings, check_cohort, principal_components, volumes
-from anomaly.models.components.network import residual, within
+from anomaly.models.components.network import apply_mask, residual
 
 
 class PCASettings(WholeVolumeSettings):
@@ -77,14 +77,16 @@ class PrincipalComponents(Detector):
         codes = self._codes(images, mask)
         reconstruction = self._decode(codes)
         terms = {"hotelling": (codes**2 / self.variance).sum(dim=1)}
-        return Evidence({"residual": residual(images, reconstruction, mask)}, within(reconstruction, mask), terms)
+        return Evidence(
+            {"residual": residual(images, reconstruction, mask)}, apply_mask(reconstruction, mask), terms
+        )
 
     def reconstruct(self, images: Tensor, mask: Tensor) -> Tensor:
         """Return μ + PᵀP(x − μ) ``(B, 1, I, J, K)``."""
         return self._decode(self._codes(images, mask))
 
     def _codes(self, images: Tensor, mask: Tensor) -> Tensor:
-        return (within(images, mask).flatten(1) - self.mean) @ self.components.T
+        return (apply_mask(images, mask).flatten(1) - self.mean) @ self.components.T
 
     def _decode(self, codes: Tensor) -> Tensor:
         return (self.mean + codes @ self.components).reshape(-1, 1, *self.grid.shape)

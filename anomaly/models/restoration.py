@@ -40,15 +40,15 @@ from anomaly.models.base import Evidence, ModelSettings
 from anomaly.models.components.change_logit import RARE, severity_loss, severity_target, signed_severity
 from anomaly.models.components.context_unet import (
     ContextUNetSettings,
+    add_context_channels,
     context_unet,
     healthy_mean_and_sd,
-    in_context,
     predict,
 )
 from anomaly.models.components.corruption import CorruptionSettings, corrupt, slab_spacing
-from anomaly.models.components.network import NetworkDetector, centre, within
-from anomaly.models.components.random_fields import nonzero
-from anomaly.training.protocols import Moment
+from anomaly.models.components.network import NetworkDetector, apply_mask, target_slice
+from anomaly.models.components.random_fields import foreground_mask
+from anomaly.training.protocols import StepInfo
 
 Restorer = Callable[[Tensor, float], tuple[Tensor, Tensor]]
 """From images ``(B, C, *S)`` of a grade to the healthy images ``(B, C, *S)`` and the severity ``(B, 1, *S)``."""
@@ -90,7 +90,7 @@ def graded(images: Tensor, corrupted: Tensor, grade: Tensor) -> Tensor:
 
 def restored(images: Tensor, restorer: Restorer, steps: int) -> Restoration:
     """Restore images step by step from the highest grade; see the module's docstring."""
-    residual, severity = torch.zeros_like(images), torch.zeros_like(centre(images))
+    residual, severity = torch.zeros_like(images), torch.zeros_like(target_slice(images))
     grades = [n / steps for n in range(steps, 0, -1)]
     for grade, lower in zip(grades, [*grades[1:], 0.0], strict=True):
         healthy, severe = restorer(images, grade)
@@ -138,9 +138,9 @@ class RestorationNetwork(NetworkDetector):
         grade = 1 - torch.rand(len(images), generator=rng, device=images.device)
         damaged = graded(images, corrupted, grade)
         weight = torch.add(mask, changed, alpha=settings.changed_weight)  # outside the mask nothing is changed
-        return damaged, grade, weight, severity_target(centre(damaged - images), changed)
+        return damaged, grade, weight, severity_target(target_slice(damaged - images), changed)
 
-    def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
         """Return the weighted squared error of the healthy images, and the severity loss."""
         del at
         damaged, grade, weight, severe = corrupted
@@ -152,7 +152,7 @@ class RestorationNetwork(NetworkDetector):
 
     def restore(self, images: Tensor, mask: Tensor) -> Restoration:
         """Restore images step by step; background stays background."""
-        foreground = torch.maximum(nonzero(images), mask.float())
+        foreground = torch.maximum(foreground_mask(images), mask.float())
 
         def restorer(images: Tensor, grade: float) -> tuple[Tensor, Tensor]:
             correction, log_odds = self.forward(images, images.new_full((len(images),), grade))
@@ -162,20 +162,20 @@ class RestorationNetwork(NetworkDetector):
 
     def reconstruct(self, images: Tensor, mask: Tensor) -> Tensor:
         """Return the restored images."""
-        return centre(self.restore(images, mask).images)
+        return target_slice(self.restore(images, mask).images)
 
     def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
         """Return the accumulated residual and the severity, both negative where too dark."""
         healthy, residual, severity = self.restore(images, mask)
-        maps = {"residual": within(centre(residual), mask), "severity": within(severity, mask)}
-        return Evidence(maps, within(centre(healthy), mask))
+        maps = {"residual": apply_mask(target_slice(residual), mask), "severity": apply_mask(severity, mask)}
+        return Evidence(maps, apply_mask(target_slice(healthy), mask))
 
     def forward(self, images: Tensor, grade: Tensor) -> tuple[Tensor, Tensor]:
         """Return the correction w·g ``(B, C, *S)`` and the log-odds of too dark and too bright ``(B, 2, *S)``."""
         settings, share = self.settings, per_image(grade, images)
         # Inside the head only: a channel that is the same everywhere is lost in the normalisation of the layers.
-        told = share * nonzero(centre(images))
-        shown = torch.cat([in_context(images, settings.mirror, self.mean, self.sd), told], dim=1)
+        told = share * foreground_mask(target_slice(images))
+        shown = torch.cat([add_context_channels(images, settings.mirror, self.mean, self.sd), told], dim=1)
         output = predict(self.network, shown, settings.space_to_depth)
         channels = images.shape[1]
         return share * output[:, :channels], output[:, channels:] - RARE

@@ -37,8 +37,8 @@ from anomaly.models.components.conv_autoencoder import (
     stages,
 )
 from anomaly.models.components.losses import l2
-from anomaly.models.components.network import centre, crop, pad
-from anomaly.training.protocols import Moment
+from anomaly.models.components.network import crop, pad, target_slice
+from anomaly.training.protocols import StepInfo
 
 
 class StackedSettings(LatentSettings):
@@ -122,26 +122,26 @@ class StackedAutoencoder(LatentDetector):
         alone = self.alone(steps)
         return step * len(self.network.layers) // alone if step < alone else None
 
-    def learning(self, step: int, steps: int) -> nn.Module:
+    def trainable_part(self, step: int, steps: int) -> nn.Module:
         """Return the layer that learns alone, or all."""
         k = self.layer_at(step, steps)
         return self if k is None else self.network.layers[k]
 
-    def can_score(self, step: int, steps: int) -> bool:
+    def ready_to_validate(self, step: int, steps: int) -> bool:
         """Return whether every layer has learnt."""
         return step >= self.alone(steps)
 
-    def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
         """Return the error of the layer that learns alone, or of the whole stack."""
         del corrupted
         k = self.layer_at(at.step, at.steps)
         if k is None:
-            return {"loss": l2(self.reconstruct(images, mask), centre(images), mask)}
+            return {"loss": l2(self.reconstruct(images, mask), target_slice(images), mask)}
         with torch.no_grad():
             inputs = self.network.below(pad(images, self.padded), k)
         outputs = self.network.layers[k](self._masked(inputs, at.rng))
         if k == 0:
-            return {"loss": l2(crop(outputs, self.image_shape), centre(images), mask)}
+            return {"loss": l2(crop(outputs, self.image_shape), target_slice(images), mask)}
         return {"loss": F.mse_loss(outputs.float(), inputs.float())}
 
     def _masked(self, inputs: Tensor, rng: torch.Generator) -> Tensor:

@@ -37,9 +37,9 @@ from torch import Tensor, nn
 from anomaly.models.base import ModelSettings
 from anomaly.models.components.network import crop, pad
 from anomaly.models.components.random_boxes import nothing_hidden
-from anomaly.models.components.variational import free_energy, kl_units, reparameterised, warmed_up
+from anomaly.models.components.variational import beta_at, free_energy, kl_per_dim, reparameterize
 from anomaly.models.components.variational_detector import CodeSettings, VariationalDetector
-from anomaly.training.protocols import Moment
+from anomaly.training.protocols import StepInfo
 
 
 class VariationalSettings(CodeSettings):
@@ -71,13 +71,13 @@ class VariationalAutoencoder(VariationalDetector):
         del given
         return crop(self.network.decode_forward(z, use_sigmoid=False), self.image_shape)  # type: ignore[operator]
 
-    def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
         """Return the negative ELBO per voxel, with β warmed up and free bits, and its parts."""
         shown, hidden = corrupted or (images, nothing_hidden(images))
         mu, log_variance = self.encode(shown)
-        z = torch.where(hidden[:, None], mu, reparameterised(mu, log_variance, at.rng))
+        z = torch.where(hidden[:, None], mu, reparameterize(mu, log_variance, at.rng))
         likelihood = self.log_likelihood(images, self.output(z), mask)
-        beta = warmed_up(self.settings.beta, self.settings.beta_warmup, at)
+        beta = beta_at(self.settings.beta, self.settings.beta_warmup, at)
         return free_energy(
-            likelihood, kl_units(mu, log_variance), mask, beta, self.settings.free_bits, counted=~hidden
+            likelihood, kl_per_dim(mu, log_variance), mask, beta, self.settings.free_bits, counted=~hidden
         )

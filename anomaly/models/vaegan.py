@@ -33,12 +33,12 @@ from anomaly.models.components.adversarial import (
     ImageCritic,
     ImageGenerator,
     feature_distance,
-    game_health,
+    gan_diagnostics,
     generator_loss,
 )
-from anomaly.models.components.network import centre, residual, within
-from anomaly.models.components.variational import kl, reparameterised, warmed_up
-from anomaly.training.protocols import Health, Moment
+from anomaly.models.components.network import apply_mask, residual, target_slice
+from anomaly.models.components.variational import beta_at, kl, reparameterize
+from anomaly.training.protocols import Diagnostics, StepInfo
 
 
 class VAEGANSettings(AdversarialSettings):
@@ -60,7 +60,7 @@ class Autoencoder(nn.Module):
         self.encoder, self.decoder = encoder, decoder
 
 
-class Players(nn.Module):
+class GANNetworks(nn.Module):
     """Autoencoder and critic."""
 
     def __init__(self, settings: VAEGANSettings, shape: tuple[int, ...]) -> None:
@@ -89,11 +89,11 @@ class AdversarialVariational(AdversarialDetector):
     family = "vaegan"
     Settings: ClassVar[type[ModelSettings]] = VAEGANSettings
     settings: VAEGANSettings
-    network: Players
+    network: GANNetworks
 
     def build(self) -> nn.Module:
         """Return encoder, decoder and critic."""
-        return Players(self.settings, self.image_shape)
+        return GANNetworks(self.settings, self.image_shape)
 
     def prepare(self, train: VolumeSource) -> None:
         """Learn the range of healthy intensities."""
@@ -103,12 +103,12 @@ class AdversarialVariational(AdversarialDetector):
         """Return whether it is the critic's turn."""
         return step % (self.settings.critic_steps + 1) < self.settings.critic_steps
 
-    def learning(self, step: int, steps: int) -> nn.Module:
+    def trainable_part(self, step: int, steps: int) -> nn.Module:
         """Return the critic, or encoder and decoder, whose turn it is."""
         del steps
         return self.network.critic if self.critic_learns(step) else self.network.autoencoder
 
-    def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
         """Return the loss of those whose turn it is."""
         del corrupted
         if self.critic_learns(at.step):
@@ -118,16 +118,16 @@ class AdversarialVariational(AdversarialDetector):
     def critic_loss(self, images: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
         """Return what D minimises, and its gap between real and decoded images."""
         with torch.no_grad():
-            z = reparameterised(*self.network.encode(images), rng)
+            z = reparameterize(*self.network.encode(images), rng)
             fake = self.network.decode(half_new(z, rng))
         return self.lesson(self.network.critic, images, fake, rng)
 
-    def autoencoder_loss(self, images: Tensor, mask: Tensor, at: Moment) -> dict[str, Tensor]:
+    def autoencoder_loss(self, images: Tensor, mask: Tensor, at: StepInfo) -> dict[str, Tensor]:
         """Return what E and G minimise, and its parts, per voxel inside the mask."""
         settings, players = self.settings, self.network
         voxels = mask.sum().clamp_min(1)
         mu, log_variance = players.encode(images)
-        z = reparameterised(mu, log_variance, at.rng)
+        z = reparameterize(mu, log_variance, at.rng)
         rebuilt = players.decode(z)
         with torch.no_grad():
             seen = players.critic.features(images)
@@ -136,14 +136,14 @@ class AdversarialVariational(AdversarialDetector):
         divergence = kl(mu, log_variance).sum() / voxels
         judged = players.critic(players.decode(half_new(z, at.rng)))
         pleasing = generator_loss(settings.objective, judged)
-        beta = warmed_up(settings.beta, settings.beta_warmup, at)
+        beta = beta_at(settings.beta, settings.beta_warmup, at)
         loss = features + settings.voxel_weight * error + beta * divergence + settings.adversarial_weight * pleasing
         return {"loss": loss, "features": features, "error": error, "kl": divergence, "generator": pleasing}
 
     def reconstruct(self, images: Tensor, mask: Tensor) -> Tensor:
         """Return the decoding of the mean code."""
         del mask
-        return centre(self.network.decode(self.network.encode(images)[0]))
+        return target_slice(self.network.decode(self.network.encode(images)[0]))
 
     def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
         """Return the residual, the KL and the critic-feature distance at the mean code."""
@@ -151,9 +151,9 @@ class AdversarialVariational(AdversarialDetector):
         mu, log_variance = players.encode(images)
         rebuilt = players.decode(mu)
         distance = feature_distance(players.critic.features(images), players.critic.features(rebuilt))
-        maps = {"residual": residual(images, centre(rebuilt), mask)}
+        maps = {"residual": residual(images, target_slice(rebuilt), mask)}
         terms = {"kl": kl(mu, log_variance), "critic_features": distance}
-        return Evidence(maps, within(centre(rebuilt), mask), terms)
+        return Evidence(maps, apply_mask(target_slice(rebuilt), mask), terms)
 
     def embed(self, images: Tensor, mask: Tensor) -> Tensor:
         """Return the mean code μ ``(B, latent)``."""
@@ -168,10 +168,10 @@ class AdversarialVariational(AdversarialDetector):
         """Return decodings of n codes z ~ N(0, 1), ``(n, C, *S)``."""
         return self.decode(torch.randn((n, self.settings.latent_size), generator=rng, device=rng.device))
 
-    def health(self, batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> Health:
+    def diagnostics(self, batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> Diagnostics:
         """Return how varied the decodings of new codes are, and how far D tells them from real images."""
         rng = torch.Generator(self.network.autoencoder.decoder.lowest.device).manual_seed(0)
-        return game_health(
+        return gan_diagnostics(
             batches,
             lambda covariates: self.sample(len(covariates), rng),
             lambda images, _: self.network.critic(images),

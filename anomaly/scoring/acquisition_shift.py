@@ -40,7 +40,7 @@ SMALLEST = 1e-6  # texture of an image without any
 
 
 @dataclass(frozen=True)
-class Unlikeness:
+class AcquisitionShift:
     """How a scan compares with the training scans.
 
     Parameters
@@ -71,7 +71,7 @@ class AcquisitionReference:
 
     features: Features
 
-    def compare(self, features: Features) -> Unlikeness | None:
+    def compare(self, features: Features) -> AcquisitionShift | None:
         """Return how unlike the training scans a scan ``(9,)`` is; None where they are too few to say."""
         n = len(self.features)
         if n < SCANS_PER_FEATURE * len(FEATURES):
@@ -87,7 +87,7 @@ class AcquisitionReference:
         t2 = n / (n + 1) * float(z @ np.linalg.pinv(correlation, hermitian=True) @ z)
         furthest = int(np.abs(z).argmax())
         p_value = float(stats.f.sf(t2 * (n - p) / (p * (n - 1)), p, n - p))
-        return Unlikeness(p_value, np.array(FEATURES)[vary][furthest].item(), float(z[furthest]))
+        return AcquisitionShift(p_value, np.array(FEATURES)[vary][furthest].item(), float(z[furthest]))
 
 
 def acquisition_features(voxels: FloatArray, mask: MaskArray) -> Features:

@@ -44,13 +44,13 @@ from scipy import special, stats
 
 from anomaly.calibration.conformal import p_values
 from anomaly.core.config import Settings
-from anomaly.core.covariates import UNKNOWN
+from anomaly.core.covariates import UNKNOWN_COVARIATES
 from anomaly.core.errors import BundleError, ConfigError, unknown_name
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
-from anomaly.scoring.acquisition_shift import Unlikeness
+from anomaly.scoring.acquisition_shift import AcquisitionShift
 from anomaly.scoring.maps import RawEvidence
-from anomaly.scoring.scorer import ScoredVolume, Scorer, unsigned
-from anomaly.scoring.settings import ReadingSettings
+from anomaly.scoring.scorer import ScoredVolume, Scorer, unsigned_evidence
+from anomaly.scoring.settings import EvidenceSettings
 
 Floats = npt.NDArray[np.float64]
 PValues = Literal["student", "conformal"]
@@ -92,7 +92,7 @@ class EnsembleScorer:
 
     members: Mapping[str, Scorer]
     merge: MergeSettings
-    settings: ReadingSettings
+    settings: EvidenceSettings
 
     def __post_init__(self) -> None:
         for name, member in self.members.items():
@@ -106,11 +106,13 @@ class EnsembleScorer:
         """The template grid all members work on."""
         return next(iter(self.members.values())).grid
 
-    def score(self, voxels: FloatArray, mask: MaskArray, about: FloatArray = UNKNOWN) -> ScoredVolume:
+    def score(self, voxels: FloatArray, mask: MaskArray, about: FloatArray = UNKNOWN_COVARIATES) -> ScoredVolume:
         """Return maps and scan scores of one preprocessed volume, as :meth:`Scorer.score`."""
-        return self.finish(self.look(voxels, mask, about), voxels, mask)
+        return self.postprocess(self.infer(voxels, mask, about), voxels, mask)
 
-    def look(self, voxels: FloatArray, mask: MaskArray, about: FloatArray = UNKNOWN) -> tuple[RawEvidence, ...]:
+    def infer(
+        self, voxels: FloatArray, mask: MaskArray, about: FloatArray = UNKNOWN_COVARIATES
+    ) -> tuple[RawEvidence, ...]:
         """Return what each member says of a volume, one after the other.
 
         Raises
@@ -118,19 +120,19 @@ class EnsembleScorer:
         ScanRefusedError
             Any member refuses the scan.
         """
-        return tuple(member.look(voxels, mask, about) for member in self.members.values())
+        return tuple(member.infer(voxels, mask, about) for member in self.members.values())
 
-    def finish(self, raw: tuple[RawEvidence, ...], voxels: FloatArray, mask: MaskArray) -> ScoredVolume:
+    def postprocess(self, raw: tuple[RawEvidence, ...], voxels: FloatArray, mask: MaskArray) -> ScoredVolume:
         """Return the merged maps, each member's declared score under its name, and the merged score.
 
         The reconstruction is that of the first member; what is said of the scan's likeness to the training scans
         is the worst that any member says.
         """
-        said = [m.finish(r, voxels, mask) for m, r in zip(self.members.values(), raw, strict=True)]
+        said = [m.postprocess(r, voxels, mask) for m, r in zip(self.members.values(), raw, strict=True)]
         signed = np.asarray(
             sum(w * found.signed for w, found in zip(self._weights, said, strict=True)), dtype=np.float32
         )
-        evidence, inside = unsigned(signed, mask, self.grid, self.settings)
+        evidence, inside = unsigned_evidence(signed, mask, self.grid, self.settings)
         return ScoredVolume(
             evidence=evidence,
             signed=signed,
@@ -138,7 +140,7 @@ class EnsembleScorer:
             mask=inside,
             scores=self._scores(said),
             similarity=min(found.similarity for found in said),
-            unlikeness=_worst([found.unlikeness for found in said]),
+            acquisition_shift=_worst([found.acquisition_shift for found in said]),
         )
 
     def _scores(self, said: Sequence[ScoredVolume]) -> dict[str, float]:
@@ -204,6 +206,6 @@ def _refuse_what_cannot_be_merged(name: str, member: Scorer, kind: PValues) -> N
         )
 
 
-def _worst(found: Sequence[Unlikeness | None]) -> Unlikeness | None:
-    known = [unlikeness for unlikeness in found if unlikeness is not None]
-    return min(known, key=lambda unlikeness: unlikeness.p_value, default=None)
+def _worst(found: Sequence[AcquisitionShift | None]) -> AcquisitionShift | None:
+    known = [acquisition_shift for acquisition_shift in found if acquisition_shift is not None]
+    return min(known, key=lambda acquisition_shift: acquisition_shift.p_value, default=None)

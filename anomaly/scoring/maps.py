@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anomaly.core.covariates import UNKNOWN
+from anomaly.core.covariates import UNKNOWN_COVARIATES
 from anomaly.core.volume import FloatArray, MaskArray
 from anomaly.models.base import Detector, Evidence
 
@@ -40,7 +40,7 @@ def raw_evidence(
     detector: Detector,
     voxels: FloatArray,
     mask: MaskArray,
-    about: FloatArray = UNKNOWN,
+    about: FloatArray = UNKNOWN_COVARIATES,
     batch_size: int = 16,
     flip_average: bool = False,
 ) -> RawEvidence:
@@ -71,7 +71,7 @@ def raw_evidence(
 def _one_pass(
     detector: Detector, voxels: FloatArray, mask: MaskArray, about: FloatArray, batch_size: int
 ) -> RawEvidence:
-    places = detector.view.places(mask)
+    places = detector.view.locations(mask)
     answers = list(_answers(detector, voxels, mask, about, batch_size))
     shape = detector.grid.shape
 
@@ -93,11 +93,11 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the images ``(B, C, *S)`` that a detector sees of a volume and their masks ``(B, 1, *S)``."""
     view, device = detector.view, next(iter(detector.state_dict().values())).device
-    places = view.places(mask)
+    places = view.locations(mask)
     for start in range(0, len(places), batch_size):
         some = places[start : start + batch_size]
         images = np.stack([view.cut(voxels, place) for place in some])
-        masks = np.stack([view.target(mask, place) for place in some])
+        masks = np.stack([view.target_slice(mask, place) for place in some])
         yield _tensor(images, device).float(), _tensor(masks, device)
 
 

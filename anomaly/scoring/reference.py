@@ -42,8 +42,8 @@ class HealthyReference:
     sd: Mapping[str, FloatArray]
     appearance: FloatArray
     acquisition: AcquisitionReference
-    score_centre: Mapping[str, float] = field(default_factory=dict)
-    score_spread: Mapping[str, float] = field(default_factory=dict)
+    score_mean: Mapping[str, float] = field(default_factory=dict)
+    score_std: Mapping[str, float] = field(default_factory=dict)
     held_out_scores: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def arrays(self) -> dict[str, FloatArray]:
@@ -56,14 +56,14 @@ class HealthyReference:
     def from_arrays(
         cls,
         arrays: Mapping[str, FloatArray],
-        score_centre: Mapping[str, float],
-        score_spread: Mapping[str, float],
+        score_mean: Mapping[str, float],
+        score_std: Mapping[str, float],
         held_out_scores: Mapping[str, Sequence[float]],
     ) -> HealthyReference:
         """Return the reference that :meth:`arrays` was saved from."""
         acquisition = AcquisitionReference(arrays["acquisition"])
         mean, sd = _named(arrays, "mean."), _named(arrays, "sd.")
-        return cls(mean, sd, arrays["appearance"], acquisition, score_centre, score_spread, held_out_scores)
+        return cls(mean, sd, arrays["appearance"], acquisition, score_mean, score_std, held_out_scores)
 
 
 def similarity(voxels: FloatArray, mask: MaskArray, appearance: FloatArray) -> float:

@@ -56,4 +56,4 @@ def combined_score(scores: Mapping[str, float], reference: HealthyReference) -> 
 
 
 def _in_sd(name: str, score: float, reference: HealthyReference) -> float:
-    return (score - reference.score_centre.get(name, 0.0)) / (reference.score_spread.get(name) or 1.0)
+    return (score - reference.score_mean.get(name, 0.0)) / (reference.score_std.get(name) or 1.0)

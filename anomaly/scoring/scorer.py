@@ -8,13 +8,13 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from anomaly.core.covariates import UNKNOWN
+from anomaly.core.covariates import UNKNOWN_COVARIATES
 from anomaly.core.errors import ConfigError, ScanRefusedError, unknown_name
 from anomaly.core.image_views import VolumeSource
 from anomaly.core.results import Neighbour
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
 from anomaly.models.base import Detector, Embedder
-from anomaly.scoring.acquisition_shift import Unlikeness, acquisition_features
+from anomaly.scoring.acquisition_shift import AcquisitionShift, acquisition_features
 from anomaly.scoring.maps import RawEvidence, raw_evidence
 from anomaly.scoring.postprocess import eroded, median_inside, smooth_inside
 from anomaly.scoring.reference import (
@@ -27,10 +27,10 @@ from anomaly.scoring.reference import (
 from anomaly.scoring.retrieval import HealthyIndex, Pictures, build_index, middle_slices
 from anomaly.scoring.scan_embedding import scan_code
 from anomaly.scoring.scan_scores import combined_score, scan_scores
-from anomaly.scoring.settings import ReadingSettings, ScoringSettings
+from anomaly.scoring.settings import EvidenceSettings, ScoringSettings
 
-Said = TypeVar("Said")
-Looked = tuple[RawEvidence, FloatArray, MaskArray]
+InferenceT = TypeVar("InferenceT")
+Inference = tuple[RawEvidence, FloatArray, MaskArray]
 """What a detector said of a volume, its voxels and its mask ``(I, J, K)``."""
 
 
@@ -65,28 +65,28 @@ class ScoredVolume:
     mask: MaskArray
     scores: dict[str, float]
     similarity: float = 1.0
-    unlikeness: Unlikeness | None = None
+    acquisition_shift: AcquisitionShift | None = None
     neighbours: tuple[Neighbour, ...] = ()
     neighbour_pictures: Pictures = field(default_factory=dict)
 
 
-class ScanScorer(Protocol[Said]):
-    """What scores scans: one model, or several together. ``Said`` is what it keeps between its two steps."""
+class ScanScorer(Protocol[InferenceT]):
+    """What scores scans: one model, or several together. ``InferenceT`` is what it keeps between its two steps."""
 
     @property
     def grid(self) -> Geometry:
         """The template grid of the volumes it takes."""
         ...
 
-    def score(self, voxels: FloatArray, mask: MaskArray, about: FloatArray = UNKNOWN) -> ScoredVolume:
+    def score(self, voxels: FloatArray, mask: MaskArray, about: FloatArray = UNKNOWN_COVARIATES) -> ScoredVolume:
         """Return maps and scan scores of one preprocessed volume ``(I, J, K)``."""
         ...
 
-    def look(self, voxels: FloatArray, mask: MaskArray, about: FloatArray = UNKNOWN) -> Said:
+    def infer(self, voxels: FloatArray, mask: MaskArray, about: FloatArray = UNKNOWN_COVARIATES) -> InferenceT:
         """Do the part of :meth:`score` that the networks take, or refuse the scan."""
         ...
 
-    def finish(self, raw: Said, voxels: FloatArray, mask: MaskArray) -> ScoredVolume:
+    def postprocess(self, raw: InferenceT, voxels: FloatArray, mask: MaskArray) -> ScoredVolume:
         """Do the rest of :meth:`score`."""
         ...
 
@@ -105,7 +105,7 @@ class Scorer:
         """The template grid the detector works on."""
         return self.detector.grid
 
-    def score(self, voxels: FloatArray, mask: MaskArray, about: FloatArray = UNKNOWN) -> ScoredVolume:
+    def score(self, voxels: FloatArray, mask: MaskArray, about: FloatArray = UNKNOWN_COVARIATES) -> ScoredVolume:
         """Return maps and scan scores of one preprocessed volume ``(I, J, K)``.
 
         ``about`` ``(D,)`` is what is known of the subject, as ``VolumeSource.covariates`` of the training volumes:
@@ -116,9 +116,9 @@ class Scorer:
         ScanRefusedError
             The scan does not look like the scans the model was trained on at all.
         """
-        return self.finish(self.look(voxels, mask, about), voxels, mask)
+        return self.postprocess(self.infer(voxels, mask, about), voxels, mask)
 
-    def look(self, voxels: FloatArray, mask: MaskArray, about: FloatArray = UNKNOWN) -> RawEvidence:
+    def infer(self, voxels: FloatArray, mask: MaskArray, about: FloatArray = UNKNOWN_COVARIATES) -> RawEvidence:
         """Return what the detector says: the part of :meth:`score` that the network takes.
 
         Raises
@@ -130,15 +130,15 @@ class Scorer:
         raw = self._raw(voxels, mask, about)
         return raw if self.index is None else replace(raw, code=self._code(voxels, mask))
 
-    def finish(self, raw: RawEvidence, voxels: FloatArray, mask: MaskArray) -> ScoredVolume:
+    def postprocess(self, raw: RawEvidence, voxels: FloatArray, mask: MaskArray) -> ScoredVolume:
         """Return maps and scan scores from what the detector said of a volume: the rest of :meth:`score`."""
         signed = self._signed(self._filtered(raw, mask), mask)
-        evidence, inside = unsigned(signed, mask, self.grid, self.settings)
+        evidence, inside = unsigned_evidence(signed, mask, self.grid, self.settings)
         scores = scan_scores(evidence, inside, raw.terms, self.settings.top_fraction)
         if self.reference is not None:
             scores["combined"] = combined_score(scores, self.reference)
-        similarity, unlikeness = self.similarity(voxels, mask), self.unlikeness(voxels, mask)
-        scored = ScoredVolume(evidence, signed, raw.reconstruction, inside, scores, similarity, unlikeness)
+        similarity, acquisition_shift = self.similarity(voxels, mask), self.acquisition_shift(voxels, mask)
+        scored = ScoredVolume(evidence, signed, raw.reconstruction, inside, scores, similarity, acquisition_shift)
         if self.index is None or raw.code is None:
             return scored
         found = self.index.neighbours(raw.code, self.settings.retrieval)
@@ -148,7 +148,7 @@ class Scorer:
         """Return how alike a scan is to the mean healthy scan (correlation); 1 before there is a reference."""
         return 1.0 if self.reference is None else similarity(voxels, mask, self.reference.appearance)
 
-    def unlikeness(self, voxels: FloatArray, mask: MaskArray) -> Unlikeness | None:
+    def acquisition_shift(self, voxels: FloatArray, mask: MaskArray) -> AcquisitionShift | None:
         """Return how unlike the training scans a scan was acquired; None too where the settings never mark one."""
         if self.reference is None or not self.settings.acquisition_alpha:
             return None
@@ -166,12 +166,12 @@ class Scorer:
         """
         return self.learn_from(self._looks(healthy), () if held_out is None else self._looks(held_out))
 
-    def learn_from(self, healthy: Iterable[Looked], held_out: Iterable[Looked] = ()) -> Scorer:
+    def learn_from(self, healthy: Iterable[Inference], held_out: Iterable[Inference] = ()) -> Scorer:
         """Return what :meth:`learn_reference` returns, from what the detector said of the scans."""
         filtered = ((self._filtered(raw, mask), voxels, mask) for raw, voxels, mask in healthy)
         reference = fit_reference(filtered, self.detector.grid, self.settings)
         scorer = replace(self, reference=reference)
-        scores = [scorer.finish(raw, voxels, mask).scores for raw, voxels, mask in held_out]
+        scores = [scorer.postprocess(raw, voxels, mask).scores for raw, voxels, mask in held_out]
         return replace(self, reference=_with_scores(reference, scores) if scores else reference)
 
     def learn_index(self, healthy: VolumeSource, intensity_max: float) -> Scorer:
@@ -194,7 +194,7 @@ class Scorer:
             return []
         return [self.index.nearest(self._code(v, m), 1)[0][1] for v, m, _ in _scans(scans)]
 
-    def _looks(self, source: VolumeSource) -> Iterator[Looked]:
+    def _looks(self, source: VolumeSource) -> Iterator[Inference]:
         for voxels, mask, about in _scans(source):
             yield self._raw(voxels, mask, about), voxels, mask
 
@@ -233,8 +233,8 @@ class Scorer:
             )
 
 
-def unsigned(
-    signed: FloatArray, mask: MaskArray, grid: Geometry, settings: ReadingSettings
+def unsigned_evidence(
+    signed: FloatArray, mask: MaskArray, grid: Geometry, settings: EvidenceSettings
 ) -> tuple[FloatArray, MaskArray]:
     """Return the evidence ``(I, J, K)`` ≥ 0 of a signed map, and the voxels that count."""
     dark = settings.dark_weight * np.maximum(-signed, 0)
@@ -248,8 +248,8 @@ def _with_scores(reference: HealthyReference, scores: Sequence[dict[str, float]]
     values = {name: [s[name] for s in scores] for name in scores[0] if name != "combined"}
     known = replace(
         reference,
-        score_centre={name: float(np.mean(found)) for name, found in values.items()},
-        score_spread={name: float(np.std(found)) for name, found in values.items()},
+        score_mean={name: float(np.mean(found)) for name, found in values.items()},
+        score_std={name: float(np.std(found)) for name, found in values.items()},
     )
     return replace(known, held_out_scores=values | {"combined": [combined_score(s, known) for s in scores]})
 

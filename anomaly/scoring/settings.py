@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeFloat, model_validator
 from anomaly.core.config import Settings
 
 
-class ReadingSettings(Settings):
+class EvidenceSettings(Settings):
     """How signed evidence is read, of one model or of an ensemble."""
 
     dark_weight: float = Field(default=1.0, gt=0, description="weight of voxels darker than expected")
@@ -34,7 +34,7 @@ class ReadingSettings(Settings):
     )
 
 
-class ScoringSettings(ReadingSettings):
+class ScoringSettings(EvidenceSettings):
     """From a model's raw maps to one evidence map and one declared scan score."""
 
     maps: dict[str, float] = Field(

@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 
 from anomaly.core.image_views import View
-from anomaly.models.components.random_fields import chance, host_generator, nonzero, sample, uniform, upsample
+from anomaly.models.components.random_fields import (
+    chance,
+    foreground_mask,
+    host_generator,
+    sample,
+    uniform,
+    upsample,
+)
 from anomaly.training.settings import AugmentationSettings
 
 HOST_STREAM = 0
@@ -38,9 +45,9 @@ def augment(
     """
     images, mask = mirror(images, mask, view, settings.flip, rng)
     images, mask = deform(images, mask, settings, rng)
-    foreground = nonzero(images)
+    foreground = foreground_mask(images)
     images = blur(images, foreground, settings.blur, rng)
-    images = recontrast(images, settings, rng)
+    images = random_contrast(images, settings, rng)
     if settings.noise:
         strength = uniform(images, 0.0, settings.noise, rng)
         images = torch.addcmul(images, strength, torch.randn(images.shape, generator=rng, device=images.device))
@@ -70,7 +77,7 @@ def deform(
     few, many = settings.elastic_nodes
     positions = _positions(images, settings, int(host.integers(few, many + 1)), rng)
     channels = images.shape[1]
-    parts = [images, mask.float()] if channels == 1 else [images, nonzero(images), mask.float()]
+    parts = [images, mask.float()] if channels == 1 else [images, foreground_mask(images), mask.float()]
     moved = sample(torch.cat(parts, dim=1), positions)
     inside = moved[:, channels:] > 0.5  # of every channel (the mask, where there is one), and of the mask
     return moved[:, :channels] * inside[:, :channels], inside[:, -1:]
@@ -115,7 +122,7 @@ def blur(images: Tensor, foreground: Tensor, amount: float, rng: torch.Generator
     return smoothed
 
 
-def recontrast(images: Tensor, settings: AugmentationSettings, rng: torch.Generator) -> Tensor:
+def random_contrast(images: Tensor, settings: AugmentationSettings, rng: torch.Generator) -> Tensor:
     """Bend the contrast curve, scale all intensities and add a smooth drift, each by a random amount."""
     if settings.gamma:
         exponent = uniform(images, -settings.gamma, settings.gamma, rng).exp()

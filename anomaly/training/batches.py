@@ -43,7 +43,7 @@ class Batch(NamedTuple):
     covariates: Tensor
 
 
-class ImageStream:
+class ImageBatches:
     """Random images of random scans, cut straight from the (memory-mapped) volumes into batch tensors.
 
     Parameters
@@ -93,11 +93,11 @@ class ImageStream:
     def _fill(self, image: Array, mask: Array, scan: int, rng: np.random.Generator) -> None:
         voxels, foreground = self.source[scan]
         if scan not in self._places:
-            self._places[scan] = self.view.places(foreground)
+            self._places[scan] = self.view.locations(foreground)
         places = self._places[scan]
         place = places[int(rng.integers(len(places)))]
         image[...] = self.view.cut(voxels, place)
-        mask[...] = self.view.target(foreground, place)
+        mask[...] = self.view.target_slice(foreground, place)
 
 
 class StepLoader(Generic[T]):

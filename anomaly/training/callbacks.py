@@ -100,7 +100,7 @@ class PlantedValidation(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validate, keep the weights if they are the best, stop if patience is at its end."""
-        if not pl_module.learner.can_score(trainer.global_step, trainer.max_steps):
+        if not pl_module.learner.ready_to_validate(trainer.global_step, trainer.max_steps):
             return
         score = self._score(trainer, pl_module.device)
         if score is None or score > self.best:
@@ -132,7 +132,7 @@ class PlantedValidation(Callback):
             setattr(self, key, value)
 
 
-class HealthCheck(Callback):
+class DiagnosticsCallback(Callback):
     """Logs how the training goes beside its loss, and warns where something is wrong."""
 
     def __init__(
@@ -145,10 +145,10 @@ class HealthCheck(Callback):
         del pl_module
         if not trainer.is_global_zero:
             return
-        health = self.weights.learner.health(self.batches())
-        if health.numbers:
-            write_log(trainer, dict(health.numbers))
-        for warning in health.warnings:
+        diagnostics = self.weights.learner.diagnostics(self.batches())
+        if diagnostics.numbers:
+            write_log(trainer, dict(diagnostics.numbers))
+        for warning in diagnostics.warnings:
             _log.warning("step %d: %s", trainer.global_step, warning)
 
 

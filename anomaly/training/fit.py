@@ -26,20 +26,20 @@ from torch import Tensor, nn
 
 from anomaly.core.errors import TrainingError
 from anomaly.core.image_views import VolumeSource
-from anomaly.training.batches import Batch, ImageStream, StepLoader
+from anomaly.training.batches import Batch, ImageBatches, StepLoader
 from anomaly.training.callbacks import (
     BEST,
     LAST,
     AveragedWeights,
-    HealthCheck,
+    DiagnosticsCallback,
     LastCheckpoint,
     PlantedValidation,
     Progress,
 )
 from anomaly.training.distributed import Report, run_together
-from anomaly.training.hardware import GPU_THREADS, arithmetic, hardware, in_bfloat16, on_gpu, suited
+from anomaly.training.hardware import GPU_THREADS, arithmetic, hardware, in_bfloat16, on_gpu, prepared_for_device
 from anomaly.training.module import LearnerModule
-from anomaly.training.protocols import Health, LabelledScan, Learner, Outcome, Run
+from anomaly.training.protocols import Diagnostics, LabelledScan, Learner, Outcome, Run
 from anomaly.training.settings import TrainingSettings
 
 FAR = 2**31  # number of a batch that no training comes to
@@ -98,8 +98,8 @@ def train(
     else:
         run_together(work, run.devices, run.progress)
     _keep_best(learner, run.folder)
-    health = learner.health(fresh_batches(LearnerModule(learner, settings, fingerprint), source))
-    return _outcome(run.folder, bool(validation), health)
+    diagnostics = learner.diagnostics(fresh_batches(LearnerModule(learner, settings, fingerprint), source))
+    return _outcome(run.folder, bool(validation), diagnostics)
 
 
 def _fit(
@@ -113,15 +113,15 @@ def _fit(
 ) -> None:
     """Train, in the only process or in one of several; what was learnt is in the folder afterwards."""
     gpu = on_gpu(run.device)
-    learner = suited(learner, run, partial(losses_of_every_turn, source, settings))
+    learner = prepared_for_device(learner, run, partial(losses_of_every_turn, source, settings))
     module = LearnerModule(learner, settings, fingerprint).train().requires_grad_()
     weights = AveragedWeights(settings.ema_decay)
     chosen = PlantedValidation(weights, validation, run.folder, settings.patience)
-    health = HealthCheck(weights, partial(fresh_batches, module, source))
+    diagnostics = DiagnosticsCallback(weights, partial(fresh_batches, module, source))
     with quiet():
-        trainer = _trainer(settings, run, [weights, chosen, health, LastCheckpoint(run.folder),
+        trainer = _trainer(settings, run, [weights, chosen, diagnostics, LastCheckpoint(run.folder),
                                            Progress(settings.steps, progress)])  # fmt: skip
-        stream = ImageStream(
+        stream = ImageBatches(
             source, learner.view, settings.batch_size, settings.seed, trainer.global_rank, pinned=gpu
         )
         loader: StepLoader[Any] = StepLoader(
@@ -185,7 +185,7 @@ def _keep_best(learner: Learner, folder: Path) -> None:
 
 def fresh_batches(module: LearnerModule, source: VolumeSource) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield images, masks and covariates of batches that no training comes to, the same each time."""
-    stream = ImageStream(source, module.learner.view, module.settings.batch_size, module.settings.seed)
+    stream = ImageBatches(source, module.learner.view, module.settings.batch_size, module.settings.seed)
     for number in itertools.count(FAR):
         images, mask, covariates = (tensor.to(module.device) for tensor in stream.batch(number)[1:])
         ready = module.ready(Batch(number, images, mask, covariates))
@@ -195,21 +195,21 @@ def fresh_batches(module: LearnerModule, source: VolumeSource) -> Iterator[tuple
 def losses_of_every_turn(source: VolumeSource, settings: TrainingSettings, learner: Any) -> Iterator[Tensor]:
     """Yield a loss for each part of a learner that takes turns."""
     module = LearnerModule(learner, settings, "").train()
-    batch = module.ready(ImageStream(source, learner.view, settings.batch_size, settings.seed).batch(0))
+    batch = module.ready(ImageBatches(source, learner.view, settings.batch_size, settings.seed).batch(0))
     learnt: list[nn.Module] = []
     for step in range(settings.steps):
-        part = learner.learning(step, settings.steps)
+        part = learner.trainable_part(step, settings.steps)
         if not any(part is other for other in learnt):
             learnt.append(part)
             yield module.training_step(batch._replace(number=step * settings.accumulate), 0)
 
 
-def _outcome(folder: Path, validated: bool, health: Health) -> Outcome:
+def _outcome(folder: Path, validated: bool, diagnostics: Diagnostics) -> Outcome:
     """Return what the last checkpoint says, whichever process wrote it."""
     saved = torch.load(folder / LAST, map_location="cpu", weights_only=True, mmap=True)
     chosen, steps = saved["callbacks"][PlantedValidation.__name__], int(saved["global_step"])
-    numbers = {"best_step": float(chosen["best_step"]), **health.numbers}
-    notes = list(health.warnings)
+    numbers = {"best_step": float(chosen["best_step"]), **diagnostics.numbers}
+    notes = list(diagnostics.warnings)
     if validated:
         numbers["planted_ap"] = chosen["best"]
     else:

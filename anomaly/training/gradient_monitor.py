@@ -15,7 +15,7 @@ HUGE = 1000.0  # times the usual norm
 SERIES = 5  # huge norms in a row; a single one is a rare batch
 
 
-class GradientWatch:
+class GradientMonitor:
     """Knows the usual size of gradients of one part of a model."""
 
     def __init__(self) -> None:

@@ -101,7 +101,7 @@ def arithmetic(precision: str, gpu: bool) -> Iterator[None]:
         cudnn.allow_tf32, cudnn.benchmark = before[1:]
 
 
-def suited(learner: Learner, run: Run, losses: Callable[[Any], Iterator[Tensor]]) -> Learner:
+def prepared_for_device(learner: Learner, run: Run, losses: Callable[[Any], Iterator[Tensor]]) -> Learner:
     """Return the learner, or a copy that suits the machine better, as the caller chose.
 
     Parameters

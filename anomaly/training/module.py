@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from anomaly.core.errors import TrainingError
 from anomaly.training.augment import augment
 from anomaly.training.batches import Batch
-from anomaly.training.gradient_monitor import GradientWatch
-from anomaly.training.protocols import Learner, Moment
+from anomaly.training.gradient_monitor import GradientMonitor
+from anomaly.training.protocols import Learner, StepInfo
 from anomaly.training.settings import TrainingSettings
 
 GPU_CHECK_EVERY = 10  # reading a number from the GPU waits for it, so it is not done at every step of a part
@@ -62,7 +62,7 @@ class LearnerModule(LightningModule):
         self.explosions: list[int] = []
         self._turns: Counter[nn.Module] = Counter()  # steps of each part
         self._overflows: Counter[nn.Module] = Counter()  # of each part, in a row
-        self._watches: dict[nn.Module, GradientWatch] = {}
+        self._watches: dict[nn.Module, GradientMonitor] = {}
 
     @torch.no_grad()
     def ready(self, batch: Batch) -> ReadyBatch:
@@ -82,8 +82,8 @@ class LearnerModule(LightningModule):
         ready = batch if isinstance(batch, ReadyBatch) else self.ready(batch)
         number, images, mask, covariates, corrupted = ready
         step, steps = number // self.settings.accumulate, self.settings.steps
-        at = Moment(step, steps, self._generator(number, 2), covariates)
-        self._let_learn(self.learner.learning(step, steps))
+        at = StepInfo(step, steps, self._generator(number, 2), covariates)
+        self._let_learn(self.learner.trainable_part(step, steps))
         losses = self.learner.loss(images, mask, at, *corrupted)
         values = {name: value.detach() for name, value in losses.items()}
         self.latest |= values  # those of players that take turns stay until their next
@@ -183,7 +183,7 @@ class LearnerModule(LightningModule):
             if self._overflows[part] > TOLERATED or not self.trainer.precision.startswith("bf16"):
                 self._refuse_non_finite({"gradient norm": norm}, self.global_step)
             return
-        watch = self._watches.setdefault(part, GradientWatch())
+        watch = self._watches.setdefault(part, GradientMonitor())
         if watch.explodes(float(norm)):
             self.explosions.append(self.global_step)
             if self.global_rank == 0:

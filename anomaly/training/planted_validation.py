@@ -55,11 +55,11 @@ def residual_volume(learner: Learner, scan: LabelledScan, device: torch.device) 
     about = torch.from_numpy(scan.covariates).to(device)
 
     def pieces() -> Iterator[tuple[Place, Array]]:
-        places = learner.view.places(scan.mask)
+        places = learner.view.locations(scan.mask)
         for start in range(0, len(places), IMAGES_AT_ONCE):
             some = places[start : start + IMAGES_AT_ONCE]
             images = np.stack([learner.view.cut(scan.voxels, place) for place in some])
-            masks = np.stack([learner.view.target(scan.mask, place) for place in some])
+            masks = np.stack([learner.view.target_slice(scan.mask, place) for place in some])
             evidence = learner.evidence_given(
                 torch.from_numpy(np.ascontiguousarray(images)).to(device),
                 torch.from_numpy(masks).to(device),

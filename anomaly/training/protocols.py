@@ -15,7 +15,7 @@ from anomaly.core.volume import FloatArray, MaskArray
 
 
 @dataclass(frozen=True, eq=False)
-class Moment:
+class StepInfo:
     """Where a training stands when a loss is asked for.
 
     Parameters
@@ -38,7 +38,7 @@ class Moment:
 
 
 @dataclass(frozen=True)
-class Health:
+class Diagnostics:
     """How a training goes beside its loss and its validation, e.g. whether a generator repeats itself.
 
     Parameters
@@ -79,7 +79,7 @@ class Learner(Protocol):
         """
         ...
 
-    def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
         """Return scalars by name; ``"loss"`` is minimised, the others are logged.
 
         ``corrupted`` is what :meth:`corrupt` returned for these images.
@@ -90,7 +90,7 @@ class Learner(Protocol):
         """Return how far images are from normal; validation reads the map ``"residual"``."""
         ...
 
-    def learning(self, step: int, steps: int) -> nn.Module:
+    def trainable_part(self, step: int, steps: int) -> nn.Module:
         """Return the part of the learner whose weights this step changes; ``steps`` is the training's length.
 
         The whole learner, unless parts of it take turns: the players of a game, the layers of a stack. What does
@@ -98,11 +98,11 @@ class Learner(Protocol):
         """
         ...
 
-    def can_score(self, step: int, steps: int) -> bool:
+    def ready_to_validate(self, step: int, steps: int) -> bool:
         """Return whether the learner can be validated after a step; before, no weights are kept as the best."""
         ...
 
-    def health(self, batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> Health:
+    def diagnostics(self, batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> Diagnostics:
         """Return how the training goes; asked at every validation, and at last of the weights that are kept.
 
         ``batches`` never ends, is the same each time, and is made as it is taken: images ``(B, C, *S)`` as the

@@ -115,8 +115,8 @@ def _lesions(model: Benched, shapes: Path | None) -> list[SyntheticScan]:
 
 def _restored(scorer: Scorer, scan: SyntheticScan) -> tuple[Array, Array, Array, Array, Array]:
     """Return the axial slice with most of the lesion: scan, lesion, pseudo-healthy scan, residual, evidence."""
-    raw = scorer.look(scan.voxels, scan.mask)
-    scored = scorer.finish(raw, scan.voxels, scan.mask)
+    raw = scorer.infer(scan.voxels, scan.mask)
+    scored = scorer.postprocess(raw, scan.voxels, scan.mask)
     k = int(scan.lesion.sum(axis=(0, 1)).argmax())
     volumes = (scan.voxels, scan.lesion, raw.reconstruction, raw.maps["residual"], scored.evidence)
     scan_, lesion, healthy, residual, evidence = (_upright(np.asarray(volume)[:, :, k]) for volume in volumes)

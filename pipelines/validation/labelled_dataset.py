@@ -17,7 +17,7 @@ from anomaly.core.image_views import Array
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
 from anomaly.models.base import Detector
 from anomaly.scoring.maps import RawEvidence
-from anomaly.scoring.scorer import Looked, ScoredVolume, Scorer
+from anomaly.scoring.scorer import Inference, ScoredVolume, Scorer
 
 AT_ONCE = 256  # pictures per forward pass
 NOT_SHOWN = -1  # label of what a picture does not show
@@ -86,13 +86,13 @@ def batches(pixels: FloatArray) -> Iterator[torch.Tensor]:
         yield torch.from_numpy(np.ascontiguousarray(pixels[start : start + AT_ONCE], dtype=np.float32))[:, None]
 
 
-def look_at(detector: Detector, pictures: Pictures, at_once: int = AT_ONCE) -> Iterator[Looked]:
+def look_at(detector: Detector, pictures: Pictures, at_once: int = AT_ONCE) -> Iterator[Inference]:
     """Yield what a detector says of each picture, many of them in one forward pass."""
     for start in range(0, len(pictures.pixels), at_once):
         scans = [pictures[index] for index in range(start, min(start + at_once, len(pictures.pixels)))]
-        place = detector.view.places(scans[0][1])[0]
+        place = detector.view.locations(scans[0][1])[0]
         images = _stacked([detector.view.cut(voxels, place) for voxels, _ in scans])
-        masks = _stacked([detector.view.target(mask, place) for _, mask in scans])
+        masks = _stacked([detector.view.target_slice(mask, place) for _, mask in scans])
         about = torch.from_numpy(told(pictures.labels[start : start + at_once]))
         with torch.inference_mode():
             evidence = detector.evidence_given(images, masks, about)
@@ -106,7 +106,7 @@ def look_at(detector: Detector, pictures: Pictures, at_once: int = AT_ONCE) -> I
 def scored(scorer: Scorer, pictures: Pictures) -> Iterator[ScoredVolume]:
     """Yield the maps and scores of each picture, as of a scan."""
     for raw, voxels, mask in look_at(scorer.detector, pictures):
-        yield scorer.finish(raw, voxels, mask)
+        yield scorer.postprocess(raw, voxels, mask)
 
 
 def _stacked(images: Sequence[Array]) -> torch.Tensor:

@@ -72,7 +72,7 @@ def test_every_scan_is_recorded_whatever_becomes_of_it(tmp_path: Path) -> None:
     assert by_id["sub-fail_T1w"].reason.endswith("while trying to preprocess the scan: the chain broke")
     assert by_id["sub-memory_T1w"].reason_code == "out_of_memory"
     assert read_records(tmp_path / "cohort") == [
-        ScanRecord(**{**asdict(r), "status": r.status, "made_from": ""}) for r in records
+        ScanRecord(**{**asdict(r), "status": r.status, "input_hash": ""}) for r in records
     ]
 
 

@@ -13,7 +13,7 @@ from tests.cohort.test_table import ACCEPTED
 
 
 def test_a_record_survives_its_file(tmp_path: Path) -> None:
-    record = replace(ACCEPTED, made_from="digest")
+    record = replace(ACCEPTED, input_hash="digest")
     record.save(tmp_path)
     assert ScanRecord.load(record_path(tmp_path, record.scan_id)) == record
 

@@ -19,7 +19,7 @@ from anomaly.cohort.synthetic import (
     random_blob,
     resample,
 )
-from anomaly.core.covariates import UNKNOWN
+from anomaly.core.covariates import UNKNOWN_COVARIATES
 from anomaly.core.errors import InputError
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
 from tests.conftest import make_volume
@@ -45,7 +45,7 @@ class Scans:
 
     def covariates(self, index: int) -> FloatArray:
         del index
-        return UNKNOWN
+        return UNKNOWN_COVARIATES
 
     def __getitem__(self, index: int) -> tuple[FloatArray, MaskArray]:
         return brain(index)

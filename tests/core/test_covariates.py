@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from anomaly.core.config import Settings
-from anomaly.core.covariates import AGE_AND_SEX, UNKNOWN, Covariate, Covariates, covariates, listed
+from anomaly.core.covariates import AGE_AND_SEX, UNKNOWN_COVARIATES, Covariate, Covariates, covariates, listed
 from anomaly.core.errors import ConfigError
 
 
@@ -19,8 +19,8 @@ def test_what_is_not_known_is_not_a_number(written: str) -> None:
 
 
 def test_there_is_one_number_for_every_name() -> None:
-    assert UNKNOWN.shape == (len(AGE_AND_SEX),)
-    assert UNKNOWN.dtype == np.float32
+    assert UNKNOWN_COVARIATES.shape == (len(AGE_AND_SEX),)
+    assert UNKNOWN_COVARIATES.dtype == np.float32
 
 
 class Told(Settings):

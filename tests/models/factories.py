@@ -57,16 +57,16 @@ def healthy_cohort(n: int = 10, first: int = 0, grid: Geometry = GRID) -> Memory
 def planted_scan(seed: int = 100, loss: float = 0.6, grid: Geometry = GRID) -> PlantedScan:
     """Return a scan with a dark ball near its centre."""
     voxels, mask = healthy_scan(seed, grid)
-    centre = np.array(grid.shape).reshape(3, 1, 1, 1) // 2 + np.array([2, 1, 0]).reshape(3, 1, 1, 1)
-    lesion = (np.sqrt(((np.indices(grid.shape) - centre) ** 2).sum(0)) < 2.6) & mask
+    target_slice = np.array(grid.shape).reshape(3, 1, 1, 1) // 2 + np.array([2, 1, 0]).reshape(3, 1, 1, 1)
+    lesion = (np.sqrt(((np.indices(grid.shape) - target_slice) ** 2).sum(0)) < 2.6) & mask
     return PlantedScan(np.where(lesion, voxels * (1 - loss), voxels).astype(np.float32), mask, lesion)
 
 
 def images_of(voxels: FloatArray, mask: MaskArray, view: View) -> tuple[Tensor, Tensor]:
     """Return all images ``(B, C, *S)`` of a scan, and their masks ``(B, 1, *S)``."""
-    places = view.places(mask)
+    places = view.locations(mask)
     images = np.stack([view.cut(voxels, place) for place in places])
-    masks = np.stack([view.target(mask, place) for place in places])
+    masks = np.stack([view.target_slice(mask, place) for place in places])
     return torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(np.ascontiguousarray(masks))
 
 

@@ -13,8 +13,8 @@ from anomaly.models.ae import Autoencoder, AutoencoderSettings
 from anomaly.models.base import Embedder, FitRun
 from anomaly.models.components.closed_form import principal_components
 from anomaly.models.components.losses import LOSSES, LossName
-from anomaly.models.components.network import centre, crop, pad, padded_shape
-from anomaly.training.protocols import Moment
+from anomaly.models.components.network import crop, pad, padded_shape, target_slice
+from anomaly.training.protocols import StepInfo
 from tests.models.factories import GRID, MemoryCohort, healthy_cohort, healthy_scan, images_of
 
 
@@ -46,8 +46,8 @@ def test_the_code_of_an_image_can_be_asked_for() -> None:
 def test_what_is_minimised_can_be_chosen(name: LossName) -> None:
     detector = Autoencoder(AutoencoderSettings(channels=(8, 16), latent_size=5, loss=name), GRID)
     images, mask = images_of(*healthy_scan(0), detector.view)
-    loss = detector.loss(images, mask, Moment(0, 1, torch.Generator()))["loss"]
-    torch.testing.assert_close(loss, LOSSES[name](detector.reconstruct(images, mask), centre(images), mask))
+    loss = detector.loss(images, mask, StepInfo(0, 1, torch.Generator()))["loss"]
+    torch.testing.assert_close(loss, LOSSES[name](detector.reconstruct(images, mask), target_slice(images), mask))
     maps = detector.evidence(images, mask).maps
     assert set(maps) == ({"residual", "dissimilarity"} if name == "ssim" else {"residual"})
     assert all((values[~mask] == 0).all() for values in maps.values())
@@ -67,7 +67,7 @@ def test_a_linear_autoencoder_learns_the_principal_subspace() -> None:
 
     def closure() -> float:
         optimiser.zero_grad()
-        loss = detector.loss(images, mask, Moment(0, 1, rng))["loss"]
+        loss = detector.loss(images, mask, StepInfo(0, 1, rng))["loss"]
         torch.autograd.backward(loss)
         return float(loss.detach())
 

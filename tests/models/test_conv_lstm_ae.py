@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from anomaly.core.errors import ConfigError
 from anomaly.models.base import Embedder
 from anomaly.models.conv_lstm_ae import (
+    BidirectionalConvLSTM,
     ConvLSTMCell,
-    ConvLSTMWalk,
     LSTMWalk,
     RecurrentAutoencoder,
     RecurrentSettings,
@@ -84,7 +84,7 @@ def test_the_vector_walk_takes_the_memory_at_the_middle_from_both_ways() -> None
     torch.testing.assert_close(walk(features), torch.cat(expected, dim=1))
 
 
-@pytest.mark.parametrize("walk", [ConvLSTMWalk((2, 3, 3), 4), LSTMWalk((2, 3, 3), 4)], ids=CELLS)
+@pytest.mark.parametrize("walk", [BidirectionalConvLSTM((2, 3, 3), 4), LSTMWalk((2, 3, 3), 4)], ids=CELLS)
 def test_each_way_sees_the_middle_slice_and_those_on_its_side(walk: nn.Module) -> None:
     features = torch.randn(1, 5, 2, 3, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
     up, down = walk(features).chunk(2, dim=1)

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from anomaly.core.covariates import UNKNOWN
+from anomaly.core.covariates import UNKNOWN_COVARIATES
 from anomaly.core.errors import TrainingError
 from anomaly.core.volume import FloatArray
 from anomaly.models.base import ConditionalGenerator, FitRun, interpolated
 from anomaly.models.cvae import ConditionalSettings, ConditionalVariationalAutoencoder
 from anomaly.models.vae import VariationalAutoencoder, VariationalSettings
-from anomaly.training.protocols import Moment
+from anomaly.training.protocols import StepInfo
 from anomaly.training.settings import AugmentationSettings, TrainingSettings
 from tests.models.factories import (
     GRID,
@@ -109,7 +109,7 @@ def test_covariates_are_withheld_by_chance_in_training(drop: float) -> None:
     detector.prepare(healthy_cohort())
     images, mask = images_of(*healthy_scan(0), detector.view)
     losses = [
-        detector.loss(images, mask, Moment(0, 10, torch.Generator().manual_seed(0), a.expand(len(images), -1)))
+        detector.loss(images, mask, StepInfo(0, 10, torch.Generator().manual_seed(0), a.expand(len(images), -1)))
         for a in (YOUNG, OLD)
     ]
     assert torch.equal(losses[0]["loss"], losses[1]["loss"]) == (drop == 1.0)
@@ -119,7 +119,7 @@ def test_a_batch_of_which_nothing_is_known_is_one_of_unknown_subjects() -> None:
     detector = new()
     images, mask = images_of(*healthy_scan(0), detector.view)
     losses = [
-        detector.loss(images, mask, Moment(0, 10, torch.Generator().manual_seed(0), known))["loss"]
+        detector.loss(images, mask, StepInfo(0, 10, torch.Generator().manual_seed(0), known))["loss"]
         for known in (None, strangers(len(images)))
     ]
     assert torch.equal(*losses)
@@ -178,7 +178,7 @@ def test_between_two_images_lies_also_what_is_told_of_them(trained: ConditionalV
 @dataclass(frozen=True, eq=False)
 class Anonymous(MemoryCohort):
     def covariates(self, index: int) -> FloatArray:
-        return UNKNOWN
+        return UNKNOWN_COVARIATES
 
 
 def test_a_cohort_of_unknown_subjects_is_refused(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_a_bernoulli_model_gives_probabilities_whatever_it_is_told() -> None:
     detector = new(likelihood="bernoulli")
     detector.prepare(healthy_cohort())
     images, mask = images_of(*healthy_scan(0), detector.view)
-    losses = detector.loss(images, mask, Moment(0, 10, torch.Generator().manual_seed(0), strangers(len(images))))
+    losses = detector.loss(images, mask, StepInfo(0, 10, torch.Generator().manual_seed(0), strangers(len(images))))
     assert losses["loss"] > 0
     with torch.no_grad():
         for shown in (

@@ -10,7 +10,7 @@ from anomaly.core.errors import ConfigError, TrainingError
 from anomaly.models import registry
 from anomaly.models.base import FitRun
 from anomaly.models.dae import DenoisingAutoencoder
-from anomaly.training.protocols import Moment
+from anomaly.training.protocols import StepInfo
 from anomaly.training.settings import TrainingSettings
 from tests.models.factories import GRID, healthy_cohort, healthy_scan, images_of, planted_scan
 
@@ -77,7 +77,7 @@ def test_simplex_noise_and_lost_cubes_are_learnt_from(kind: str, option: dict[st
     images, mask = images_of(*healthy_scan(0), detector.view)
     rng = torch.Generator().manual_seed(0)
     corrupted = detector.corrupt(images, mask, rng)
-    loss = detector.loss(images, mask, Moment(0, 1, rng), *corrupted)["loss"]
+    loss = detector.loss(images, mask, StepInfo(0, 1, rng), *corrupted)["loss"]
     loss.backward()  # type: ignore[no-untyped-call]
     assert loss.isfinite()
     weight = detector.get_parameter("network.final_conv.weight")

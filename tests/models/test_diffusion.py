@@ -12,7 +12,7 @@ from anomaly.core.errors import ConfigError, TrainingError
 from anomaly.models import registry
 from anomaly.models.base import FitRun, either_foreground, interpolated
 from anomaly.models.diffusion import DiffusionModel, Given
-from anomaly.training.protocols import Moment
+from anomaly.training.protocols import StepInfo
 from anomaly.training.settings import TrainingSettings
 from tests.models.factories import GRID, awaken, healthy_cohort, healthy_scan, images_of
 
@@ -142,7 +142,7 @@ def test_an_untrained_network_has_the_loss_of_predicting_nothing() -> None:
         torch.nn.init.zeros_(parameter)
     images, mask = images_of(*healthy_scan(0), detector.view)
     corrupted = detector.corrupt(images, mask, generator())
-    loss = detector.loss(images, mask, Moment(0, 10, generator()), *corrupted)["loss"]
+    loss = detector.loss(images, mask, StepInfo(0, 10, generator()), *corrupted)["loss"]
     torch.testing.assert_close(loss, (corrupted[0][mask] ** 2).mean())
 
 
@@ -183,7 +183,7 @@ def test_the_encoder_learns_with_the_network() -> None:
     detector = new(context=True, context_size=4)
     images, mask = images_of(*healthy_scan(0), detector.view)
     corrupted = detector.corrupt(images, mask, generator())
-    detector.loss(images, mask, Moment(0, 10, generator()), *corrupted)["loss"].backward()
+    detector.loss(images, mask, StepInfo(0, 10, generator()), *corrupted)["loss"].backward()
     assert detector.network.encoder is not None
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in detector.network.encoder.parameters())
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from anomaly.core.covariates import UNKNOWN, covariates
+from anomaly.core.covariates import UNKNOWN_COVARIATES, covariates
 from anomaly.core.errors import TrainingError
 from anomaly.core.volume import FloatArray
 from anomaly.models.base import ConditionalGenerator, Embedder, FitRun, Generator, interpolated
 from anomaly.models.f_anogan import GANSettings, GenerativeAdversarial, beside, on_sphere
-from anomaly.training.protocols import Moment
+from anomaly.training.protocols import StepInfo
 from anomaly.training.settings import TrainingSettings
 from tests.models.factories import (
     GRID,
@@ -37,8 +37,8 @@ def new(kind: type[GenerativeAdversarial] = GenerativeAdversarial, **changes: ob
     return kind(GANSettings.parse(values, "model"), GRID)
 
 
-def moment(step: int, steps: int = 100, covariates: Tensor | None = None) -> Moment:
-    return Moment(step, steps, torch.Generator().manual_seed(0), covariates)
+def moment(step: int, steps: int = 100, covariates: Tensor | None = None) -> StepInfo:
+    return StepInfo(step, steps, torch.Generator().manual_seed(0), covariates)
 
 
 def fit(detector: GenerativeAdversarial, folder: Path, training: TrainingSettings = TRAINING) -> tuple[str, ...]:
@@ -61,7 +61,7 @@ def test_only_the_player_whose_turn_it_is_gets_a_gradient(
     objective: str, spectral_norm: bool, step: int, player: str
 ) -> None:
     detector = new(objective=objective, spectral_norm=spectral_norm, conditional=True)
-    part = detector.learning(step, 100)
+    part = detector.trainable_part(step, 100)
     assert part is getattr(detector.network, player)
     detector.requires_grad_(False)
     part.requires_grad_()
@@ -73,9 +73,9 @@ def test_only_the_player_whose_turn_it_is_gets_a_gradient(
 
 def test_the_encoder_can_be_validated_once_it_has_learnt_a_little() -> None:
     detector = new()
-    assert not any(detector.can_score(step, 100) for step in range(60))
-    assert all(detector.can_score(step, 100) for step in range(60, 101))
-    assert detector.can_score(1, 1)
+    assert not any(detector.ready_to_validate(step, 100) for step in range(60))
+    assert all(detector.ready_to_validate(step, 100) for step in range(60, 101))
+    assert detector.ready_to_validate(1, 1)
 
 
 def test_a_running_mean_of_the_generator_makes_the_images(tmp_path: Path) -> None:
@@ -334,7 +334,7 @@ class Nameless(MemoryCohort):
     """Nothing is known of its subjects."""
 
     def covariates(self, index: int) -> FloatArray:
-        return UNKNOWN
+        return UNKNOWN_COVARIATES
 
 
 def test_a_conditional_model_of_subjects_of_whom_nothing_is_known_is_refused(tmp_path: Path) -> None:
@@ -346,8 +346,8 @@ def test_a_conditional_model_of_subjects_of_whom_nothing_is_known_is_refused(tmp
 def test_the_running_mean_of_the_generator_is_not_trained() -> None:
     detector = new()
     players = detector.network
-    learning = (players.generator, players.critic, players.encoder)
-    assert detector.n_parameters() == sum(p.numel() for part in learning for p in part.parameters())
+    trainable_part = (players.generator, players.critic, players.encoder)
+    assert detector.n_parameters() == sum(p.numel() for part in trainable_part for p in part.parameters())
 
 
 def test_the_running_mean_moves_once_a_step_however_many_batches_it_adds_up() -> None:
@@ -357,7 +357,7 @@ def test_the_running_mean_moves_once_a_step_however_many_batches_it_adds_up() ->
         for parameter in detector.network.generator.parameters():
             parameter.add_(1.0)
     after = 1 + next(step for step in range(10) if detector.turn(step, 100) == "generator")
-    at = Moment(after, 100, torch.Generator().manual_seed(0))
+    at = StepInfo(after, 100, torch.Generator().manual_seed(0))
     before = [p.clone() for p in detector.network.steady.parameters()]
     detector.loss(images[:2], mask[:2], at)
     once = [p.clone() for p in detector.network.steady.parameters()]

@@ -13,7 +13,7 @@ from anomaly.core.errors import ConfigError
 from anomaly.core.volume import Geometry
 from anomaly.models.base import FitRun, either_foreground, interpolated
 from anomaly.models.flow import CouplingFlow, FlowSettings, NormalisingFlow
-from anomaly.training.protocols import Moment
+from anomaly.training.protocols import StepInfo
 from anomaly.training.settings import AugmentationSettings, TrainingSettings
 from tests.models.factories import GRID, healthy_cohort, healthy_scan, images_of
 
@@ -131,7 +131,7 @@ def test_a_trained_flow_beats_the_gaussian_on_a_curve() -> None:
 def test_the_loss_is_the_negative_log_likelihood_per_voxel() -> None:
     detector, images, mask = a_flow(noise_sd=0.0)
     with torch.no_grad():
-        loss = detector.loss(images, mask, Moment(0, 1, torch.Generator().manual_seed(0)))["loss"]
+        loss = detector.loss(images, mask, StepInfo(0, 1, torch.Generator().manual_seed(0)))["loss"]
         evidence = detector.evidence(images, mask)
     torch.testing.assert_close(loss, evidence.terms["negative_log_likelihood"][0])
     torch.testing.assert_close(evidence.maps["nll"][mask].mean(), loss)
@@ -174,8 +174,8 @@ def test_a_radius_without_end_changes_nothing_and_none_gives_the_centre() -> Non
     locations = narrow.locations(mask)
     with torch.no_grad():
         left = wide.evidence(images, mask).maps["residual"]
-        centre = narrow.to_image(torch.zeros_like(locations.inside), mask, locations)
-        torch.testing.assert_close(narrow.reconstruct(images, mask), centre)
+        target_slice = narrow.to_image(torch.zeros_like(locations.inside), mask, locations)
+        torch.testing.assert_close(narrow.reconstruct(images, mask), target_slice)
     torch.testing.assert_close(left, torch.zeros_like(images), atol=1e-4, rtol=0)
 
 

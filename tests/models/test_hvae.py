@@ -18,7 +18,7 @@ from anomaly.models.hvae import (
     mean,
     spread,
 )
-from anomaly.training.protocols import Moment
+from anomaly.training.protocols import StepInfo
 from anomaly.training.settings import TrainingSettings
 from tests.models.factories import GRID, healthy_cohort, healthy_scan, images_of
 
@@ -155,7 +155,7 @@ def test_each_level_warms_up_on_its_own() -> None:
     detector = stirred(beta=2.0, beta_warmup=(1.0, 0.5, 0.1), free_bits=0.0)
     images, mask = images_of(*healthy_scan(0), detector.view)
     with torch.no_grad():
-        losses = detector.loss(images, mask, Moment(24, 100, torch.Generator().manual_seed(0)))
+        losses = detector.loss(images, mask, StepInfo(24, 100, torch.Generator().manual_seed(0)))
     expected = 0.5 * losses["kl_1"] + 1.0 * losses["kl_2"] + 2.0 * losses["kl_3"] - losses["likelihood"]
     torch.testing.assert_close(losses["loss"], expected)
     torch.testing.assert_close(losses["kl"], losses["kl_1"] + losses["kl_2"] + losses["kl_3"])
@@ -164,7 +164,7 @@ def test_each_level_warms_up_on_its_own() -> None:
 def test_free_bits_leave_a_small_kl_of_a_level_alone() -> None:
     detector = new(free_bits=7.0, beta_warmup=(0.0, 0.0, 0.0))
     images, mask = images_of(*healthy_scan(0), detector.view)
-    losses = detector.loss(images, mask, Moment(0, 100, torch.Generator().manual_seed(0)))
+    losses = detector.loss(images, mask, StepInfo(0, 100, torch.Generator().manual_seed(0)))
     assert losses["kl"] == 0
     torch.testing.assert_close(losses["loss"] + losses["likelihood"], 3 * 7.0 * len(images) / mask.sum())
 
@@ -172,7 +172,7 @@ def test_free_bits_leave_a_small_kl_of_a_level_alone() -> None:
 def test_a_level_that_says_nothing_is_a_warning_with_its_remedy() -> None:
     images, mask = images_of(*healthy_scan(0), new().view)
     batches = [(images, mask, torch.full((len(images), 2), torch.nan))]
-    collapsed, well = new().health(iter(batches)), stirred().health(iter(batches))
+    collapsed, well = new().diagnostics(iter(batches)), stirred().diagnostics(iter(batches))
     assert collapsed.numbers == {"nats_1": 0.0, "nats_2": 0.0, "nats_3": 0.0}
     assert [warning[:7] for warning in collapsed.warnings] == ["level 1", "level 2", "level 3"]
     assert "model.free_bits" in collapsed.warnings[0]

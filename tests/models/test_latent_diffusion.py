@@ -11,7 +11,7 @@ from anomaly.core.errors import ConfigError
 from anomaly.models.base import Decoder, interpolated, interpolates
 from anomaly.models.components.latent_autoencoder import QuantisedAutoencoder
 from anomaly.models.latent_diffusion import LatentDiffusion, LatentDiffusionSettings
-from anomaly.training.protocols import Moment
+from anomaly.training.protocols import StepInfo
 from tests.models.factories import GRID, healthy_scan, images_of
 
 SMALL = {
@@ -33,8 +33,8 @@ def a_batch(detector: LatentDiffusion, seed: int = 0, n: int = 4) -> tuple[Tenso
     return images[:n], mask[:n]
 
 
-def moment(step: int, steps: int = 100, seed: int = 0) -> Moment:
-    return Moment(step, steps, torch.Generator().manual_seed(seed))
+def moment(step: int, steps: int = 100, seed: int = 0) -> StepInfo:
+    return StepInfo(step, steps, torch.Generator().manual_seed(seed))
 
 
 def take_steps(detector: LatentDiffusion, steps: Sequence[int]) -> None:
@@ -42,7 +42,7 @@ def take_steps(detector: LatentDiffusion, steps: Sequence[int]) -> None:
     detector.train()
     optimiser = torch.optim.AdamW(detector.parameters(), lr=1e-3)
     for step in steps:
-        chosen = {id(p) for p in detector.learning(step, 100).parameters()}
+        chosen = {id(p) for p in detector.trainable_part(step, 100).parameters()}
         for parameter in detector.parameters():
             parameter.requires_grad_(id(parameter) in chosen)
         optimiser.zero_grad()
@@ -84,11 +84,11 @@ def test_each_phase_changes_its_own_part_alone(kind: str) -> None:
 
 def test_the_autoencoder_learns_first_and_scoring_waits_for_the_denoiser() -> None:
     detector = new(autoencoder_share=0.3)
-    assert detector.learning(29, 100) is detector.network.autoencoder
-    assert detector.learning(30, 100) is detector.network.denoiser
-    assert not detector.can_score(30, 100)  # thirty steps are done, all of them the autoencoder's
-    assert detector.can_score(31, 100)
-    assert all(new(autoencoder_share=share).can_score(1, 1) for share in (0.01, 0.99))
+    assert detector.trainable_part(29, 100) is detector.network.autoencoder
+    assert detector.trainable_part(30, 100) is detector.network.denoiser
+    assert not detector.ready_to_validate(30, 100)  # thirty steps are done, all of them the autoencoder's
+    assert detector.ready_to_validate(31, 100)
+    assert all(new(autoencoder_share=share).ready_to_validate(1, 1) for share in (0.01, 0.99))
 
 
 @pytest.mark.parametrize("kind", ["slice", "volume"])

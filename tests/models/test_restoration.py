@@ -12,7 +12,7 @@ from anomaly.models import registry
 from anomaly.models.base import FitRun
 from anomaly.models.components.corruption import CorruptionSettings, corrupt
 from anomaly.models.restoration import RestorationNetwork, graded, restored
-from anomaly.training.protocols import Moment
+from anomaly.training.protocols import StepInfo
 from anomaly.training.settings import TrainingSettings
 from tests.models.factories import GRID, healthy_cohort, healthy_scan, images_of, planted_scan
 
@@ -101,7 +101,7 @@ def test_an_untrained_network_restores_nothing_and_its_loss_is_the_weighted_dama
     torch.testing.assert_close(detector.reconstruct(images, mask), images)
     corrupted = detector.corrupt(images, mask, torch.Generator().manual_seed(0))
     damaged, _, weight, _ = corrupted
-    losses = detector.loss(images, mask, Moment(0, 1, torch.Generator()), *corrupted)
+    losses = detector.loss(images, mask, StepInfo(0, 1, torch.Generator()), *corrupted)
     expected = (weight * (damaged - images) ** 2).sum() / (2 * 0.16**2 * mask.sum())
     torch.testing.assert_close(losses["restoration"], expected)
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from anomaly.core.covariates import UNKNOWN
+from anomaly.core.covariates import UNKNOWN_COVARIATES
 from anomaly.core.errors import ConfigError
 from anomaly.models.base import Embedder
 from anomaly.models.components.losses import l2
-from anomaly.models.components.network import centre
+from anomaly.models.components.network import target_slice
 from anomaly.models.stacked_ae import StackedAutoencoder, StackedSettings
 from anomaly.training.module import LearnerModule
-from anomaly.training.protocols import Moment
+from anomaly.training.protocols import StepInfo
 from anomaly.training.settings import TrainingSettings
 from tests.models.factories import GRID, healthy_scan, images_of
 
@@ -28,14 +28,14 @@ def new(**changes: Any) -> StackedAutoencoder:
     return StackedAutoencoder(settings, GRID)
 
 
-def moment(step: int, seed: int = 0) -> Moment:
-    return Moment(step, STEPS, torch.Generator().manual_seed(seed))
+def moment(step: int, seed: int = 0) -> StepInfo:
+    return StepInfo(step, STEPS, torch.Generator().manual_seed(seed))
 
 
 def changed_by_each_step(detector: StackedAutoencoder) -> list[set[int]]:
     """Return the layers whose weights every step of a training changes."""
     images, mask = images_of(*healthy_scan(0), detector.view)
-    about = torch.from_numpy(UNKNOWN).expand(len(images), -1)
+    about = torch.from_numpy(UNKNOWN_COVARIATES).expand(len(images), -1)
     module = LearnerModule(detector, TrainingSettings(steps=STEPS, learning_rate=1e-3, warmup=0), "")
     optimiser = module.configure_optimizers()["optimizer"]
     changed = []
@@ -61,13 +61,13 @@ def test_layers_learn_in_turn_and_then_together() -> None:
 def test_end_to_end_all_layers_learn_from_the_start() -> None:
     detector = new(greedy=False)
     assert changed_by_each_step(detector) == [{0, 1, 2}] * STEPS
-    assert detector.can_score(0, STEPS)
+    assert detector.ready_to_validate(0, STEPS)
 
 
 def test_what_is_validated_has_been_learnt() -> None:
     detector = new()
-    assert [detector.can_score(step, STEPS) for step in range(STEPS + 1)] == [False] * 6 + [True] * 5
-    assert all(detector.can_score(steps, steps) for steps in range(1, 6))
+    assert [detector.ready_to_validate(step, STEPS) for step in range(STEPS + 1)] == [False] * 6 + [True] * 5
+    assert all(detector.ready_to_validate(steps, steps) for steps in range(1, 6))
 
 
 @pytest.mark.parametrize("k", [1, 2])
@@ -91,7 +91,7 @@ def test_the_first_layer_rebuilds_the_image_and_the_stack_too() -> None:
     images, mask = images_of(*healthy_scan(0), detector.view)
     for step, rebuilt in ((0, detector.network.layers[0](images)), (9, detector.reconstruct(images, mask))):
         loss = detector.loss(images, mask, moment(step))["loss"]
-        torch.testing.assert_close(loss, l2(rebuilt, centre(images), mask))
+        torch.testing.assert_close(loss, l2(rebuilt, target_slice(images), mask))
 
 
 def test_masking_noise_makes_a_layers_task_harder_and_repeats() -> None:

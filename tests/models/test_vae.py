@@ -15,10 +15,10 @@ from torch.distributions import Bernoulli, MultivariateNormal, Normal
 from anomaly.core.errors import ConfigError, TrainingError
 from anomaly.core.volume import FloatArray, MaskArray
 from anomaly.models.base import Embedder, FitRun, Generator, interpolated
-from anomaly.models.components.network import centre
+from anomaly.models.components.network import target_slice
 from anomaly.models.components.variational import kl
 from anomaly.models.vae import VariationalAutoencoder, VariationalSettings
-from anomaly.training.protocols import Moment
+from anomaly.training.protocols import StepInfo
 from anomaly.training.settings import AugmentationSettings, TrainingSettings
 from tests.models.factories import GRID, MemoryCohort, healthy_cohort, healthy_scan, images_of, planted_scan
 
@@ -28,8 +28,8 @@ def new(**changes: object) -> VariationalAutoencoder:
     return VariationalAutoencoder(settings, GRID)
 
 
-def moment(step: int, steps: int = 100) -> Moment:
-    return Moment(step, steps, torch.Generator().manual_seed(0))
+def moment(step: int, steps: int = 100) -> StepInfo:
+    return StepInfo(step, steps, torch.Generator().manual_seed(0))
 
 
 class Linear(VariationalAutoencoder):
@@ -276,7 +276,7 @@ def test_neighbouring_slices_are_imputed_and_restored_in_the_middle() -> None:
     with torch.inference_mode():
         filled = detector.impute(images, missing, mask)
         assert detector.evidence(images, mask).maps["restoration"].shape == mask.shape
-    assert torch.equal(filled[~missing], centre(images)[~missing])
+    assert torch.equal(filled[~missing], target_slice(images)[~missing])
 
 
 @pytest.mark.parametrize("view", [{"kind": "patch", "size": (8, 8, 8)}, {"kind": "volume"}])
@@ -307,18 +307,18 @@ def batches() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
 
 
 def test_a_code_that_says_something_of_images_is_healthy(trained: VariationalAutoencoder) -> None:
-    health = trained.health(batches())
-    assert 1 <= health.numbers["active_units"] <= 8
-    assert health.warnings == ()
+    diagnostics = trained.diagnostics(batches())
+    assert 1 <= diagnostics.numbers["active_units"] <= 8
+    assert diagnostics.warnings == ()
 
 
 def test_a_collapsed_code_is_a_warning_with_its_remedy() -> None:
     toy = Linear()
     toy.weights *= 1e-3
-    health = toy.health(batches())
-    assert health.numbers == {"active_units": 0.0}
-    assert health.warnings[0].startswith("the code has collapsed: 0 of 3 latent units")
-    assert "model.free_bits" in health.warnings[0]
+    diagnostics = toy.diagnostics(batches())
+    assert diagnostics.numbers == {"active_units": 0.0}
+    assert diagnostics.warnings[0].startswith("the code has collapsed: 0 of 3 latent units")
+    assert "model.free_bits" in diagnostics.warnings[0]
 
 
 def test_active_units_are_in_the_report_of_a_training(tmp_path: Path) -> None:

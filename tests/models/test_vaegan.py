@@ -8,9 +8,9 @@ from torch import Tensor
 
 from anomaly.core.errors import TrainingError
 from anomaly.models.base import Embedder, FitRun, Generator
-from anomaly.models.components.variational import kl, reparameterised
+from anomaly.models.components.variational import kl, reparameterize
 from anomaly.models.vaegan import AdversarialVariational, VAEGANSettings, half_new
-from anomaly.training.protocols import Moment
+from anomaly.training.protocols import StepInfo
 from anomaly.training.settings import TrainingSettings
 from tests.models.factories import GRID, healthy_cohort, healthy_scan, images_of, planted_scan
 
@@ -22,8 +22,8 @@ def new(kind: type[AdversarialVariational] = AdversarialVariational, **changes: 
     return kind(VAEGANSettings.parse(values, "model"), GRID)
 
 
-def moment(step: int, steps: int = 100) -> Moment:
-    return Moment(step, steps, torch.Generator().manual_seed(0))
+def moment(step: int, steps: int = 100) -> StepInfo:
+    return StepInfo(step, steps, torch.Generator().manual_seed(0))
 
 
 def slices(detector: AdversarialVariational) -> tuple[Tensor, Tensor]:
@@ -36,7 +36,7 @@ def fit(detector: AdversarialVariational, folder: Path, training: TrainingSettin
 
 def gradients(detector: AdversarialVariational, step: int) -> dict[str, Tensor]:
     """Return the gradients of a step by the name of the parameter; those that get none are left out."""
-    part = detector.learning(step, 100)
+    part = detector.trainable_part(step, 100)
     detector.requires_grad_(False)
     part.requires_grad_()
     detector.loss(*slices(detector), moment(step))["loss"].backward()
@@ -66,7 +66,7 @@ def test_the_loss_is_the_negative_elbo_of_what_the_critic_sees_and_of_the_voxels
     with torch.no_grad():
         losses = detector.loss(images, mask, moment(1))
         mu, log_variance = detector.network.encode(images)
-        rebuilt = detector.network.decode(reparameterised(mu, log_variance, moment(1).rng))
+        rebuilt = detector.network.decode(reparameterize(mu, log_variance, moment(1).rng))
         seen = [detector.network.critic.features(x) for x in (images, rebuilt)]
     likelihood = -0.5 * ((seen[0] - seen[1]) ** 2).sum() - 0.5 * 0.5 * (((images - rebuilt)[mask] / 0.2) ** 2).sum()
     torch.testing.assert_close(losses["loss"], (2 * kl(mu, log_variance).sum() - likelihood) / mask.sum())

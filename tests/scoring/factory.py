@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anomaly.core.covariates import UNKNOWN
+from anomaly.core.covariates import UNKNOWN_COVARIATES
 from anomaly.core.image_views import View, VolumeSource
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
 from anomaly.models.base import Detector, Evidence, FitReport, FitRun, ModelSettings, PlantedScan
@@ -62,7 +62,7 @@ class Scans:
 
     def covariates(self, index: int) -> FloatArray:
         del index
-        return UNKNOWN
+        return UNKNOWN_COVARIATES
 
     def __getitem__(self, index: int) -> tuple[FloatArray, MaskArray]:
         if index >= self.n:

@@ -13,10 +13,10 @@ from anomaly.core.errors import BundleError, ConfigError, ScanRefusedError
 from anomaly.core.volume import FloatArray, MaskArray
 from anomaly.scoring.ensemble import EnsembleScorer, How, MergeSettings, PValues, log_p_values, merged
 from anomaly.scoring.scorer import Scorer
-from anomaly.scoring.settings import ReadingSettings, ScoringSettings
+from anomaly.scoring.settings import EvidenceSettings, ScoringSettings
 from tests.scoring.factory import Constant, Scans
 
-READING = ReadingSettings(scan_score="ensemble")
+READING = EvidenceSettings(scan_score="ensemble")
 EVERY_WAY = [(how, kind) for how in ("fisher", "bonferroni", "mean") for kind in ("student", "conformal")]
 
 
@@ -37,7 +37,7 @@ def members() -> dict[str, Scorer]:
     return {"sharp": trained(), "smooth": trained(smoothing_mm=6.0)}
 
 
-def together(members: Mapping[str, Scorer], reading: ReadingSettings = READING, **merge: Any) -> EnsembleScorer:
+def together(members: Mapping[str, Scorer], reading: EvidenceSettings = READING, **merge: Any) -> EnsembleScorer:
     return EnsembleScorer(dict(members), MergeSettings(**merge), reading)
 
 
@@ -153,7 +153,7 @@ def test_the_map_is_the_weighted_mean_of_the_members_maps(members: dict[str, Sco
 
 
 def test_the_merged_map_is_read_as_its_own_settings_say(members: dict[str, Scorer]) -> None:
-    read = ReadingSettings(scan_score="ensemble", bright_weight=0.01, erode_mm=4.0)
+    read = EvidenceSettings(scan_score="ensemble", bright_weight=0.01, erode_mm=4.0)
     plain, found = together(members).score(*scan(1.7)), together(members, read).score(*scan(1.7))
 
     assert found.mask.sum() < plain.mask.sum()
@@ -168,17 +168,17 @@ def test_a_scan_that_one_member_refuses_is_refused_with_its_reason(members: dict
     )
 
     with pytest.raises(ScanRefusedError, match=r"expected at least 1\.00"):
-        together(members | {"strict": strict}).look(*scan(0.3))
+        together(members | {"strict": strict}).infer(*scan(0.3))
 
 
 def test_the_least_likely_acquisition_that_a_member_sees_is_what_is_said(members: dict[str, Scorer]) -> None:
-    few = together(members).score(*scan()).unlikeness
+    few = together(members).score(*scan()).acquisition_shift
     many = Scorer(Constant(), members["sharp"].settings).learn_reference(Scans(24), Others(12))
-    found = together(members | {"many": many}).score(*scan()).unlikeness
+    found = together(members | {"many": many}).score(*scan()).acquisition_shift
 
     assert few is None
     assert found is not None
-    assert found == many.score(*scan()).unlikeness
+    assert found == many.score(*scan()).acquisition_shift
 
 
 def test_a_model_without_held_out_scores_is_no_member(members: dict[str, Scorer]) -> None:

@@ -90,11 +90,11 @@ def test_a_scan_says_how_unlike_the_training_scans_it_was_acquired() -> None:
     noise = np.random.default_rng(7).normal(0, 0.4, voxels.shape)
     noisy = np.where(mask, voxels + noise, 0).astype(np.float32)
 
-    alike, unlike = scorer.score(voxels, mask).unlikeness, scorer.score(noisy, mask).unlikeness
+    alike, unlike = scorer.score(voxels, mask).acquisition_shift, scorer.score(noisy, mask).acquisition_shift
     assert alike is not None
     assert unlike is not None
     assert alike.p_value > 0.001 > 1e-4 > unlike.p_value
-    assert Scorer(Constant(), SETTINGS).score(voxels, mask).unlikeness is None
+    assert Scorer(Constant(), SETTINGS).score(voxels, mask).acquisition_shift is None
 
 
 def test_each_map_can_have_a_floor_of_its_own() -> None:

@@ -7,7 +7,7 @@ import torch
 from anomaly.core.errors import TrainingError
 from anomaly.core.image_views import View
 from anomaly.core.volume import FloatArray
-from anomaly.training.batches import ImageStream, StepLoader
+from anomaly.training.batches import ImageBatches, StepLoader
 from tests.models.factories import GRID, MemoryCohort, healthy_cohort
 
 VIEWS = [View(kind="slice", neighbours=1), View(kind="patch", size=(8, 8, 8)), View(kind="volume")]
@@ -18,8 +18,8 @@ def view(request: pytest.FixtureRequest) -> View:
     return View.model_validate(request.param)
 
 
-def stream(view: View, seed: int = 0, rank: int = 0) -> ImageStream:
-    return ImageStream(healthy_cohort(4), view, batch_size=3, seed=seed, rank=rank)
+def stream(view: View, seed: int = 0, rank: int = 0) -> ImageBatches:
+    return ImageBatches(healthy_cohort(4), view, batch_size=3, seed=seed, rank=rank)
 
 
 def test_a_batch_has_the_shape_the_view_promises(view: View) -> None:
@@ -49,7 +49,7 @@ def test_memory_mapped_volumes_are_not_changed(view: View) -> None:
     before = [voxels.copy() for voxels, _ in cohort.volumes]
     for voxels, _ in cohort.volumes:
         voxels.setflags(write=False)
-    _, images, *_ = ImageStream(cohort, view, 4, 0).batch(0)
+    _, images, *_ = ImageBatches(cohort, view, 4, 0).batch(0)
     images.zero_()
     assert all(np.array_equal(old, new) for old, (new, _) in zip(before, cohort.volumes, strict=True))
 
@@ -71,7 +71,7 @@ class OfDigits(MemoryCohort):
 
 
 def test_a_batch_has_as_many_covariates_as_the_source_knows() -> None:
-    covariates = ImageStream(OfDigits(healthy_cohort(4).volumes), VIEWS[0], 8, 0).batch(0).covariates
+    covariates = ImageBatches(OfDigits(healthy_cohort(4).volumes), VIEWS[0], 8, 0).batch(0).covariates
     assert covariates.shape == (8, 1)
     assert covariates.dtype == torch.float32
     assert set(covariates[:, 0].tolist()) <= {0.0, 1.0, 2.0, 3.0}
@@ -79,4 +79,4 @@ def test_a_batch_has_as_many_covariates_as_the_source_knows() -> None:
 
 def test_an_empty_cohort_is_refused() -> None:
     with pytest.raises(TrainingError, match="no healthy scan"):
-        ImageStream(MemoryCohort([]), VIEWS[0], 1, 0)
+        ImageBatches(MemoryCohort([]), VIEWS[0], 1, 0)

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from anomaly.core.errors import TrainingError
 from anomaly.models.ae import Autoencoder
 from anomaly.models.base import FitReport, FitRun
-from anomaly.models.components.network import centre
-from anomaly.training.batches import Batch, ImageStream
-from anomaly.training.protocols import Moment
+from anomaly.models.components.network import target_slice
+from anomaly.training.batches import Batch, ImageBatches
+from anomaly.training.protocols import StepInfo
 from anomaly.training.settings import AugmentationSettings, TrainingSettings
 from tests.models.factories import healthy_cohort, healthy_scan, images_of, planted_scan
 from tests.training.test_fit import KilledError, new, same_state
@@ -36,7 +36,7 @@ def fit(detector: Autoencoder, folder: Path, training: TrainingSettings = TRAINI
 class Slow(Autoencoder):
     """Takes long enough over a step to be killed within its training."""
 
-    def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
         time.sleep(0.2)
         return super().loss(images, mask, at, *corrupted)
 
@@ -44,10 +44,10 @@ class Slow(Autoencoder):
 class TakesTurns(Autoencoder):
     """All of it learns, then its decoder, then its encoder; every image weighs the same."""
 
-    def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
-        return {"loss": ((self.reconstruct(images, mask) - centre(images)) ** 2).mean()}
+    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
+        return {"loss": ((self.reconstruct(images, mask) - target_slice(images)) ** 2).mean()}
 
-    def learning(self, step: int, steps: int) -> nn.Module:
+    def trainable_part(self, step: int, steps: int) -> nn.Module:
         parts = (self, self.network.convolutions.decode, self.network.convolutions.encode)
         return parts[3 * step // steps]
 
@@ -55,7 +55,7 @@ class TakesTurns(Autoencoder):
 class ExplodesInOneProcess(Autoencoder):
     """In the second process, its loss is not a number from step 6 on."""
 
-    def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
         losses = super().loss(images, mask, at, *corrupted)
         explodes = at.step >= 6 and os.environ["LOCAL_RANK"] == "1"
         return {"loss": losses["loss"] * (float("nan") if explodes else 1.0)}
@@ -64,18 +64,18 @@ class ExplodesInOneProcess(Autoencoder):
 class DiesInOneProcess(Autoencoder):
     """The system kills its second process."""
 
-    def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
         if os.environ["LOCAL_RANK"] == "1":
             os.kill(os.getpid(), signal.SIGKILL)
         return super().loss(images, mask, at, *corrupted)
 
 
-class BothBatches(ImageStream):
+class BothBatches(ImageBatches):
     """What two processes see, as one batch."""
 
     def batch(self, step: int) -> Batch:
         parts = [
-            ImageStream(self.source, self.view, self.batch_size, self.seed, rank).batch(step) for rank in (0, 1)
+            ImageBatches(self.source, self.view, self.batch_size, self.seed, rank).batch(step) for rank in (0, 1)
         ]
         return Batch(step, *(torch.cat(tensors) for tensors in list(zip(*parts, strict=True))[1:]))
 

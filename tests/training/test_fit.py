@@ -16,11 +16,11 @@ from anomaly.core.volume import Geometry
 from anomaly.models.ae import Autoencoder, AutoencoderSettings
 from anomaly.models.base import FitReport, FitRun
 from anomaly.models.dae import DenoisingAutoencoder, DenoisingSettings
-from anomaly.training.batches import Batch, ImageStream
+from anomaly.training.batches import Batch, ImageBatches
 from anomaly.training.fit import fresh_batches
-from anomaly.training.gradient_monitor import GradientWatch
+from anomaly.training.gradient_monitor import GradientMonitor
 from anomaly.training.module import GPU_CHECK_EVERY, LearnerModule, learning_rate_share
-from anomaly.training.protocols import Health, Moment
+from anomaly.training.protocols import Diagnostics, StepInfo
 from anomaly.training.settings import AugmentationSettings, TrainingSettings
 from tests.models.factories import GRID, MemoryCohort, healthy_cohort, healthy_scan, planted_scan
 
@@ -83,7 +83,7 @@ def test_a_training_killed_again_and_again_validates_at_the_steps_of_one_that_wa
     validated: list[int] = []
 
     class Notes(Autoencoder):
-        def can_score(self, step: int, steps: int) -> bool:
+        def ready_to_validate(self, step: int, steps: int) -> bool:
             validated.append(step)
             return step == steps
 
@@ -117,10 +117,10 @@ def test_a_finished_training_is_not_repeated(uninterrupted: Autoencoder, tmp_pat
 class TakesTurns(Autoencoder):
     """Its decoder learns first, then its encoder; only then can it be validated."""
 
-    def learning(self, step: int, steps: int) -> nn.Module:
+    def trainable_part(self, step: int, steps: int) -> nn.Module:
         return self.network.convolutions.decode if step < steps // 2 else self.network.convolutions.encode
 
-    def can_score(self, step: int, steps: int) -> bool:
+    def ready_to_validate(self, step: int, steps: int) -> bool:
         return step > steps // 2
 
 
@@ -153,7 +153,7 @@ def test_a_loss_is_told_the_covariates_of_its_images(tmp_path: Path) -> None:
     told: list[Tensor] = []
 
     class Listens(Autoencoder):
-        def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
+        def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
             assert at.covariates is not None
             told.append(at.covariates)
             return super().loss(images, mask, at, *corrupted)
@@ -231,17 +231,17 @@ def test_training_says_nothing_but_through_its_callback(
 def test_a_batch_made_ready_ahead_is_the_one_made_within_the_step() -> None:
     detector = DenoisingAutoencoder(DenoisingSettings(features=(8, 8, 8, 8, 16, 8), atlas=False), GRID)
     module = LearnerModule(detector, TRAINING, "test")
-    batch = ImageStream(healthy_cohort(4), detector.view, batch_size=2, seed=0).batch(5)
+    batch = ImageBatches(healthy_cohort(4), detector.view, batch_size=2, seed=0).batch(5)
     ahead, within = (module.training_step(b, 0) for b in (module.ready(batch), batch))
     assert torch.equal(ahead, within)
-    other = module.training_step(ImageStream(healthy_cohort(4), detector.view, 2, seed=0).batch(6), 0)
+    other = module.training_step(ImageBatches(healthy_cohort(4), detector.view, 2, seed=0).batch(6), 0)
     assert not torch.equal(ahead, other)
 
 
 class Explodes(Autoencoder):
     """Its loss is not a number from step 6 on."""
 
-    def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
         losses = super().loss(images, mask, at, *corrupted)
         return {"loss": losses["loss"] * (float("nan") if at.step >= 6 else 1.0)}
 
@@ -249,7 +249,7 @@ class Explodes(Autoencoder):
 class ExplodesInTheGradient(Autoencoder):
     """Its loss is finite, its gradient is not."""
 
-    def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
         loss = super().loss(images, mask, at, *corrupted)["loss"]
         return {"loss": (loss - loss.detach()).sqrt() if at.step >= 6 else loss}
 
@@ -269,7 +269,7 @@ def test_a_loss_or_gradient_that_is_not_finite_is_explained_and_the_last_good_we
 class OverflowsOnce(Autoencoder):
     """One gradient is not finite."""
 
-    def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
         loss = super().loss(images, mask, at, *corrupted)["loss"]
         return {"loss": (loss - loss.detach()).sqrt() if at.step == 6 else loss}
 
@@ -288,10 +288,10 @@ def test_a_series_of_overflows_is_refused_in_mixed_precision_too(tmp_path: Path)
 class OverflowsInOnePart(TakesTurns):
     """The gradient of the part that learns first is never finite; the other's is."""
 
-    def learning(self, step: int, steps: int) -> nn.Module:
-        return super().learning(0 if step % 2 else steps, steps)
+    def trainable_part(self, step: int, steps: int) -> nn.Module:
+        return super().trainable_part(0 if step % 2 else steps, steps)
 
-    def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
         loss = super().loss(images, mask, at, *corrupted)["loss"]
         return {"loss": (loss - loss.detach()).sqrt() if at.step % 2 else loss}
 
@@ -347,7 +347,7 @@ def test_scans_that_are_not_finite_are_explained(tmp_path: Path) -> None:
 class ExplodesFinitely(Autoencoder):
     """Its gradient is finite, and huge for a while."""
 
-    def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
         loss = super().loss(images, mask, at, *corrupted)["loss"]
         return {"loss": loss * (1e8 if at.step in range(30, 38) else 1.0)}
 
@@ -366,7 +366,7 @@ def test_a_series_of_huge_gradients_is_warned_of_and_noted(
 
 
 def test_a_few_huge_gradients_are_rare_batches_and_a_series_is_told_once() -> None:
-    watch, usual = GradientWatch(), [1.0, 1.2, 0.8] * 10
+    watch, usual = GradientMonitor(), [1.0, 1.2, 0.8] * 10
     assert not any(watch.explodes(norm) for norm in [*usual, 1e6, 1.0, *[1e6] * 4, 1.0])
     assert [watch.explodes(1e6) for _ in range(6)] == [False] * 4 + [True, False]
     assert watch.usual == 1.0
@@ -374,7 +374,7 @@ def test_a_few_huge_gradients_are_rare_batches_and_a_series_is_told_once() -> No
 
 def test_too_little_memory_is_explained(tmp_path: Path) -> None:
     class Exhausts(Autoencoder):
-        def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
+        def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nGPU 0 has ...")
 
     with pytest.raises(TrainingError, match=r"batch of 2 \(CUDA out of memory.*lower training\.batch_size"):
@@ -423,12 +423,12 @@ def test_networks_start_from_the_seed_wherever_they_are_made() -> None:
 class Coughs(Autoencoder):
     """It says that it is not well, and looks at the batches it is given."""
 
-    def health(self, batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> Health:
+    def diagnostics(self, batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> Diagnostics:
         images, mask, covariates = next(batches)
         assert not self.training
         assert images.shape == mask.shape == (2, 1, 16, 20)
         assert covariates.shape == (2, 2)
-        return Health({"first_voxels": float(images.sum())}, ("it coughs; give it a rest",))
+        return Diagnostics({"first_voxels": float(images.sum())}, ("it coughs; give it a rest",))
 
 
 def test_what_a_learner_says_of_its_health_is_logged_at_every_validation_and_reported_at_last(
@@ -446,7 +446,7 @@ def test_batches_that_health_looks_at_are_never_trained_on(tmp_path: Path) -> No
     module = LearnerModule(new(), TRAINING, "test")
     cohort = healthy_cohort(4)
     first = next(fresh_batches(module, cohort))[0]
-    seen = [module.ready(ImageStream(cohort, module.learner.view, 2, seed=0).batch(n)).images for n in range(12)]
+    seen = [module.ready(ImageBatches(cohort, module.learner.view, 2, seed=0).batch(n)).images for n in range(12)]
     assert not any(torch.equal(first, images) for images in seen)
 
 

@@ -14,7 +14,7 @@ from anomaly.models.base import Detector, FitRun
 from anomaly.models.dae import DenoisingAutoencoder, DenoisingSettings
 from anomaly.models.f_anogan import GANSettings, GenerativeAdversarial
 from anomaly.training.fit import losses_of_every_turn
-from anomaly.training.hardware import arithmetic, outermost_calls, suited
+from anomaly.training.hardware import arithmetic, outermost_calls, prepared_for_device
 from anomaly.training.protocols import Run
 from anomaly.training.settings import TrainingSettings
 from tests.models.factories import GRID, healthy_cohort, healthy_scan, images_of
@@ -92,8 +92,8 @@ def test_a_learner_that_suits_the_machine_learns_the_same(
 
 def test_only_a_copy_is_changed_to_suit_the_machine() -> None:
     learner = new()
-    assert suited(learner, Run(Path()), losses) is learner
-    copied = suited(learner, Run(Path(), channels_last=True), losses)
+    assert prepared_for_device(learner, Run(Path()), losses) is learner
+    copied = prepared_for_device(learner, Run(Path(), channels_last=True), losses)
     assert isinstance(copied, Autoencoder)
     first, second = (
         next(p for p in d.parameters() if p.ndim == 4 and min(p.shape[:2]) > 1) for d in (learner, copied)
@@ -110,5 +110,5 @@ def test_a_gradient_penalty_is_not_compiled() -> None:
         for objective in ("wgan-gp", "non-saturating")
     )
     with pytest.raises(TrainingError, match=r"wgan-gp.*without --compile"):
-        suited(penalised, Run(Path(), compile=True), losses)
+        prepared_for_device(penalised, Run(Path(), compile=True), losses)
     assert len(outermost_calls(free, losses)) > 1

@@ -26,10 +26,10 @@ class Stub:
     def evidence_given(self, images: Tensor, mask: Tensor, covariates: Tensor) -> Evidence:
         assert covariates.shape == (len(images), 2)
         middle = images.shape[1] // 2
-        centre = images[:, middle : middle + 1]
+        target_slice = images[:, middle : middle + 1]
         if self.blind:
-            centre = torch.rand(centre.shape, generator=torch.Generator().manual_seed(0))
-        return Evidence({"residual": (centre - 0.7) * mask}, centre)
+            target_slice = torch.rand(target_slice.shape, generator=torch.Generator().manual_seed(0))
+        return Evidence({"residual": (target_slice - 0.7) * mask}, target_slice)
 
 
 CPU = torch.device("cpu")

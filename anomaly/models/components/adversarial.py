@@ -34,9 +34,9 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from anomaly.core.image_views import VolumeSource
 from anomaly.evaluation.generation import Variety, variety
-from anomaly.models.components.conv_autoencoder import LatentSettings, NarrowDetector
+from anomaly.models.components.conv_autoencoder import BottleneckDetector, LatentSettings
 from anomaly.models.components.network import GROUPS, crop, pad, padded_shape
-from anomaly.training.protocols import Health
+from anomaly.training.protocols import Diagnostics
 
 DECAY = 0.99  # of a generator's running mean
 Objective = Literal["wgan-gp", "non-saturating", "minimax"]
@@ -67,7 +67,7 @@ class AdversarialSettings(LatentSettings):
     betas: tuple[Decay, Decay] = Field((0.0, 0.9), description="decay of the moments of AdamW; games want little")
 
 
-class AdversarialDetector(NarrowDetector):
+class AdversarialDetector(BottleneckDetector):
     """A detector whose players take turns."""
 
     settings: AdversarialSettings
@@ -253,12 +253,12 @@ def feature_distance(features: Tensor, others: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def game_health(
+def gan_diagnostics(
     batches: Iterator[tuple[Tensor, Tensor, Tensor]],
     generate: Callable[[Tensor], Tensor],
     critic: Callable[[Tensor, Tensor], Tensor],
     objective: Objective,
-) -> Health:
+) -> Diagnostics:
     """Return how varied a generator's images are, and how far the critic tells them from real ones.
 
     Parameters
@@ -289,7 +289,7 @@ def game_health(
         "distinct": found.distinct,
         "critic_gap": gap,
     }
-    return Health(numbers, (*_collapse(found), *_imbalance(gap, distance, objective, found)))
+    return Diagnostics(numbers, (*_collapse(found), *_imbalance(gap, distance, objective, found)))
 
 
 def _small(images: Tensor) -> Tensor:

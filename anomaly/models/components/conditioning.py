@@ -10,7 +10,7 @@ outside those of the training subjects counts as the farthest that was near them
 as not known.
 
 Where all training subjects are known, a model learns what to do about an unknown one from covariates that are
-withheld from it by chance (:func:`withheld`).
+withheld from it by chance (:func:`condition_dropout`).
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class Conditioning(nn.Module):
         )
 
 
-def withheld(covariates: Tensor, share: float, rng: torch.Generator) -> Tensor:
+def condition_dropout(covariates: Tensor, share: float, rng: torch.Generator) -> Tensor:
     """Return covariates ``(B, D)`` of which each is made unknown with the chance ``share``."""
     chance = torch.rand(covariates.shape, generator=rng, device=covariates.device)
     return covariates.masked_fill(chance < share, torch.nan)

@@ -53,7 +53,7 @@ class ContextUNetSettings(ModelSettings):
 
     @property
     def shown(self) -> int:
-        """Number of channels that :func:`in_context` returns."""
+        """Number of channels that :func:`add_context_channels` returns."""
         return self.view.channels * (1 + self.mirror) + 2 * self.atlas
 
 
@@ -84,7 +84,7 @@ def predict(network: nn.Module, shown: Tensor, fold: int) -> Tensor:
     return crop(depth_to_space(output.float(), fold), shown.shape[2:])
 
 
-def in_context(images: Tensor, mirror: bool, mean: Tensor | None, sd: Tensor | None) -> Tensor:
+def add_context_channels(images: Tensor, mirror: bool, mean: Tensor | None, sd: Tensor | None) -> Tensor:
     """Return images ``(B, C, *S)`` with what they are compared with as further channels.
 
     Parameters

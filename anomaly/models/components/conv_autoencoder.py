@@ -74,7 +74,7 @@ class DenseAutoencoder(LatentNetwork):
         return images
 
 
-class NarrowDetector(NetworkDetector):
+class BottleneckDetector(NetworkDetector):
     """A detector whose latent must be too short to copy an image."""
 
     settings: LatentSettings
@@ -90,7 +90,7 @@ class NarrowDetector(NetworkDetector):
         refuse_large_latent(self.settings.latent_size, self.view.channels, self.image_shape)
 
 
-class LatentDetector(NarrowDetector):
+class LatentDetector(BottleneckDetector):
     """A detector whose network is a :class:`LatentNetwork`; a family builds it and says what is minimised."""
 
     network: LatentNetwork

@@ -28,7 +28,14 @@ from anomaly.core.config import Settings
 from anomaly.core.image_views import Array, View
 from anomaly.core.volume import Geometry
 from anomaly.models.components.masking import Lattice, without_cubes
-from anomaly.models.components.random_fields import chance, host_generator, nonzero, smooth_field, uniform, upsample
+from anomaly.models.components.random_fields import (
+    chance,
+    foreground_mask,
+    host_generator,
+    smooth_field,
+    uniform,
+    upsample,
+)
 from anomaly.models.components.simplex_noise import simplex_field
 
 Spacing = tuple[float, float, float]
@@ -93,12 +100,12 @@ def corrupt(
         canvas = _canvas(slab, mask, spacing, settings, rng)
         blobs = upsample(_blobs(canvas, mask, settings, rng, host), shape)
         log_odds, gain, offset, *foreign = blobs.split(1, dim=1)
-        foreground = nonzero(slab)
+        foreground = foreground_mask(slab)
         blob = torch.sigmoid(log_odds).mul_(foreground)
         difference = torch.addcmul(offset, gain, slab)
         for share in foreign:  # none or one, as the blobs of this batch need
             other = _elsewhere(slab, spacing, rng, host)
-            difference.addcmul_(share, (other - slab).mul_(nonzero(other)))
+            difference.addcmul_(share, (other - slab).mul_(foreground_mask(other)))
         corrupted = torch.addcmul(slab, blob, difference)
         if (noisy := host.random(len(slab)) < settings.noise_probability).any():
             corrupted += upsample(_noise(canvas, noisy, settings, rng, host), shape)

@@ -36,7 +36,7 @@ PERSISTENCE = 0.8  # of the octaves of simplex noise, as in AnoDDPM
 HOST_STREAM = 2
 
 
-class NoisingChain(nn.Module):
+class DiffusionProcess(nn.Module):
     """The chain of one schedule, for a network that predicts one of ε, x_0 and v.
 
     MONAI's schedulers step a whole batch from one timestep, along the whole chain; this takes a timestep per image,

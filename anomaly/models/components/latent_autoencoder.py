@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from anomaly.core.image_views import View
 from anomaly.models.base import ModelSettings
 from anomaly.models.components.network import GROUPS, Width
-from anomaly.models.components.variational import kl, reparameterised
+from anomaly.models.components.variational import kl, reparameterize
 
 COMMITMENT, CODEBOOK_DECAY = 0.25, 0.9  # of the codebook; the ¼ above is van den Oord's
 
@@ -95,7 +95,7 @@ class GaussianAutoencoder(nn.Module):
         mu, sigma = (part.float() for part in self.net.encode(images))
         log_variance = 2 * sigma.log()
         divergence = kl(mu.flatten(1), log_variance.flatten(1)).sum() / mu.numel()
-        return self.decode(reparameterised(mu, log_variance, rng)), self.kl_weight * divergence
+        return self.decode(reparameterize(mu, log_variance, rng)), self.kl_weight * divergence
 
 
 class QuantisedAutoencoder(nn.Module):

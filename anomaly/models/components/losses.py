@@ -29,7 +29,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from monai.metrics.regression import compute_ssim_and_cs
 from torch import Tensor
 
-from anomaly.models.components.network import masked_mean, pad, padded_shape, within
+from anomaly.models.components.network import apply_mask, masked_mean, pad, padded_shape
 
 LossName = Literal["l2", "l1", "ssim", "multiscale"]
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -57,7 +57,7 @@ def ssim(reconstruction: Tensor, image: Tensor, mask: Tensor) -> Tensor:
 def multiscale(reconstruction: Tensor, image: Tensor, mask: Tensor) -> Tensor:
     """Return the l1 of images 1, 2, 4 and 8 times coarser, averaged."""
     shape = padded_shape(image.shape[2:], 2 ** (SCALES - 1))
-    error, weight = pad(within(reconstruction - image, mask), shape), pad(mask.float(), shape)
+    error, weight = pad(apply_mask(reconstruction - image, mask), shape), pad(mask.float(), shape)
     average = F.avg_pool2d if image.ndim == 4 else F.avg_pool3d
     terms = []
     for _ in range(SCALES):
@@ -71,11 +71,11 @@ def dissimilarity(reconstruction: Tensor, image: Tensor, mask: Tensor) -> Tensor
     dims = image.ndim - 2
     margin = [WINDOW[dims] // 2] * (2 * dims)
     with torch.autocast(image.device.type, enabled=False):  # variances are differences of nearly equal numbers
-        first, second = (F.pad(within(values, mask), margin) for values in (reconstruction, image))
+        first, second = (F.pad(apply_mask(values, mask), margin) for values in (reconstruction, image))
         similarity, _ = compute_ssim_and_cs(
             first, second, dims, kernel_size=[WINDOW[dims]] * dims, kernel_sigma=[WINDOW_SD] * dims
         )
-        return within(1 - similarity, mask)
+        return apply_mask(1 - similarity, mask)
 
 
 LOSSES: dict[LossName, Loss] = {"l2": l2, "l1": l1, "ssim": ssim, "multiscale": multiscale}

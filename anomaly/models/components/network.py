@@ -20,7 +20,7 @@ from anomaly.core.files import sha256_of_json
 from anomaly.core.image_views import VolumeSource
 from anomaly.core.volume import Geometry
 from anomaly.models.base import Detector, Evidence, FitReport, FitRun, ModelSettings, PlantedScan
-from anomaly.training.protocols import Health, Moment
+from anomaly.training.protocols import Diagnostics, StepInfo
 from anomaly.training.settings import TrainingSettings
 
 FEWEST_SCANS = 2
@@ -74,7 +74,7 @@ class NetworkDetector(Detector):
         return ()
 
     @abstractmethod
-    def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
         """Return scalars by name; ``"loss"`` is minimised, the others are logged.
 
         Parameters
@@ -96,22 +96,22 @@ class NetworkDetector(Detector):
     def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
         """Return the signed residual; see the base class."""
         reconstruction = self.reconstruct(images, mask)
-        return Evidence({"residual": residual(images, reconstruction, mask)}, within(reconstruction, mask))
+        return Evidence({"residual": residual(images, reconstruction, mask)}, apply_mask(reconstruction, mask))
 
-    def learning(self, step: int, steps: int) -> nn.Module:
+    def trainable_part(self, step: int, steps: int) -> nn.Module:
         """Return the part that a step changes: all, unless parts take turns; see ``Learner``."""
         del step, steps
         return self
 
-    def can_score(self, step: int, steps: int) -> bool:
+    def ready_to_validate(self, step: int, steps: int) -> bool:
         """Return whether there is something to validate after a step: always, unless parts take turns."""
         del step, steps
         return True
 
-    def health(self, batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> Health:
+    def diagnostics(self, batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> Diagnostics:
         """Return how the training goes beside its loss: nothing to say, unless there is a game; see ``Learner``."""
         del batches
-        return Health()
+        return Diagnostics()
 
     @property
     def betas(self) -> tuple[float, float]:
@@ -183,20 +183,20 @@ class NetworkDetector(Detector):
         return sha256_of_json([settings, training.model_dump(mode="json"), len(train), self.grid.affine])
 
 
-def centre(images: Tensor) -> Tensor:
+def target_slice(images: Tensor) -> Tensor:
     """Return the channel that is explained, ``(B, 1, *S)``: the middle one of neighbouring slices."""
     middle = images.shape[1] // 2
     return images[:, middle : middle + 1]
 
 
-def within(values: Tensor, mask: Tensor) -> Tensor:
+def apply_mask(values: Tensor, mask: Tensor) -> Tensor:
     """Return the values inside the mask, and 0 outside whatever was there."""
     return torch.where(mask, values.float(), 0.0)
 
 
 def residual(images: Tensor, reconstruction: Tensor, mask: Tensor) -> Tensor:
     """Return image minus reconstruction ``(B, 1, *S)``; negative where a scan is darker than expected."""
-    return within(centre(images) - reconstruction, mask)
+    return apply_mask(target_slice(images) - reconstruction, mask)
 
 
 def masked_mean(values: Tensor, weight: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ def chance(like: Tensor, probability: float, rng: torch.Generator) -> Tensor:
     return uniform(like, 0.0, 1.0, rng) < probability
 
 
-def nonzero(values: Tensor) -> Tensor:
+def foreground_mask(values: Tensor) -> Tensor:
     """Return 1 where values are not 0, else 0, as floats; several times faster than by way of booleans."""
     return values.sign().abs_()
 

@@ -25,20 +25,20 @@ from torch import Tensor
 
 from anomaly.core.errors import TrainingError
 from anomaly.core.image_views import VolumeSource
-from anomaly.models.components.network import centre, residual, within
-from anomaly.training.protocols import Moment
+from anomaly.models.components.network import apply_mask, residual, target_slice
+from anomaly.training.protocols import StepInfo
 
 Likelihood = Literal["gaussian", "bernoulli"]
 
 
-def kl_units(mu: Tensor, log_variance: Tensor) -> Tensor:
+def kl_per_dim(mu: Tensor, log_variance: Tensor) -> Tensor:
     """Return KL(N(μ, σ²) ‖ N(0, 1)) of each unit, shaped as μ, nats (Kingma & Welling 2014, appendix B)."""
     return -0.5 * (1 + log_variance - mu**2 - log_variance.exp())
 
 
 def kl(mu: Tensor, log_variance: Tensor) -> Tensor:
     """Return KL(N(μ, σ²) ‖ N(0, 1)) of each image ``(B,)``, nats."""
-    return kl_units(mu, log_variance).sum(dim=1)
+    return kl_per_dim(mu, log_variance).sum(dim=1)
 
 
 def kl_between(mu: Tensor, log_variance: Tensor, prior_mu: Tensor, prior_log_variance: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ def free_energy(
     }
 
 
-def reparameterised(mu: Tensor, log_variance: Tensor, rng: torch.Generator) -> Tensor:
+def reparameterize(mu: Tensor, log_variance: Tensor, rng: torch.Generator) -> Tensor:
     """Return a sample z of N(μ, σ²) through which gradients flow."""
     return mu + (0.5 * log_variance).exp() * torch.randn(mu.shape, generator=rng, device=mu.device)
 
@@ -129,9 +129,9 @@ def log_likelihood(
         Which of the two.
     """
     if likelihood == "bernoulli":
-        truth = centre(images).float().clamp(0, 1)
+        truth = target_slice(images).float().clamp(0, 1)
         surprise = F.binary_cross_entropy_with_logits(output.float(), truth, reduction="none")
-        return -within(surprise, mask).flatten(1).sum(1)
+        return -apply_mask(surprise, mask).flatten(1).sum(1)
     scaled = residual(images, output, mask) / noise_sd
     log_norm = math.log(noise_sd * math.sqrt(2 * math.pi))
     return -0.5 * (scaled**2).flatten(1).sum(1) - mask.flatten(1).sum(1) * log_norm
@@ -155,6 +155,6 @@ def refuse_what_is_no_probability(train: VolumeSource) -> None:
             )
 
 
-def warmed_up(beta: float, share: float, at: Moment) -> float:
+def beta_at(beta: float, share: float, at: StepInfo) -> float:
     """Return β at a step: it rises linearly from 0 over a share of the training."""
     return beta * min(1.0, (at.step + 1) / max(1.0, share * at.steps))

@@ -30,8 +30,8 @@ from torch import Tensor
 
 from anomaly.core.image_views import VolumeSource
 from anomaly.models.base import Evidence
-from anomaly.models.components.conv_autoencoder import LatentSettings, NarrowDetector
-from anomaly.models.components.network import GROUPS, centre, residual, within
+from anomaly.models.components.conv_autoencoder import BottleneckDetector, LatentSettings
+from anomaly.models.components.network import GROUPS, apply_mask, residual, target_slice
 from anomaly.models.components.random_boxes import hide_boxes
 from anomaly.models.components.variational import (
     Likelihood,
@@ -40,9 +40,9 @@ from anomaly.models.components.variational import (
     log_density,
     log_likelihood,
     refuse_what_is_no_probability,
-    reparameterised,
+    reparameterize,
 )
-from anomaly.training.protocols import Health
+from anomaly.training.protocols import Diagnostics
 
 ACTIVE = 0.01  # Var_x(μ_d) of a unit that says something of the image (Burda et al. 2016)
 FEWEST_ACTIVE = 0.1  # share of the units; fewer, and the code has collapsed
@@ -90,7 +90,7 @@ class CodeSettings(LatentSettings):
         return self
 
 
-class VariationalDetector(NarrowDetector):
+class VariationalDetector(BottleneckDetector):
     """A detector with one Gaussian code per image.
 
     ``given`` is what a conditional model is told beside the images, ``(B, G)``; None where nothing is known, and
@@ -172,11 +172,11 @@ class VariationalDetector(NarrowDetector):
         divergence = kl(mu, log_variance)
         maps = {"residual": residual(images, reconstruction, mask)}
         if self.settings.kl_gradient:
-            maps["kl_gradient"] = maps["residual"].abs() * within(self.kl_gradient(images, given), mask)
+            maps["kl_gradient"] = maps["residual"].abs() * apply_mask(self.kl_gradient(images, given), mask)
         if self.settings.restoration_steps:
-            maps["restoration"] = residual(images, centre(self.restored(images, mask, given)), mask)
+            maps["restoration"] = residual(images, target_slice(self.restored(images, mask, given)), mask)
         terms = {"kl": divergence, "negative_elbo": divergence - self.log_likelihood(images, output, mask)}
-        return Evidence(maps, within(reconstruction, mask), terms)
+        return Evidence(maps, apply_mask(reconstruction, mask), terms)
 
     def kl_gradient(self, images: Tensor, given: Tensor | None = None) -> Tensor:
         """Return |∂KL/∂x| of the middle channel ``(B, 1, *S)``; switches gradients on for itself alone."""
@@ -184,7 +184,7 @@ class VariationalDetector(NarrowDetector):
             variable = images.detach().clone().requires_grad_()
             total = kl(*self.encode(variable, _own(given))).sum()
             (gradient,) = torch.autograd.grad(total, variable)
-        return centre(gradient).abs()
+        return target_slice(gradient).abs()
 
     def restored(self, images: Tensor, mask: Tensor, given: Tensor | None = None) -> Tensor:
         """Return x' ``(B, C, *S)``: images moved downhill on :meth:`surprise`, inside the mask.
@@ -217,7 +217,7 @@ class VariationalDetector(NarrowDetector):
         mu, log_variance = self.encode(images, given)
         weights = []
         for _ in range(k):
-            z = reparameterised(mu, log_variance, rng)
+            z = reparameterize(mu, log_variance, rng)
             nothing = torch.zeros_like(z)
             ratio = log_density(z, nothing, nothing) - log_density(z, mu, log_variance)
             weights.append(self.log_likelihood(images, self.output(z, given), mask) + ratio)
@@ -241,11 +241,11 @@ class VariationalDetector(NarrowDetector):
         filled, middle = images.clone(), images.shape[1] // 2
         expected = self.decode(images.new_zeros((len(images), self.settings.latent_size)), given)
         for _ in range(steps):
-            filled[:, middle : middle + 1] = torch.where(missing & mask, expected, centre(images))
+            filled[:, middle : middle + 1] = torch.where(missing & mask, expected, target_slice(images))
             expected = self.decode(self.encode(filled, given)[0], given)
-        return torch.where(missing & mask, expected, centre(images))
+        return torch.where(missing & mask, expected, target_slice(images))
 
-    def health(self, batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> Health:
+    def diagnostics(self, batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> Diagnostics:
         """Return how many units of the code are active, and a warning where the code has collapsed."""
         active = self.active_units(images for images, _, _ in itertools.islice(batches, HEALTH_BATCHES))
         number, warnings = int(active.sum()), []
@@ -254,7 +254,7 @@ class VariationalDetector(NarrowDetector):
                 f"the code has collapsed: {number} of {len(active)} latent units say anything of an image; lower "
                 "model.beta, raise model.free_bits, or shorten model.latent_size"
             )
-        return Health({"active_units": float(number)}, tuple(warnings))
+        return Diagnostics({"active_units": float(number)}, tuple(warnings))
 
     @torch.no_grad()
     def active_units(self, batches: Iterable[Tensor]) -> Tensor:

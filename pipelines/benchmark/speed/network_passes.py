@@ -7,13 +7,15 @@ from collections import Counter
 
 from torch import Tensor, nn
 
-from anomaly.core.covariates import UNKNOWN
+from anomaly.core.covariates import UNKNOWN_COVARIATES
 from anomaly.core.volume import FloatArray, MaskArray
 from anomaly.scoring.maps import raw_evidence
 from anomaly.scoring.scorer import Scorer
 
 
-def network_passes(scorer: Scorer, voxels: FloatArray, mask: MaskArray, about: FloatArray = UNKNOWN) -> float:
+def network_passes(
+    scorer: Scorer, voxels: FloatArray, mask: MaskArray, about: FloatArray = UNKNOWN_COVARIATES
+) -> float:
     """Return how often the busiest layer of a model's networks works for each image of a volume.
 
     0 for a model without a network; 1 for one pass, 2 where the mirrored scan is asked about too; as many as there
@@ -37,6 +39,6 @@ def network_passes(scorer: Scorer, voxels: FloatArray, mask: MaskArray, about: F
     finally:
         for hook in hooks:
             hook.remove()
-    places = len(detector.view.places(mask))
+    places = len(detector.view.locations(mask))
     batches = math.ceil(places / settings.batch_size)
     return max(max(images.values(), default=0) / places, max(calls.values(), default=0) / batches)

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from anomaly.core.image_views import VolumeSource
-from anomaly.training.batches import Batch, ImageStream
+from anomaly.training.batches import Batch, ImageBatches
 from anomaly.training.fit import train
 from anomaly.training.hardware import in_bfloat16, on_gpu
 from anomaly.training.module import LearnerModule
-from anomaly.training.protocols import Moment, Run
+from anomaly.training.protocols import Run, StepInfo
 from anomaly.training.settings import TrainingSettings
 
 WARM_UP = 3
@@ -67,7 +67,7 @@ class _Stopwatch:
         self.loss, self.begin, self.end, self.device = loss, begin, end, device
         self.noted: dict[int, float] = {}
 
-    def __call__(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> Any:
+    def __call__(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> Any:
         if at.step in (self.begin, self.end):
             _wait(self.device)
             self.noted[at.step] = time.perf_counter()
@@ -118,9 +118,9 @@ def step_flop(learner: Any, source: VolumeSource, settings: TrainingSettings, de
     """
     settings = _timed(settings, steps)
     module = LearnerModule(copy.deepcopy(learner), settings, "").train().to(device)
-    stream = ImageStream(source, learner.view, settings.batch_size, settings.seed)
+    stream = ImageBatches(source, learner.view, settings.batch_size, settings.seed)
     found: dict[nn.Module, int] = {}
-    parts = [module.learner.learning(step, settings.steps) for step in range(WARM_UP, WARM_UP + steps)]
+    parts = [module.learner.trainable_part(step, settings.steps) for step in range(WARM_UP, WARM_UP + steps)]
     for step, part in enumerate(parts, WARM_UP):
         if part not in found:
             batch = stream.batch(step)
@@ -192,7 +192,7 @@ def _bare_step_seconds(
     learner: Any, source: VolumeSource, settings: TrainingSettings, steps: int, device: str
 ) -> float:
     learner.to(device).train()
-    _, images, mask, _ = ImageStream(source, learner.view, settings.batch_size, settings.seed).batch(0)
+    _, images, mask, _ = ImageBatches(source, learner.view, settings.batch_size, settings.seed).batch(0)
     images, mask = images.to(device), mask.to(device)
     optimizer = torch.optim.AdamW(learner.parameters(), lr=settings.learning_rate)
     times = []

@@ -21,7 +21,7 @@ import pandas as pd
 from anomaly.evaluation.bootstrap import Estimate, bootstrap_mean, paired_difference
 from anomaly.evaluation.localisation import voxel_average_precision
 from anomaly.evaluation.tables import cell, markdown
-from anomaly.scoring.settings import ReadingSettings
+from anomaly.scoring.settings import EvidenceSettings
 from pipelines.benchmark.studies.evidence import benchmark_parser, open_model, planted
 
 ROUNDS = 8
@@ -46,7 +46,7 @@ class Case:
     maps: Mapping[str, Maps]
     lesion: npt.NDArray[np.bool_]
 
-    def precision(self, members: Mapping[str, int], reading: ReadingSettings) -> float:
+    def precision(self, members: Mapping[str, int], reading: EvidenceSettings) -> float:
         """Return the voxel AP of the weighted mean of members' maps."""
         total = sum(members.values())
         signed = np.sum([self.maps[name] * np.float32(n / total) for name, n in members.items()], axis=0)
@@ -87,7 +87,7 @@ def selection_table(models: Mapping[str, Path], cohort: Path, shapes: Path) -> p
     return pd.DataFrame(rows)
 
 
-def seen_by(models: Mapping[str, Path], cohort: Path, shapes: Path) -> tuple[list[Case], ReadingSettings]:
+def seen_by(models: Mapping[str, Path], cohort: Path, shapes: Path) -> tuple[list[Case], EvidenceSettings]:
     """Return the planted scans as each model sees them, and how the first model's evidence is read."""
     opened = {name: open_model(path, cohort) for name, path in models.items()}
     first = next(iter(opened.values()))
@@ -104,7 +104,7 @@ def seen_by(models: Mapping[str, Path], cohort: Path, shapes: Path) -> tuple[lis
 
 
 def selected(
-    cases: Sequence[Case], start: Counter[str], names: Sequence[str], reading: ReadingSettings
+    cases: Sequence[Case], start: Counter[str], names: Sequence[str], reading: EvidenceSettings
 ) -> list[Counter[str]]:
     """Return the members of each round, the first those to start with, while the mean voxel AP grows."""
     rounds = [start]
@@ -119,7 +119,7 @@ def selected(
     return rounds
 
 
-def precisions(cases: Sequence[Case], members: Mapping[str, int], reading: ReadingSettings) -> list[float]:
+def precisions(cases: Sequence[Case], members: Mapping[str, int], reading: EvidenceSettings) -> list[float]:
     """Return the voxel AP of each scan."""
     return [case.precision(members, reading) for case in cases]
 

@@ -99,11 +99,11 @@ def found_by(scorers: Mapping[str, Scorer], scans: Mapping[Kind, Sequence[Synthe
     for kind, some in scans.items():
         found: dict[str, list[tuple[float, Array]]] = {what: [] for what in scorers}
         for scan in some:
-            raw = first.look(scan.voxels, scan.mask)  # the network, once for all choices that share it
+            raw = first.infer(scan.voxels, scan.mask)  # the network, once for all choices that share it
             for what, scorer in scorers.items():
                 mirrored = scorer.settings.flip_average != first.settings.flip_average
-                said = scorer.look(scan.voxels, scan.mask) if mirrored else raw
-                scored = scorer.finish(said, scan.voxels, scan.mask)
+                said = scorer.infer(scan.voxels, scan.mask) if mirrored else raw
+                scored = scorer.postprocess(said, scan.voxels, scan.mask)
                 found[what].append((_precision(scan, scored), dice_curve(scored.evidence, scan.lesion, scan.mask)))
         for what, row in rows.items():
             precisions, curves = zip(*found[what], strict=True)

@@ -14,7 +14,7 @@ from anomaly.core.image_views import VolumeSource
 from anomaly.core.volume import FloatArray, Geometry
 from anomaly.evaluation.categorical import Floats
 from anomaly.models.base import Detector, Evidence, FitReport, FitRun, ModelSettings, PlantedScan
-from anomaly.models.components.network import within
+from anomaly.models.components.network import apply_mask
 from pipelines.validation.baselines.naive_bayes import FeatureNaiveBayes, PixelNaiveBayes
 from pipelines.validation.datasets.avatars.dataset import Avatars
 from pipelines.validation.datasets.avatars.mosaic import colours, mosaic
@@ -80,7 +80,7 @@ class PixelModel(Detector):
         surprise = torch.from_numpy(_in_mosaic(self.learnt().surprise(rgb)))[:, None]
         mean = (self.theta * torch.linspace(0, 255, self.theta.shape[-1])).sum(dim=-1).numpy()
         expected = torch.from_numpy(mosaic(mean[None]))[:, None].expand_as(images)
-        return Evidence({"surprise": within(surprise, mask)}, within(expected, mask))
+        return Evidence({"surprise": apply_mask(surprise, mask)}, apply_mask(expected, mask))
 
     def sample(self, n: int, rng: torch.Generator) -> Tensor:
         """Return ``n`` pictures ``(n, 1, H, W)``."""

@@ -19,7 +19,7 @@ from anomaly.models.components.adversarial import (
     critic_loss,
     feature_distance,
     follow,
-    game_health,
+    gan_diagnostics,
     generator_loss,
     gradient_penalty,
 )
@@ -206,8 +206,10 @@ def gap_of(value: float) -> object:
     return lambda images, covariates: torch.full((len(images),), next(answers))
 
 
-def health(generate: object, gap: float = 1.0, objective: Objective = "wgan-gp") -> tuple[dict[str, float], str]:
-    found = game_health(batches(), generate, gap_of(gap), objective)  # type: ignore[arg-type]
+def diagnostics(
+    generate: object, gap: float = 1.0, objective: Objective = "wgan-gp"
+) -> tuple[dict[str, float], str]:
+    found = gan_diagnostics(batches(), generate, gap_of(gap), objective)  # type: ignore[arg-type]
     return dict(found.numbers), " ".join(found.warnings)
 
 
@@ -218,7 +220,7 @@ def varied() -> object:
 
 
 def test_a_generator_of_varied_healthy_images_is_not_complained_of() -> None:
-    numbers, warnings = health(varied())
+    numbers, warnings = diagnostics(varied())
     assert numbers["coverage"] > 0.8
     assert numbers["distinct"] > 0.8
     assert numbers["critic_gap"] == 1
@@ -227,7 +229,7 @@ def test_a_generator_of_varied_healthy_images_is_not_complained_of() -> None:
 
 def test_a_generator_that_has_collapsed_is_told_of_with_a_remedy() -> None:
     one = next(images_of(1000))[:1]
-    numbers, warnings = health(lambda covariates: one.expand(len(covariates), -1, -1, -1))
+    numbers, warnings = diagnostics(lambda covariates: one.expand(len(covariates), -1, -1, -1))
     assert numbers["coverage"] < 0.1
     assert numbers["distinct"] == 0
     assert "the generator repeats itself (mode collapse): coverage 0.0" in warnings
@@ -241,27 +243,27 @@ def test_a_generator_that_repeats_a_few_images_with_a_little_noise_has_collapsed
         images = few.repeat(len(covariates) // 2, 1, 1, 1)
         return images + 1e-3 * torch.randn(images.shape, generator=noise)
 
-    assert "repeats itself" in health(generate)[1]
+    assert "repeats itself" in diagnostics(generate)[1]
 
 
 def test_a_generator_of_noise_does_not_repeat_itself_but_is_told_of() -> None:
     noise = rng()
-    _, warnings = health(lambda covariates: torch.randn((len(covariates), 1, 16, 20), generator=noise))
+    _, warnings = diagnostics(lambda covariates: torch.randn((len(covariates), 1, 16, 20), generator=noise))
     assert "does not make images like the real ones" in warnings
     assert "repeats" not in warnings
 
 
 @pytest.mark.parametrize(("gap", "objective"), [(1e4, "wgan-gp"), (50.0, "minimax"), (math.nan, "non-saturating")])
 def test_a_critic_out_of_bounds_is_told_of(gap: float, objective: Objective) -> None:
-    assert "the critic has left its bounds" in health(varied(), gap, objective)[1]
+    assert "the critic has left its bounds" in diagnostics(varied(), gap, objective)[1]
 
 
 def test_a_critic_that_tells_nothing_apart_is_told_of_where_there_is_a_difference() -> None:
     noise = rng()
-    _, warnings = health(lambda covariates: torch.rand((len(covariates), 1, 16, 20), generator=noise), gap=0.0)
+    _, warnings = diagnostics(lambda covariates: torch.rand((len(covariates), 1, 16, 20), generator=noise), gap=0.0)
     assert "no longer tells real from generated" in warnings
-    assert not health(varied(), gap=0.0)[1]
+    assert not diagnostics(varied(), gap=0.0)[1]
 
 
 def test_health_is_the_same_each_time() -> None:
-    assert health(varied()) == health(varied())
+    assert diagnostics(varied()) == diagnostics(varied())

@@ -25,8 +25,8 @@ def test_patches_that_share_a_face_differ(dims: int, colours: int) -> None:
     for axis in range(dims):
         patches = colour.index_select(axis, torch.arange(1, 12, 3))
         assert (patches.diff(dim=axis) != 0).all()
-        within = colour.unflatten(axis, (4, 3))
-        assert (within == within.narrow(axis + 1, 0, 1)).all()
+        apply_mask = colour.unflatten(axis, (4, 3))
+        assert (apply_mask == apply_mask.narrow(axis + 1, 0, 1)).all()
 
 
 def test_four_colours_in_two_dimensions_do_not_even_touch_at_corners() -> None:

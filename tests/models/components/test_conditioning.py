@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from anomaly.core.covariates import AGE_AND_SEX, UNKNOWN, Covariate, covariates
+from anomaly.core.covariates import AGE_AND_SEX, UNKNOWN_COVARIATES, Covariate, covariates
 from anomaly.core.errors import InputError, TrainingError
 from anomaly.core.volume import FloatArray
-from anomaly.models.components.conditioning import FARTHEST, Conditioning, withheld
+from anomaly.models.components.conditioning import FARTHEST, Conditioning, condition_dropout
 from tests.models.factories import MemoryCohort, healthy_cohort, strangers
 
 DIGIT, SLANT = Covariate(name="digit", values=4), Covariate(name="slant")
@@ -63,18 +63,20 @@ def test_age_and_sex_are_followed_by_whether_they_are_known() -> None:
 
 
 def test_what_is_unknown_is_told_by_zeros_alone() -> None:
-    assert torch.equal(learnt(covariates(30.0, "F"), UNKNOWN)(strangers(3)), torch.zeros(3, 4))
+    assert torch.equal(learnt(covariates(30.0, "F"), UNKNOWN_COVARIATES)(strangers(3)), torch.zeros(3, 4))
 
 
 def test_subjects_without_an_age_have_no_part_in_the_mean() -> None:
-    conditioning = learnt(covariates(30.0), covariates(sex="F"), covariates(50.0), UNKNOWN)
+    conditioning = learnt(covariates(30.0), covariates(sex="F"), covariates(50.0), UNKNOWN_COVARIATES)
     assert float(conditioning.mean[0]) == 40
     assert float(conditioning.sd[0]) == 10
 
 
-@pytest.mark.parametrize("people", [[covariates(sex="F"), UNKNOWN], [covariates(44.0, "F")] * 2])
+@pytest.mark.parametrize("people", [[covariates(sex="F"), UNKNOWN_COVARIATES], [covariates(44.0, "F")] * 2])
 def test_ages_that_are_unknown_or_all_the_same_are_no_trouble(people: list[FloatArray]) -> None:
-    told = learnt(*people)(torch.from_numpy(np.stack([covariates(45.0, "F"), covariates(44.0), UNKNOWN])))
+    told = learnt(*people)(
+        torch.from_numpy(np.stack([covariates(45.0, "F"), covariates(44.0), UNKNOWN_COVARIATES]))
+    )
     assert told.isfinite().all()
 
 
@@ -92,7 +94,7 @@ def test_an_age_far_from_those_seen_counts_as_the_farthest() -> None:
 
 def test_subjects_of_whom_nothing_is_known_are_refused_with_a_way_out() -> None:
     with pytest.raises(TrainingError, match=r"any of the 2 training scans.*participants\.tsv.*not told"):
-        learnt(UNKNOWN, UNKNOWN)
+        learnt(UNKNOWN_COVARIATES, UNKNOWN_COVARIATES)
 
 
 def test_what_was_learnt_is_kept_with_the_weights() -> None:
@@ -104,9 +106,9 @@ def test_what_was_learnt_is_kept_with_the_weights() -> None:
 def test_covariates_are_withheld_by_chance_and_by_nothing_else() -> None:
     people = torch.tensor([[30.0, 1.0]]).expand(2000, 2)
     rng = torch.Generator().manual_seed(0)
-    assert torch.equal(withheld(people, 0.0, rng), people)
-    assert withheld(people, 1.0, rng).isnan().all()
-    some = withheld(people, 0.25, rng).isnan().float()
+    assert torch.equal(condition_dropout(people, 0.0, rng), people)
+    assert condition_dropout(people, 1.0, rng).isnan().all()
+    some = condition_dropout(people, 0.25, rng).isnan().float()
     assert (some.mean(0) - 0.25).abs().max() < 0.05
     assert abs(float((some[:, 0] * some[:, 1]).mean()) - 0.25**2) < 0.03
 

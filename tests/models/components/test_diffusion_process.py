@@ -7,7 +7,7 @@ import pytest
 import torch
 from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
 
-from anomaly.models.components.diffusion_process import Noise, NoisingChain, Prediction, Schedule, noise_field
+from anomaly.models.components.diffusion_process import DiffusionProcess, Noise, Prediction, Schedule, noise_field
 
 PREDICTIONS: tuple[Prediction, ...] = get_args(Prediction)
 SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
@@ -25,7 +25,7 @@ def images_and_noise() -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_small_steps_lead_to_the_moments_of_one_large_step(schedule: Schedule) -> None:
-    chain = NoisingChain(1000, schedule, "epsilon")
+    chain = DiffusionProcess(1000, schedule, "epsilon")
     alpha_bar = chain.alpha_bar.double()
     signal, variance = torch.tensor(1.0).double(), torch.tensor(0.0).double()
     for t in range(1, 1001):  # q(x_t | x_{t−1}) = N(√(1 − β_t) x_{t−1}, β_t)
@@ -37,7 +37,7 @@ def test_small_steps_lead_to_the_moments_of_one_large_step(schedule: Schedule) -
 
 @pytest.mark.parametrize("t", [1, 250, 1000])
 def test_noised_images_have_the_mean_and_variance_of_the_closed_form(t: int) -> None:
-    chain = NoisingChain(1000, "linear", "epsilon")
+    chain = DiffusionProcess(1000, "linear", "epsilon")
     start = torch.full((1, 1, 400, 400), 3.0)
     noise = noise_field("gaussian", 1, (400, 400), (1, 1), 1, generator())
     noised = chain.noised(start, noise, torch.tensor([t]))
@@ -47,7 +47,7 @@ def test_noised_images_have_the_mean_and_variance_of_the_closed_form(t: int) -> 
 
 
 def test_walking_the_chain_step_by_step_gives_the_moments_of_the_closed_form() -> None:
-    chain, rng = NoisingChain(1000, "linear", "epsilon"), generator()
+    chain, rng = DiffusionProcess(1000, "linear", "epsilon"), generator()
     x = torch.full((20000,), 2.0)
     for t in range(1, 301):
         beta = 1 - chain.alpha_bar[t] / chain.alpha_bar[t - 1]
@@ -60,7 +60,7 @@ def test_walking_the_chain_step_by_step_gives_the_moments_of_the_closed_form() -
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("timesteps", [50, 1000])
 def test_chains_of_any_length_begin_with_the_image_and_end_in_noise(schedule: Schedule, timesteps: int) -> None:
-    alpha_bar = NoisingChain(timesteps, schedule, "epsilon").alpha_bar
+    alpha_bar = DiffusionProcess(timesteps, schedule, "epsilon").alpha_bar
     assert len(alpha_bar) == timesteps + 1
     assert alpha_bar[0] == 1
     assert (alpha_bar.diff() < 0).all()
@@ -68,7 +68,7 @@ def test_chains_of_any_length_begin_with_the_image_and_end_in_noise(schedule: Sc
 
 
 def test_the_cosine_schedule_is_a_cosine() -> None:
-    alpha_bar = NoisingChain(1000, "cosine", "epsilon").alpha_bar
+    alpha_bar = DiffusionProcess(1000, "cosine", "epsilon").alpha_bar
     angle = (torch.arange(1000) / 1000 + 8e-3) / (1 + 8e-3) * math.pi / 2
     torch.testing.assert_close(alpha_bar[:-1], (angle.cos() / angle[0].cos()) ** 2, atol=1e-4, rtol=1e-3)
 
@@ -76,7 +76,7 @@ def test_the_cosine_schedule_is_a_cosine() -> None:
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_any_target_gives_back_image_and_noise(schedule: Schedule, prediction: Prediction) -> None:
-    chain = NoisingChain(1000, schedule, prediction)
+    chain = DiffusionProcess(1000, schedule, prediction)
     (start, noise), t = images_and_noise(), torch.tensor([20, 300, 800])
     noised = chain.noised(start, noise, t)
     solved = chain.solved(chain.target(start, noise, t), noised, t)
@@ -84,7 +84,7 @@ def test_any_target_gives_back_image_and_noise(schedule: Schedule, prediction: P
 
 
 def test_v_turns_noise_and_image_into_each_other() -> None:
-    chain = NoisingChain(1000, "linear", "v")
+    chain = DiffusionProcess(1000, "linear", "v")
     (start, noise), t = images_and_noise(), torch.tensor([1, 300, 1000])
     alpha_bar = chain.alpha_bar[t].reshape(3, 1, 1, 1)
     v = chain.target(start, noise, t)
@@ -94,7 +94,7 @@ def test_v_turns_noise_and_image_into_each_other() -> None:
 
 
 def test_noising_and_v_are_those_of_monai() -> None:
-    chain, theirs = NoisingChain(1000, "linear", "v"), DDPMScheduler(1000)
+    chain, theirs = DiffusionProcess(1000, "linear", "v"), DDPMScheduler(1000)
     (start, noise), t = images_and_noise(), torch.tensor([1, 300, 1000])
     torch.testing.assert_close(chain.noised(start, noise, t), theirs.add_noise(start, noise, t - 1))
     torch.testing.assert_close(chain.target(start, noise, t), theirs.get_velocity(start, noise, t - 1))
@@ -102,7 +102,7 @@ def test_noising_and_v_are_those_of_monai() -> None:
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_a_step_back_is_that_of_monai(prediction: Prediction) -> None:
-    chain = NoisingChain(1000, "linear", prediction)
+    chain = DiffusionProcess(1000, "linear", prediction)
     theirs = DDIMScheduler(1000, clip_sample=False, prediction_type=MONAI_NAMES[prediction])
     theirs.set_timesteps(10)  # steps of 100
     noised, output = images_and_noise()
@@ -114,7 +114,7 @@ def test_a_step_back_is_that_of_monai(prediction: Prediction) -> None:
 
 
 def test_the_way_back_ends_at_the_image_and_never_stands_still() -> None:
-    t = NoisingChain(1000, "linear", "sample").timesteps_back(torch.tensor([7, 250, 1000]), 7)
+    t = DiffusionProcess(1000, "linear", "sample").timesteps_back(torch.tensor([7, 250, 1000]), 7)
     assert t.shape == (8, 3)
     assert t[0].tolist() == [7, 250, 1000]
     assert t[-1].tolist() == [0, 0, 0]
@@ -122,7 +122,7 @@ def test_the_way_back_ends_at_the_image_and_never_stands_still() -> None:
 
 
 def test_the_chain_is_no_part_of_the_state() -> None:
-    assert not NoisingChain(1000, "linear", "sample").state_dict()
+    assert not DiffusionProcess(1000, "linear", "sample").state_dict()
 
 
 @pytest.mark.parametrize("kind", NOISES)

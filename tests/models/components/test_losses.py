@@ -6,7 +6,7 @@ from monai.losses import SSIMLoss
 from torch import Tensor
 
 from anomaly.models.components.losses import LOSSES, LossName, dissimilarity, l1, l2, multiscale, ssim
-from anomaly.models.components.network import within
+from anomaly.models.components.network import apply_mask
 
 SHAPES = [(19, 22), (12, 9, 13)]
 NAMES: list[LossName] = ["l2", "l1", "ssim", "multiscale"]
@@ -18,7 +18,7 @@ def image_and_mask(request: pytest.FixtureRequest) -> tuple[Tensor, Tensor]:
     axes = torch.meshgrid(*[torch.linspace(-1, 1, n) for n in request.param], indexing="ij")
     mask = (sum(axis**2 for axis in axes) < 0.8).expand(2, 1, *request.param)  # type: ignore[union-attr]
     image = 0.5 + 0.2 * torch.sin(5 * axes[0]) * torch.cos(4 * axes[1])
-    return within(torch.stack([image, image**2])[:, None], mask), mask
+    return apply_mask(torch.stack([image, image**2])[:, None], mask), mask
 
 
 def noise(like: Tensor) -> Tensor:
@@ -79,8 +79,8 @@ def test_the_similarity_of_flat_images_is_that_of_their_means() -> None:
     first, second = torch.full((1, 1, 32, 32), 0.4), torch.full((1, 1, 32, 32), 0.6)
     everywhere = torch.ones_like(first, dtype=torch.bool)
     expected = 1 - (2 * 0.4 * 0.6 + 1e-4) / (0.4**2 + 0.6**2 + 1e-4)
-    centre = dissimilarity(first, second, everywhere)[0, 0, 16, 16]
-    torch.testing.assert_close(centre, torch.tensor(expected), atol=1e-4, rtol=0)
+    target_slice = dissimilarity(first, second, everywhere)[0, 0, 16, 16]
+    torch.testing.assert_close(target_slice, torch.tensor(expected), atol=1e-4, rtol=0)
 
 
 def test_lost_structure_is_dissimilar_where_the_mean_error_is_small() -> None:

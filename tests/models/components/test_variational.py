@@ -10,10 +10,10 @@ from anomaly.models.components.variational import (
     free_energy,
     kl,
     kl_between,
-    kl_units,
+    kl_per_dim,
     log_density,
     log_likelihood,
-    reparameterised,
+    reparameterize,
     with_free_bits,
 )
 
@@ -26,7 +26,7 @@ def test_the_closed_form_kl_is_that_of_torch() -> None:
     mu, log_variance = random(4, 6), random(4, 6, seed=1)
     expected = kl_divergence(Normal(mu, (0.5 * log_variance).exp()), Normal(0.0, 1.0)).sum(dim=1)
     torch.testing.assert_close(kl(mu, log_variance), expected)
-    torch.testing.assert_close(kl_units(mu, log_variance).sum(1), expected)
+    torch.testing.assert_close(kl_per_dim(mu, log_variance).sum(1), expected)
 
 
 def test_the_closed_form_kl_of_two_gaussians_is_that_of_torch() -> None:
@@ -44,9 +44,7 @@ def test_the_kl_of_the_prior_is_zero() -> None:
 
 def test_samples_have_the_mean_and_spread_of_the_code() -> None:
     mu, log_variance = torch.tensor([[2.0, -1.0]]), torch.tensor([[0.5, 0.04]]).square().log()
-    samples = reparameterised(
-        mu.expand(20_000, 2), log_variance.expand(20_000, 2), torch.Generator().manual_seed(0)
-    )
+    samples = reparameterize(mu.expand(20_000, 2), log_variance.expand(20_000, 2), torch.Generator().manual_seed(0))
     torch.testing.assert_close(samples.mean(0), mu[0], atol=0.02, rtol=0)
     torch.testing.assert_close(samples.std(0), torch.tensor([0.5, 0.04]), atol=0.01, rtol=0)
 

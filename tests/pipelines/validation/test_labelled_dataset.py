@@ -68,7 +68,7 @@ def test_pictures_are_scored_like_scans(tmp_path: Path) -> None:
     assert np.allclose(together.reference.sd["residual"], apart.reference.sd["residual"], rtol=1e-4)
     for index, result in enumerate(scored(together, new)):
         assert result.scores == pytest.approx(apart.score(*new[index]).scores, rel=1e-4)
-        assert result.unlikeness is None
+        assert result.acquisition_shift is None
 
 
 def test_a_selection_keeps_pictures_and_labels_together() -> None:

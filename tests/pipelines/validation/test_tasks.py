@@ -13,7 +13,7 @@ from torch import Tensor
 
 import anomaly.models.components.variational
 import anomaly.models.vae
-from anomaly.models.components.diffusion_process import NoisingChain
+from anomaly.models.components.diffusion_process import DiffusionProcess
 from anomaly.models.diffusion import DiffusionModel
 from anomaly.models.f_anogan import GenerativeAdversarial
 from anomaly.training.module import LearnerModule
@@ -85,17 +85,19 @@ def with_negative_kl(monkeypatch: pytest.MonkeyPatch) -> None:
     def upside_down(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return lambda *args: -function(*args)
 
-    monkeypatch.setattr(anomaly.models.vae, "kl_units", upside_down(anomaly.models.components.variational.kl_units))
+    monkeypatch.setattr(
+        anomaly.models.vae, "kl_units", upside_down(anomaly.models.components.variational.kl_per_dim)
+    )
 
 
 def with_reversed_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = NoisingChain.__init__
+    made = DiffusionProcess.__init__
 
-    def reversed_chain(self: NoisingChain, *args: Any) -> None:
+    def reversed_chain(self: DiffusionProcess, *args: Any) -> None:
         made(self, *args)
         self.alpha_bar = torch.cat([self.alpha_bar[:1], self.alpha_bar[1:].flip(0)])
 
-    monkeypatch.setattr(NoisingChain, "__init__", reversed_chain)
+    monkeypatch.setattr(DiffusionProcess, "__init__", reversed_chain)
 
 
 def with_copied_samples(monkeypatch: pytest.MonkeyPatch) -> None:

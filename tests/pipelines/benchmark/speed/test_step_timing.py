@@ -7,7 +7,7 @@ import pytest
 from torch import Tensor, nn
 
 from anomaly.models.ae import Autoencoder, AutoencoderSettings
-from anomaly.training.protocols import Moment, Run
+from anomaly.training.protocols import Run, StepInfo
 from anomaly.training.settings import TrainingSettings
 from pipelines.benchmark.speed.step_timing import StepCost, step_flop, step_overhead, step_seconds
 from tests.models.factories import GRID, healthy_cohort
@@ -33,10 +33,10 @@ class OneConvolution(Autoencoder):
     def build(self) -> nn.Module:
         return nn.ModuleDict({"conv": nn.Conv2d(1, 4, 3, padding=1), "other": nn.Conv2d(1, 1, 1)})
 
-    def learning(self, step: int, steps: int) -> nn.Module:
+    def trainable_part(self, step: int, steps: int) -> nn.Module:
         return self.network["conv" if step % 2 else "other"]
 
-    def loss(self, images: Tensor, mask: Tensor, at: Moment, *corrupted: Tensor) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
         part = self.network["conv" if at.step % 2 else "other"]
         return {"loss": part(images).square().mean()}
 

@@ -7,12 +7,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from anomaly.scoring.settings import ReadingSettings
+from anomaly.scoring.settings import EvidenceSettings
 from pipelines.benchmark.studies.ensemble_selection import Case, precisions, selected, selection_table
 from tests.pipelines.cohorts import GRID
 from tests.pipelines.conftest import Trained
 
-READING = ReadingSettings(dark_weight=1.0, bright_weight=0.5)
+READING = EvidenceSettings(dark_weight=1.0, bright_weight=0.5)
 
 
 def case(seed: int, **noise: float) -> Case:
@@ -41,7 +41,7 @@ def test_bright_and_dark_are_weighed_as_the_reading_says() -> None:
     signed = np.array([-1.0, 1.5, 0.0, 0.0], dtype=np.float16)
     dark = Case("dark", 0, {"a": signed}, np.array([True, False, False, False]))
     assert dark.precision({"a": 1}, READING) == 1.0
-    assert dark.precision({"a": 1}, ReadingSettings(bright_weight=1.0)) == pytest.approx(0.5)
+    assert dark.precision({"a": 1}, EvidenceSettings(bright_weight=1.0)) == pytest.approx(0.5)
 
 
 def test_the_table_begins_with_the_best_single_model(trained: Trained, tmp_path: Path) -> None:
