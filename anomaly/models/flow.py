@@ -44,8 +44,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from anomaly.core.image_views import View, VolumeSource
+from anomaly.core.running_moments import RunningMoments
 from anomaly.models.base import Evidence, ModelSettings, either_foreground
-from anomaly.models.components.closed_form import volumes
 from anomaly.models.components.network import NetworkDetector, apply_mask, crop, pad, padded_shape, residual
 from anomaly.training.protocols import StepInfo
 
@@ -219,12 +219,10 @@ class NormalisingFlow(NetworkDetector):
 
     def prepare(self, train: VolumeSource) -> None:
         """Learn the healthy mean and SD, voxel by voxel or as two numbers, and where there is tissue."""
-        count, total, squares = (torch.zeros(self.grid.shape, dtype=torch.float64) for _ in range(3))
-        for voxels, mask in volumes(train):
-            inside = torch.where(mask, voxels, 0.0).double()
-            count += mask
-            total += inside
-            squares += inside**2
+        moments = RunningMoments(self.grid.shape)
+        for index in range(len(train)):
+            moments.add(*train[index])
+        count, total, squares = map(torch.from_numpy, (moments.count, moments.total, moments.total_of_squares))
         self.foreground = count >= 0.5 * len(train)
         mean, variance = _moments(count.sum(), total.sum(), squares.sum())
         if self.knows_places:

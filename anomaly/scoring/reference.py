@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from anomaly.core.running_moments import RunningMoments
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
 from anomaly.scoring.acquisition_shift import FEATURES, AcquisitionReference, acquisition_features
 from anomaly.scoring.postprocess import smooth_inside
@@ -86,7 +87,7 @@ def fit_reference(
     scans
         ``(signed maps by name, voxels, mask)`` per scan, each ``(I, J, K)`` on ``grid``, maps filtered.
     """
-    moments = {name: _Moments(grid.shape) for name in (*settings.maps, "")}
+    moments = {name: RunningMoments(grid.shape) for name in (*settings.maps, "")}
     features = []
     for maps, voxels, mask in scans:
         for name in settings.maps:
@@ -95,9 +96,9 @@ def fit_reference(
         features.append(acquisition_features(voxels, mask))
     appearance = moments.pop("")
     return HealthyReference(
-        mean={name: found.mean() for name, found in moments.items()},
+        mean={name: _covered_mean(found) for name, found in moments.items()},
         sd={name: _floored(found, settings.floor_of(name), grid, settings) for name, found in moments.items()},
-        appearance=appearance.mean(),
+        appearance=_covered_mean(appearance),
         acquisition=AcquisitionReference(
             np.array(features, dtype=np.float32).reshape(len(features), len(FEATURES))
         ),
@@ -113,32 +114,13 @@ def standardised(
     return np.asarray(np.where(mask, z, 0), dtype=np.float32)
 
 
-class _Moments:
-    """Voxelwise mean and SD over scans, each voxel over the scans whose mask holds it."""
+def _covered(moments: RunningMoments) -> MaskArray:
+    """Return where enough healthy brains reach for a voxel to have statistics of its own."""
+    return np.asarray(moments.count >= max(2, MIN_COVERAGE * moments.n_arrays))
 
-    def __init__(self, shape: tuple[int, int, int]) -> None:
-        self.n = 0
-        self.count, self.total, self.squares = (np.zeros(shape, dtype=np.float64) for _ in range(3))
 
-    def add(self, values: FloatArray, mask: MaskArray) -> None:
-        inside = np.where(mask, values, 0).astype(np.float64)
-        self.n += 1
-        self.count += mask
-        self.total += inside
-        self.squares += inside**2
-
-    @property
-    def covered(self) -> MaskArray:
-        return np.asarray(self.count >= max(2, MIN_COVERAGE * self.n))
-
-    def mean(self) -> FloatArray:
-        return np.where(self.covered, self.total / np.maximum(self.count, 1), 0).astype(np.float32)
-
-    def sd(self) -> FloatArray:
-        """Return the sample SD (n − 1)."""
-        mean = self.total / np.maximum(self.count, 1)
-        variance = (self.squares / np.maximum(self.count, 1) - mean**2) * self.count / np.maximum(self.count - 1, 1)
-        return np.asarray(np.sqrt(np.maximum(variance, 0)), dtype=np.float32)
+def _covered_mean(moments: RunningMoments) -> FloatArray:
+    return np.where(_covered(moments), moments.mean(), 0).astype(np.float32)
 
 
 def sigma_in_voxels(sigma_mm: float, grid: Geometry) -> tuple[float, float, float]:
@@ -147,9 +129,9 @@ def sigma_in_voxels(sigma_mm: float, grid: Geometry) -> tuple[float, float, floa
     return i, j, k
 
 
-def _floored(moments: _Moments, share: float, grid: Geometry, settings: ScoringSettings) -> FloatArray:
+def _floored(moments: RunningMoments, share: float, grid: Geometry, settings: ScoringSettings) -> FloatArray:
     """Steady the SD, fill it where brains rarely reach (edges: as uncertain as the worst), and floor it."""
-    sd, covered = moments.sd(), moments.covered
+    sd, covered = moments.sd(ddof=1).astype(np.float32), _covered(moments)
     if not covered.any():
         return np.ones_like(sd)
     steadied = smooth_inside(sd, covered, sigma_in_voxels(settings.sd_smoothing_mm, grid))

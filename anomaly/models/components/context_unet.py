@@ -14,8 +14,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from anomaly.core.image_views import View, VolumeSource
+from anomaly.core.running_moments import RunningMoments
 from anomaly.models.base import ModelSettings
-from anomaly.models.components.closed_form import volumes
 from anomaly.models.components.network import GROUPS, Width, crop, pad, padded_shape
 from anomaly.models.components.space_to_depth import FullPrecision, depth_to_space, space_to_depth
 
@@ -105,10 +105,8 @@ def add_context_channels(images: Tensor, mirror: bool, mean: Tensor | None, sd: 
 
 def healthy_mean_and_sd(train: VolumeSource) -> tuple[Tensor, Tensor]:
     """Return the voxelwise mean and SD ``(1, 1, I, J, K)`` of healthy scans."""
-    total, squares = (torch.zeros(train.grid.shape, dtype=torch.float64) for _ in range(2))
-    for voxels, _ in volumes(train):
-        total += voxels
-        squares += voxels.double() ** 2
-    mean = total / len(train)
-    sd = (squares / len(train) - mean**2).clamp_min(0).sqrt()
-    return mean.float()[None, None], sd.float()[None, None]
+    moments = RunningMoments(train.grid.shape)
+    for index in range(len(train)):
+        moments.add(train[index][0])
+    mean, sd = (torch.from_numpy(values).float()[None, None] for values in (moments.mean(), moments.sd()))
+    return mean, sd
