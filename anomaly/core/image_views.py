@@ -55,7 +55,7 @@ class DescribesCovariates(Protocol):
         ...
 
 
-class View(Settings):
+class ImageView(Settings):
     """How a volume is cut into images."""
 
     kind: Literal["slice", "patch", "volume"] = "slice"

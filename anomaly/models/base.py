@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from anomaly.core.config import Settings
 from anomaly.core.covariates import UNKNOWN_COVARIATES
-from anomaly.core.image_views import View, VolumeSource
+from anomaly.core.image_views import ImageView, VolumeSource
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
 from anomaly.training.protocols import Run
 from anomaly.training.settings import TrainingSettings
@@ -27,7 +27,7 @@ class ModelSettings(Settings):
     """Base of every family's settings."""
 
     family: str
-    view: View = View()
+    view: ImageView = ImageView()
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +113,7 @@ class Detector(nn.Module, ABC):
         self.grid = grid
 
     @property
-    def view(self) -> View:
+    def view(self) -> ImageView:
         """How volumes are cut into the images this model sees."""
         return self.settings.view
 

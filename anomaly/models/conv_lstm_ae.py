@@ -31,7 +31,7 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from anomaly.core.image_views import View, VolumeSource
+from anomaly.core.image_views import ImageView, VolumeSource
 from anomaly.models.base import ModelSettings
 from anomaly.models.components.conv_autoencoder import (
     LatentDetector,
@@ -51,13 +51,13 @@ class RecurrentSettings(LatentSettings):
     """Settings of the recurrent autoencoder."""
 
     family: Literal["recurrent"] = "recurrent"
-    view: View = View(kind="slice", axis=2, neighbours=1)
+    view: ImageView = ImageView(kind="slice", axis=2, neighbours=1)
     cell: Literal["convlstm", "lstm"] = Field("convlstm", description="what walks along the slices")
     memory: int = Field(32, ge=1, description="maps (convlstm) or numbers (lstm) a cell remembers, each way")
 
     @field_validator("view")
     @classmethod
-    def _has_slices_to_walk_along(cls, view: View) -> View:
+    def _has_slices_to_walk_along(cls, view: ImageView) -> ImageView:
         if view.kind != "slice" or view.neighbours < 1:
             raise ValueError(
                 f"this family walks along neighbouring slices, found view kind {view.kind!r} with neighbours "

@@ -42,7 +42,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from anomaly.core.image_views import View, VolumeSource
+from anomaly.core.image_views import ImageView, VolumeSource
 from anomaly.models.base import Evidence, ModelSettings, either_foreground
 from anomaly.models.components.checkerboard import checkerboard
 from anomaly.models.components.closed_form import volumes
@@ -71,7 +71,7 @@ class DiffusionSettings(ModelSettings):
     """Settings of the diffusion model."""
 
     family: Literal["diffusion"] = "diffusion"
-    view: View = View(kind="slice", axis=2)
+    view: ImageView = ImageView(kind="slice", axis=2)
     channels: tuple[Width, ...] = Field(
         (32, 64, 96), min_length=2, description="channels of the U-Net's levels, multiples of 8"
     )

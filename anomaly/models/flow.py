@@ -43,7 +43,7 @@ from monai.networks.utils import pixelshuffle, pixelunshuffle
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from anomaly.core.image_views import View, VolumeSource
+from anomaly.core.image_views import ImageView, VolumeSource
 from anomaly.core.running_moments import RunningMoments
 from anomaly.models.base import Evidence, ModelSettings, either_foreground
 from anomaly.models.components.network import NetworkDetector, apply_mask, crop, pad, padded_shape, residual
@@ -61,7 +61,7 @@ class FlowSettings(ModelSettings):
     """Settings of the normalising flow."""
 
     family: Literal["flow"] = "flow"
-    view: View = View(kind="volume")
+    view: ImageView = ImageView(kind="volume")
     space_to_depth: int = Field(2, ge=2, le=64, description="f: voxels along each axis that make one location")
     couplings: int = Field(8, ge=2, description="L: coupling layers; two transform every voxel once")
     hidden: int = Field(64, ge=1, description="channels inside the network of a coupling layer")

@@ -39,7 +39,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from anomaly.core.errors import TrainingError
-from anomaly.core.image_views import View, VolumeSource
+from anomaly.core.image_views import ImageView, VolumeSource
 from anomaly.models.base import Evidence, ModelSettings
 from anomaly.models.components.network import (
     GROUPS,
@@ -75,7 +75,7 @@ class HierarchicalSettings(ModelSettings):
     """Settings of the hierarchical variational autoencoder."""
 
     family: Literal["hvae"] = "hvae"
-    view: View = View(kind="slice", axis=2)
+    view: ImageView = ImageView(kind="slice", axis=2)
     channels: tuple[Width, ...] = Field(
         (32, 64, 128, 128),
         min_length=1,

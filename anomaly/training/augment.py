@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from anomaly.core.image_views import View
+from anomaly.core.image_views import ImageView
 from anomaly.models.components.random_fields import (
     chance,
     foreground_mask,
@@ -26,7 +26,7 @@ HOST_STREAM = 0
 
 
 def augment(
-    images: Tensor, mask: Tensor, view: View, settings: AugmentationSettings, rng: torch.Generator
+    images: Tensor, mask: Tensor, view: ImageView, settings: AugmentationSettings, rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Return a random variation of each image.
 
@@ -55,7 +55,7 @@ def augment(
 
 
 def mirror(
-    images: Tensor, mask: Tensor, view: View, probability: float, rng: torch.Generator
+    images: Tensor, mask: Tensor, view: ImageView, probability: float, rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Swap left and right (the first axis I of the volume) in some images; sagittal slices have no such axis."""
     if probability == 0 or (view.kind == "slice" and view.axis == 0):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from anomaly.core.errors import TrainingError
-from anomaly.core.image_views import Array, View, VolumeSource
+from anomaly.core.image_views import Array, ImageView, VolumeSource
 
 Place = tuple[slice, slice, slice]
 T = TypeVar("T")
@@ -65,7 +65,7 @@ class ImageBatches:
     def __init__(
         self,
         source: VolumeSource,
-        view: View,
+        view: ImageView,
         batch_size: int,
         seed: int,
         rank: int = 0,

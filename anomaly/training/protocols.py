@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from anomaly.core.image_views import View
+from anomaly.core.image_views import ImageView
 from anomaly.core.volume import FloatArray, MaskArray
 
 
@@ -67,7 +67,7 @@ class Learner(Protocol):
     """A ``torch.nn.Module`` that can be trained."""
 
     @property
-    def view(self) -> View:
+    def view(self) -> ImageView:
         """How volumes are cut into the images this model sees."""
         ...
 

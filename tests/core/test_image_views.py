@@ -1,16 +1,16 @@
 import numpy as np
 import pytest
 
-from anomaly.core.image_views import View
+from anomaly.core.image_views import ImageView
 
 SHAPE = (10, 12, 8)
 VIEWS = [
-    View(kind="slice", axis=2),
-    View(kind="slice", axis=0, neighbours=2),
-    View(kind="slice", axis=1, neighbours=1),
-    View(kind="patch", size=(6, 6, 6), overlap=0.5),
-    View(kind="patch", size=(20, 6, 8), overlap=0.25),
-    View(kind="volume"),
+    ImageView(kind="slice", axis=2),
+    ImageView(kind="slice", axis=0, neighbours=2),
+    ImageView(kind="slice", axis=1, neighbours=1),
+    ImageView(kind="patch", size=(6, 6, 6), overlap=0.5),
+    ImageView(kind="patch", size=(20, 6, 8), overlap=0.25),
+    ImageView(kind="volume"),
 ]
 
 
@@ -20,7 +20,7 @@ def voxels(rng: np.random.Generator) -> np.ndarray:
 
 
 @pytest.mark.parametrize("view", VIEWS, ids=str)
-def test_what_was_cut_is_put_back_where_it_was(view: View, voxels: np.ndarray) -> None:
+def test_what_was_cut_is_put_back_where_it_was(view: ImageView, voxels: np.ndarray) -> None:
     places = view.locations(np.ones(SHAPE, dtype=bool))
     pieces = ((place, view.target_slice(voxels, place)) for place in places)
 
@@ -28,14 +28,14 @@ def test_what_was_cut_is_put_back_where_it_was(view: View, voxels: np.ndarray) -
 
 
 @pytest.mark.parametrize("view", VIEWS, ids=str)
-def test_images_have_the_channels_and_the_shape_the_view_promises(view: View, voxels: np.ndarray) -> None:
+def test_images_have_the_channels_and_the_shape_the_view_promises(view: ImageView, voxels: np.ndarray) -> None:
     for place in view.locations(np.ones(SHAPE, dtype=bool)):
         assert view.cut(voxels, place).shape == (view.channels, *view.image_shape(SHAPE))
         assert view.target_slice(voxels, place).shape == (1, *view.image_shape(SHAPE))
 
 
 def test_the_middle_channel_of_neighbouring_slices_is_the_target(voxels: np.ndarray) -> None:
-    view = View(kind="slice", axis=2, neighbours=2)
+    view = ImageView(kind="slice", axis=2, neighbours=2)
     place = view.locations(np.ones(SHAPE, dtype=bool))[3]
 
     np.testing.assert_array_equal(view.cut(voxels, place)[2], view.target_slice(voxels, place)[0])
@@ -43,7 +43,7 @@ def test_the_middle_channel_of_neighbouring_slices_is_the_target(voxels: np.ndar
 
 
 def test_neighbours_beyond_the_edge_repeat_the_edge_slice(voxels: np.ndarray) -> None:
-    view = View(kind="slice", axis=2, neighbours=1)
+    view = ImageView(kind="slice", axis=2, neighbours=1)
     first = view.locations(np.ones(SHAPE, dtype=bool))[0]
 
     np.testing.assert_array_equal(view.cut(voxels, first)[0], view.cut(voxels, first)[1])
@@ -53,4 +53,4 @@ def test_slices_without_foreground_are_not_looked_at() -> None:
     mask = np.zeros(SHAPE, dtype=bool)
     mask[4:6, 4:6, 3:5] = True
 
-    assert [place[2].start for place in View(kind="slice", axis=2).locations(mask)] == [3, 4]
+    assert [place[2].start for place in ImageView(kind="slice", axis=2).locations(mask)] == [3, 4]

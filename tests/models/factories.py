@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from anomaly.core.covariates import covariates
-from anomaly.core.image_views import View
+from anomaly.core.image_views import ImageView
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
 from anomaly.models.base import PlantedScan
 
@@ -62,7 +62,7 @@ def planted_scan(seed: int = 100, loss: float = 0.6, grid: Geometry = GRID) -> P
     return PlantedScan(np.where(lesion, voxels * (1 - loss), voxels).astype(np.float32), mask, lesion)
 
 
-def images_of(voxels: FloatArray, mask: MaskArray, view: View) -> tuple[Tensor, Tensor]:
+def images_of(voxels: FloatArray, mask: MaskArray, view: ImageView) -> tuple[Tensor, Tensor]:
     """Return all images ``(B, C, *S)`` of a scan, and their masks ``(B, 1, *S)``."""
     places = view.locations(mask)
     images = np.stack([view.cut(voxels, place) for place in places])

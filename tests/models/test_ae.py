@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from anomaly.core.errors import ConfigError, TrainingError
-from anomaly.core.image_views import View
+from anomaly.core.image_views import ImageView
 from anomaly.core.volume import Geometry
 from anomaly.models.ae import Autoencoder, AutoencoderSettings
 from anomaly.models.base import Embedder, FitRun
@@ -20,7 +20,7 @@ from tests.models.factories import GRID, MemoryCohort, healthy_cohort, healthy_s
 
 @pytest.mark.parametrize("kind", ["slice", "patch", "volume"])
 def test_slices_patches_and_volumes_that_no_stride_divides(kind: str) -> None:
-    view = View.parse({"kind": kind, "size": (7, 9, 11)}, "view")
+    view = ImageView.parse({"kind": kind, "size": (7, 9, 11)}, "view")
     detector = Autoencoder(AutoencoderSettings(view=view, channels=(8, 16, 16), latent_size=4), GRID)
     images, mask = images_of(*healthy_scan(0), view)
     assert detector.reconstruct(images, mask).shape == mask.shape
@@ -84,7 +84,7 @@ def test_a_linear_autoencoder_learns_the_principal_subspace() -> None:
 
 @pytest.mark.parametrize("kind", ["slice", "volume"])
 def test_a_linear_autoencoder_is_linear(kind: str) -> None:
-    view = View.parse({"kind": kind}, "view")
+    view = ImageView.parse({"kind": kind}, "view")
     detector = Autoencoder(AutoencoderSettings(view=view, channels=(), latent_size=3), GRID)
     (first, mask), (second, _) = (images_of(*healthy_scan(seed), view) for seed in (0, 1))
     first, second = first[:1], second[:1]
@@ -99,7 +99,7 @@ def test_channels_that_groups_do_not_divide_are_refused() -> None:
 
 
 def test_neighbouring_slices_explain_the_middle_one() -> None:
-    view = View(kind="slice", neighbours=2)
+    view = ImageView(kind="slice", neighbours=2)
     detector = Autoencoder(AutoencoderSettings(view=view, channels=(8, 16), latent_size=5), GRID)
     images, mask = images_of(*healthy_scan(0), view)
     assert images.shape[1] == 5

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from anomaly.core.covariates import UNKNOWN_COVARIATES
-from anomaly.core.image_views import View, VolumeSource
+from anomaly.core.image_views import ImageView, VolumeSource
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
 from anomaly.models.base import Detector, Evidence, FitReport, FitRun, ModelSettings, PlantedScan
 
@@ -20,7 +20,7 @@ GRID = Geometry(SHAPE, np.diag([4.0, 4.0, 4.0, 1.0]))
 
 class ConstantSettings(ModelSettings):
     family: str = "constant"
-    view: View = View(kind="slice")
+    view: ImageView = ImageView(kind="slice")
 
 
 class Constant(Detector):
@@ -29,8 +29,8 @@ class Constant(Detector):
     family: ClassVar[str] = "constant"
     Settings: ClassVar[type[ModelSettings]] = ConstantSettings
 
-    def __init__(self, view: View | None = None) -> None:
-        super().__init__(ConstantSettings(view=view or View(kind="slice")), GRID)
+    def __init__(self, view: ImageView | None = None) -> None:
+        super().__init__(ConstantSettings(view=view or ImageView(kind="slice")), GRID)
         self.register_buffer("expected", torch.tensor(1.0))
 
     def fit(self, train: VolumeSource, validation: Sequence[PlantedScan], run: FitRun) -> FitReport:

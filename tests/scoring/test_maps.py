@@ -1,15 +1,17 @@
 import numpy as np
 import pytest
 
-from anomaly.core.image_views import View
+from anomaly.core.image_views import ImageView
 from anomaly.scoring.maps import raw_evidence
 from tests.scoring.factory import SHAPE, Constant, Scans, ball
 
 
 @pytest.mark.parametrize(
-    "view", [View(kind="slice", neighbours=1), View(kind="patch", size=(8, 8, 8)), View(kind="volume")], ids=str
+    "view",
+    [ImageView(kind="slice", neighbours=1), ImageView(kind="patch", size=(8, 8, 8)), ImageView(kind="volume")],
+    ids=str,
 )
-def test_the_residual_volume_is_what_the_detector_said_of_each_image(view: View) -> None:
+def test_the_residual_volume_is_what_the_detector_said_of_each_image(view: ImageView) -> None:
     voxels, mask = Scans()[0]
     evidence = raw_evidence(Constant(view), voxels, mask, batch_size=5)
 

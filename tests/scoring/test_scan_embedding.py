@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from anomaly.core.image_views import View
+from anomaly.core.image_views import ImageView
 from anomaly.scoring.scan_embedding import put_together, scan_code
 from anomaly.scoring.scorer import Scorer
 from anomaly.scoring.settings import ScoringSettings
@@ -36,7 +36,7 @@ def test_a_scan_of_few_slices_has_a_code_of_the_same_length(n: int) -> None:
 
 @pytest.mark.parametrize(("kind", "length"), [("slice", 6), ("patch", 2), ("volume", 2)])
 def test_every_view_gives_one_code_whatever_the_batch_size(kind: str, length: int) -> None:
-    detector = Embedding(View.model_validate({"kind": kind, "size": (8, 8, 8)}))
+    detector = Embedding(ImageView.model_validate({"kind": kind, "size": (8, 8, 8)}))
     voxels, mask = Scans()[0]
     one, many = (scan_code(detector, voxels, mask, size) for size in (1, 64))
     assert one.shape == (length,)

@@ -4,13 +4,13 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from anomaly.core.image_views import View
+from anomaly.core.image_views import ImageView
 from anomaly.training.augment import _positions, augment
 from anomaly.training.settings import AugmentationSettings
 from tests.models.factories import healthy_scan, images_of
 
 OFF = AugmentationSettings(deform=1, flip=0, gamma=0, brightness=0, bias_field=0, noise=0, blur=0)
-VIEWS = [View(kind="slice", neighbours=1), View(kind="volume")]
+VIEWS = [ImageView(kind="slice", neighbours=1), ImageView(kind="volume")]
 EACH = {
     "flip": 1.0,
     "translate": 2.0,
@@ -30,11 +30,11 @@ def rng(seed: int = 0) -> torch.Generator:
 
 
 @pytest.fixture(params=VIEWS, ids=lambda view: view.kind)
-def view(request: pytest.FixtureRequest) -> View:
-    return View.model_validate(request.param)
+def view(request: pytest.FixtureRequest) -> ImageView:
+    return ImageView.model_validate(request.param)
 
 
-def test_switched_off_it_changes_nothing(view: View) -> None:
+def test_switched_off_it_changes_nothing(view: ImageView) -> None:
     images, mask = images_of(*healthy_scan(0), view)
     same, same_mask = augment(images, mask, view, OFF, rng())
     assert torch.equal(same, images)
@@ -45,7 +45,7 @@ def test_every_switch_is_tested() -> None:
     assert {"deform", "elastic_nodes", *EACH} == set(AugmentationSettings.model_fields)
 
 
-def test_some_batches_are_deformed_and_others_are_not(view: View) -> None:
+def test_some_batches_are_deformed_and_others_are_not(view: ImageView) -> None:
     images, mask = images_of(*healthy_scan(0), view)
     settings = OFF.model_copy(update={"translate": 3.0, "deform": 0.5})
     moved = [not torch.equal(augment(images, mask, view, settings, rng(seed))[0], images) for seed in range(40)]
@@ -53,7 +53,7 @@ def test_some_batches_are_deformed_and_others_are_not(view: View) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(EACH))
-def test_each_switch_changes_the_image_repeatably_and_not_the_background(view: View, name: str) -> None:
+def test_each_switch_changes_the_image_repeatably_and_not_the_background(view: ImageView, name: str) -> None:
     images, mask = images_of(*healthy_scan(0), view)
     settings = OFF.model_copy(update={name: EACH[name]})
     changed, changed_mask = augment(images, mask, view, settings, rng())
@@ -100,12 +100,12 @@ def test_a_mirrored_image_is_the_flipped_volume() -> None:
 
 
 def test_sagittal_slices_are_not_mirrored() -> None:
-    view = View(kind="slice", axis=0)
+    view = ImageView(kind="slice", axis=0)
     images, mask = images_of(*healthy_scan(0), view)
     assert torch.equal(augment(images, mask, view, OFF.model_copy(update={"flip": 1.0}), rng())[0], images)
 
 
-def test_blur_keeps_the_mean_inside_the_foreground(view: View) -> None:
+def test_blur_keeps_the_mean_inside_the_foreground(view: ImageView) -> None:
     images, mask = images_of(*healthy_scan(0), view)
     blurred, _ = augment(images, mask, view, OFF.model_copy(update={"blur": 1.0}), rng())
     torch.testing.assert_close(blurred.flatten(1).sum(1), images.flatten(1).sum(1))

@@ -5,24 +5,24 @@ import pytest
 import torch
 
 from anomaly.core.errors import TrainingError
-from anomaly.core.image_views import View
+from anomaly.core.image_views import ImageView
 from anomaly.core.volume import FloatArray
 from anomaly.training.batches import ImageBatches, StepLoader
 from tests.models.factories import GRID, MemoryCohort, healthy_cohort
 
-VIEWS = [View(kind="slice", neighbours=1), View(kind="patch", size=(8, 8, 8)), View(kind="volume")]
+VIEWS = [ImageView(kind="slice", neighbours=1), ImageView(kind="patch", size=(8, 8, 8)), ImageView(kind="volume")]
 
 
 @pytest.fixture(params=VIEWS, ids=lambda view: view.kind)
-def view(request: pytest.FixtureRequest) -> View:
-    return View.model_validate(request.param)
+def view(request: pytest.FixtureRequest) -> ImageView:
+    return ImageView.model_validate(request.param)
 
 
-def stream(view: View, seed: int = 0, rank: int = 0) -> ImageBatches:
+def stream(view: ImageView, seed: int = 0, rank: int = 0) -> ImageBatches:
     return ImageBatches(healthy_cohort(4), view, batch_size=3, seed=seed, rank=rank)
 
 
-def test_a_batch_has_the_shape_the_view_promises(view: View) -> None:
+def test_a_batch_has_the_shape_the_view_promises(view: ImageView) -> None:
     step, images, mask, covariates = stream(view).batch(7)
     assert step == 7
     assert images.shape == (3, view.channels, *view.image_shape(GRID.shape))
@@ -34,7 +34,7 @@ def test_a_batch_has_the_shape_the_view_promises(view: View) -> None:
     assert set(covariates[:, 0].tolist()) <= {20.0, 21.0, 22.0, 23.0}
 
 
-def test_a_batch_depends_on_seed_and_step_alone(view: View) -> None:
+def test_a_batch_depends_on_seed_and_step_alone(view: ImageView) -> None:
     fresh, used = stream(view), stream(view)
     used.batch(0)
     used.batch(1)
@@ -44,7 +44,7 @@ def test_a_batch_depends_on_seed_and_step_alone(view: View) -> None:
     assert not torch.equal(fresh.batch(5)[1], stream(view, rank=1).batch(5)[1])
 
 
-def test_memory_mapped_volumes_are_not_changed(view: View) -> None:
+def test_memory_mapped_volumes_are_not_changed(view: ImageView) -> None:
     cohort = healthy_cohort(4)
     before = [voxels.copy() for voxels, _ in cohort.volumes]
     for voxels, _ in cohort.volumes:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anomaly.core.image_views import View
+from anomaly.core.image_views import ImageView
 from anomaly.models.base import Evidence
 from anomaly.training.planted_validation import planted_precision, residual_volume, standardised
 from tests.models.factories import GRID, planted_scan
@@ -17,7 +17,7 @@ from tests.models.factories import GRID, planted_scan
 class Stub:
     """A "model" whose residual is the image minus a constant, or noise."""
 
-    view: View
+    view: ImageView
     blind: bool = False
 
     def loss(self, *_: Any) -> dict[str, Tensor]:
@@ -37,15 +37,19 @@ CPU = torch.device("cpu")
 
 def test_images_are_put_back_where_they_were_cut() -> None:
     scan = planted_scan()
-    for view in (View(kind="slice", axis=1, neighbours=1), View(kind="volume"), View(kind="patch", size=(8, 8, 8))):
+    for view in (
+        ImageView(kind="slice", axis=1, neighbours=1),
+        ImageView(kind="volume"),
+        ImageView(kind="patch", size=(8, 8, 8)),
+    ):
         residual = residual_volume(Stub(view), scan, CPU)
         assert np.allclose(residual[scan.mask], scan.voxels[scan.mask] - 0.7, atol=1e-5)
 
 
 def test_a_model_that_sees_lesions_scores_above_one_that_does_not() -> None:
     scans = [planted_scan(seed, loss=0.9) for seed in range(2)]
-    seeing = planted_precision(Stub(View(kind="volume")), scans, CPU)
-    blind = planted_precision(Stub(View(kind="volume"), blind=True), scans, CPU)
+    seeing = planted_precision(Stub(ImageView(kind="volume")), scans, CPU)
+    blind = planted_precision(Stub(ImageView(kind="volume"), blind=True), scans, CPU)
     assert blind < 0.1 < seeing <= 1
 
 
@@ -54,8 +58,8 @@ def test_with_enough_scans_places_that_are_always_wrong_do_not_count() -> None:
     wrong = np.zeros(GRID.shape, dtype=np.float32)
     wrong[2:6, 5:9, 4:8] = 5
     disturbed = [replace(scan, voxels=scan.voxels + wrong * scan.mask) for scan in scans]
-    few = planted_precision(Stub(View(kind="volume")), disturbed[:2], CPU)
-    many = planted_precision(Stub(View(kind="volume")), disturbed, CPU)
+    few = planted_precision(Stub(ImageView(kind="volume")), disturbed[:2], CPU)
+    many = planted_precision(Stub(ImageView(kind="volume")), disturbed, CPU)
     assert many > few + 0.2
 
 

@@ -9,7 +9,7 @@ from pydantic import field_validator
 from torch import Tensor
 
 from anomaly.core.errors import TrainingError
-from anomaly.core.image_views import View, VolumeSource
+from anomaly.core.image_views import ImageView, VolumeSource
 from anomaly.core.volume import Geometry
 from anomaly.models.base import ModelSettings
 
@@ -17,11 +17,11 @@ from anomaly.models.base import ModelSettings
 class WholeVolumeSettings(ModelSettings):
     """Settings of a family that compares voxels at the same place of the template."""
 
-    view: View = View(kind="volume")
+    view: ImageView = ImageView(kind="volume")
 
     @field_validator("view")
     @classmethod
-    def _whole_volumes(cls, view: View) -> View:
+    def _whole_volumes(cls, view: ImageView) -> ImageView:
         if view.kind != "volume":
             raise ValueError(
                 "this family compares voxels by their place in the template; set view.kind to 'volume'"

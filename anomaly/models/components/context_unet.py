@@ -13,7 +13,7 @@ from monai.networks.nets import BasicUNet
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from anomaly.core.image_views import View, VolumeSource
+from anomaly.core.image_views import ImageView, VolumeSource
 from anomaly.core.running_moments import RunningMoments
 from anomaly.models.base import ModelSettings
 from anomaly.models.components.network import GROUPS, Width, crop, pad, padded_shape
@@ -27,7 +27,7 @@ FAR = 3.0  # healthy standard deviations that the network is shown as 1
 class ContextUNetSettings(ModelSettings):
     """How large the network is and what it sees beside the image."""
 
-    view: View = View(kind="volume")
+    view: ImageView = ImageView(kind="volume")
     features: tuple[Width, Width, Width, Width, Width, Width] = Field(
         (16, 16, 48, 96, 96, 16), description="channels of the five levels and of the last layer, multiples of 8"
     )

@@ -16,7 +16,7 @@ from monai.networks.nets import AutoEncoder
 from pydantic import Field
 from torch import Tensor, nn
 
-from anomaly.core.image_views import View, VolumeSource
+from anomaly.core.image_views import ImageView, VolumeSource
 from anomaly.models.base import ModelSettings
 from anomaly.models.components.network import (
     GROUPS,
@@ -32,7 +32,7 @@ from anomaly.models.components.network import (
 class LatentSettings(ModelSettings):
     """Settings of a model with stages that halve an image, and a dense latent."""
 
-    view: View = View(kind="slice", axis=2)
+    view: ImageView = ImageView(kind="slice", axis=2)
     channels: tuple[Width, ...] = Field(
         (32, 64, 128, 128),
         min_length=1,

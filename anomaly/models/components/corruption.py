@@ -25,7 +25,7 @@ from pydantic import Field
 from torch import Tensor
 
 from anomaly.core.config import Settings
-from anomaly.core.image_views import Array, View
+from anomaly.core.image_views import Array, ImageView
 from anomaly.core.volume import Geometry
 from anomaly.models.components.masking import Lattice, without_cubes
 from anomaly.models.components.random_fields import (
@@ -131,7 +131,7 @@ def from_slab(slab: Tensor, like: Tensor) -> Tensor:
     return slab[:, 0] if like.ndim == 4 else slab
 
 
-def slab_spacing(view: View, grid: Geometry) -> Spacing:
+def slab_spacing(view: ImageView, grid: Geometry) -> Spacing:
     """Return the voxel size in mm along the axes of :func:`as_slab` of images that a view cuts from a grid."""
     i, j, k = grid.spacing
     if view.kind != "slice":

@@ -19,7 +19,7 @@ from monai.networks.nets import VQVAE, AutoencoderKL
 from pydantic import Field
 from torch import Tensor, nn
 
-from anomaly.core.image_views import View
+from anomaly.core.image_views import ImageView
 from anomaly.models.base import ModelSettings
 from anomaly.models.components.network import GROUPS, Width
 from anomaly.models.components.variational import kl, reparameterize
@@ -30,7 +30,7 @@ COMMITMENT, CODEBOOK_DECAY = 0.25, 0.9  # of the codebook; the ¼ above is van d
 class AutoencoderSettings(ModelSettings):
     """Settings of an autoencoder whose latents are small images."""
 
-    view: View = View(kind="slice", axis=2)
+    view: ImageView = ImageView(kind="slice", axis=2)
     autoencoder: Literal["kl", "vq"] = Field(
         "kl", description="kl: Gaussian latents, lightly regularised; vq: latents from a codebook"
     )

@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 import torch
 
-from anomaly.core.image_views import View
+from anomaly.core.image_views import ImageView
 from anomaly.models.components.corruption import CorruptionSettings, corrupt
 from tests.models.factories import healthy_scan, images_of
 
 SPACING = (8.0, 8.0, 8.0)
-VIEWS = [View(kind="volume"), View(kind="slice", neighbours=1), View(kind="patch", size=(8, 8, 8))]
+VIEWS = [ImageView(kind="volume"), ImageView(kind="slice", neighbours=1), ImageView(kind="patch", size=(8, 8, 8))]
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -22,7 +22,7 @@ def images_and_mask(request: pytest.FixtureRequest) -> tuple[torch.Tensor, torch
     return everything(request.param)
 
 
-def everything(view: View) -> tuple[torch.Tensor, torch.Tensor]:
+def everything(view: ImageView) -> tuple[torch.Tensor, torch.Tensor]:
     """Return all images and masks of four scans."""
     pairs = [images_of(*healthy_scan(seed), view) for seed in range(4)]
     return torch.cat([images for images, _ in pairs]), torch.cat([mask for _, mask in pairs])
@@ -57,7 +57,7 @@ def test_corruption_repeats_with_its_generator(images_and_mask: tuple[torch.Tens
     ],
 )
 def test_options_that_are_off_leave_the_random_numbers_alone(
-    view: View, settings: dict[str, Any], expected: tuple[float, float, float]
+    view: ImageView, settings: dict[str, Any], expected: tuple[float, float, float]
 ) -> None:
     """The numbers are those of corruption before it had these options: shipped models keep what they learn from."""
     images, mask = everything(view)
@@ -69,7 +69,7 @@ def test_options_that_are_off_leave_the_random_numbers_alone(
 
 
 def test_a_single_slice_is_corrupted() -> None:
-    images, mask = everything(View(kind="slice"))
+    images, mask = everything(ImageView(kind="slice"))
     corrupted, changed = corrupt(images, mask, SPACING, CorruptionSettings(), rng())
     assert corrupted.shape == images.shape == changed.shape
     assert corrupted.isfinite().all()

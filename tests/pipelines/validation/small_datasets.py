@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anomaly.core.image_views import View
+from anomaly.core.image_views import ImageView
 from pipelines.validation.datasets.digits import load_digits
 from pipelines.validation.model_under_test import Candidate, World
 from pipelines.validation.reference_classifier import ClassifierSettings, trained_classifier
@@ -44,7 +44,7 @@ class Fake:
     """A model that gives what it is told to give."""
 
     family = "fake"
-    view = View()
+    view = ImageView()
 
     def __init__(self, pictures: Tensor) -> None:
         self.pictures = pictures

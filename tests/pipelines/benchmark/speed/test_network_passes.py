@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from anomaly.core.image_views import View
+from anomaly.core.image_views import ImageView
 from anomaly.models.base import Evidence
 from anomaly.scoring.scorer import Scorer
 from anomaly.scoring.settings import ScoringSettings
@@ -16,7 +16,7 @@ class Steps(Constant):
     """Asks a network several times for each batch, after one call of another."""
 
     def __init__(self, steps: int) -> None:
-        super().__init__(View(kind="slice"))
+        super().__init__(ImageView(kind="slice"))
         self.steps, self.encoder, self.denoiser = steps, torch.nn.Conv2d(1, 1, 1), torch.nn.Conv2d(1, 1, 1)
 
     def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
