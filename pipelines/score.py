@@ -304,7 +304,7 @@ def _write_template_volumes(path: Path, scored: ScoredVolume, voxels: FloatArray
 
 def _pictures(scored: ScoredVolume) -> dict[str, Any]:
     """Return the slices of the neighbours by name: a run must be complete without the model."""
-    return {f"neighbours_{plane}": slices for plane, slices in scored.neighbour_pictures.items()}
+    return {f"neighbours_{plane}": slices for plane, slices in scored.neighbour_slices.items()}
 
 
 def _calibration(request: ScoreRequest) -> Calibration | None:

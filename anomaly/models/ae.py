@@ -21,6 +21,7 @@ segmentation by applying structural similarity to autoencoders" (SSIM as loss an
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -94,4 +95,4 @@ class Autoencoder(LatentDetector):
         if self.settings.loss != "ssim":
             return evidence
         maps = {"dissimilarity": dissimilarity(evidence.reconstruction, target_slice(images), mask)}
-        return Evidence({**evidence.maps, **maps}, evidence.reconstruction)
+        return replace(evidence, maps={**evidence.maps, **maps})

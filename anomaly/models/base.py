@@ -44,11 +44,14 @@ class Evidence:
         Name → ``(B,)``, one number per image, larger = more anomalous, e.g. ``"kl"``, ``"negative_elbo"``.
     reconstruction
         ``(B, 1, *S)`` the pseudo-healthy image, in the units of the input.
+    embedding
+        ``(B, D)`` what :meth:`Embedder.embed` returns for these images, where the same forward pass computed it.
     """
 
     maps: Mapping[str, Tensor]
     reconstruction: Tensor
     terms: Mapping[str, Tensor] = field(default_factory=dict)
+    embedding: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -223,10 +223,13 @@ class GenerativeAdversarial(AdversarialDetector):
     def evidence_given(self, images: Tensor, mask: Tensor, covariates: Tensor) -> Evidence:
         """Return the residual and the critic-feature distance; see the module's docstring."""
         players = self.network
-        rebuilt = players.generate(players.encode(images, covariates), covariates)
+        z = players.encode(images, covariates)
+        rebuilt = players.generate(z, covariates)
         distance = feature_distance(players.critic.features(images), players.critic.features(rebuilt))
         maps = {"residual": residual(images, target_slice(rebuilt), mask)}
-        return Evidence(maps, apply_mask(target_slice(rebuilt), mask), {"critic_features": distance})
+        embedding = z if players.conditioning is None else None  # embed() encodes without the condition
+        terms = {"critic_features": distance}
+        return Evidence(maps, apply_mask(target_slice(rebuilt), mask), terms, embedding)
 
     def embed(self, images: Tensor, mask: Tensor) -> Tensor:
         """Return E(x) ``(B, latent)`` for subjects of whom nothing is known."""

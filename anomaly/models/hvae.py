@@ -291,7 +291,7 @@ class HierarchicalVariationalAutoencoder(NetworkDetector):
         for n, level in enumerate(levels, start=1):
             maps[f"kl_{n}"] = apply_mask(crop(spread(level.kl(), self.padded), self.image_shape), mask)
         terms = {"kl": divergence, "negative_elbo": divergence - likelihood}
-        return Evidence(maps, apply_mask(coarse, mask), terms)
+        return Evidence(maps, apply_mask(coarse, mask), terms, embedding=top_code(change))
 
     def log_likelihood(self, images: Tensor, output: Tensor, mask: Tensor) -> Tensor:
         """Return log p(x|z) of each image ``(B,)``, nats, over the voxels inside the mask, given the output."""
@@ -328,8 +328,7 @@ class HierarchicalVariationalAutoencoder(NetworkDetector):
     def embed(self, images: Tensor, mask: Tensor) -> Tensor:
         """Return the mean of z₁ ``(B, latents[0])``."""
         del mask
-        code, _ = self.look(images)[0].chunk(2, dim=1)  # relative to a prior of mean 0
-        return code
+        return top_code(self.look(images)[0])
 
     def decode(self, z: Tensor) -> Tensor:
         """Return images ``(B, 1, *S)`` of codes z₁ ``(B, latents[0])``, the other levels at their priors' means."""
@@ -355,6 +354,12 @@ class HierarchicalVariationalAutoencoder(NetworkDetector):
         """Return x̂_k ``(B, 1, *S)``."""
         output, _ = self.explain(change, seen[: self.settings.residual_levels - 1], mean)
         return expected(output, self.settings.likelihood)
+
+
+def top_code(change: Tensor) -> Tensor:
+    """Return the mean of z₁ ``(B, latents[0])`` of what the encoder says of it; its prior has mean 0."""
+    code, _ = change.chunk(2, dim=1)
+    return code
 
 
 def mean(mu: Tensor, log_variance: Tensor) -> Tensor:

@@ -273,13 +273,14 @@ class LatentDiffusion(NetworkDetector):
     def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
         """Return what the restoration changed, in the image and in the latent; see the module's docstring."""
         z = self.to_latent(images)
-        restored = self.restored(z, self._foreground(mask))
+        foreground = self._foreground(mask)
+        restored = self.restored(z, foreground)
         reconstruction = target_slice(images) - self._drawn_change(z, restored)
         distance = ((z - restored) ** 2).mean(dim=1, keepdim=True).sqrt()
         mode = "bilinear" if distance.ndim == 4 else "trilinear"
         moved = crop(F.interpolate(distance, size=self.padded, mode=mode), self.image_shape)
         maps = {"residual": residual(images, reconstruction, mask), "latent": apply_mask(moved, mask)}
-        return Evidence(maps, apply_mask(reconstruction, mask))
+        return Evidence(maps, apply_mask(reconstruction, mask), embedding=pooled(z, foreground))
 
     def _drawn_change(self, z: Tensor, restored: Tensor) -> Tensor:
         """Return D(z) − D(ẑ) ``(B, 1, *S)``."""
@@ -288,9 +289,7 @@ class LatentDiffusion(NetworkDetector):
 
     def embed(self, images: Tensor, mask: Tensor) -> Tensor:
         """Return the latent, pooled to a few positions ``(B, C · POOLEDᴰ)``."""
-        z = torch.where(self._foreground(mask), self.to_latent(images), 0.0)
-        pool = F.adaptive_avg_pool2d if z.ndim == 4 else F.adaptive_avg_pool3d
-        return pool(z, POOLED).flatten(1)
+        return pooled(self.to_latent(images), self._foreground(mask))
 
     @torch.no_grad()
     def sample(self, n: int, rng: torch.Generator) -> Tensor:
@@ -348,3 +347,9 @@ class LatentDiffusion(NetworkDetector):
     def _unfolded(self, folded: Tensor) -> Tensor:
         images = pixelshuffle(folded.float(), self.view.spatial_dims, self.settings.space_to_depth)
         return crop(images, self.image_shape)
+
+
+def pooled(z: Tensor, foreground: Tensor) -> Tensor:
+    """Return latents ``(B, C, *L)``, 0 outside the foreground, pooled to a few positions ``(B, C · POOLEDᴰ)``."""
+    pool = F.adaptive_avg_pool2d if z.ndim == 4 else F.adaptive_avg_pool3d
+    return pool(torch.where(foreground, z, 0.0), POOLED).flatten(1)

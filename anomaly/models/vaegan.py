@@ -153,7 +153,7 @@ class AdversarialVariational(AdversarialDetector):
         distance = feature_distance(players.critic.features(images), players.critic.features(rebuilt))
         maps = {"residual": residual(images, target_slice(rebuilt), mask)}
         terms = {"kl": kl(mu, log_variance), "critic_features": distance}
-        return Evidence(maps, apply_mask(target_slice(rebuilt), mask), terms)
+        return Evidence(maps, apply_mask(target_slice(rebuilt), mask), terms, embedding=mu)
 
     def embed(self, images: Tensor, mask: Tensor) -> Tensor:
         """Return the mean code μ ``(B, latent)``."""

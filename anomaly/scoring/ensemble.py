@@ -106,12 +106,14 @@ class EnsembleScorer:
         """The template grid all members work on."""
         return next(iter(self.members.values())).grid
 
-    def score(self, voxels: FloatArray, mask: MaskArray, about: FloatArray = UNKNOWN_COVARIATES) -> ScoredVolume:
+    def score(
+        self, voxels: FloatArray, mask: MaskArray, covariates: FloatArray = UNKNOWN_COVARIATES
+    ) -> ScoredVolume:
         """Return maps and scan scores of one preprocessed volume, as :meth:`Scorer.score`."""
-        return self.postprocess(self.infer(voxels, mask, about), voxels, mask)
+        return self.postprocess(self.infer(voxels, mask, covariates), voxels, mask)
 
     def infer(
-        self, voxels: FloatArray, mask: MaskArray, about: FloatArray = UNKNOWN_COVARIATES
+        self, voxels: FloatArray, mask: MaskArray, covariates: FloatArray = UNKNOWN_COVARIATES
     ) -> tuple[RawEvidence, ...]:
         """Return what each member says of a volume, one after the other.
 
@@ -120,7 +122,7 @@ class EnsembleScorer:
         ScanRefusedError
             Any member refuses the scan.
         """
-        return tuple(member.infer(voxels, mask, about) for member in self.members.values())
+        return tuple(member.infer(voxels, mask, covariates) for member in self.members.values())
 
     def postprocess(self, raw: tuple[RawEvidence, ...], voxels: FloatArray, mask: MaskArray) -> ScoredVolume:
         """Return the merged maps, each member's declared score under its name, and the merged score.

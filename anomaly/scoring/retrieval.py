@@ -92,7 +92,7 @@ class HealthyIndex:
         age = float(self.ages[index])
         return f"healthy scan {index + 1}" + ("" if math.isnan(age) else f", {age:.0f} years")
 
-    def pictures_of(self, neighbours: Sequence[Neighbour]) -> Pictures:
+    def slices_of(self, neighbours: Sequence[Neighbour]) -> Pictures:
         """Return the middle slices of some scans, plane → uint8 ``(k, across, up)``."""
         chosen = [neighbour.index for neighbour in neighbours]
         return {plane: pictures[chosen] for plane, pictures in self.pictures.items()}

@@ -1,22 +1,26 @@
-"""What a whole scan is like, in a few numbers: the latent codes of its images put together."""
+"""The latent code of a whole scan, computed from the codes of its images.
+
+The code of a scan is the mean code of its images. An axial slice looks different at each height, so a scan of
+slices has three means, of the lower, middle and upper third of its slices, one after the other.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 import torch
+from torch import Tensor
 
-from anomaly.core.volume import FloatArray, MaskArray
+from anomaly.core.image_views import ImageView
+from anomaly.core.volume import FloatArray
 from anomaly.models.base import Detector, Embedder
-from anomaly.scoring.maps import batches
 
-PARTS = 3  # lower, middle and upper third: what an axial slice shows depends on its height
+SLICE_GROUPS = 3  # lower, middle and upper third of the slices
 
 
-def scan_code(detector: Detector, voxels: FloatArray, mask: MaskArray, batch_size: int = 16) -> FloatArray:
-    """Return the code of a preprocessed volume ``(I, J, K)``, float32.
-
-    The mean code of the images of a scan; of slices, the means of the lower, middle and upper third of them, one
-    after the other.
+def embed_scan(detector: Detector, batches: Iterable[tuple[Tensor, Tensor]]) -> FloatArray:
+    """Return the latent code ``(D,)`` of a scan, float32, given its images and masks in batches.
 
     Raises
     ------
@@ -26,20 +30,28 @@ def scan_code(detector: Detector, voxels: FloatArray, mask: MaskArray, batch_siz
     if not isinstance(detector, Embedder):
         raise TypeError(f"the family {detector.family!r} has no latent code; expected a model that can embed")
     with torch.inference_mode():
-        codes: list[FloatArray] = [
-            detector.embed(images, masks).float().cpu().numpy()
-            for images, masks in batches(detector, voxels, mask, batch_size)
-        ]
-    return put_together(np.concatenate(codes), PARTS if detector.view.kind == "slice" else 1)
+        codes = [detector.embed(images, masks) for images, masks in batches]
+    return _scan_code(codes, detector.view)
 
 
-def put_together(codes: FloatArray, parts: int) -> FloatArray:
-    """Return the means ``(parts · D,)`` of as many equal parts of codes ``(images, D)``, in order.
+def scan_embedding_of(codes: Sequence[Tensor | None], view: ImageView) -> FloatArray | None:
+    """Return the latent code ``(D,)`` of a scan from the codes of its batches; None where one of them has none."""
+    known = [code for code in codes if code is not None]
+    return _scan_code(known, view) if known and len(known) == len(codes) else None
 
-    Where there are fewer images than parts, neighbouring parts share one.
+
+def group_means(codes: FloatArray, groups: int) -> FloatArray:
+    """Return the means ``(groups · D,)`` of as many equal groups of codes ``(images, D)``, in order.
+
+    Where there are fewer images than groups, neighbouring groups share one.
     """
     n = len(codes)
-    starts = [part * n // parts for part in range(parts)]
-    ends = [max(start + 1, (part + 1) * n // parts) for part, start in enumerate(starts)]
+    starts = [group * n // groups for group in range(groups)]
+    ends = [max(start + 1, (group + 1) * n // groups) for group, start in enumerate(starts)]
     means = [codes[start:end].mean(axis=0) for start, end in zip(starts, ends, strict=True)]
     return np.asarray(np.concatenate(means), dtype=np.float32)
+
+
+def _scan_code(codes: Sequence[Tensor], view: ImageView) -> FloatArray:
+    of_images: list[FloatArray] = [code.float().cpu().numpy() for code in codes]
+    return group_means(np.concatenate(of_images), SLICE_GROUPS if view.kind == "slice" else 1)

@@ -15,7 +15,7 @@ from anomaly.core.results import Neighbour
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
 from anomaly.models.base import Detector, Embedder
 from anomaly.scoring.acquisition_shift import AcquisitionShift, acquisition_features
-from anomaly.scoring.maps import RawEvidence, raw_evidence
+from anomaly.scoring.maps import RawEvidence, batches, raw_evidence
 from anomaly.scoring.postprocess import eroded, median_inside, smooth_inside
 from anomaly.scoring.reference import (
     HealthyReference,
@@ -25,7 +25,7 @@ from anomaly.scoring.reference import (
     standardised,
 )
 from anomaly.scoring.retrieval import HealthyIndex, Pictures, build_index, middle_slices
-from anomaly.scoring.scan_embedding import scan_code
+from anomaly.scoring.scan_embedding import embed_scan
 from anomaly.scoring.scan_scores import combined_score, scan_scores
 from anomaly.scoring.settings import EvidenceSettings, ScoringSettings
 
@@ -67,7 +67,7 @@ class ScoredVolume:
     similarity: float = 1.0
     acquisition_shift: AcquisitionShift | None = None
     neighbours: tuple[Neighbour, ...] = ()
-    neighbour_pictures: Pictures = field(default_factory=dict)
+    neighbour_slices: Pictures = field(default_factory=dict)
 
 
 class ScanScorer(Protocol[InferenceT]):
@@ -78,11 +78,13 @@ class ScanScorer(Protocol[InferenceT]):
         """The template grid of the volumes it takes."""
         ...
 
-    def score(self, voxels: FloatArray, mask: MaskArray, about: FloatArray = UNKNOWN_COVARIATES) -> ScoredVolume:
+    def score(
+        self, voxels: FloatArray, mask: MaskArray, covariates: FloatArray = UNKNOWN_COVARIATES
+    ) -> ScoredVolume:
         """Return maps and scan scores of one preprocessed volume ``(I, J, K)``."""
         ...
 
-    def infer(self, voxels: FloatArray, mask: MaskArray, about: FloatArray = UNKNOWN_COVARIATES) -> InferenceT:
+    def infer(self, voxels: FloatArray, mask: MaskArray, covariates: FloatArray = UNKNOWN_COVARIATES) -> InferenceT:
         """Do the part of :meth:`score` that the networks take, or refuse the scan."""
         ...
 
@@ -105,7 +107,9 @@ class Scorer:
         """The template grid the detector works on."""
         return self.detector.grid
 
-    def score(self, voxels: FloatArray, mask: MaskArray, about: FloatArray = UNKNOWN_COVARIATES) -> ScoredVolume:
+    def score(
+        self, voxels: FloatArray, mask: MaskArray, covariates: FloatArray = UNKNOWN_COVARIATES
+    ) -> ScoredVolume:
         """Return maps and scan scores of one preprocessed volume ``(I, J, K)``.
 
         ``about`` ``(D,)`` is what is known of the subject, as ``VolumeSource.covariates`` of the training volumes:
@@ -116,9 +120,11 @@ class Scorer:
         ScanRefusedError
             The scan does not look like the scans the model was trained on at all.
         """
-        return self.postprocess(self.infer(voxels, mask, about), voxels, mask)
+        return self.postprocess(self.infer(voxels, mask, covariates), voxels, mask)
 
-    def infer(self, voxels: FloatArray, mask: MaskArray, about: FloatArray = UNKNOWN_COVARIATES) -> RawEvidence:
+    def infer(
+        self, voxels: FloatArray, mask: MaskArray, covariates: FloatArray = UNKNOWN_COVARIATES
+    ) -> RawEvidence:
         """Return what the detector says: the part of :meth:`score` that the network takes.
 
         Raises
@@ -126,9 +132,12 @@ class Scorer:
         ScanRefusedError
             As :meth:`score`.
         """
-        self._refuse_what_is_something_else(voxels, mask)
-        raw = self._raw(voxels, mask, about)
-        return raw if self.index is None else replace(raw, code=self._code(voxels, mask))
+        found = self.similarity(voxels, mask)
+        self._refuse_unlike_training_data(found)
+        raw = replace(self._raw(voxels, mask, covariates), similarity=found)
+        if self.index is None or raw.embedding is not None:
+            return raw
+        return replace(raw, embedding=self._embedding(voxels, mask))
 
     def postprocess(self, raw: RawEvidence, voxels: FloatArray, mask: MaskArray) -> ScoredVolume:
         """Return maps and scan scores from what the detector said of a volume: the rest of :meth:`score`."""
@@ -137,12 +146,19 @@ class Scorer:
         scores = scan_scores(evidence, inside, raw.terms, self.settings.top_fraction)
         if self.reference is not None:
             scores["combined"] = combined_score(scores, self.reference)
-        similarity, acquisition_shift = self.similarity(voxels, mask), self.acquisition_shift(voxels, mask)
-        scored = ScoredVolume(evidence, signed, raw.reconstruction, inside, scores, similarity, acquisition_shift)
-        if self.index is None or raw.code is None:
+        scored = ScoredVolume(
+            evidence=evidence,
+            signed=signed,
+            reconstruction=raw.reconstruction,
+            mask=inside,
+            scores=scores,
+            similarity=self.similarity(voxels, mask) if raw.similarity is None else raw.similarity,
+            acquisition_shift=self.acquisition_shift(voxels, mask),
+        )
+        if self.index is None or raw.embedding is None:
             return scored
-        found = self.index.neighbours(raw.code, self.settings.retrieval)
-        return replace(scored, neighbours=found, neighbour_pictures=self.index.pictures_of(found))
+        found = self.index.neighbours(raw.embedding, self.settings.retrieval)
+        return replace(scored, neighbours=found, neighbour_slices=self.index.slices_of(found))
 
     def similarity(self, voxels: FloatArray, mask: MaskArray) -> float:
         """Return how alike a scan is to the mean healthy scan (correlation); 1 before there is a reference."""
@@ -183,7 +199,9 @@ class Scorer:
         settings = self.settings
         if settings.retrieval == 0 or not isinstance(self.detector, Embedder):
             return self
-        scans = [(self._code(v, m), about[0], middle_slices(v, intensity_max)) for v, m, about in _scans(healthy)]
+        scans = [
+            (self._embedding(v, m), about[0], middle_slices(v, intensity_max)) for v, m, about in _scans(healthy)
+        ]
         codes, ages, pictures = zip(*scans, strict=True)
         index = build_index(np.stack(codes), np.array(ages), pictures, settings.retrieval_by)
         return replace(self, index=index)
@@ -192,18 +210,18 @@ class Scorer:
         """Return how similar each scan is to the most similar one of the index; empty without an index."""
         if self.index is None:
             return []
-        return [self.index.nearest(self._code(v, m), 1)[0][1] for v, m, _ in _scans(scans)]
+        return [self.index.nearest(self._embedding(v, m), 1)[0][1] for v, m, _ in _scans(scans)]
 
     def _looks(self, source: VolumeSource) -> Iterator[Inference]:
-        for voxels, mask, about in _scans(source):
-            yield self._raw(voxels, mask, about), voxels, mask
+        for voxels, mask, covariates in _scans(source):
+            yield self._raw(voxels, mask, covariates), voxels, mask
 
-    def _raw(self, voxels: FloatArray, mask: MaskArray, about: FloatArray) -> RawEvidence:
+    def _raw(self, voxels: FloatArray, mask: MaskArray, covariates: FloatArray) -> RawEvidence:
         settings = self.settings
-        return raw_evidence(self.detector, voxels, mask, about, settings.batch_size, settings.flip_average)
+        return raw_evidence(self.detector, voxels, mask, covariates, settings.batch_size, settings.flip_average)
 
-    def _code(self, voxels: FloatArray, mask: MaskArray) -> FloatArray:
-        return scan_code(self.detector, voxels, mask, self.settings.batch_size)
+    def _embedding(self, voxels: FloatArray, mask: MaskArray) -> FloatArray:
+        return embed_scan(self.detector, batches(self.detector, voxels, mask, self.settings.batch_size))
 
     def _filtered(self, raw: RawEvidence, mask: MaskArray) -> dict[str, FloatArray]:
         unknown = sorted(self.settings.maps.keys() - raw.maps.keys())
@@ -222,8 +240,7 @@ class Scorer:
             return np.asarray(sum(w / total * maps[name] for name, w in weights.items()), dtype=np.float32)
         return standardised(maps, mask, self.reference, weights)
 
-    def _refuse_what_is_something_else(self, voxels: FloatArray, mask: MaskArray) -> None:
-        found = self.similarity(voxels, mask)
+    def _refuse_unlike_training_data(self, found: float) -> None:
         if found < self.settings.min_similarity:
             raise ScanRefusedError(
                 "unlike_training_data",

@@ -207,6 +207,16 @@ def test_a_family_that_embeds_gives_each_image_a_code_whatever_else_is_in_the_ba
     assert codes.std(dim=0).max() > 0 or len(images) == 1
 
 
+def test_an_embedding_that_comes_with_the_evidence_is_the_embedding(trained: Detector) -> None:
+    images, mask = images_of(*healthy_scan(200), trained.view)
+    with torch.inference_mode():
+        found = trained.eval().evidence(images, mask).embedding
+        assert (found is not None) == isinstance(trained, Embedder)
+        if isinstance(trained, Embedder):
+            assert found is not None
+            assert torch.equal(found, trained.embed(images, mask))
+
+
 def test_fitting_leaves_the_global_random_state_alone(family: str, tmp_path: Path) -> None:
     torch_before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index]  # noqa: NPY002
     detector = new(family)

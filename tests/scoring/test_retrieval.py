@@ -88,7 +88,7 @@ def test_a_neighbour_has_a_number_and_a_whole_age_where_it_is_known_and_its_own_
     first, second = index.neighbours(found[0], 1)[0], index.neighbours(found[1], 1)[0]
     assert first.label == "healthy scan 1, 54 years"
     assert second.label == "healthy scan 2"
-    assert (index.pictures_of([second, first])["axial"] == np.array([1, 0]).reshape(2, 1, 1)).all()
+    assert (index.slices_of([second, first])["axial"] == np.array([1, 0]).reshape(2, 1, 1)).all()
 
 
 def test_there_are_no_more_neighbours_than_scans() -> None:

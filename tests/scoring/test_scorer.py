@@ -3,6 +3,7 @@ import pytest
 from pydantic import ValidationError
 
 from anomaly.core.errors import ScanRefusedError
+from anomaly.scoring.reference import similarity
 from anomaly.scoring.scorer import Scorer
 from anomaly.scoring.settings import ScoringSettings
 from tests.scoring.factory import Constant, Scans, ball
@@ -112,3 +113,14 @@ def test_each_map_can_have_a_floor_of_its_own() -> None:
 def test_floors_must_name_the_maps() -> None:
     with pytest.raises(ValidationError, match=r"sd_floor names pca; expected one floor for each of maps: residual"):
         ScoringSettings(sd_floor={"pca": 0.1})
+
+
+def test_the_similarity_of_a_scan_is_computed_once(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    computed = []
+
+    def counted(*arrays: np.ndarray) -> float:
+        computed.append(similarity(*arrays))
+        return computed[-1]
+
+    monkeypatch.setattr("anomaly.scoring.scorer.similarity", counted)
+    assert computed == [scorer.score(*Scans()[3]).similarity]

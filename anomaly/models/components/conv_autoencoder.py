@@ -17,15 +17,17 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from anomaly.core.image_views import ImageView, VolumeSource
-from anomaly.models.base import ModelSettings
+from anomaly.models.base import Evidence, ModelSettings
 from anomaly.models.components.network import (
     GROUPS,
     NetworkDetector,
     Width,
+    apply_mask,
     crop,
     pad,
     padded_shape,
     refuse_large_latent,
+    residual,
 )
 
 
@@ -98,6 +100,13 @@ class LatentDetector(BottleneckDetector):
     def reconstruct(self, images: Tensor, mask: Tensor) -> Tensor:
         """Return D(E(x))."""
         return self.decode(self.embed(images, mask))
+
+    def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
+        """Return the signed residual and the code z."""
+        z = self.embed(images, mask)
+        reconstruction = self.decode(z)
+        maps = {"residual": residual(images, reconstruction, mask)}
+        return Evidence(maps, apply_mask(reconstruction, mask), embedding=z)
 
     def decode(self, z: Tensor) -> Tensor:
         """Return x̂ ``(B, 1, *S)`` of codes ``(B, latent)``."""

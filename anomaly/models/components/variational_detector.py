@@ -176,7 +176,8 @@ class VariationalDetector(BottleneckDetector):
         if self.settings.restoration_steps:
             maps["restoration"] = residual(images, target_slice(self.restored(images, mask, given)), mask)
         terms = {"kl": divergence, "negative_elbo": divergence - self.log_likelihood(images, output, mask)}
-        return Evidence(maps, apply_mask(reconstruction, mask), terms)
+        embedding = mu if given is None else None  # embed() encodes without the condition
+        return Evidence(maps, apply_mask(reconstruction, mask), terms, embedding)
 
     def kl_gradient(self, images: Tensor, given: Tensor | None = None) -> Tensor:
         """Return |∂KL/∂x| of the middle channel ``(B, 1, *S)``; switches gradients on for itself alone."""
