@@ -1,4 +1,4 @@
-"""Scans → cohort: each one read once, checked, preprocessed and recorded, over all cores, resumable."""
+"""Build a cohort: read, check, preprocess and record every scan once, in parallel, and resumable."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from anomaly.cohort.prepare import PreparationSpec, ScanChain, chain_hash, lost, prepare, remove_volumes
+from anomaly.cohort.prepare import PreparationSpec, ScanChain, chain_hash, prepare, record_crash, remove_volumes
 from anomaly.cohort.record import RECORDS, ScanRecord, record_path
 from anomaly.cohort.table import write_manifest
 from anomaly.cohort.volumes import read_grid
@@ -39,54 +39,56 @@ def build_cohort(
 ) -> Iterator[ScanRecord]:
     """Yield one record per scan, in the order of the scans, each as soon as it is known.
 
-    Workers go on while the consumer uses a record, a bounded number of scans ahead. The records do not depend on
-    ``jobs``. A scan that was done before (same files, same chain, same checks) is not read again, so an
-    interrupted build continues where it stopped. When all are done the manifest and ``cohort.json`` are written;
-    they speak of the scans given here, so name all sources together.
+    Workers continue while the caller uses a record; they work at most ``2 · jobs`` scans ahead. The records do not
+    depend on ``jobs``. A scan that an earlier build finished (same files, same chain, same checks) is not read
+    again, so an interrupted build continues where it stopped. At the end, the manifest and ``cohort.json`` are
+    written. They list only the scans of this call, so pass the scans of all sources together.
 
     Parameters
     ----------
     scans
-        What ``io.discover.discover`` found.
+        The scans that :func:`anomaly.io.discover.discover` found.
     chain
         The preprocessing chain; picklable.
     folder
-        The cohort to make or to continue.
+        The cohort folder, new or from an earlier build.
     jobs
-        Worker processes; 0 works in this process (a crash is then a crash).
+        Number of worker processes. With 0 the work is done in this process, and a crash ends it.
     modality
-        What the chain is for: any other is refused, and what does not say is taken for it.
+        The modality that the chain is for. Scans of another modality are refused; scans of unknown modality are
+        taken to be of this one.
     qc
         Thresholds of the quality checks.
 
     Yields
     ------
     ScanRecord
-        With status accepted, refused, failed or duplicate; its volume is on disk.
+        With status accepted, refused, failed or duplicate. The volume of an accepted scan is on disk.
     """
-    recipe = PreparationSpec(chain, folder, modality, qc or QcSettings())
+    spec = PreparationSpec(chain, folder, modality, qc or QcSettings())
     _remove_unfinished(folder)
-    describe_cohort(recipe, [])
-    known = _reusable(scans, recipe)
-    work = partial(prepare, recipe=recipe)
+    describe_cohort(spec, [])
+    known = _reusable_records(scans, spec)
+    work = partial(prepare, spec=spec)
     todo = [scan for scan in scans if scan.scan_id not in known]
-    fresh = run_in_order(work, todo, lambda scan, why: lost(scan, recipe, why), min(jobs, max(1, len(todo))))
+    on_crash = partial(record_crash, spec=spec)
+    new_records = run_in_order(work, todo, on_crash, min(jobs, max(1, len(todo))))
     records: list[ScanRecord] = []
-    kept: dict[str, str] = {}
+    first_with_content: dict[str, str] = {}
     try:
         for scan in scans:
-            record = known.get(scan.scan_id) or next(fresh)
-            records.append(_once(record, kept, folder))
+            record = known.get(scan.scan_id) or next(new_records)
+            records.append(_without_duplicate(record, first_with_content, folder))
             yield records[-1]
     finally:
-        fresh.close()
-    _warn_of_others(folder, records)
+        new_records.close()
+    _warn_of_unlisted_records(folder, records)
     write_manifest(folder, records)
-    describe_cohort(recipe, records)
+    describe_cohort(spec, records)
 
 
 def read_cohort(folder: Path) -> dict[str, Any]:
-    """Return ``cohort.json``: chain settings and hash, modality, grid, versions.
+    """Read ``cohort.json``: chain settings and hash, modality, grid, library versions.
 
     Raises
     ------
@@ -100,19 +102,19 @@ def read_cohort(folder: Path) -> dict[str, Any]:
     return values
 
 
-def describe_cohort(recipe: PreparationSpec, records: Sequence[ScanRecord]) -> None:
-    """Write ``cohort.json``; at the start of a build without records, and again when all are known."""
+def describe_cohort(spec: PreparationSpec, records: Sequence[ScanRecord]) -> None:
+    """Write ``cohort.json``: without records at the start of a build, and again at its end."""
     volume = next((r.volume for r in records if r.volume), "")
-    grid = read_grid(recipe.folder / volume) if volume else None
+    grid = read_grid(spec.folder / volume) if volume else None
     counts = {status.value: sum(r.status is status for r in records) for status in ScanStatus}
     write_json(
-        recipe.folder / COHORT,
+        spec.folder / COHORT,
         {
             "complete": bool(records),
-            "modality": recipe.modality.value,
-            "chain": recipe.chain.settings.model_dump(mode="json"),
-            "chain_hash": chain_hash(recipe.chain),
-            "qc": recipe.qc.model_dump(mode="json"),
+            "modality": spec.modality.value,
+            "chain": spec.chain.settings.model_dump(mode="json"),
+            "chain_hash": chain_hash(spec.chain),
+            "qc": spec.qc.model_dump(mode="json"),
             "grid": {"shape": grid.shape, "affine": grid.affine.tolist()} if grid else None,
             "scans": {status: n for status, n in counts.items() if n},
             "versions": versions(_LIBRARIES),
@@ -121,23 +123,23 @@ def describe_cohort(recipe: PreparationSpec, records: Sequence[ScanRecord]) -> N
 
 
 def _remove_unfinished(folder: Path) -> None:
-    """Remove the files that a killed process had not finished (``core.files.atomic_path`` names them)."""
+    """Remove temporary files of a killed process, as :func:`anomaly.core.files.atomic_path` names them."""
     for path in folder.glob("*/.*.partial.*"):
         path.unlink(missing_ok=True)
 
 
-def _reusable(scans: Sequence[ScanSource], recipe: PreparationSpec) -> dict[str, ScanRecord]:
-    """Return the records of an earlier build that still hold, with what a manifest says of them now."""
+def _reusable_records(scans: Sequence[ScanSource], spec: PreparationSpec) -> dict[str, ScanRecord]:
+    """Return the records of an earlier build that are still current, with subject data from today's manifest."""
     found: dict[str, ScanRecord] = {}
     for scan in scans:
-        path = record_path(recipe.folder, scan.scan_id)
+        path = record_path(spec.folder, scan.scan_id)
         if not path.is_file():
             continue
-        blank, record = recipe.blank(scan), _load(path)
-        if record is not None and record.input_hash == blank.input_hash and _holds(record, found, recipe.folder):
+        initial, record = spec.initial_record(scan), _load(path)
+        if record and record.input_hash == initial.input_hash and _is_current(record, found, spec.folder):
             found[scan.scan_id] = replace(
-                record, subject=blank.subject, session=blank.session, group=blank.group, split=blank.split,
-                age=blank.age, sex=blank.sex, source=blank.source, lesion_mask=blank.lesion_mask,
+                record, subject=initial.subject, session=initial.session, group=initial.group, split=initial.split,
+                age=initial.age, sex=initial.sex, source=initial.source, lesion_mask=initial.lesion_mask,
             )  # fmt: skip
     return found
 
@@ -149,35 +151,36 @@ def _load(path: Path) -> ScanRecord | None:
         return None
 
 
-def _holds(record: ScanRecord, before: dict[str, ScanRecord], folder: Path) -> bool:
+def _is_current(record: ScanRecord, current: dict[str, ScanRecord], folder: Path) -> bool:
+    """Return whether the files of a record exist; a failed scan is never current, so it is tried again."""
     if record.status is ScanStatus.ACCEPTED:
         return (folder / record.volume).is_file() and (folder / record.mask).is_file()
     if record.status is ScanStatus.DUPLICATE:
-        twin = before.get(record.duplicate_of)
-        return twin is not None and twin.content_hash == record.content_hash and bool(twin.volume)
+        original = current.get(record.duplicate_of)
+        return original is not None and original.content_hash == record.content_hash and bool(original.volume)
     return record.status is ScanStatus.REFUSED
 
 
-def _once(record: ScanRecord, kept: dict[str, str], folder: Path) -> ScanRecord:
-    """Return the record, turned into a duplicate if an accepted scan before it has the same content."""
+def _without_duplicate(record: ScanRecord, first_with_content: dict[str, str], folder: Path) -> ScanRecord:
+    """Return the record; make it a duplicate if an earlier accepted scan has the same content."""
     if record.status is not ScanStatus.ACCEPTED:
         return record
-    twin = kept.setdefault(record.content_hash, record.scan_id)
-    if twin == record.scan_id:
+    original = first_with_content.setdefault(record.content_hash, record.scan_id)
+    if original == record.scan_id:
         return record
-    reason = f"found the same content as {twin}; expected each scan once"
-    dropped = record.because(ScanStatus.DUPLICATE, "duplicate", reason, "nothing to do; the first one is kept")
-    duplicate = replace(dropped, duplicate_of=twin)
+    reason = f"found the same content as {original}; expected each scan once"
+    dropped = record.with_status(ScanStatus.DUPLICATE, "duplicate", reason, "nothing to do; the first one is kept")
+    duplicate = replace(dropped, duplicate_of=original)
     duplicate.save(folder)
     remove_volumes(folder, record.scan_id)
     return duplicate
 
 
-def _warn_of_others(folder: Path, records: Sequence[ScanRecord]) -> None:
-    named = {record.scan_id for record in records}
-    others = sum(path.stem not in named for path in (folder / RECORDS).glob("*.json"))
-    if others:
+def _warn_of_unlisted_records(folder: Path, records: Sequence[ScanRecord]) -> None:
+    listed = {record.scan_id for record in records}
+    n_unlisted = sum(path.stem not in listed for path in (folder / RECORDS).glob("*.json"))
+    if n_unlisted:
         _log.warning(
             "%d scans in %s are from other sources and are not in this manifest; name all sources together",
-            others, folder,
+            n_unlisted, folder,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""One scan: read, hash, check, preprocess, write. What a worker process does."""
+"""Prepare one scan, in a worker process: read, hash, check, preprocess and write it."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from anomaly.core.results import ScanStatus
 from anomaly.core.volume import AffineArray, FloatArray, Geometry, MaskArray, Modality, Volume
 from anomaly.export.nifti import write_nifti
 from anomaly.io.discover import ScanSource
-from anomaly.qc.checks import Level, QcSettings, check, check_modality, refuse
-from anomaly.qc.metrics import measure
+from anomaly.qc.checks import Level, QcSettings, check, check_modality, raise_first_refusal
+from anomaly.qc.metrics import image_quality_metrics
 
-RECORD_FORMAT = 1  # raise when records made before must not be reused
+RECORD_FORMAT = 1  # increase when records of earlier versions must not be reused
 
 
 class PreparedScan(Protocol):
-    """What a preprocessing chain makes of a scan."""
+    """The output of a preprocessing chain for one scan."""
 
     @property
     def voxels(self) -> FloatArray:
@@ -60,30 +60,42 @@ class ScanChain(Protocol):
 
     @property
     def settings(self) -> Settings:
-        """Everything that decides what the chain does."""
+        """All settings that determine the output of the chain."""
         ...
 
     def apply(self, volume: Volume) -> PreparedScan:
-        """Preprocess one scan; raises ScanRefusedError where it must not be scored."""
+        """Preprocess one scan; raise ScanRefusedError if it must not be scored."""
         ...
 
 
 @dataclass(frozen=True)
 class PreparationSpec:
-    """What is done to every scan of a cohort, and where it goes."""
+    """How every scan of a cohort is prepared, and where the results are written.
+
+    Parameters
+    ----------
+    chain
+        The preprocessing chain.
+    folder
+        The cohort folder.
+    modality
+        The modality that the chain is for.
+    qc
+        Thresholds of the quality checks.
+    """
 
     chain: ScanChain
     folder: Path
     modality: Modality = Modality.UNKNOWN
     qc: QcSettings = field(default_factory=QcSettings)
 
-    def digest(self) -> str:
-        """Return a digest of everything that decides what becomes of a scan."""
+    def settings_hash(self) -> str:
+        """Return the SHA-256 of everything besides its files that determines the record of a scan."""
         qc = self.qc.model_dump(mode="json")
         return sha256_of_json([__version__, RECORD_FORMAT, chain_hash(self.chain), self.modality.value, qc])
 
-    def blank(self, scan: ScanSource) -> ScanRecord:
-        """Return what is known of a scan before it is read."""
+    def initial_record(self, scan: ScanSource) -> ScanRecord:
+        """Return the record of a scan before it is read."""
         origin = relative(scan.origin, self.folder)
         return ScanRecord(
             scan_id=scan.scan_id,
@@ -97,114 +109,118 @@ class PreparationSpec:
             sex=scan.sex,
             source=f"{origin}#{scan.fragment}" if scan.fragment else origin,
             lesion_mask=relative(scan.lesion_mask, self.folder) if scan.lesion_mask else "",
-            input_hash=sha256_of_json([scan.identity(), self.digest()]),
+            input_hash=sha256_of_json([scan.identity(), self.settings_hash()]),
         )
 
 
 def chain_hash(chain: ScanChain) -> str:
-    """Return the digest of a chain's settings."""
+    """Return the SHA-256 of a chain's settings."""
     return sha256_of_json(chain.settings.model_dump(mode="json"))
 
 
 def relative(path: Path, folder: Path) -> str:
-    """Return a path as tables in a folder name it."""
+    """Return a path relative to a folder, in POSIX form, as the tables in that folder write it."""
     return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
 
 
-def prepare(scan: ScanSource, recipe: PreparationSpec) -> ScanRecord:
-    """Preprocess one scan and write its volume, mask and record; every error becomes a record."""
-    record_path(recipe.folder, scan.scan_id).unlink(missing_ok=True)
-    record = _attempt(scan, recipe)
+def prepare(scan: ScanSource, spec: PreparationSpec) -> ScanRecord:
+    """Preprocess one scan and write its volume, mask and record; an error is written as a record, too."""
+    record_path(spec.folder, scan.scan_id).unlink(missing_ok=True)
+    record = _try_to_prepare(scan, spec)
     if record.status is not ScanStatus.ACCEPTED:
-        remove_volumes(recipe.folder, scan.scan_id)
-    record.save(recipe.folder)
+        remove_volumes(spec.folder, scan.scan_id)
+    record.save(spec.folder)
     return record
 
 
 def remove_volumes(folder: Path, scan_id: str) -> None:
-    """Remove the volume and mask of a scan that is not accepted any more."""
-    for path in _paths(folder, scan_id):
+    """Remove the volume and mask of a scan that is no longer accepted."""
+    for path in _volume_paths(folder, scan_id):
         path.unlink(missing_ok=True)
 
 
-def lost(scan: ScanSource, recipe: PreparationSpec, reason: str) -> ScanRecord:
-    """Return and write the record of a scan whose process died."""
-    record = recipe.blank(scan).because(
+def record_crash(scan: ScanSource, reason: str, spec: PreparationSpec) -> ScanRecord:
+    """Write and return the record of a scan whose worker process died."""
+    record = spec.initial_record(scan).with_status(
         ScanStatus.FAILED, "worker_died", reason, "give the process more memory or fewer jobs, then run again"
     )
-    remove_volumes(recipe.folder, scan.scan_id)
-    record.save(recipe.folder)
+    remove_volumes(spec.folder, scan.scan_id)
+    record.save(spec.folder)
     return record
 
 
-def _attempt(scan: ScanSource, recipe: PreparationSpec) -> ScanRecord:
-    steps = _Steps(recipe.blank(scan))
+def _try_to_prepare(scan: ScanSource, spec: PreparationSpec) -> ScanRecord:
+    progress = _Progress(spec.initial_record(scan))
     try:
-        _run(steps, scan, recipe)
+        _prepare(progress, scan, spec)
     except ScanRefusedError as error:
-        return steps.record.because(ScanStatus.REFUSED, error.code, error.reason, error.remedy)
+        return progress.record.with_status(ScanStatus.REFUSED, error.code, error.reason, error.remedy)
     except MemoryError:
-        return steps.record.because(ScanStatus.FAILED, "out_of_memory", f"no memory left to {steps.doing} the scan",
-                                    "give the process more memory or fewer jobs, then run again")  # fmt: skip
-    except Exception as error:  # noqa: BLE001 - the batch goes on, whatever one scan does
-        return steps.record.because(ScanStatus.FAILED, "error", _describe(error, steps.doing, scan.is_dicom),
-                                    "report this as a bug, with the reason")  # fmt: skip
-    return steps.record
+        return progress.record.with_status(
+            ScanStatus.FAILED, "out_of_memory", f"no memory left to {progress.step_name} the scan",
+            "give the process more memory or fewer jobs, then run again",
+        )  # fmt: skip
+    except Exception as error:  # noqa: BLE001 - one scan must not stop the batch
+        return progress.record.with_status(
+            ScanStatus.FAILED, "error", _describe_error(error, progress.step_name, scan.is_dicom),
+            "report this as a bug, with the reason",
+        )  # fmt: skip
+    return progress.record
 
 
 @dataclass
-class _Steps:
-    """The record as it grows, and the step under way."""
+class _Progress:
+    """The record of a scan so far, and the current step."""
 
     record: ScanRecord
-    doing: str = "read"
+    step_name: str = "read"
 
-    def learn(self, numbers: dict[str, float], **values: Any) -> None:
+    def update(self, numbers: dict[str, float], **values: Any) -> None:
         self.record = replace(self.record, numbers={**self.record.numbers, **numbers}, **values)
 
     @contextmanager
-    def step(self, doing: str) -> Iterator[None]:
-        self.doing = doing
+    def step(self, step_name: str) -> Iterator[None]:
+        self.step_name = step_name
         started = time.perf_counter()
         yield
-        self.learn({f"seconds_{doing}": round(time.perf_counter() - started, 4)})
+        self.update({f"seconds_{step_name}": round(time.perf_counter() - started, 4)})
 
 
-def _run(steps: _Steps, scan: ScanSource, recipe: PreparationSpec) -> None:
+def _prepare(progress: _Progress, scan: ScanSource, spec: PreparationSpec) -> None:
     if scan.refusal is None:
-        refuse(list(check_modality(scan.modality, recipe.modality)))  # no need to read it
-    with steps.step("read"):
-        volume = _taken_for(scan, scan.read(), recipe.modality)
-        steps.learn({}, modality=volume.modality.value, **_content(volume))
-    with steps.step("check"):
-        numbers = measure(volume)
-        findings = check(volume, numbers, recipe.modality, recipe.qc)
-        steps.learn(numbers, warnings=tuple(f.message for f in findings if f.level is Level.WARNING))
-        refuse(findings)
-    with steps.step("preprocess"):
-        prepared = recipe.chain.apply(volume)
-    with steps.step("write"):
-        _write(prepared, recipe.folder, scan.scan_id)
-    volume_path, mask_path = _paths(recipe.folder, scan.scan_id)
-    steps.learn(
+        raise_first_refusal(list(check_modality(scan.modality, spec.modality)))  # before the file is read
+    with progress.step("read"):
+        volume = _with_expected_modality(scan, scan.read(), spec.modality)
+        progress.update({}, modality=volume.modality.value, **_content_fields(volume))
+    with progress.step("check"):
+        metrics = image_quality_metrics(volume)
+        findings = check(volume, metrics, spec.modality, spec.qc)
+        progress.update(metrics, warnings=tuple(f.message for f in findings if f.level is Level.WARNING))
+        raise_first_refusal(findings)
+    with progress.step("preprocess"):
+        prepared = spec.chain.apply(volume)
+    with progress.step("write"):
+        _write_volumes(prepared, spec.folder, scan.scan_id)
+    volume_path, mask_path = _volume_paths(spec.folder, scan.scan_id)
+    progress.update(
         {name: float(value) for name, value in prepared.numbers.items()},
         status=ScanStatus.ACCEPTED,
-        volume=relative(volume_path, recipe.folder),
-        mask=relative(mask_path, recipe.folder),
+        volume=relative(volume_path, spec.folder),
+        mask=relative(mask_path, spec.folder),
         template_from_scan=tuple(float(v) for v in prepared.template_from_scan.ravel()),
     )
 
 
-def _taken_for(scan: ScanSource, volume: Volume, expected: Modality) -> Volume:
-    """Return the scan as what is expected, where neither its name nor its header says what it is."""
+def _with_expected_modality(scan: ScanSource, volume: Volume, expected: Modality) -> Volume:
+    """Return the scan with the expected modality if neither its name nor its header tells the modality."""
     if volume.modality is not Modality.UNKNOWN or expected is Modality.UNKNOWN:
         return volume
-    if scan.is_dicom and expected.is_ct:  # a CT says so, so this is MR
-        refuse(list(check_modality(Modality.T1W, expected)))
+    if scan.is_dicom and expected.is_ct:  # the header of a CT always names the modality, so this is MR
+        raise_first_refusal(list(check_modality(Modality.T1W, expected)))
     return replace(volume, modality=expected, meta={**volume.meta, "assumed": expected.value})
 
 
-def _content(volume: Volume) -> dict[str, Any]:
+def _content_fields(volume: Volume) -> dict[str, Any]:
     affine = volume.geometry.affine
     return {
         "content_hash": sha256_of_voxels(volume.voxels, affine + 0.0),  # -0.0 is 0.0
@@ -213,19 +229,24 @@ def _content(volume: Volume) -> dict[str, Any]:
     }
 
 
-def _paths(folder: Path, scan_id: str) -> tuple[Path, Path]:
+def _volume_paths(folder: Path, scan_id: str) -> tuple[Path, Path]:
     return folder / "volumes" / f"{scan_id}.nii", folder / "masks" / f"{scan_id}.nii"
 
 
-def _write(prepared: PreparedScan, folder: Path, scan_id: str) -> None:
-    volume_path, mask_path = _paths(folder, scan_id)
+def _write_volumes(prepared: PreparedScan, folder: Path, scan_id: str) -> None:
+    volume_path, mask_path = _volume_paths(folder, scan_id)
     write_nifti(volume_path, prepared.voxels, prepared.grid, "float32")
     write_nifti(mask_path, prepared.mask, prepared.grid, "uint8")
 
 
-def _describe(error: Exception, doing: str, is_dicom: bool) -> str:
-    """Return what went wrong and where; errors of DICOM readers may quote a header, so their text is left out."""
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    where = f"{type(error).__name__} at {Path(place.filename).name}:{place.lineno} while trying to {doing} the scan"
-    quotes_header = is_dicom and doing == "read" and not isinstance(error, AnomalyError)
-    return where if quotes_header or not str(error) else f"{where}: {error}"
+def _describe_error(error: Exception, step_name: str, is_dicom: bool) -> str:
+    """Return what went wrong and where.
+
+    The text of an error from reading DICOM is left out, because it may quote the header, and so the patient.
+    """
+    line = traceback.extract_tb(error.__traceback__)[-1]
+    where = (
+        f"{type(error).__name__} at {Path(line.filename).name}:{line.lineno} while trying to {step_name} the scan"
+    )
+    may_quote_header = is_dicom and step_name == "read" and not isinstance(error, AnomalyError)
+    return where if may_quote_header or not str(error) else f"{where}: {error}"

@@ -1,4 +1,4 @@
-"""What became of one scan that was found: one row of the manifest, one file in ``records/``."""
+"""The record of one scan: whether it was accepted, why not, and where its volume is."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RECORDS = "records"
 
 @dataclass(frozen=True)
 class ScanRecord:
-    """One scan that was found: one row of the manifest, one file in ``records/``.
+    """The record of one scan: one row of the manifest, and one file in ``records/``.
 
     Parameters
     ----------
@@ -31,18 +31,18 @@ class ScanRecord:
     lesion_mask
         Lesion mask in the scan's own space, relative to the cohort folder; for evaluation only.
     duplicate_of
-        The ``scan_id`` with the same content that was kept.
+        The ``scan_id`` of the accepted scan with the same content.
     warnings
-        Findings that do not refuse the scan.
+        Findings of the quality checks that do not refuse the scan.
     shape, affine
         The scan's own grid: 3 ints; 16 floats, row-major, voxel index → RAS+ mm.
     template_from_scan
         16 floats, row-major: scan RAS+ mm → template RAS+ mm.
     numbers
-        Quality numbers and seconds per step.
+        Image quality metrics, registration quality, and seconds per step.
     input_hash
-        Digest of the source files and of everything that was done to them; the record is reused while it is the
-        same. Not part of the manifest.
+        SHA-256 of names, sizes and modification times of the source files, and of all settings of the preparation.
+        A record is reused as long as this is the same. Not part of the manifest.
     """
 
     scan_id: str
@@ -86,15 +86,15 @@ class ScanRecord:
         """``(4, 4)``: scan RAS+ mm → template RAS+ mm."""
         return np.array(self.template_from_scan, dtype=np.float64).reshape(4, 4)
 
-    def because(self, status: ScanStatus, code: str, reason: str, remedy: str) -> ScanRecord:
-        """Return the record of the same scan with no volume, for a reason."""
+    def with_status(self, status: ScanStatus, code: str, reason: str, remedy: str) -> ScanRecord:
+        """Return the record of the same scan with another status, a reason, and no volume."""
         return replace(
             self, status=status, reason_code=code, reason=reason, remedy=remedy, volume="", mask="",
             template_from_scan=(),
         )  # fmt: skip
 
     def row(self) -> dict[str, Any]:
-        """Return the values of a manifest row, plain and with the dictionaries as JSON."""
+        """Return the values of a manifest row; ``warnings`` and ``numbers`` are JSON text."""
         values = asdict(self)
         values["status"] = self.status.value
         values["warnings"] = json.dumps(list(self.warnings), ensure_ascii=False)
@@ -104,7 +104,7 @@ class ScanRecord:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Self:
-        """Return the record of a manifest row."""
+        """Build a record from a manifest row."""
         values = dict(row)
         values["warnings"] = json.loads(values["warnings"])
         values["numbers"] = json.loads(values["numbers"])
@@ -112,7 +112,7 @@ class ScanRecord:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Return a record of ``records/``."""
+        """Read a record from a file in ``records/``; files of earlier versions are read, too."""
         return cls._from_values(read_json(path))
 
     def save(self, folder: Path) -> None:
@@ -134,5 +134,5 @@ class ScanRecord:
 
 
 def record_path(folder: Path, scan_id: str) -> Path:
-    """Return where a cohort keeps the record of a scan."""
+    """Return the path of a scan's record in a cohort folder."""
     return folder / RECORDS / f"{scan_id}.json"

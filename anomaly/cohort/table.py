@@ -1,4 +1,4 @@
-"""The manifest: one row per scan that was found, whatever became of it."""
+"""The manifest of a cohort: one row per scan, whether accepted or not."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ __all__ = [
     "MANIFEST",
     "ScanRecord",
     "accepted",
+    "check_manifest",
     "read_manifest",
     "read_records",
-    "validate",
     "write_manifest",
 ]
 
@@ -45,23 +45,23 @@ COLUMNS: tuple[str, ...] = tuple(SCHEMA.names)
 
 
 def write_manifest(folder: Path, records: Iterable[ScanRecord]) -> pd.DataFrame:
-    """Write ``manifest.parquet`` and, for people, ``manifest.tsv``; return the table."""
+    """Write ``manifest.parquet`` and a human-readable copy, ``manifest.tsv``; return the table."""
     rows = [record.row() for record in records]
     with atomic_path(folder / MANIFEST) as temporary:
         pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), temporary)
     table = read_manifest(folder)
     with atomic_path(folder / "manifest.tsv") as temporary:
-        _for_people(table).to_csv(temporary, sep="\t", index=False, na_rep="n/a")
+        _with_plain_lists(table).to_csv(temporary, sep="\t", index=False, na_rep="n/a")
     return table
 
 
 def read_manifest(folder: Path) -> pd.DataFrame:
-    """Return the manifest of a cohort.
+    """Read the manifest of a cohort.
 
     Raises
     ------
     CohortError
-        If there is none, or it lacks columns.
+        If the file is missing or damaged, lacks columns, or lists a scan twice.
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -70,33 +70,33 @@ def read_manifest(folder: Path) -> pd.DataFrame:
         table = pd.DataFrame(pq.read_table(path).to_pylist(), columns=list(pq.read_schema(path).names))
     except (OSError, pa.ArrowException) as error:
         raise CohortError(f"{path} cannot be read: {error}; ingest again") from error
-    validate(table, path)
+    check_manifest(table, path)
     return table
 
 
 def read_records(folder: Path) -> list[ScanRecord]:
-    """Return the rows of a cohort's manifest as records."""
+    """Read the manifest of a cohort as records."""
     rows = read_manifest(folder).to_dict("records")
     return [ScanRecord.from_row({str(key): value for key, value in row.items()}) for row in rows]
 
 
-def validate(table: pd.DataFrame, where: Path) -> None:
-    """Raise CohortError if a manifest lacks columns or names a scan twice."""
+def check_manifest(table: pd.DataFrame, where: Path) -> None:
+    """Raise CohortError if a manifest lacks columns or lists a scan twice."""
     missing = [column for column in COLUMNS if column not in table.columns]
     if missing:
         raise CohortError(f"{where} lacks the columns {', '.join(missing)}; ingest again with this version")
-    twice = sorted(set(table.loc[table["scan_id"].duplicated(), "scan_id"]))
-    if twice:
-        raise CohortError(f"{where} names scans twice: {', '.join(twice[:5])}; ingest again")
+    duplicates = sorted(set(table.loc[table["scan_id"].duplicated(), "scan_id"]))
+    if duplicates:
+        raise CohortError(f"{where} lists scans twice: {', '.join(duplicates[:5])}; ingest again")
 
 
 def accepted(records: Sequence[ScanRecord]) -> list[ScanRecord]:
-    """Return the records that have a volume."""
+    """Return the records of accepted scans, which have a volume."""
     return [record for record in records if record.status is ScanStatus.ACCEPTED]
 
 
-def _for_people(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the table with lists as plain text."""
+def _with_plain_lists(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with lists written as numbers separated by spaces."""
     plain = table.copy()
     for column in ("shape", "affine", "template_from_scan"):
         plain[column] = [" ".join(f"{v:g}" for v in values) for values in plain[column]]

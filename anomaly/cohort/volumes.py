@@ -1,4 +1,4 @@
-"""Preprocessed volumes of a cohort, memory-mapped when asked for."""
+"""The preprocessed volumes of a cohort, memory-mapped on access."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from anomaly.core.volume import FloatArray, Geometry, MaskArray
 
 
 class CohortVolumes:
-    """The volumes of chosen scans on their common grid; a ``core.views.VolumeSource``.
+    """The volumes of selected scans on their common grid; a :class:`~anomaly.core.image_views.VolumeSource`.
 
-    Nothing is held in memory: each item is a memory map of an uncompressed file, so that a model that wants one
-    slice reads one slice.
+    Nothing is held in memory: each item is a memory map of an uncompressed file, so that reading one slice reads
+    only that slice from disk.
 
     Parameters
     ----------
     folder
         The cohort.
     records
-        The scans, in this order; by default all accepted ones.
+        The scans, in this order; by default all accepted scans of the manifest.
 
     Attributes
     ----------
     described
-        What the covariates of the subjects are; a ``core.views.DescribesCovariates``.
+        The covariates of every subject: age and sex.
     """
 
     described = AGE_AND_SEX
@@ -55,14 +55,14 @@ class CohortVolumes:
         return voxels, mask.view(np.bool_)  # stored as bytes 0 and 1
 
     def covariates(self, index: int) -> FloatArray:
-        """Return age and sex ``(2,)`` of a scan's subject, NaN where the manifest does not know them."""
+        """Return age and sex ``(2,)`` of a scan's subject, NaN where the manifest does not give them."""
         return self.records[index].covariates
 
     def __iter__(self) -> Any:
         return (self[index] for index in range(len(self)))
 
     def select(self, records: Sequence[ScanRecord]) -> CohortVolumes:
-        """Return the volumes of other scans of the same cohort."""
+        """Return the volumes of the given scans of the same cohort."""
         return CohortVolumes(self.folder, records)
 
     def _map(self, name: str) -> npt.NDArray[Any]:
@@ -75,7 +75,7 @@ class CohortVolumes:
 def map_nifti(path: Path) -> npt.NDArray[Any]:
     """Return the stored values of an uncompressed NIfTI file as a memory map.
 
-    The map is copy-on-write: changing it never changes the file, and torch may wrap it without a warning.
+    The map is copy-on-write: a change to it never changes the file, and torch can wrap it without a warning.
     """
     try:
         proxy = nib.load(path, mmap="c").dataobj
@@ -85,7 +85,7 @@ def map_nifti(path: Path) -> npt.NDArray[Any]:
 
 
 def read_grid(path: Path) -> Geometry:
-    """Return the grid of a preprocessed volume."""
+    """Read the grid of a preprocessed volume."""
     try:
         image = nib.load(path)
     except (OSError, nib.filebasedimages.ImageFileError) as error:

@@ -1,4 +1,4 @@
-"""Work spread over processes, in order, where the death of one process loses one task at most."""
+"""Run tasks in worker processes, return results in order, and survive the crash of a worker."""
 
 from __future__ import annotations
 
@@ -13,39 +13,46 @@ from typing import Any, TypeVar
 import SimpleITK as sitk  # noqa: N813 - its own documentation's name
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from anomaly.core.processes import follow_parent
+from anomaly.core.processes import exit_with_parent
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-_CONTEXT = multiprocessing.get_context("spawn")  # fork is unsafe beside the threads of numeric libraries
+_CONTEXT = multiprocessing.get_context("spawn")  # fork is unsafe while numeric libraries run threads
 
-# What this worker process does, and whether to stop; set once when it starts.
+# The function that this worker process runs, and whether to stop; set once when the process starts.
 _work: Callable[[Any], Any] | None = None
 _stop: Event | None = None
 
 
 def run_in_order(
-    work: Callable[[Task], Result], tasks: Iterable[Task], lost: Callable[[Task, str], Result], jobs: int
+    work: Callable[[Task], Result], tasks: Iterable[Task], on_crash: Callable[[Task, str], Result], jobs: int
 ) -> Generator[Result, None, None]:
     """Yield ``work(task)`` for each task, in the order of the tasks, computed by ``jobs`` processes.
 
-    While the consumer is busy the processes go on, up to ``2 · jobs`` tasks ahead. When a process dies (killed,
-    out of memory), the tasks then under way are tried again one by one, each alone in a fresh process; one whose
-    process dies then is ``lost``. On an interrupt, tasks under way are finished and the rest dropped.
+    While the caller is busy, the processes work up to ``2 · jobs`` tasks ahead. When a process dies (killed, out of
+    memory), each unfinished task is tried again, alone in a new process. If that process dies, too, the result of
+    the task is that of ``on_crash``. On an interrupt, running tasks are finished and the others are dropped.
 
     Parameters
     ----------
     work
-        Picklable; sent to each process once. Sees one thread per numeric library, so that results do not depend on
-        ``jobs``.
-    lost
-        Makes the result of a task that killed its process, given the reason.
+        Picklable function of one task; sent to each process once. Numeric libraries use one thread meanwhile, so
+        that results do not depend on ``jobs``.
+    tasks
+        Picklable; taken one at a time.
+    on_crash
+        Makes the result of a task that crashed its process, from the task and the reason.
     jobs
-        Number of processes; 0 works in this process, without that protection.
+        Number of processes; 0 runs the tasks in this process, where a crash is not survived.
+
+    Yields
+    ------
+    Result
+        One per task.
     """
     if jobs == 0:
-        yield from _here(work, tasks)
+        yield from _run_in_this_process(work, tasks)
         return
     waiting = iter(tasks)
     queue: deque[tuple[Task, Future[Any]]] = deque()
@@ -61,20 +68,20 @@ def run_in_order(
                 return
             task, future = queue.popleft()
             if not isinstance(future.exception(), BrokenProcessPool):
-                yield _result(task, future, lost)
+                yield _result(task, future, on_crash)
                 continue
             pool.shutdown()
-            suspects = [(task, future), *queue]
+            unfinished = [(task, future), *queue]
             queue.clear()
-            for suspect, tried in suspects:
-                yield _alone(work, suspect, lost) if tried.exception() else tried.result()
+            for task, first_try in unfinished:
+                yield _run_alone(work, task, on_crash) if first_try.exception() else first_try.result()
             pool = _pool(work, jobs, stop)
     finally:
-        stop.set()  # tasks that wait inside the pool cannot be cancelled, but return at once
+        stop.set()  # tasks that wait inside the pool cannot be cancelled, but return immediately
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _here(work: Callable[[Task], Result], tasks: Iterable[Task]) -> Generator[Result, None, None]:
+def _run_in_this_process(work: Callable[[Task], Result], tasks: Iterable[Task]) -> Generator[Result, None, None]:
     for task in tasks:
         threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
         sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
@@ -86,28 +93,28 @@ def _here(work: Callable[[Task], Result], tasks: Iterable[Task]) -> Generator[Re
         yield result
 
 
-def _alone(work: Callable[[Task], Result], task: Task, lost: Callable[[Task, str], Result]) -> Result:
+def _run_alone(work: Callable[[Task], Result], task: Task, on_crash: Callable[[Task, str], Result]) -> Result:
     with _pool(work, 1, _CONTEXT.Event()) as pool:
-        return _result(task, _submit(pool, task), lost)
+        return _result(task, _submit(pool, task), on_crash)
 
 
 def _submit(pool: ProcessPoolExecutor, task: Task) -> Future[Any]:
     try:
-        return pool.submit(_call, task)
-    except BrokenProcessPool as error:  # a worker died since the last result was taken
+        return pool.submit(_run_task, task)
+    except BrokenProcessPool as error:  # a worker died after the last result was taken
         broken: Future[Any] = Future()
         broken.set_exception(error)
         return broken
 
 
-def _result(task: Task, future: Future[Any], lost: Callable[[Task, str], Result]) -> Result:
+def _result(task: Task, future: Future[Any], on_crash: Callable[[Task, str], Result]) -> Result:
     error = future.exception()
     if error is None:
         result: Result = future.result()
         return result
     if isinstance(error, BrokenProcessPool):
-        return lost(task, "its process was killed while working on it alone, perhaps for want of memory")
-    return lost(task, f"its process reported {type(error).__name__}")
+        return on_crash(task, "its process was killed while working on it alone, perhaps for want of memory")
+    return on_crash(task, f"its process reported {type(error).__name__}")
 
 
 def _pool(work: Callable[[Any], Any], jobs: int, stop: Event) -> ProcessPoolExecutor:
@@ -117,12 +124,12 @@ def _pool(work: Callable[[Any], Any], jobs: int, stop: Event) -> ProcessPoolExec
 def _start(work: Callable[[Any], Any], stop: Event) -> None:
     global _work, _stop
     _work, _stop = work, stop
-    follow_parent()
+    exit_with_parent()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     threadpool_limits(1)
 
 
-def _call(task: Any) -> Any:
+def _run_task(task: Any) -> Any:
     if _work is None or _stop is None:
         raise RuntimeError("the worker was not started")
     return None if _stop.is_set() else _work(task)

@@ -9,13 +9,13 @@ import threading
 from multiprocessing.connection import wait
 
 
-def follow_parent() -> None:
+def exit_with_parent() -> None:
     """Leave interrupts to the parent process; end when it is gone, even if it was killed and could not say so."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_when_parent_ends, daemon=True).start()
 
 
-def _end_with_parent() -> None:
+def _exit_when_parent_ends() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])

@@ -1,1 +1,1 @@
-"""Numbers of a scan and the findings they lead to."""
+"""Quality control of scans as received: image quality metrics, and the findings that follow from them."""

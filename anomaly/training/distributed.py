@@ -20,7 +20,7 @@ from lightning.fabric.plugins.environments.lightning import find_free_network_po
 from torch.multiprocessing.spawn import ProcessException, ProcessExitedException, start_processes
 
 from anomaly.core.errors import AnomalyError, TrainingError
-from anomaly.core.processes import follow_parent
+from anomaly.core.processes import exit_with_parent
 
 Report = Callable[[int, int, str], None]
 
@@ -72,7 +72,7 @@ def run_together(work: Callable[[Report], None], count: int, report: Report | No
 def _process(rank: int, packed: bytes, port: int, channel: Any) -> None:
     here = {"NODE_RANK": "0", "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ.update(here)
-    follow_parent()
+    exit_with_parent()
     work: Callable[[Report], None] = pickle.loads(packed)  # noqa: S301 - made by the parent process a moment ago
     try:
         work(lambda *told: channel.put(told))

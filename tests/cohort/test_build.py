@@ -89,11 +89,11 @@ def test_mr_is_refused_where_ct_is_expected_even_if_its_header_names_no_contrast
     assert record.reason_code == "wrong_modality"
 
 
-def test_a_scan_whose_header_names_no_contrast_is_taken_for_what_is_expected_and_marked(tmp_path: Path) -> None:
+def test_a_scan_whose_header_names_no_contrast_gets_the_expected_modality_and_a_warning(tmp_path: Path) -> None:
     write_series(tmp_path / "in", make_series(8, SeriesDescription="ax", EchoTime=40))
     (record,) = build(tmp_path / "in", tmp_path / "cohort")
     assert (record.status, record.modality) == (ScanStatus.ACCEPTED, "T1w")
-    assert "taken for that" in record.warnings[0]
+    assert "which is assumed" in record.warnings[0]
 
 
 def test_a_duplicate_is_dropped_and_names_its_twin(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from anomaly.cohort.prepare import PreparationSpec, lost, prepare
+from anomaly.cohort.prepare import PreparationSpec, prepare, record_crash
 from anomaly.cohort.record import ScanRecord, record_path
 from anomaly.core.results import ScanStatus
 from anomaly.core.volume import Modality
@@ -22,41 +22,39 @@ def scan(tmp_path: Path) -> ScanSource:
 
 
 @pytest.fixture
-def recipe(tmp_path: Path) -> PreparationSpec:
+def spec(tmp_path: Path) -> PreparationSpec:
     return PreparationSpec(FakeChain(FakeSettings()), tmp_path / "cohort", Modality.T1W, LENIENT)
 
 
-def test_the_record_that_is_returned_is_the_one_on_disk(scan: ScanSource, recipe: PreparationSpec) -> None:
-    record = prepare(scan, recipe)
+def test_the_record_that_is_returned_is_the_one_on_disk(scan: ScanSource, spec: PreparationSpec) -> None:
+    record = prepare(scan, spec)
     assert record.status is ScanStatus.ACCEPTED
-    assert ScanRecord.load(record_path(recipe.folder, scan.scan_id)) == record
+    assert ScanRecord.load(record_path(spec.folder, scan.scan_id)) == record
 
 
-def test_a_scan_that_fails_the_checks_is_refused_with_its_numbers(
-    scan: ScanSource, recipe: PreparationSpec
-) -> None:
-    record = prepare(scan, replace(recipe, qc=QcSettings()))
+def test_a_scan_that_fails_the_checks_is_refused_with_its_numbers(scan: ScanSource, spec: PreparationSpec) -> None:
+    record = prepare(scan, replace(spec, qc=QcSettings()))
     assert (record.status, record.reason_code) == (ScanStatus.REFUSED, "too_few_slices")
     assert record.numbers["min_slices"] == 10
     assert record.content_hash
     assert not record.volume
 
 
-def test_the_record_of_a_lost_scan_says_so(scan: ScanSource, recipe: PreparationSpec) -> None:
-    prepare(scan, recipe)
-    record = lost(scan, recipe, "its process was killed")
+def test_a_scan_whose_worker_crashed_is_recorded_as_failed(scan: ScanSource, spec: PreparationSpec) -> None:
+    prepare(scan, spec)
+    record = record_crash(scan, "its process was killed", spec)
     assert (record.status, record.reason_code) == (ScanStatus.FAILED, "worker_died")
-    assert not list((recipe.folder / "volumes").iterdir())
+    assert not list((spec.folder / "volumes").iterdir())
 
 
 @pytest.mark.parametrize("change", ["chain", "checks", "modality"])
-def test_everything_that_decides_the_result_decides_reuse(
-    scan: ScanSource, recipe: PreparationSpec, change: str
+def test_every_setting_that_changes_the_result_changes_the_input_hash(
+    scan: ScanSource, spec: PreparationSpec, change: str
 ) -> None:
     other = {
-        "chain": replace(recipe, chain=FakeChain(FakeSettings(gain=3))),
-        "checks": replace(recipe, qc=QcSettings()),
-        "modality": replace(recipe, modality=Modality.UNKNOWN),
+        "chain": replace(spec, chain=FakeChain(FakeSettings(gain=3))),
+        "checks": replace(spec, qc=QcSettings()),
+        "modality": replace(spec, modality=Modality.UNKNOWN),
     }[change]
-    assert recipe.blank(scan).input_hash != other.blank(scan).input_hash
-    assert recipe.blank(scan).input_hash == replace(recipe).blank(scan).input_hash
+    assert spec.initial_record(scan).input_hash != other.initial_record(scan).input_hash
+    assert spec.initial_record(scan).input_hash == replace(spec).initial_record(scan).input_hash

@@ -31,6 +31,6 @@ def test_a_record_written_by_a_later_version_is_still_read(tmp_path: Path) -> No
 
 
 def test_a_scan_that_is_left_out_has_no_volume() -> None:
-    refused = ACCEPTED.because(ScanStatus.REFUSED, "code", "reason", "remedy")
+    refused = ACCEPTED.with_status(ScanStatus.REFUSED, "code", "reason", "remedy")
     assert (refused.volume, refused.mask, refused.template_from_scan) == ("", "", ())
     assert (refused.subject, refused.content_hash) == (ACCEPTED.subject, ACCEPTED.content_hash)

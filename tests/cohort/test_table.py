@@ -63,8 +63,8 @@ def test_a_manifest_that_lacks_columns_is_an_error(tmp_path: Path) -> None:
         read_manifest(tmp_path)
 
 
-def test_a_scan_named_twice_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(CohortError, match="names scans twice: sub-02_T1w"):
+def test_a_scan_listed_twice_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(CohortError, match="lists scans twice: sub-02_T1w"):
         write_manifest(tmp_path, [REFUSED, REFUSED])
 
 

@@ -10,7 +10,7 @@ from anomaly.cohort.workers import run_in_order
 from tests.cohort.factory import die_once, square, square_or_die, threads
 
 
-def lost(number: int, reason: str) -> int:
+def on_crash(number: int, reason: str) -> int:
     assert "killed while working on it alone" in reason
     return -1
 
@@ -18,12 +18,12 @@ def lost(number: int, reason: str) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("jobs", [0, 1, 2])
 def test_results_come_in_the_order_of_the_tasks(jobs: int) -> None:
-    assert list(run_in_order(square, range(7), lost, jobs)) == [0, 1, 4, 9, 16, 25, 36]
+    assert list(run_in_order(square, range(7), on_crash, jobs)) == [0, 1, 4, 9, 16, 25, 36]
 
 
 @pytest.mark.slow
 def test_a_task_that_kills_its_process_is_lost_alone() -> None:
-    assert list(run_in_order(square_or_die, range(7), lost, 2)) == [0, 1, 4, -1, 16, 25, 36]
+    assert list(run_in_order(square_or_die, range(7), on_crash, 2)) == [0, 1, 4, -1, 16, 25, 36]
 
 
 @pytest.mark.slow
@@ -46,11 +46,11 @@ def test_no_more_tasks_are_taken_than_the_workers_can_soon_do() -> None:
             taken.append(number)
             yield number
 
-    results = run_in_order(square, tasks(), lost, 2)
+    results = run_in_order(square, tasks(), on_crash, 2)
     assert next(results) == 0
     assert len(taken) <= 5
     results.close()
 
 
 def test_without_tasks_no_process_is_started() -> None:
-    assert list(run_in_order(square, [], lost, 2)) == []
+    assert list(run_in_order(square, [], on_crash, 2)) == []

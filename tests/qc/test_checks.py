@@ -1,4 +1,4 @@
-"""What a scan must be to be scored, and what is said when it is not."""
+"""Quality checks: which scans are refused or marked, and with which message."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from anomaly.core.errors import ConfigError, ScanRefusedError
 from anomaly.core.volume import Geometry, Modality, Volume
 from anomaly.io.discover import discover
-from anomaly.qc.checks import Finding, Level, QcSettings, check, refuse
-from anomaly.qc.metrics import measure
+from anomaly.qc.checks import Finding, Level, QcSettings, check, raise_first_refusal
+from anomaly.qc.metrics import image_quality_metrics
 from tests.conftest import make_volume
 
 
@@ -26,7 +26,7 @@ def head_ct() -> Volume:
 
 
 def findings(volume: Volume, expected: Modality = Modality.UNKNOWN) -> list[Finding]:
-    return check(volume, measure(volume), expected)
+    return check(volume, image_quality_metrics(volume), expected)
 
 
 def codes(volume: Volume, expected: Modality = Modality.UNKNOWN) -> list[str]:
@@ -111,7 +111,7 @@ def test_few_grey_levels_are_marked() -> None:
 
 def test_a_refusal_says_what_was_found_expected_and_what_to_do() -> None:
     with pytest.raises(ScanRefusedError) as caught:
-        refuse(findings(respaced(brain(), 4, 4, 2)))
+        raise_first_refusal(findings(respaced(brain(), 4, 4, 2)))
     assert caught.value.code == "field_of_view"
     assert str(caught.value) == (
         "found a field of view of 76 mm; expected at least 100 mm along every axis; "
@@ -120,7 +120,7 @@ def test_a_refusal_says_what_was_found_expected_and_what_to_do() -> None:
 
 
 def test_warnings_do_not_refuse() -> None:
-    refuse(findings(replace(brain(), meta={"body_part": "CHEST"})))
+    raise_first_refusal(findings(replace(brain(), meta={"body_part": "CHEST"})))
 
 
 def test_an_unknown_threshold_is_an_error_that_lists_the_valid_ones() -> None:
