@@ -14,9 +14,9 @@ from anomaly.models.base import Embedder, FitRun, Generator
 from anomaly.models.hvae import (
     HierarchicalSettings,
     HierarchicalVariationalAutoencoder,
-    level_of,
-    mean,
-    spread,
+    kl_per_voxel,
+    level_distributions,
+    posterior_mean,
 )
 from anomaly.training.protocols import StepInfo
 from anomaly.training.settings import TrainingSettings
@@ -29,8 +29,8 @@ def new(**changes: Any) -> HierarchicalVariationalAutoencoder:
     return HierarchicalVariationalAutoencoder(HierarchicalSettings.parse({**SMALL, **changes}, "model"), GRID)
 
 
-def stirred(**changes: Any) -> HierarchicalVariationalAutoencoder:
-    """Return a detector whose levels differ from their priors, as they do after training."""
+def with_random_weights(**changes: Any) -> HierarchicalVariationalAutoencoder:
+    """Return a detector whose posteriors differ from the priors, as after training."""
     detector, rng = new(**changes), torch.Generator().manual_seed(0)
     for parameter in detector.parameters():
         nn.init.normal_(parameter, std=0.2, generator=rng)
@@ -41,38 +41,38 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_a_level_is_the_prior_moved_and_widened_and_its_kl_that_of_torch() -> None:
+def test_the_kl_of_a_level_equals_that_of_torch() -> None:
     prior, change = random(3, 4, 5, 6), random(3, 4, 5, 6, seed=1)
-    level = level_of(prior, change)
+    level = level_distributions(prior, change)
     below = Normal(prior[:, :2], (0.5 * prior[:, 2:]).exp())
     above = Normal(prior[:, :2] + change[:, :2], (0.5 * (prior[:, 2:] + change[:, 2:])).exp())
     torch.testing.assert_close(level.kl(), kl_divergence(above, below))
 
 
-def test_an_image_that_changes_nothing_costs_nothing() -> None:
-    assert level_of(random(3, 4, 5, 6), torch.zeros(3, 4, 5, 6)).kl().abs().max() == 0
+def test_a_posterior_equal_to_the_prior_has_a_kl_of_zero() -> None:
+    assert level_distributions(random(3, 4, 5, 6), torch.zeros(3, 4, 5, 6)).kl().abs().max() == 0
 
 
 @pytest.mark.parametrize("cells", [(4, 3), (4, 3, 2), ()])
-def test_nats_are_spread_over_the_voxels_of_their_cells_and_none_is_lost(cells: tuple[int, ...]) -> None:
+def test_the_kl_per_voxel_sums_to_the_kl_of_the_cells(cells: tuple[int, ...]) -> None:
     divergence = random(5, 2, *cells).abs()
     shape = tuple(8 * n for n in cells or (2, 3))
-    voxels = spread(divergence, shape)
+    voxels = kl_per_voxel(divergence, shape)
     assert voxels.shape == (5, 1, *shape)
     torch.testing.assert_close(voxels.flatten(1).sum(1), divergence.flatten(1).sum(1))
 
 
-def test_a_cells_nats_lie_where_the_cell_is() -> None:
+def test_the_kl_of_a_cell_lies_on_its_voxels() -> None:
     divergence = torch.zeros(1, 1, 4, 4)
     divergence[0, 0, 1, 2] = 1.0
-    voxels = spread(divergence, (32, 32))[0, 0]
+    voxels = kl_per_voxel(divergence, (32, 32))[0, 0]
     assert voxels[8:16, 16:24].sum() > 0.5
     assert voxels[20:].sum() == 0
 
 
 @pytest.mark.parametrize("view", [{"kind": "slice", "neighbours": 1}, {"kind": "volume"}])
-def test_the_maps_of_the_levels_add_up_to_the_kl(view: dict[str, Any]) -> None:
-    detector = stirred(view=view)
+def test_the_kl_maps_of_the_levels_sum_to_the_total_kl(view: dict[str, Any]) -> None:
+    detector = with_random_weights(view=view)
     images, mask = images_of(*healthy_scan(0), detector.view)
     everywhere = torch.ones_like(mask)
     with torch.inference_mode():
@@ -85,7 +85,7 @@ def test_the_maps_of_the_levels_add_up_to_the_kl(view: dict[str, Any]) -> None:
 
 
 def test_the_negative_elbo_is_the_kl_minus_the_log_likelihood() -> None:
-    detector = stirred(noise_sd=0.2, residual_levels=3)
+    detector = with_random_weights(noise_sd=0.2, residual_levels=3)
     images, mask = images_of(*healthy_scan(0), detector.view)
     with torch.inference_mode():
         evidence, reconstruction = detector.evidence(images, mask), detector.reconstruct(images, mask)
@@ -93,20 +93,21 @@ def test_the_negative_elbo_is_the_kl_minus_the_log_likelihood() -> None:
     torch.testing.assert_close(evidence.terms["negative_elbo"], evidence.terms["kl"] - likelihood)
 
 
-def test_finer_levels_of_the_reconstruction_are_at_their_priors() -> None:
+def test_the_reconstruction_takes_finer_levels_from_their_priors() -> None:
     images, mask = images_of(*healthy_scan(0), new().view)
-    kept = [stirred(residual_levels=k).reconstruct(images, mask) for k in (1, 2, 3)]
-    detector = stirred()
-    change, _ = detector.look(images)
-    torch.testing.assert_close(kept[0], detector.explain(change, [], mean)[0])
-    torch.testing.assert_close(kept[2], detector.explain(*detector.look(images), mean)[0])
-    assert not torch.equal(kept[0], kept[1])
-    assert not torch.equal(kept[1], kept[2])
+    reconstructions = [with_random_weights(residual_levels=k).reconstruct(images, mask) for k in (1, 2, 3)]
+    detector = with_random_weights()
+    change, _ = detector.encode(images)
+    torch.testing.assert_close(reconstructions[0], detector.decode_top_down(change, [], posterior_mean)[0])
+    whole, _ = detector.decode_top_down(*detector.encode(images), posterior_mean)
+    torch.testing.assert_close(reconstructions[2], whole)
+    assert not torch.equal(reconstructions[0], reconstructions[1])
+    assert not torch.equal(reconstructions[1], reconstructions[2])
 
 
-def test_the_maps_of_the_levels_do_not_depend_on_the_residuals_levels() -> None:
+def test_the_kl_maps_do_not_depend_on_residual_levels() -> None:
     images, mask = images_of(*healthy_scan(0), new().view)
-    first, second = (stirred(residual_levels=k).evidence(images, mask) for k in (1, 3))
+    first, second = (with_random_weights(residual_levels=k).evidence(images, mask) for k in (1, 3))
     assert all(torch.equal(first.maps[name], second.maps[name]) for name in ("kl_1", "kl_2", "kl_3"))
     assert all(torch.equal(first.terms[name], second.terms[name]) for name in ("kl", "negative_elbo"))
 
@@ -114,24 +115,24 @@ def test_the_maps_of_the_levels_do_not_depend_on_the_residuals_levels() -> None:
 def test_before_training_every_level_is_at_its_prior() -> None:
     detector = new()
     images, _ = images_of(*healthy_scan(0), detector.view)
-    _, levels = detector.explain(*detector.look(images), mean)
+    _, levels = detector.decode_top_down(*detector.encode(images), posterior_mean)
     assert [tuple(level.mu.shape[1:]) for level in levels] == [(6,), (2, 4, 5), (1, 8, 10)]
     assert all(level.kl().abs().max() == 0 for level in levels)
 
 
-def test_what_is_expected_of_a_finer_level_depends_on_the_coarser_ones() -> None:
-    network, nothing = stirred().network, torch.zeros(1, 12)
+def test_the_prior_of_a_finer_level_depends_on_the_coarser_levels() -> None:
+    network, no_change = with_random_weights().network, torch.zeros(1, 12)
     priors = []
     for start in (0.0, 1.0):
-        _, levels = network.explain(nothing, [], lambda mu, log_variance, start=start: mu + start)
+        _, levels = network.decode_top_down(no_change, [], lambda mu, log_variance, start=start: mu + start)
         priors.append([level.prior_mu for level in levels])
     assert torch.equal(priors[0][0], priors[1][0])
     assert not torch.equal(priors[0][1], priors[1][1])
     assert not torch.equal(priors[0][2], priors[1][2])
 
 
-def test_new_images_are_drawn_level_by_level_from_the_generator_alone() -> None:
-    detector = stirred()
+def test_samples_depend_only_on_the_random_generator() -> None:
+    detector = with_random_weights()
     assert isinstance(detector, Generator)
     assert isinstance(detector, Embedder)
     with torch.no_grad():
@@ -143,16 +144,16 @@ def test_new_images_are_drawn_level_by_level_from_the_generator_alone() -> None:
 
 
 def test_the_embedding_is_the_mean_of_the_first_level() -> None:
-    detector = stirred()
+    detector = with_random_weights()
     images, mask = images_of(*healthy_scan(0), detector.view)
     with torch.inference_mode():
         code = detector.embed(images, mask)
-        assert torch.equal(code, detector.explain(*detector.look(images), mean)[1][0].mu)
+        assert torch.equal(code, detector.decode_top_down(*detector.encode(images), posterior_mean)[1][0].mu)
     assert code.shape == (len(images), 6)
 
 
-def test_each_level_warms_up_on_its_own() -> None:
-    detector = stirred(beta=2.0, beta_warmup=(1.0, 0.5, 0.1), free_bits=0.0)
+def test_each_level_has_its_own_warm_up() -> None:
+    detector = with_random_weights(beta=2.0, beta_warmup=(1.0, 0.5, 0.1), free_bits=0.0)
     images, mask = images_of(*healthy_scan(0), detector.view)
     with torch.no_grad():
         losses = detector.loss(images, mask, StepInfo(24, 100, torch.Generator().manual_seed(0)))
@@ -161,7 +162,7 @@ def test_each_level_warms_up_on_its_own() -> None:
     torch.testing.assert_close(losses["kl"], losses["kl_1"] + losses["kl_2"] + losses["kl_3"])
 
 
-def test_free_bits_leave_a_small_kl_of_a_level_alone() -> None:
+def test_free_bits_set_a_lower_bound_on_the_kl_of_a_level() -> None:
     detector = new(free_bits=7.0, beta_warmup=(0.0, 0.0, 0.0))
     images, mask = images_of(*healthy_scan(0), detector.view)
     losses = detector.loss(images, mask, StepInfo(0, 100, torch.Generator().manual_seed(0)))
@@ -169,21 +170,21 @@ def test_free_bits_leave_a_small_kl_of_a_level_alone() -> None:
     torch.testing.assert_close(losses["loss"] + losses["likelihood"], 3 * 7.0 * len(images) / mask.sum())
 
 
-def test_a_level_that_says_nothing_is_a_warning_with_its_remedy() -> None:
+def test_a_collapsed_level_gives_a_warning_with_a_remedy() -> None:
     images, mask = images_of(*healthy_scan(0), new().view)
     batches = [(images, mask, torch.full((len(images), 2), torch.nan))]
-    collapsed, well = new().diagnostics(iter(batches)), stirred().diagnostics(iter(batches))
+    collapsed, trained = new().diagnostics(iter(batches)), with_random_weights().diagnostics(iter(batches))
     assert collapsed.numbers == {"nats_1": 0.0, "nats_2": 0.0, "nats_3": 0.0}
     assert [warning[:7] for warning in collapsed.warnings] == ["level 1", "level 2", "level 3"]
     assert "model.free_bits" in collapsed.warnings[0]
     with torch.inference_mode():
-        total = float(stirred().evidence(images, mask).terms["kl"].mean())
-    assert sum(well.numbers.values()) == pytest.approx(total, rel=1e-4)
-    assert well.warnings == ()
+        total = float(with_random_weights().evidence(images, mask).terms["kl"].mean())
+    assert sum(trained.numbers.values()) == pytest.approx(total, rel=1e-4)
+    assert trained.warnings == ()
 
 
 @pytest.mark.parametrize("view", [{"kind": "patch", "size": (8, 8, 8)}, {"kind": "volume"}])
-def test_patches_and_volumes_are_learnt(view: dict[str, Any], tmp_path: Path) -> None:
+def test_patches_and_volumes_can_be_trained_on(view: dict[str, Any], tmp_path: Path) -> None:
     detector = new(view=view, latents=(6, 2), beta_warmup=(0.2, 0.2))
     training = TrainingSettings(steps=2, batch_size=2, validate_every=2)
     detector.fit(healthy_cohort(3), [], FitRun(tmp_path, training, device="cpu"))
@@ -220,20 +221,20 @@ def test_images_of_any_shape_are_padded_and_cropped() -> None:
     assert all(m.shape == images.shape for m in detector.evidence(images, images > 0).maps.values())
 
 
-def test_one_importance_sample_is_an_estimate_of_the_elbo() -> None:
-    detector, drawn = stirred(), []
+def test_the_bound_with_one_sample_is_an_estimate_of_the_elbo() -> None:
+    detector, samples = with_random_weights(), []
     images, mask = images_of(*healthy_scan(0), detector.view)
     rng = torch.Generator().manual_seed(4)
 
-    def draw(mu: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
+    def sampler(mu: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
         sd = (0.5 * log_variance).exp()
-        drawn.append(mu + sd * torch.randn(mu.shape, generator=rng))
-        return drawn[-1]
+        samples.append(mu + sd * torch.randn(mu.shape, generator=rng))
+        return samples[-1]
 
     with torch.no_grad():
-        output, levels = detector.explain(*detector.look(images), draw)
+        output, levels = detector.decode_top_down(*detector.encode(images), sampler)
     expected = (Normal(output, 0.1).log_prob(images) * mask).flatten(1).sum(1)
-    for level, z in zip(levels, drawn, strict=True):
+    for level, z in zip(levels, samples, strict=True):
         prior = Normal(level.prior_mu, (0.5 * level.prior_log_variance).exp()).log_prob(z)
         posterior = Normal(level.mu, (0.5 * level.log_variance).exp()).log_prob(z)
         expected = expected + (prior - posterior).flatten(1).sum(1)
@@ -241,8 +242,8 @@ def test_one_importance_sample_is_an_estimate_of_the_elbo() -> None:
     torch.testing.assert_close(bound, expected)
 
 
-def test_the_importance_bound_rises_as_the_samples_grow() -> None:
-    detector = stirred(noise_sd=1.0)
+def test_the_importance_bound_rises_with_the_number_of_samples() -> None:
+    detector = with_random_weights(noise_sd=1.0)
     images, mask = images_of(*healthy_scan(0), detector.view)
     rng = torch.Generator().manual_seed(0)
     bounds = [
@@ -252,26 +253,26 @@ def test_the_importance_bound_rises_as_the_samples_grow() -> None:
     assert bounds[0] < bounds[1] < bounds[2]
 
 
-def test_a_bernoulli_model_answers_with_probabilities_and_their_elbo() -> None:
-    detector = stirred(likelihood="bernoulli", residual_levels=3)
+def test_a_bernoulli_model_returns_probabilities_and_their_elbo() -> None:
+    detector = with_random_weights(likelihood="bernoulli", residual_levels=3)
     voxels, mask = healthy_scan(0)
     images, mask = images_of((voxels > 0.7).astype("float32"), mask, detector.view)
     with torch.inference_mode():
-        evidence, shown = detector.evidence(images, mask), detector.reconstruct(images, mask)
+        evidence, reconstruction = detector.evidence(images, mask), detector.reconstruct(images, mask)
         samples = detector.sample(3, torch.Generator().manual_seed(0))
-    assert all(((x >= 0) & (x <= 1)).all() for x in (shown, samples))
-    log_odds, _ = detector.explain(*detector.look(images), mean)
+    assert all(((x >= 0) & (x <= 1)).all() for x in (reconstruction, samples))
+    log_odds, _ = detector.decode_top_down(*detector.encode(images), posterior_mean)
     likelihood = (Bernoulli(logits=log_odds).log_prob(images) * mask).flatten(1).sum(1)
     torch.testing.assert_close(evidence.terms["negative_elbo"], evidence.terms["kl"] - likelihood)
 
 
-def test_intensities_that_are_no_probabilities_are_refused(tmp_path: Path) -> None:
+def test_intensities_outside_0_to_1_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="Bernoulli likelihood expects 0 to 1"):
         new(likelihood="bernoulli").fit(healthy_cohort(), [], FitRun(tmp_path, device="cpu"))
 
 
-def test_decoded_codes_of_a_bernoulli_model_are_probabilities() -> None:
-    detector = stirred(likelihood="bernoulli")
+def test_a_bernoulli_model_decodes_codes_to_probabilities() -> None:
+    detector = with_random_weights(likelihood="bernoulli")
     code = 3 * random(5, detector.settings.latents[0])
     with torch.no_grad():
         decoded = detector.decode(code)

@@ -7,8 +7,8 @@
     log p(x|z) = Σ x log x̂ + (1 − x) log(1 − x̂),  x̂ = σ(o)         Bernoulli, for intensities of 0 to 1
     L = (Σ_d β·max(λ, mean over images of KL_d) − log p(x|z)) / N  a unit below λ nats is not pushed further down
 
-With a Gaussian likelihood the decoder's output is x̂ itself; with a Bernoulli one it is o, the log-odds that a voxel
-is 1, and the likelihood is computed of o, because x̂ is rounded to 1 where log(1 − x̂) is still of use.
+With a Gaussian likelihood the decoder's output is x̂ itself; with a Bernoulli one it is o, the log-odds that a
+voxel is 1, and the likelihood is computed of o, because x̂ is rounded to 1 where log(1 − x̂) is still of use.
 
 Source: Kingma & Welling 2014, "Auto-Encoding Variational Bayes" (appendix C for both likelihoods); Kingma et al.
 2016, "Improved Variational Inference with Inverse Autoregressive Flow" (free bits).
@@ -142,7 +142,7 @@ def expected(output: Tensor, likelihood: Likelihood) -> Tensor:
     return output.float().sigmoid() if likelihood == "bernoulli" else output
 
 
-def refuse_what_is_no_probability(train: VolumeSource) -> None:
+def check_unit_range(train: VolumeSource) -> None:
     """Raise TrainingError where a volume holds an intensity outside 0 to 1, for a Bernoulli likelihood."""
     for index in range(len(train)):
         voxels, mask = train[index]

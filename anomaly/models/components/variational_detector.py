@@ -35,11 +35,11 @@ from anomaly.models.components.network import GROUPS, apply_mask, residual, targ
 from anomaly.models.components.random_boxes import hide_boxes
 from anomaly.models.components.variational import (
     Likelihood,
+    check_unit_range,
     expected,
     kl,
     log_density,
     log_likelihood,
-    refuse_what_is_no_probability,
     reparameterize,
 )
 from anomaly.training.protocols import Diagnostics
@@ -115,7 +115,7 @@ class VariationalDetector(BottleneckDetector):
         """Refuse a latent that could copy the image, and intensities that the likelihood cannot explain."""
         super().check(train)
         if self.settings.likelihood == "bernoulli":
-            refuse_what_is_no_probability(train)
+            check_unit_range(train)
 
     def architecture(self) -> dict[str, Any]:
         """Return the arguments of MONAI's VarAutoEncoder, for images padded until every stage can halve them."""
