@@ -109,7 +109,7 @@ class PreparationSpec:
             sex=scan.sex,
             source=f"{origin}#{scan.fragment}" if scan.fragment else origin,
             lesion_mask=relative(scan.lesion_mask, self.folder) if scan.lesion_mask else "",
-            input_hash=sha256_of_json([scan.identity(), self.settings_hash()]),
+            input_hash=sha256_of_json([scan.cache_key(), self.settings_hash()]),
         )
 
 

@@ -1,1 +1,1 @@
-"""What is a scan here, and how is it read: NIfTI, DICOM, BIDS names, manifests."""
+"""Find and read scans: NIfTI, DICOM, BIDS names, zips and manifests."""

@@ -1,7 +1,8 @@
-"""DICOM headers → series that are one scan each, or that are none, with the reason.
+"""Group DICOM files into series that are one scan each, or are refused with a reason.
 
-Only headers are read here; ``dicom.py`` reads the pixels. A series is split where one SeriesInstanceUID holds
-several images of the same place (echoes, magnitude and phase, repeats) or planes that cannot form one volume.
+Only headers are read here; :mod:`anomaly.io.dicom` reads the pixels. A series is split if one SeriesInstanceUID
+has several images at the same position (echoes, magnitude and phase, repeats) or planes that cannot form one
+volume.
 """
 
 from __future__ import annotations
@@ -22,23 +23,32 @@ from pydicom.uid import UID, MediaStorageDirectoryStorage
 
 from anomaly.core.errors import ScanRefusedError
 from anomaly.core.volume import Modality
-from anomaly.io.stored import StoredFile
+from anomaly.io.stored_file import StoredFile
 
-_TAGS = [
+_HEADER_TAGS = [
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "PatientID",
     "PatientAge", "PatientSex", "Modality", "ImageType", "SeriesDescription", "ProtocolName", "SeriesNumber",
     "BodyPartExamined", "AcquisitionNumber", "EchoTime", "RepetitionTime", "InversionTime", "ScanningSequence",
     "AcquisitionContrast", "TemporalPositionIdentifier", "InstanceNumber", "Rows", "Columns", "NumberOfFrames",
     "ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing",
 ]  # fmt: skip
-_BROKEN = (InvalidDicomError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, RuntimeError)
-_MAX_REPEATS = 3  # more images of one place than this are a time series, not several scans
+_READ_ERRORS = (
+    InvalidDicomError,
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+)
+_MAX_SCANS_PER_POSITION = 3  # more images at one position are a time series, not several scans
 _LOCALIZER = re.compile(r"localizer|localiser|scout|survey|topogram|surview", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Header:
-    """What the header of one DICOM file says; no patient name, birth date or identifier is kept."""
+    """The header fields of one DICOM file that are needed. Patient name and birth date are not read."""
 
     file: StoredFile
     sop_class: str
@@ -67,7 +77,17 @@ class Header:
 
 @dataclass(frozen=True)
 class DicomSeries:
-    """Files that are one scan, or that cannot be one and why."""
+    """The files of one scan.
+
+    Parameters
+    ----------
+    headers
+        One per file, in the order of their instance numbers.
+    subject, session, acquisition
+        Pseudonyms of patient, study and series.
+    refusal
+        Why the files are not a scan; None if they are one.
+    """
 
     headers: tuple[Header, ...]
     modality: Modality
@@ -78,59 +98,66 @@ class DicomSeries:
 
     @property
     def files(self) -> tuple[StoredFile, ...]:
-        """The files in the order of their instance numbers."""
+        """The files, in the order of their instance numbers."""
         return tuple(h.file for h in self.headers)
 
     @property
     def scan_id(self) -> str:
-        """A pseudonymous name: digests of the patient, the study and the series."""
+        """A pseudonymous name, made of hashes of patient, study and series."""
         return f"{self.subject}_{self.session}_acq-{self.acquisition}_{self.modality.value}"
 
 
 def is_dicom(start: bytes) -> bool:
-    """Return whether a file's first 132 bytes are those of a DICOM file."""
+    """Return whether the first 132 bytes of a file are those of a DICOM file."""
     return start[128:132] == b"DICM"
 
 
 def read_header(file: StoredFile, content: bytes | io.BufferedIOBase | Any) -> Header | None:
-    """Return the header of a DICOM file; ``None`` for what is not DICOM or is only an index (DICOMDIR).
+    """Read the header of a DICOM file.
 
     Parameters
     ----------
+    file
+        Where the content comes from.
     content
-        The file's bytes, or a stream of them; pixels are not read.
+        Bytes of the file, or a stream of them; pixels are not read.
+
+    Returns
+    -------
+    Header or None
+        None if the content is not DICOM, or is only an index (DICOMDIR).
     """
     stream = io.BytesIO(content) if isinstance(content, bytes) else content
     try:
-        with disable_value_validation():  # real headers often break DICOM's value rules
-            ds = dcmread(stream, stop_before_pixels=True, specific_tags=list(_TAGS), force=True)
-            return _header(file, ds)
-    except _BROKEN:
+        with disable_value_validation():  # real headers often violate the value rules of DICOM
+            ds = dcmread(stream, stop_before_pixels=True, specific_tags=list(_HEADER_TAGS), force=True)
+            return _parse_header(file, ds)
+    except _READ_ERRORS:
         return None
 
 
 def group_series(headers: Iterable[Header]) -> list[DicomSeries]:
-    """Return the series of a set of files, each one scan or refused, in a fixed order."""
+    """Group the headers of files into series, each one scan or refused, in a fixed order."""
     by_series: dict[str, dict[str, Header]] = defaultdict(dict)
     for header in headers:
-        by_series[header.series].setdefault(header.sop_instance, header)  # the same image exported twice
+        by_series[header.series].setdefault(header.sop_instance, header)  # the same image may be exported twice
     found: list[DicomSeries] = []
     for name in sorted(by_series):
         ordered = sorted(by_series[name].values(), key=lambda h: (h.instance, h.file))
-        found.extend(_series(ordered))
+        found.extend(_split_series(ordered))
     return found
 
 
 def modality_of(header: Header) -> Modality:
-    """Return what a DICOM image is: by name where a name says it, else by its timing, else unknown."""
+    """Return the modality of a DICOM image by its description, else by its echo, repetition and inversion times."""
     if header.modality == "CT":
         return Modality.CT
     if header.modality != "MR":
         return Modality.UNKNOWN
-    return _by_name(f"{header.contrast} {header.description}") or _by_timing(header)
+    return _modality_by_name(f"{header.contrast} {header.description}") or _modality_by_timing(header)
 
 
-_NAMES: tuple[tuple[str, Modality], ...] = (
+_MODALITY_BY_NAME: tuple[tuple[str, Modality], ...] = (
     (r"t2[\s_-]?\*|t2star|swi|swan|dwi|adc|dti|diff|bold|rest|fmri|ep2d|asl|perf|angio|tof|phase|map|field",
      Modality.UNKNOWN),
     (r"flair|fluid_attenuated|dark.?fluid|tirm", Modality.FLAIR),
@@ -139,11 +166,11 @@ _NAMES: tuple[tuple[str, Modality], ...] = (
 )  # fmt: skip
 
 
-def _by_name(text: str) -> Modality | None:
-    return next((m for pattern, m in _NAMES if re.search(pattern, text, re.IGNORECASE)), None)
+def _modality_by_name(text: str) -> Modality | None:
+    return next((m for pattern, m in _MODALITY_BY_NAME if re.search(pattern, text, re.IGNORECASE)), None)
 
 
-def _by_timing(header: Header) -> Modality:
+def _modality_by_timing(header: Header) -> Modality:
     te, tr, ti = header.echo_time, header.repetition_time, header.inversion_time
     if te is None or tr is None:
         return Modality.UNKNOWN
@@ -156,14 +183,14 @@ def _by_timing(header: Header) -> Modality:
     return Modality.UNKNOWN
 
 
-def _header(file: StoredFile, ds: Dataset) -> Header | None:
+def _parse_header(file: StoredFile, ds: Dataset) -> Header | None:
     meta = getattr(ds, "file_meta", Dataset())
     sop_class = _text(ds, "SOPClassUID") or _text(meta, "MediaStorageSOPClassUID")
     if not sop_class or sop_class == MediaStorageDirectoryStorage:
         return None
     instance = _text(ds, "SOPInstanceUID") or _text(meta, "MediaStorageSOPInstanceUID") or str(file)
     frame = _text(ds, "FrameOfReferenceUID")
-    study = _text(ds, "StudyInstanceUID") or frame or file.folder  # anonymisers blank what is required
+    study = _text(ds, "StudyInstanceUID") or frame or file.folder  # anonymisers remove even required fields
     number = _text(ds, "SeriesNumber")
     return Header(
         file=file,
@@ -210,22 +237,22 @@ def _number(ds: Dataset, keyword: str) -> float | None:
 
 
 def _age(text: str) -> float | None:
-    """Return years of a DICOM age string such as ``045Y`` or ``018M``."""
+    """Return the years of a DICOM age string such as ``045Y`` or ``018M``."""
     match = re.fullmatch(r"(\d{1,3})([DWMY])", text)
     if match is None:
         return None
     return round(int(match[1]) / {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}[match[2]], 2)
 
 
-def _series(headers: list[Header]) -> list[DicomSeries]:
+def _split_series(headers: list[Header]) -> list[DicomSeries]:
     localizer = [h for h in headers if _is_localizer(h)]
     others = [h for h in headers if not _is_localizer(h)]
     images = [h for h in others if h.size[0] > 0]
     objects = [h for h in others if h.size[0] == 0]
-    found = [_refused(localizer, _localizer_refusal(len(localizer)))] if localizer else []
+    found = [_refused_series(localizer, _localizer_refusal(len(localizer)))] if localizer else []
     if objects:
-        found.append(_refused(objects, _object_refusal(objects[0])))
-    return [*_image_series(images), *found]
+        found.append(_refused_series(objects, _object_refusal(objects[0])))
+    return [*_split_images(images), *found]
 
 
 def _is_localizer(header: Header) -> bool:
@@ -233,58 +260,59 @@ def _is_localizer(header: Header) -> bool:
     return "LOCALIZER" in header.image_type or named
 
 
-def _image_series(images: list[Header]) -> list[DicomSeries]:
-    planes = _split(images, lambda h: (h.size, tuple(np.round(h.orientation, 2) + 0.0)))
+def _split_images(images: list[Header]) -> list[DicomSeries]:
+    planes = _group_by(images, lambda h: (h.size, tuple(np.round(h.orientation, 2) + 0.0)))
     if len(planes) > 1 and max(len(p) for p in planes) < 16 and all(h.n_frames == 1 for h in images):
-        return [_refused(images, _localizer_refusal(len(images), len(planes)))]
-    return [series for plane in planes for series in _repeats(plane)]
+        return [_refused_series(images, _localizer_refusal(len(images), len(planes)))]
+    return [series for plane in planes for series in _split_repeats(plane)]
 
 
-def _repeats(plane: list[Header]) -> list[DicomSeries]:
-    """Split images of the same places into scans: by echo, kind of image, then acquisition."""
+def _split_repeats(plane: list[Header]) -> list[DicomSeries]:
+    """Split images at the same positions into scans: by echo time, image type, then acquisition."""
     keys: list[Callable[[Header], Hashable]] = [
         lambda h: h.echo_time, lambda h: h.image_type, lambda h: (h.acquisition, h.temporal),
     ]  # fmt: skip
     parts = [plane]
     for key in keys:
-        if not any(_repeat_positions(p) for p in parts):
+        if not any(_has_repeated_positions(p) for p in parts):
             break
-        split = [s for p in parts for s in (_split(p, key) if _repeat_positions(p) else [p])]
-        if len(split) <= _MAX_REPEATS * len(parts):
+        split = [s for p in parts for s in (_group_by(p, key) if _has_repeated_positions(p) else [p])]
+        if len(split) <= _MAX_SCANS_PER_POSITION * len(parts):
             parts = split
-    return [_accepted(p) for p in parts]
+    return [_make_series(p) for p in parts]
 
 
-def _repeat_positions(headers: list[Header]) -> bool:
+def _has_repeated_positions(headers: list[Header]) -> bool:
     positions = [tuple(np.round(h.position, 2) + 0.0) for h in headers if len(h.position) == 3]
     return len(set(positions)) < len(positions)
 
 
-def _split(headers: list[Header], key: Callable[[Header], Hashable]) -> list[list[Header]]:
+def _group_by(headers: list[Header], key: Callable[[Header], Hashable]) -> list[list[Header]]:
     parts: dict[Hashable, list[Header]] = defaultdict(list)
     for header in headers:
         parts[key(header)].append(header)
     return list(parts.values())
 
 
-def _accepted(headers: list[Header]) -> DicomSeries:
+def _make_series(headers: list[Header]) -> DicomSeries:
     first = headers[0]
     return DicomSeries(
-        tuple(headers), modality_of(first), f"sub-{_digest('patient', first.subject_key)}",
-        f"ses-{_digest('study', first.session_key)}", _digest("series", first.series), _kind_refusal(first),
+        tuple(headers), modality_of(first), f"sub-{_pseudonym('patient', first.subject_key)}",
+        f"ses-{_pseudonym('study', first.session_key)}", _pseudonym("series", first.series),
+        _refusal_of_kind(first),
     )  # fmt: skip
 
 
-def _refused(headers: list[Header], refusal: ScanRefusedError) -> DicomSeries:
-    return replace(_accepted(headers), refusal=refusal)
+def _refused_series(headers: list[Header], refusal: ScanRefusedError) -> DicomSeries:
+    return replace(_make_series(headers), refusal=refusal)
 
 
-def _digest(kind: str, value: str) -> str:
+def _pseudonym(kind: str, value: str) -> str:
     return hashlib.sha256(f"anomaly/{kind}/{value}".encode()).hexdigest()[:8]
 
 
-def _kind_refusal(header: Header) -> ScanRefusedError | None:
-    """Refuse what is no MR or CT image of a patient's anatomy in three dimensions."""
+def _refusal_of_kind(header: Header) -> ScanRefusedError | None:
+    """Return the refusal of a series that is not of three-dimensional MR or CT images; None for one that is."""
     name = UID(header.sop_class).name
     if header.modality not in {"CT", "MR"} or re.search("Secondary Capture|Spectroscopy|Raw Data", name):
         return _object_refusal(header)

@@ -1,4 +1,4 @@
-"""What is a scan here? Files, folders, BIDS data sets, DICOM, zips and manifests → scans, not read yet."""
+"""Find scans in files, folders, BIDS data sets, DICOM, zips and manifests, without reading their voxels."""
 
 from __future__ import annotations
 
@@ -13,48 +13,48 @@ from anomaly.core.files import sha256_of_json
 from anomaly.core.volume import Modality, Volume
 from anomaly.io.bids import (
     Participant,
-    is_other_image,
+    find_lesion_mask,
     is_scan_name,
-    lesion_mask_beside,
-    participants_of,
-    read_name,
-    safe,
+    is_unsupported_image,
+    parse_scan_name,
+    read_participants,
+    safe_file_name,
 )
 from anomaly.io.dicom import read_series
 from anomaly.io.dicom_series import DicomSeries, Header, group_series, is_dicom, read_header
 from anomaly.io.manifest import ManifestRow, read_manifest
 from anomaly.io.nifti import is_nifti_name, read_nifti
-from anomaly.io.stored import StoredFile, unreadable
+from anomaly.io.stored_file import StoredFile, unreadable_error
 
-_DICOM_ENDINGS = {".dcm", ".ima", ".dicom"}
-_NEVER_IMAGES = {
+_DICOM_SUFFIXES = {".dcm", ".ima", ".dicom"}
+_NON_IMAGE_SUFFIXES = {
     ".json", ".tsv", ".csv", ".txt", ".md", ".html", ".pdf", ".png", ".jpg", ".jpeg", ".gif", ".svg",
     ".bval", ".bvec", ".py", ".yaml", ".yml", ".xml", ".npz", ".npy", ".parquet", ".safetensors", ".ckpt",
     ".gz", ".log",
 }  # fmt: skip
-_OWN_OUTPUT = ("cohort.json", "run.json")
+_OUTPUT_MARKERS = ("cohort.json", "run.json")
 _BIDS_SIDE_FOLDERS = {"derivatives", "sourcedata", "code", "stimuli"}
 
 
 @dataclass(frozen=True)
 class ScanSource:
-    """One scan that was found, and how to read it.
+    """A scan that was found, and how to read it.
 
     Parameters
     ----------
     scan_id
         Unique among the scans found together; pseudonymous for DICOM.
     files
-        What is read: one NIfTI file, or the files of a DICOM series.
+        The NIfTI file, or the files of the DICOM series.
     origin, fragment
-        Where it came from, to be written down: the NIfTI file, or the folder or zip that the user named and the
-        pseudonym of the series in it. Names of DICOM files and folders may name patients, so they are left out.
+        Source as written to tables: the NIfTI file; or the folder or zip that the user named, and the pseudonym of
+        the series in it. Names of DICOM files and folders may contain patient names, so they are left out.
     lesion_mask
         Expert or synthetic lesion mask, for evaluation.
     series
-        The series, for DICOM.
+        The DICOM series; None for NIfTI.
     refusal
-        Why it cannot be scored, where that is known without reading it.
+        Why the scan cannot be scored, if that is known without reading it.
     """
 
     scan_id: str
@@ -78,73 +78,73 @@ class ScanSource:
         return self.series is not None
 
     def read(self) -> Volume:
-        """Read the scan; raises ScanRefusedError where it must not be scored."""
+        """Read the scan; raise ScanRefusedError if it cannot be scored."""
         if self.refusal is not None:
             raise self.refusal
         if self.series is not None:
             return read_series(self.series, self.scan_id, self.modality)
         return read_nifti(self.files[0], self.scan_id, self.modality)
 
-    def identity(self) -> str:
-        """Return a digest of names, sizes and times of change: the same as long as nothing was replaced."""
+    def cache_key(self) -> str:
+        """Return the SHA-256 of names, sizes and modification times of the files, and of the modality."""
         try:
-            files = [file.identity() for file in self.files]
+            files = [file.cache_key() for file in self.files]
         except OSError:
             files = [[str(file.path), file.member] for file in self.files]
         return sha256_of_json([files, self.modality.value])
 
 
 def discover(sources: Iterable[Path | str], modality: Modality = Modality.UNKNOWN) -> list[ScanSource]:
-    """Return the scans of all sources, in a fixed order, each file once.
+    """Find the scans of all sources, in a fixed order, each file once.
 
     Parameters
     ----------
     sources
         NIfTI files, folders, BIDS data sets, DICOM files and folders, zips, and ``manifest.csv`` files.
     modality
-        What a NIfTI file is taken for when neither its name nor a manifest says. A DICOM series whose header does
-        not say stays unknown.
+        Modality of NIfTI files for which neither the name nor a manifest gives one. A DICOM series whose header
+        does not give one stays unknown.
 
     Raises
     ------
     InputError
-        If a source does not exist, or none of them holds a scan.
+        If a source does not exist, or no source contains a scan.
     """
     paths = [Path(source) for source in sources]
     participants: dict[Path, dict[str, Participant]] = {}
-    found = [scan for path in paths for scan in _source(path, participants)]
+    found = [scan for path in paths for scan in _scans_of_source(path, participants)]
     if paths and not found:
         where = ", ".join(str(path) for path in paths)
         raise InputError(f"no scan found in {where}; expected NIfTI, DICOM, zips of them or a manifest.csv")
-    known = [replace(s, modality=modality) if _takes_default(s) else s for s in found]
-    return _unique_names(_each_once(known))
+    known = [replace(s, modality=modality) if _needs_modality(s) else s for s in found]
+    return _with_unique_ids(_without_duplicates(known))
 
 
-def _takes_default(scan: ScanSource) -> bool:
+def _needs_modality(scan: ScanSource) -> bool:
     return scan.modality is Modality.UNKNOWN and not scan.is_dicom
 
 
-def _source(path: Path, participants: dict[Path, dict[str, Participant]]) -> list[ScanSource]:
+def _scans_of_source(path: Path, participants: dict[Path, dict[str, Participant]]) -> list[ScanSource]:
     if not path.exists():
         raise InputError(f"no source at {path}; give a NIfTI file, a folder, a DICOM zip or a manifest.csv")
     if path.is_file() and path.suffix.lower() in {".csv", ".tsv"}:
         return [scan for row in read_manifest(path) for scan in _manifest_scans(row, participants)]
-    return _scans(path, participants)
+    return _scans_at_path(path, participants)
 
 
-def _scans(path: Path, participants: dict[Path, dict[str, Participant]]) -> list[ScanSource]:
+def _scans_at_path(path: Path, participants: dict[Path, dict[str, Participant]]) -> list[ScanSource]:
     if path.is_dir():
-        return _folder(path, participants)
+        return _scans_in_folder(path, participants)
     if zipfile.is_zipfile(path) or path.suffix.lower() == ".zip":
-        return _zip(path, path)
+        return _scans_in_zip(path, path)
     if is_nifti_name(path.name):
-        return [_named_nifti(path, participants)]
-    header = _probe(path)
-    return _dicom([header], path) if header else [_unreadable_file(StoredFile(path), path)]
+        return [_user_named_nifti(path, participants)]
+    header = _read_dicom_header(path)
+    return _dicom_scans([header], path) if header else [_unreadable_file(StoredFile(path), path)]
 
 
 def _manifest_scans(row: ManifestRow, participants: dict[Path, dict[str, Participant]]) -> list[ScanSource]:
-    found = _scans(row.path, participants) if row.path.exists() else [_missing(row.path)]
+    found = _scans_at_path(row.path, participants) if row.path.exists() else [_missing_file(row.path)]
     return [
         replace(
             scan,
@@ -156,65 +156,65 @@ def _manifest_scans(row: ManifestRow, participants: dict[Path, dict[str, Partici
             age=row.age if row.age is not None else scan.age,
             sex=row.sex or scan.sex,
             lesion_mask=row.mask or scan.lesion_mask,
-            refusal=None if _only_unnamed(scan) and row.modality is not Modality.UNKNOWN else scan.refusal,
+            refusal=None if _is_refused_by_name(scan) and row.modality is not Modality.UNKNOWN else scan.refusal,
         )
         for scan in found
     ]
 
 
-def _only_unnamed(scan: ScanSource) -> bool:
+def _is_refused_by_name(scan: ScanSource) -> bool:
     return scan.refusal is not None and scan.refusal.code in {"wrong_modality", "not_a_scan"}
 
 
-def _missing(path: Path) -> ScanSource:
+def _missing_file(path: Path) -> ScanSource:
     refusal = ScanRefusedError("missing_file", "no file at the path the manifest gives", "an existing file",
                                "correct the path; it is relative to the manifest")  # fmt: skip
-    return ScanSource(read_name(path).scan_id, (StoredFile(path),), path, refusal=refusal)
+    return ScanSource(parse_scan_name(path).scan_id, (StoredFile(path),), path, refusal=refusal)
 
 
-def _folder(root: Path, participants: dict[Path, dict[str, Participant]]) -> list[ScanSource]:
+def _scans_in_folder(root: Path, participants: dict[Path, dict[str, Participant]]) -> list[ScanSource]:
     found: list[ScanSource] = []
     headers: list[Header] = []
     for path in _walk(root):
         if is_nifti_name(path.name):
-            found.extend([_nifti(path, participants)] if is_scan_name(path.name) else [])
+            found.extend([_nifti_scan(path, participants)] if is_scan_name(path.name) else [])
         elif path.suffix.lower() == ".zip":
-            found.extend(_zip(path, root))
-        elif header := _probe(path):
+            found.extend(_scans_in_zip(path, root))
+        elif header := _read_dicom_header(path):
             headers.append(header)
-        elif path.suffix.lower() in _DICOM_ENDINGS:
+        elif path.suffix.lower() in _DICOM_SUFFIXES:
             found.append(_unreadable_file(StoredFile(path), root))
-    return found + _dicom(headers, root)
+    return found + _dicom_scans(headers, root)
 
 
 def _walk(root: Path) -> Iterator[Path]:
-    """Yield files in a fixed order; skip hidden folders, what this program wrote, and BIDS side folders."""
-    seen: set[Path] = set()
+    """Yield files in a fixed order; skip hidden folders, output of this program, and BIDS folders without scans."""
+    visited: set[Path] = set()
     for folder, folders, names in os.walk(root, followlinks=True):
         real = Path(folder).resolve()
-        if real in seen:  # a link that leads back
+        if real in visited:  # a symbolic link to a parent folder
             folders.clear()
             continue
-        seen.add(real)
+        visited.add(real)
         is_bids = "dataset_description.json" in names or any(f.startswith("sub-") for f in folders)
         folders[:] = sorted(
             f for f in folders if not f.startswith(".") and f != "__MACOSX"
             and not (is_bids and f in _BIDS_SIDE_FOLDERS)
         )  # fmt: skip
-        if any(own in names for own in _OWN_OUTPUT):
+        if any(marker in names for marker in _OUTPUT_MARKERS):
             folders.clear()
             continue
         yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
 
 
-def _probe(path: Path) -> Header | None:
-    """Return the DICOM header of a file, if it is DICOM by its magic word or its ending."""
+def _read_dicom_header(path: Path) -> Header | None:
+    """Read the DICOM header of a file; None if neither its first bytes nor its suffix are those of DICOM."""
     ending = path.suffix.lower()
-    if ending in _NEVER_IMAGES:
+    if ending in _NON_IMAGE_SUFFIXES:
         return None
     try:
         with path.open("rb") as stream:
-            if not is_dicom(stream.read(132)) and ending not in _DICOM_ENDINGS:
+            if not is_dicom(stream.read(132)) and ending not in _DICOM_SUFFIXES:
                 return None
             stream.seek(0)
             return read_header(StoredFile(path), stream)
@@ -222,10 +222,11 @@ def _probe(path: Path) -> Header | None:
         return None
 
 
-def _zip(path: Path, origin: Path) -> list[ScanSource]:
-    """Return the scans in a zip; it is listed and read in memory, nothing is unpacked.
+def _scans_in_zip(path: Path, origin: Path) -> list[ScanSource]:
+    """Return the scans in a zip, which is read in memory and not unpacked.
 
-    ``origin`` is what is written down of DICOM: the zip only if the user named it, for its name may name a patient.
+    ``origin`` is the source that tables name for DICOM. It is the zip only if the user named the zip: the name of a
+    zip that was found in a folder may contain a patient name.
     """
     headers: list[Header] = []
     found: list[ScanSource] = []
@@ -237,24 +238,24 @@ def _zip(path: Path, origin: Path) -> list[ScanSource]:
                     continue
                 if is_nifti_name(member):
                     found.extend([_zipped_nifti(file)] if is_scan_name(file.name) else [])
-                elif PurePosixPath(member).suffix.lower() not in _NEVER_IMAGES:
-                    headers.extend(_probe_member(archive, file))
+                elif PurePosixPath(member).suffix.lower() not in _NON_IMAGE_SUFFIXES:
+                    headers.extend(_read_zipped_header(archive, file))
     except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, EOFError):
         return [_unreadable_file(StoredFile(path), origin)]
-    return (found + _dicom(headers, origin)) or [_unreadable_file(StoredFile(path), origin)]
+    return (found + _dicom_scans(headers, origin)) or [_unreadable_file(StoredFile(path), origin)]
 
 
-def _probe_member(archive: zipfile.ZipFile, file: StoredFile) -> list[Header]:
+def _read_zipped_header(archive: zipfile.ZipFile, file: StoredFile) -> list[Header]:
     with archive.open(file.member) as stream:
         start = stream.read(132)
-        if not is_dicom(start) and PurePosixPath(file.member).suffix.lower() not in _DICOM_ENDINGS:
+        if not is_dicom(start) and PurePosixPath(file.member).suffix.lower() not in _DICOM_SUFFIXES:
             return []
         stream.seek(0)
         header = read_header(file, stream)
     return [header] if header else []
 
 
-def _dicom(headers: Sequence[Header], origin: Path) -> list[ScanSource]:
+def _dicom_scans(headers: Sequence[Header], origin: Path) -> list[ScanSource]:
     return [
         ScanSource(
             scan_id=series.scan_id,
@@ -273,22 +274,22 @@ def _dicom(headers: Sequence[Header], origin: Path) -> list[ScanSource]:
     ]
 
 
-def _nifti(path: Path, participants: dict[Path, dict[str, Participant]]) -> ScanSource:
-    name = read_name(path)
-    person = participants_of(path, participants).get(name.subject, Participant())
+def _nifti_scan(path: Path, participants: dict[Path, dict[str, Participant]]) -> ScanSource:
+    name = parse_scan_name(path)
+    person = read_participants(path, participants).get(name.subject, Participant())
     refusal = None
-    if is_other_image(name):
+    if is_unsupported_image(name):
         refusal = ScanRefusedError("wrong_modality", f"a {name.suffix} image by its name", "T1w, T2w, FLAIR or CT",
                                    "name the modality in a manifest.csv if the name misleads")  # fmt: skip
     return ScanSource(
         name.scan_id, (StoredFile(path),), path, "", name.subject, name.session, name.modality, person.group,
-        "", person.age, person.sex, lesion_mask_beside(path), None, refusal,
+        "", person.age, person.sex, find_lesion_mask(path), None, refusal,
     )  # fmt: skip
 
 
-def _named_nifti(path: Path, participants: dict[Path, dict[str, Participant]]) -> ScanSource:
-    """Return a file that the user named; a mask among them is refused rather than passed over in silence."""
-    scan = _nifti(path, participants)
+def _user_named_nifti(path: Path, participants: dict[Path, dict[str, Participant]]) -> ScanSource:
+    """Return the scan of a file that the user named; a mask is refused instead of skipped."""
+    scan = _nifti_scan(path, participants)
     if is_scan_name(path.name):
         return scan
     return replace(scan, refusal=ScanRefusedError(
@@ -298,36 +299,36 @@ def _named_nifti(path: Path, participants: dict[Path, dict[str, Participant]]) -
 
 
 def _zipped_nifti(file: StoredFile) -> ScanSource:
-    scan = _nifti(Path(file.member.replace("\\", "/")), {})
+    scan = _nifti_scan(Path(file.member.replace("\\", "/")), {})
     return replace(scan, files=(file,), origin=file.path, fragment=file.member, lesion_mask=None)
 
 
 def _unreadable_file(file: StoredFile, origin: Path) -> ScanSource:
-    name = safe(origin.stem) if file.path == origin else f"{safe(origin.name)}_unreadable"
-    refusal = unreadable("a file that is no NIfTI, DICOM or zip")
+    name = safe_file_name(origin.stem) if file.path == origin else f"{safe_file_name(origin.name)}_unreadable"
+    refusal = unreadable_error("a file that is no NIfTI, DICOM or zip")
     return ScanSource(name, (file,), origin, subject=name, refusal=refusal)
 
 
-def _each_once(scans: Sequence[ScanSource]) -> list[ScanSource]:
-    """Keep one scan where several sources name the same files: the one of which most is known."""
+def _without_duplicates(scans: Sequence[ScanSource]) -> list[ScanSource]:
+    """Keep one scan of those with the same files: the one with the most metadata."""
     by_files: dict[tuple[object, ...], ScanSource] = {}
     for scan in scans:
         key = tuple((f.path.resolve(), f.member) for f in scan.files)
-        by_files[key] = max(by_files.get(key, scan), scan, key=_n_known)
+        by_files[key] = max(by_files.get(key, scan), scan, key=_n_known_facts)
     return list(by_files.values())
 
 
-def _n_known(scan: ScanSource) -> int:
+def _n_known_facts(scan: ScanSource) -> int:
     facts = (scan.group, scan.split, scan.age, scan.sex, scan.lesion_mask, scan.session)
     return sum(fact not in {"", None} for fact in facts)
 
 
-def _unique_names(scans: Sequence[ScanSource]) -> list[ScanSource]:
+def _with_unique_ids(scans: Sequence[ScanSource]) -> list[ScanSource]:
     taken: set[str] = set()
     named: list[ScanSource] = []
     for scan in scans:
         name, count = scan.scan_id, 1
-        while name.lower() in taken:  # some file systems do not tell cases apart
+        while name.lower() in taken:  # some file systems ignore case
             count += 1
             name = f"{scan.scan_id}_{count}"
         taken.add(name.lower())

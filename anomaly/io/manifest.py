@@ -1,4 +1,4 @@
-"""``manifest.csv``: which scans there are, and what is known of them.
+"""Read ``manifest.csv``, a table of scans that the user writes.
 
 ::
 
@@ -23,7 +23,7 @@ COLUMNS = ("path", "subject", "session", "modality", "group", "split", "mask", "
 
 @dataclass(frozen=True)
 class ManifestRow:
-    """One scan of a manifest; ``""`` and ``None`` where the manifest does not say."""
+    """One scan of a manifest; ``""`` and ``None`` for values that are not given."""
 
     path: Path
     subject: str = ""
@@ -37,12 +37,12 @@ class ManifestRow:
 
 
 def read_manifest(path: Path) -> list[ManifestRow]:
-    """Return the rows of a manifest (``.csv``, or ``.tsv`` with tabs).
+    """Read the rows of a manifest (``.csv``, or ``.tsv`` with tabs).
 
     Raises
     ------
     InputError
-        Naming the manifest and the line, if a column or modality is unknown or a path is missing.
+        If a column or modality is unknown, or a path is missing. The message names the manifest and the line.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
@@ -51,7 +51,7 @@ def read_manifest(path: Path) -> list[ManifestRow]:
             lines = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"cannot read the manifest {path}: {error}") from error
-    return [_row(path, line, {(k or "").strip(): (v or "") for k, v in row.items()}) for line, row in lines]
+    return [_parse_row(path, line, {(k or "").strip(): (v or "") for k, v in row.items()}) for line, row in lines]
 
 
 def _check_columns(path: Path, found: list[str]) -> None:
@@ -62,7 +62,7 @@ def _check_columns(path: Path, found: list[str]) -> None:
         raise InputError(f"{path}: there is no column 'path'; columns: {', '.join(COLUMNS)}, only path is required")
 
 
-def _row(manifest: Path, line: int, values: dict[str, object]) -> ManifestRow:
+def _parse_row(manifest: Path, line: int, values: dict[str, object]) -> ManifestRow:
     if values.pop("", None):
         raise InputError(f"{manifest}, line {line}: more values than columns; quote values that hold a comma")
     text = {key: str(value).strip() for key, value in values.items()}
@@ -73,7 +73,7 @@ def _row(manifest: Path, line: int, values: dict[str, object]) -> ManifestRow:
         path=folder / text["path"],
         subject=text.get("subject", ""),
         session=text.get("session", ""),
-        modality=_modality(manifest, line, text.get("modality", "")),
+        modality=_parse_modality(manifest, line, text.get("modality", "")),
         group=text.get("group", ""),
         split=text.get("split", ""),
         mask=folder / text["mask"] if text.get("mask") else None,
@@ -82,7 +82,7 @@ def _row(manifest: Path, line: int, values: dict[str, object]) -> ManifestRow:
     )
 
 
-def _modality(manifest: Path, line: int, text: str) -> Modality:
+def _parse_modality(manifest: Path, line: int, text: str) -> Modality:
     known = {m.value.lower(): m for m in Modality}
     if not text:
         return Modality.UNKNOWN

@@ -1,4 +1,4 @@
-"""NIfTI: a file → Volume. Writing is in :mod:`anomaly.export.nifti`."""
+"""Read a NIfTI file as a volume. :mod:`anomaly.export.nifti` writes files."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from nibabel.spatialimages import HeaderDataError, SpatialImage
 
 from anomaly.core.errors import ScanRefusedError
 from anomaly.core.volume import AffineArray, FloatArray, Geometry, Modality, Volume
-from anomaly.io.stored import MAX_FILE_BYTES, StoredFile, read_bytes, too_large, unreadable
+from anomaly.io.stored_file import MAX_FILE_BYTES, StoredFile, read_bytes, too_large_error, unreadable_error
 
-ENDINGS = (".nii", ".nii.gz")
+SUFFIXES = (".nii", ".nii.gz")
 MIN_SPACING_MM = 0.1
 MAX_SPACING_MM = 10.0
 MAX_VOXELS = 1 << 30
 
-_BROKEN = (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError, TypeError)
+_READ_ERRORS = (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError, TypeError)
 
 
 def is_nifti_name(name: str) -> bool:
-    """Return whether a file is NIfTI by its name."""
-    return name.lower().endswith(ENDINGS)
+    """Return whether a file name ends like that of a NIfTI file."""
+    return name.lower().endswith(SUFFIXES)
 
 
-def stem(name: str) -> str:
-    """Return a file's name without ``.nii`` or ``.nii.gz``."""
+def nifti_stem(name: str) -> str:
+    """Return a file name without ``.nii`` or ``.nii.gz``."""
     lower = name.lower()
-    return next((name[: -len(ending)] for ending in reversed(ENDINGS) if lower.endswith(ending)), name)
+    return next((name[: -len(suffix)] for suffix in reversed(SUFFIXES) if lower.endswith(suffix)), name)
 
 
 def read_nifti(
@@ -49,41 +49,42 @@ def read_nifti(
     scan_id
         Name of the scan; by default the file's name without its ending.
     modality
-        What the voxels are.
+        Modality of the scan.
 
     Returns
     -------
     Volume
-        float32 ``(I, J, K)`` with the file's scaling applied; geometry of the sform, or of the qform.
+        float32 ``(I, J, K)`` with the file's scaling applied. The geometry is that of the sform or, if there is
+        none, of the qform.
 
     Raises
     ------
     ScanRefusedError
-        If the file is damaged, not 3D, not finite, constant, or has no plausible geometry.
+        If the file is damaged, not 3D, not finite or constant, or its geometry is missing or implausible.
     """
     stored = file if isinstance(file, StoredFile) else StoredFile(file)
-    image = _open(stored)
-    affine = _affine(image)
-    voxels = _voxels(image)
+    image = _open_nifti(stored)
+    affine = _read_affine(image)
+    voxels = _read_voxels(image)
     geometry = Geometry(voxels.shape, affine)
-    refuse_absurd_geometry(geometry)
-    refuse_unusable_voxels(voxels)
-    return Volume(voxels, geometry, scan_id or stem(stored.name), modality)
+    check_geometry(geometry)
+    check_voxels(voxels)
+    return Volume(voxels, geometry, scan_id or nifti_stem(stored.name), modality)
 
 
 def read_geometry(path: Path) -> Geometry:
-    """Return the grid of a NIfTI file without reading its voxels."""
-    image = _open(StoredFile(path))
-    return Geometry(_shape(image), _affine(image))
+    """Read the grid of a NIfTI file, without its voxels."""
+    image = _open_nifti(StoredFile(path))
+    return Geometry(_shape_3d(image), _read_affine(image))
 
 
 def read_mask(path: Path) -> npt.NDArray[np.bool_]:
-    """Return a mask ``(I, J, K)``: where the file is above zero (a mask may be empty, so it is never refused)."""
-    return _voxels(_open(StoredFile(path))) > 0
+    """Read a mask ``(I, J, K)``: True where the file is above zero. A mask may be empty."""
+    return _read_voxels(_open_nifti(StoredFile(path))) > 0
 
 
-def refuse_absurd_geometry(geometry: Geometry) -> None:
-    """Raise ScanRefusedError if the affine is degenerate or the voxel size cannot be that of a head scan."""
+def check_geometry(geometry: Geometry) -> None:
+    """Raise ScanRefusedError if the affine is degenerate or the voxel size is implausible for a head scan."""
     matrix = geometry.affine
     remedy = "convert the scan again from its DICOM files, or correct the affine"
     if not np.isfinite(matrix).all():
@@ -98,9 +99,9 @@ def refuse_absurd_geometry(geometry: Geometry) -> None:
                                "three independent axes", remedy)  # fmt: skip
 
 
-def refuse_unusable_voxels(voxels: FloatArray) -> None:
+def check_voxels(voxels: FloatArray) -> None:
     """Raise ScanRefusedError if voxels are constant or not finite."""
-    low, high = float(voxels.min()), float(voxels.max())  # NaN propagates, so one pass is enough
+    low, high = float(voxels.min()), float(voxels.max())  # NaN propagates, so this also finds NaN
     if not (np.isfinite(low) and np.isfinite(high)):
         n_bad = int(voxels.size - np.isfinite(voxels).sum())
         raise ScanRefusedError("non_finite", f"{n_bad} voxels that are not numbers", "finite intensities",
@@ -110,18 +111,18 @@ def refuse_unusable_voxels(voxels: FloatArray) -> None:
                                "check that the export worked")  # fmt: skip
 
 
-def _open(file: StoredFile) -> SpatialImage:
+def _open_nifti(file: StoredFile) -> SpatialImage:
     try:
         image = nib.load(file.path) if not file.member else _from_bytes(file)
-    except _BROKEN as error:
-        raise unreadable(f"a NIfTI file that cannot be opened ({type(error).__name__})") from error
+    except _READ_ERRORS as error:
+        raise unreadable_error(f"a NIfTI file that cannot be opened ({type(error).__name__})") from error
     if not isinstance(image, nib.Nifti1Image):
-        raise unreadable(f"a {type(image).__name__} under a NIfTI name")
+        raise unreadable_error(f"a {type(image).__name__} under a NIfTI name")
     if image.get_data_dtype().fields is not None or image.get_data_dtype().kind == "c":
         raise ScanRefusedError("not_scalar", "colour or complex voxels", "one number per voxel",
-                               "give the scan itself, not a picture of it")  # fmt: skip
+                               "give the scan itself, not a rendered image of it")  # fmt: skip
     if int(np.prod(image.shape, dtype=np.int64)) > MAX_VOXELS:
-        raise too_large(int(np.prod(image.shape, dtype=np.int64)) * image.get_data_dtype().itemsize)
+        raise too_large_error(int(np.prod(image.shape, dtype=np.int64)) * image.get_data_dtype().itemsize)
     return image
 
 
@@ -133,7 +134,7 @@ def _from_bytes(file: StoredFile) -> SpatialImage:
     return kind.from_bytes(content)
 
 
-def _shape(image: SpatialImage) -> tuple[int, int, int]:
+def _shape_3d(image: SpatialImage) -> tuple[int, int, int]:
     shape = tuple(int(n) for n in image.shape)
     if len(shape) < 3 or any(n != 1 for n in shape[3:]) or min(shape[:3]) < 2:
         raise ScanRefusedError("not_3d", "an image of shape " + " × ".join(map(str, shape)), "one 3D volume",
@@ -141,13 +142,13 @@ def _shape(image: SpatialImage) -> tuple[int, int, int]:
     return shape[0], shape[1], shape[2]
 
 
-def _affine(image: SpatialImage) -> AffineArray:
+def _read_affine(image: SpatialImage) -> AffineArray:
     header = image.header
     if int(header["sform_code"]) > 0:
         return np.asarray(header.get_sform(), dtype=np.float64)
     if int(header["qform_code"]) > 0:
         return _qform(header)
-    raise ScanRefusedError("missing_geometry", "neither sform nor qform", "an image that knows where it lies",
+    raise ScanRefusedError("missing_geometry", "neither sform nor qform", "a header with an affine",
                            "convert the scan again from its DICOM files")  # fmt: skip
 
 
@@ -159,11 +160,11 @@ def _qform(header: Any) -> AffineArray:
                                "convert the scan again from its DICOM files") from error  # fmt: skip
 
 
-def _voxels(image: SpatialImage) -> FloatArray:
-    shape = _shape(image)
+def _read_voxels(image: SpatialImage) -> FloatArray:
+    shape = _shape_3d(image)
     try:
         with np.errstate(over="ignore", invalid="ignore"):
             values = np.asarray(image.get_fdata(caching="unchanged", dtype=np.float32))
-    except _BROKEN as error:
-        raise unreadable(f"a NIfTI file that ends early or is damaged ({type(error).__name__})") from error
+    except _READ_ERRORS as error:
+        raise unreadable_error(f"a NIfTI file that ends early or is damaged ({type(error).__name__})") from error
     return values.reshape(shape, order="A")

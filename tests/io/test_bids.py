@@ -1,4 +1,4 @@
-"""What names say of a scan."""
+"""BIDS file names and participants."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from anomaly.core.volume import Modality
-from anomaly.io.bids import is_other_image, is_scan_name, parse_age, parse_sex, read_name, safe
+from anomaly.io.bids import (
+    is_scan_name,
+    is_unsupported_image,
+    parse_age,
+    parse_scan_name,
+    parse_sex,
+    safe_file_name,
+)
 
 
 @pytest.mark.parametrize(
@@ -23,10 +30,10 @@ from anomaly.io.bids import is_other_image, is_scan_name, parse_age, parse_sex, 
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_names_say_who_when_and_what(
+def test_a_file_name_gives_subject_session_and_modality(
     path: str, scan_id: str, subject: str, session: str, modality: Modality
 ) -> None:
-    name = read_name(Path("data") / path)
+    name = parse_scan_name(Path("data") / path)
     assert (name.scan_id, name.subject, name.session, name.modality) == (scan_id, subject, session, modality)
 
 
@@ -44,16 +51,16 @@ def test_scans_are_scans(name: str) -> None:
     assert is_scan_name(f"{name}.nii.gz")
 
 
-def test_other_kinds_of_image_are_known() -> None:
-    assert is_other_image(read_name(Path("sub-1_task-rest_bold.nii.gz")))
-    assert not is_other_image(read_name(Path("sub-1_T1w.nii.gz")))
+def test_unsupported_kinds_of_image_are_recognised() -> None:
+    assert is_unsupported_image(parse_scan_name(Path("sub-1_task-rest_bold.nii.gz")))
+    assert not is_unsupported_image(parse_scan_name(Path("sub-1_T1w.nii.gz")))
 
 
-def test_ages_and_sexes_are_read_as_people_write_them() -> None:
+def test_ages_and_sexes_are_parsed_in_their_usual_spellings() -> None:
     assert [parse_age(text) for text in ("34.5", "89+", "n/a", "")] == [34.5, 89.0, None, None]
     assert [parse_sex(text) for text in ("F", "male", "n/a", "O")] == ["F", "M", "", "O"]
 
 
-def test_names_are_made_safe_for_files() -> None:
-    assert safe("../../etc/pass wd") == "etc-pass-wd"
-    assert safe("???") == "scan"
+def test_unsafe_characters_of_names_are_replaced() -> None:
+    assert safe_file_name("../../etc/pass wd") == "etc-pass-wd"
+    assert safe_file_name("???") == "scan"

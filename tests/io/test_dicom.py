@@ -1,4 +1,4 @@
-"""A DICOM series becomes a volume in RAS+ millimetres, or is refused with what was found."""
+"""Reading DICOM series as volumes in RAS+ millimetres, and refusing those that are not one volume."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def assert_same_image(volume: Volume, reference: nib.Nifti1Image, atol_mm: float
     np.testing.assert_allclose(ours.get_fdata(), theirs.get_fdata(), rtol=1e-5, atol=1e-3)
 
 
-def test_voxels_lie_where_the_header_says(tmp_path: Path) -> None:
+def test_voxel_positions_follow_the_header(tmp_path: Path) -> None:
     series = make_series(n_slices=5, orientation=OBLIQUE, step=3.0 * np.cross(OBLIQUE[:3], OBLIQUE[3:]))
     volume = read_one(write_series(tmp_path / "series", series))
     row, column, index = 3, 7, 2
@@ -98,7 +98,7 @@ def test_each_slice_has_its_own_rescale(tmp_path: Path) -> None:
     np.testing.assert_array_equal(volume.voxels[:, :, 2], expected.T)
 
 
-def test_monochrome1_is_turned_so_that_larger_is_brighter(tmp_path: Path) -> None:
+def test_monochrome1_is_inverted_so_that_larger_is_brighter(tmp_path: Path) -> None:
     series = make_series(PhotometricInterpretation="MONOCHROME1")
     volume = read_one(write_series(tmp_path / "series", series))
     np.testing.assert_array_equal(volume.voxels[:, :, 0], 65535.0 - series[0].pixel_array.T)
@@ -131,7 +131,7 @@ def test_geometry_agrees_with_highdicom(tmp_path: Path) -> None:
     assert_same_image(ours, image)
 
 
-def test_gantry_tilt_is_carried_exactly(tmp_path: Path) -> None:
+def test_gantry_tilt_is_part_of_the_affine(tmp_path: Path) -> None:
     folder = write_series(tmp_path / "series", _tilted())
     volume = read_one(folder)
     np.testing.assert_array_equal(
@@ -141,7 +141,7 @@ def test_gantry_tilt_is_carried_exactly(tmp_path: Path) -> None:
     assert abs(np.dot(j, k)) > 0.1 * np.linalg.norm(j) * np.linalg.norm(k), "the slices are shifted, not turned"
 
 
-def test_tilted_slices_show_the_same_world_as_the_corrected_image_of_dcm2niix(tmp_path: Path) -> None:
+def test_tilted_slices_agree_with_the_image_that_dcm2niix_corrected(tmp_path: Path) -> None:
     folder = write_series(tmp_path / "series", _tilted())
     corrected = next(i for name, i in with_dcm2niix(folder, tmp_path / "reference").items() if "Tilt" in name)
     volume = read_one(folder)
@@ -222,7 +222,7 @@ def test_several_volumes_in_one_series_are_refused(tmp_path: Path) -> None:
     assert error.code == "not_3d"
 
 
-def test_images_without_a_position_are_refused(tmp_path: Path) -> None:
+def test_images_without_position_are_refused(tmp_path: Path) -> None:
     folder = write_series(tmp_path / "series", make_series(ImagePositionPatient=None))
     assert refusal(folder).code == "missing_geometry"
 
@@ -287,4 +287,4 @@ def test_the_real_body_ct_is_in_hounsfield_units(anomaly_data: Path) -> None:
 def test_the_real_enhanced_time_series_is_refused(anomaly_data: Path) -> None:
     error = refusal(anomaly_data / "dicom" / "mr_enhanced_multiframe.zip")
     assert error.code == "not_3d"
-    assert "24 images of 6 places" in error.found
+    assert "24 images at 6 positions" in error.found

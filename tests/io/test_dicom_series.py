@@ -1,4 +1,4 @@
-"""DICOM headers say what is one scan, of what kind, and what is none; what is written never says whose."""
+"""Grouping DICOM files into scans, their modality, and pseudonyms."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from anomaly.core.errors import ScanRefusedError
 from anomaly.core.volume import Modality
 from anomaly.io.dicom_series import group_series, read_header
 from anomaly.io.discover import discover
-from anomaly.io.stored import StoredFile
+from anomaly.io.stored_file import StoredFile
 from tests.io.dicom_factory import AXIAL, encode, make_series, make_slice, uid, write_series
 
 
@@ -21,7 +21,7 @@ def refusal(folder: Path) -> ScanRefusedError:
     return scan.refusal
 
 
-def test_a_header_keeps_nothing_that_names_the_patient() -> None:
+def test_a_header_contains_nothing_that_identifies_the_patient() -> None:
     header = read_header(StoredFile(Path("x.dcm")), encode(make_series(1)[0]))
     assert header is not None
     (series,) = group_series([header])
@@ -30,7 +30,7 @@ def test_a_header_keeps_nothing_that_names_the_patient() -> None:
     assert (header.age, header.sex) == (45.0, "F")
 
 
-def test_what_is_not_dicom_has_no_header() -> None:
+def test_a_file_that_is_not_dicom_has_no_header() -> None:
     for content in (b"", b"text", b"\0" * 400, b"\0" * 128 + b"DICM"):
         assert read_header(StoredFile(Path("x")), content) is None
 
@@ -78,7 +78,7 @@ def test_a_scout_inside_a_ct_series_is_refused_and_the_scan_is_read(tmp_path: Pa
      ("1.2.840.10008.5.1.4.1.1.481.3", "RTSTRUCT"), ("1.2.840.10008.5.1.4.1.1.7", "OT")],
     ids=["structured report", "PDF", "contours", "screenshot"],
 )  # fmt: skip
-def test_what_is_no_scan_is_refused(tmp_path: Path, sop_class: str, modality: str) -> None:
+def test_a_series_that_is_not_a_scan_is_refused(tmp_path: Path, sop_class: str, modality: str) -> None:
     ds = make_series(1)[0]
     ds.SOPClassUID, ds.Modality = sop_class, modality
     if modality != "OT":
@@ -103,12 +103,12 @@ def test_what_is_no_scan_is_refused(tmp_path: Path, sop_class: str, modality: st
     ],
     ids=lambda value: " ".join(map(str, value.values())) if isinstance(value, dict) else value.value,
 )
-def test_the_header_says_what_kind_of_mr_it_is(tmp_path: Path, values: dict, expected: Modality) -> None:
+def test_the_header_gives_the_mr_contrast(tmp_path: Path, values: dict, expected: Modality) -> None:
     (scan,) = discover([write_series(tmp_path / "series", make_series(**values))])
     assert scan.modality is expected
 
 
-def test_nothing_that_is_written_names_the_patient(tmp_path: Path) -> None:
+def test_no_output_identifies_the_patient(tmp_path: Path) -> None:
     folder = tmp_path / "exports" / "DOE_JANE"
     write_series(folder, make_series())
     (scan,) = discover([tmp_path / "exports"])
@@ -139,7 +139,7 @@ def test_the_real_t1_series_is_recognised(anomaly_data: Path) -> None:
     assert len(scan.files) == 384
 
 
-def test_a_series_whose_identifiers_were_all_blanked_is_one_scan(tmp_path: Path) -> None:
+def test_a_series_without_identifiers_is_one_scan(tmp_path: Path) -> None:
     series = make_series(6)
     for ds in series:
         for keyword in (

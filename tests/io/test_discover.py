@@ -1,4 +1,4 @@
-"""What is a scan here, what is not, and what is it called."""
+"""Finding scans: which files are scans, which are not, and how scans are named."""
 
 from __future__ import annotations
 
@@ -43,26 +43,26 @@ def ids(scans: list[ScanSource]) -> list[str]:
     return [scan.scan_id for scan in scans]
 
 
-def test_bids_names_say_subject_session_and_modality(bids: Path) -> None:
+def test_bids_names_give_subject_session_and_modality(bids: Path) -> None:
     scans = {scan.scan_id: scan for scan in discover([bids])}
     assert sorted(scans) == ["sub-01_ses-a_FLAIR", "sub-01_ses-a_T1w", "sub-02_T1w"]
     scan = scans["sub-01_ses-a_FLAIR"]
     assert (scan.subject, scan.session, scan.modality) == ("sub-01", "ses-a", Modality.FLAIR)
 
 
-def test_participants_say_age_sex_and_group(bids: Path) -> None:
+def test_participants_tsv_gives_age_sex_and_group(bids: Path) -> None:
     scans = {scan.scan_id: scan for scan in discover([bids])}
     first, second = scans["sub-01_ses-a_T1w"], scans["sub-02_T1w"]
     assert (first.age, first.sex, first.group) == (61.5, "F", "patient")
     assert (second.age, second.sex, second.group) == (None, "M", "")
 
 
-def test_participants_are_found_for_a_single_file_too(bids: Path) -> None:
+def test_participants_tsv_is_read_for_a_single_file_too(bids: Path) -> None:
     (scan,) = discover([bids / "sub-01" / "ses-a" / "anat" / "sub-01_ses-a_T1w.nii.gz"])
     assert scan.age == 61.5
 
 
-def test_the_lesion_mask_beside_a_scan_goes_with_it(bids: Path) -> None:
+def test_a_lesion_mask_in_the_same_folder_belongs_to_the_scan(bids: Path) -> None:
     scans = {scan.scan_id: scan for scan in discover([bids])}
     mask = scans["sub-01_ses-a_T1w"].lesion_mask
     assert mask is not None
@@ -70,13 +70,13 @@ def test_the_lesion_mask_beside_a_scan_goes_with_it(bids: Path) -> None:
     assert scans["sub-02_T1w"].lesion_mask is None
 
 
-def test_a_mask_that_the_user_names_is_refused_not_passed_over(bids: Path) -> None:
+def test_a_mask_that_the_user_names_is_refused_not_skipped(bids: Path) -> None:
     (scan,) = discover([bids / "sub-02" / "anat" / "sub-02_desc-brain_mask.nii.gz"])
     assert scan.refusal is not None
     assert scan.refusal.code == "not_a_scan"
 
 
-def test_images_of_other_kinds_are_refused_unread(tmp_path: Path) -> None:
+def test_unsupported_images_are_refused_before_they_are_read(tmp_path: Path) -> None:
     (tmp_path / "sub-01_task-rest_bold.nii.gz").write_bytes(b"never read")
     (scan,) = discover([tmp_path])
     with pytest.raises(ScanRefusedError) as caught:
@@ -84,7 +84,7 @@ def test_images_of_other_kinds_are_refused_unread(tmp_path: Path) -> None:
     assert caught.value.code == "wrong_modality"
 
 
-def test_files_named_by_modality_alone_belong_to_their_folder(tmp_path: Path) -> None:
+def test_the_folder_is_the_subject_of_a_file_named_after_its_modality(tmp_path: Path) -> None:
     put(tmp_path / "patient7" / "T1.nii.gz")
     put(tmp_path / "patient8" / "T1.nii.gz")
     scans = discover([tmp_path])
@@ -93,7 +93,7 @@ def test_files_named_by_modality_alone_belong_to_their_folder(tmp_path: Path) ->
     assert {scan.modality for scan in scans} == {Modality.T1W}
 
 
-def test_a_default_modality_is_for_those_that_do_not_say(tmp_path: Path, bids: Path) -> None:
+def test_the_default_modality_applies_only_to_files_of_unknown_modality(tmp_path: Path, bids: Path) -> None:
     put(tmp_path / "plain" / "a.nii.gz")
     scans = {s.scan_id: s.modality for s in discover([tmp_path / "plain", bids], Modality.T2W)}
     assert scans["a"] is Modality.T2W
@@ -105,7 +105,7 @@ def test_the_same_file_named_twice_is_one_scan(bids: Path) -> None:
 
 
 @pytest.mark.parametrize("order", [1, -1], ids=["manifest first", "folder first"])
-def test_what_a_manifest_knows_wins_over_a_folder(bids: Path, order: int) -> None:
+def test_a_manifest_takes_precedence_over_a_folder(bids: Path, order: int) -> None:
     manifest = bids.parent / "manifest.csv"
     manifest.write_text("path,group,split\nbids/sub-02/anat/sub-02_T1w.nii.gz,healthy,test\n")
     scans = {scan.scan_id: scan for scan in discover([manifest, bids][::order])}
@@ -113,13 +113,13 @@ def test_what_a_manifest_knows_wins_over_a_folder(bids: Path, order: int) -> Non
     assert scans["sub-02_T1w"].split == "test"
 
 
-def test_equal_names_from_different_folders_stay_apart(tmp_path: Path) -> None:
+def test_equal_names_from_different_folders_get_different_ids(tmp_path: Path) -> None:
     put(tmp_path / "a" / "scan7.nii.gz", seed=1)
     put(tmp_path / "b" / "scan7.nii.gz", seed=2)
     assert ids(discover([tmp_path])) == ["scan7", "scan7_2"]
 
 
-def test_a_manifest_adds_what_it_knows(tmp_path: Path, bids: Path) -> None:
+def test_a_manifest_adds_metadata(tmp_path: Path, bids: Path) -> None:
     manifest = tmp_path / "manifest.csv"
     manifest.write_text(
         "path,subject,group,split,mask,age\n"
@@ -138,7 +138,7 @@ def test_a_manifest_may_name_a_folder_of_dicom(tmp_path: Path) -> None:
     assert (scan.subject, scan.group, scan.is_dicom) == ("sub-9", "healthy", True)
 
 
-def test_a_missing_file_of_a_manifest_is_refused_and_stops_nothing(tmp_path: Path) -> None:
+def test_a_missing_file_of_a_manifest_is_refused_without_stopping_the_others(tmp_path: Path) -> None:
     put(tmp_path / "a.nii.gz")
     (tmp_path / "manifest.csv").write_text("path\na.nii.gz\ngone.nii.gz\n")
     scan, missing = discover([tmp_path / "manifest.csv"])
@@ -147,7 +147,7 @@ def test_a_missing_file_of_a_manifest_is_refused_and_stops_nothing(tmp_path: Pat
     assert missing.refusal.code == "missing_file"
 
 
-def test_sources_mix(tmp_path: Path, bids: Path) -> None:
+def test_different_kinds_of_source_can_be_mixed(tmp_path: Path, bids: Path) -> None:
     write_series(tmp_path / "dicom", make_series(series="folder"))
     write_zip(tmp_path / "scan.zip", make_series(series="zip", seed=3))
     scans = discover([bids, tmp_path / "dicom", tmp_path / "scan.zip"])
@@ -173,7 +173,7 @@ def test_the_name_of_a_zip_found_in_a_folder_is_not_written_down(tmp_path: Path)
     (scan,) = discover([tmp_path / "inbox"])
     assert scan.origin == tmp_path / "inbox"
     (named,) = discover([tmp_path / "inbox" / "doe_jane.zip"])
-    assert named.origin.name == "doe_jane.zip", "what the user types is the user's"
+    assert named.origin.name == "doe_jane.zip", "a path that the user typed may be written down"
 
 
 def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
@@ -184,21 +184,21 @@ def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
     assert ids(discover([tmp_path / "in"])) == ["a"]
 
 
-def test_files_of_other_kinds_are_passed_over(tmp_path: Path) -> None:
+def test_files_of_other_types_are_skipped(tmp_path: Path) -> None:
     put(tmp_path / "a.nii.gz")
     for name in ("notes.txt", "DICOMDIR", "a.json", ".hidden.nii.gz", "binary"):
         (tmp_path / name).write_bytes(b"\0" * 200)
     assert ids(discover([tmp_path])) == ["a"]
 
 
-def test_a_broken_dicom_file_is_refused_not_passed_over(tmp_path: Path) -> None:
+def test_a_broken_dicom_file_is_refused_not_skipped(tmp_path: Path) -> None:
     (tmp_path / "broken.dcm").write_bytes(b"\0" * 200)
     (scan,) = discover([tmp_path])
     assert scan.refusal is not None
     assert scan.refusal.code == "unreadable"
 
 
-def test_what_this_program_wrote_is_not_found_again(tmp_path: Path) -> None:
+def test_output_folders_of_this_program_are_skipped(tmp_path: Path) -> None:
     put(tmp_path / "a.nii.gz")
     put(tmp_path / "cohort" / "volumes" / "a.nii")
     (tmp_path / "cohort" / "cohort.json").write_text("{}")
@@ -215,17 +215,17 @@ def test_a_source_without_scans_is_an_error(tmp_path: Path) -> None:
         discover([tmp_path])
 
 
-def test_a_replaced_file_is_another_scan_to_resume(tmp_path: Path) -> None:
+def test_the_cache_key_changes_when_a_file_is_replaced(tmp_path: Path) -> None:
     path = put(tmp_path / "a.nii.gz")
     (before,) = discover([path])
-    digest = before.identity()
-    assert digest == before.identity()
+    key = before.cache_key()
+    assert key == before.cache_key()
     put(path, seed=5)
-    assert before.identity() != digest
+    assert before.cache_key() != key
 
 
 def test_the_faulty_scans_of_the_sample_data_are_refused_for_their_faults(sample_data: Path) -> None:
-    assert {_name(scan): _code(scan) for scan in discover([sample_data / "refuse"])} == {
+    assert {_fault(scan): _refusal_code(scan) for scan in discover([sample_data / "refuse"])} == {
         "truncated": "unreadable",
         "four_dimensional": "not_3d",
         "constant": "constant",
@@ -238,11 +238,11 @@ def test_the_faulty_scans_of_the_sample_data_are_refused_for_their_faults(sample
     }
 
 
-def _name(scan: ScanSource) -> str:
+def _fault(scan: ScanSource) -> str:
     return scan.files[0].path.parent.name if scan.is_dicom else scan.scan_id.removesuffix("_T1w")
 
 
-def _code(scan: ScanSource) -> str:
+def _refusal_code(scan: ScanSource) -> str:
     try:
         scan.read()
     except ScanRefusedError as error:
@@ -263,7 +263,7 @@ def test_the_dicom_twins_of_the_sample_data_lie_where_the_nifti_files_lie(sample
 
 
 @pytest.mark.real_data
-def test_every_real_brain_is_found_with_what_is_known_of_the_person(anomaly_data: Path) -> None:
+def test_every_real_brain_is_found_with_its_metadata(anomaly_data: Path) -> None:
     scans = discover([anomaly_data / "ixi"])
     assert len(scans) == 153
     assert {scan.modality for scan in scans} == {Modality.T1W}

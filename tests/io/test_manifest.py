@@ -1,4 +1,4 @@
-"""A manifest says which scans there are and what is known of them."""
+"""Reading the manifest of scans that a user writes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_every_column_is_read(tmp_path: Path) -> None:
     assert (row.age, row.sex) == (34.5, "F")
 
 
-def test_tabs_separate_in_a_tsv(tmp_path: Path) -> None:
+def test_a_tsv_is_separated_by_tabs(tmp_path: Path) -> None:
     (row,) = read_manifest(write(tmp_path, "path\tgroup\na.nii\thealthy\n", "manifest.tsv"))
     assert row.group == "healthy"
 

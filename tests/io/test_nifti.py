@@ -1,4 +1,4 @@
-"""A NIfTI file becomes a volume, or is refused; maps become files that overlay the scan."""
+"""Reading NIfTI files as volumes, and refusing those that are not usable scans."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from anomaly.core.errors import ScanRefusedError
 from anomaly.core.volume import Geometry, Modality
 from anomaly.export.nifti import write_nifti
 from anomaly.io.nifti import read_geometry, read_mask, read_nifti
-from anomaly.io.stored import StoredFile
+from anomaly.io.stored_file import StoredFile
 from tests.conftest import make_volume
 
 OBLIQUE = np.array([[-1.9, 0.3, 0.2, 60], [0.3, 1.9, -0.5, -70], [0.2, 0.6, 2.9, -40], [0, 0, 0, 1.0]])
@@ -40,7 +40,9 @@ def refusal(path: Path) -> ScanRefusedError:
 
 @pytest.mark.parametrize("affine", [OBLIQUE, FLIPPED, SHEARED], ids=["oblique", "flipped", "sheared"])
 @pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz"])
-def test_what_is_written_reads_back_at_the_same_place(tmp_path: Path, affine: np.ndarray, name: str) -> None:
+def test_a_written_volume_is_read_back_with_the_same_geometry(
+    tmp_path: Path, affine: np.ndarray, name: str
+) -> None:
     geometry = Geometry((9, 8, 7), affine)
     write_nifti(tmp_path / name, noise(), geometry)
     volume = read_nifti(tmp_path / name, modality=Modality.T1W)
@@ -58,7 +60,7 @@ def test_the_scaling_of_the_file_is_applied(tmp_path: Path) -> None:
     np.testing.assert_allclose(read_nifti(tmp_path / "scan.nii").voxels, noise(dtype=np.int16) * 0.5 - 10)
 
 
-def test_without_sform_the_qform_says_where_it_lies(tmp_path: Path) -> None:
+def test_without_sform_the_qform_is_the_geometry(tmp_path: Path) -> None:
     image = nib.Nifti1Image(noise(), None)
     image.set_qform(FLIPPED, code=1)
     image.set_sform(None, code=0)
@@ -71,7 +73,7 @@ def test_a_fourth_axis_of_one_is_dropped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [(9, 8, 7, 3), (9, 8), (9, 8, 1)], ids=["4D", "2D", "one slice"])
-def test_what_is_not_3d_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_an_image_that_is_not_3d_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
     assert refusal(save(tmp_path / "scan.nii", noise(shape))).code == "not_3d"
 
 
@@ -119,7 +121,7 @@ def test_a_truncated_file_is_refused_as_unreadable(tmp_path: Path, name: str, sh
     assert refusal(path).code == "unreadable"
 
 
-def test_what_is_not_nifti_is_refused_as_unreadable(tmp_path: Path) -> None:
+def test_a_file_that_is_not_nifti_is_refused_as_unreadable(tmp_path: Path) -> None:
     (tmp_path / "scan.nii.gz").write_text("not an image")
     assert refusal(tmp_path / "scan.nii.gz").code == "unreadable"
 
@@ -129,7 +131,7 @@ def test_colour_images_are_refused(tmp_path: Path) -> None:
     assert refusal(save(tmp_path / "scan.nii", colours)).code == "not_scalar"
 
 
-def test_a_header_that_promises_an_impossible_size_is_refused_without_reading_it(tmp_path: Path) -> None:
+def test_a_header_with_an_impossible_size_is_refused_before_the_voxels_are_read(tmp_path: Path) -> None:
     path = save(tmp_path / "scan.nii", noise())
     content = bytearray(path.read_bytes())
     content[40:48] = np.array([3, 32000, 32000, 32000], "<i2").tobytes()
@@ -169,7 +171,7 @@ def test_the_same_values_give_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
 
 
-def test_viewers_that_prefer_the_qform_see_the_same_place(tmp_path: Path) -> None:
+def test_qform_and_sform_are_equal(tmp_path: Path) -> None:
     write_nifti(tmp_path / "map.nii", noise(), Geometry((9, 8, 7), FLIPPED))
     header = nib.load(tmp_path / "map.nii").header
     np.testing.assert_allclose(header.get_qform(), header.get_sform(), atol=1e-5)
