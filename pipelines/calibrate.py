@@ -1,4 +1,4 @@
-"""Held-out healthy scans in, a promise about the false-flag rate out."""
+"""Calibrate a model: score held-out healthy scans, and fix the threshold of each target false-positive rate."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pandas as pd
 
 from anomaly.bundle.ensemble import open_bundle
 from anomaly.bundle.store import Bundle, hash_subject
-from anomaly.calibration.conformal import minimum_alpha
-from anomaly.calibration.operating_point import evidence_edges, exceedance, voxel_threshold
+from anomaly.calibration.conformal import Floats, minimum_alpha
+from anomaly.calibration.operating_point import evidence_edges, voxel_threshold
 from anomaly.calibration.record import (
     CalibrationRecord,
     Purpose,
@@ -25,25 +25,36 @@ from anomaly.calibration.record import (
 )
 from anomaly.calibration.record import calibrate as make_calibration
 from anomaly.cohort.table import ScanRecord
-from anomaly.core.errors import AlphaTooSmallError, CohortError, ConfigError, ScanRefusedError
-from anomaly.core.files import atomic_path
+from anomaly.core.errors import AlphaTooSmallError, CohortError, ConfigError
 from anomaly.core.progress import Progress, no_progress
 from anomaly.core.provenance import user_name
-from anomaly.core.results import ScanStatus
+from anomaly.core.results import ScanScore, ScanStatus
+from anomaly.inference.model import Model
+from anomaly.runs.score_store import ScoreStore
 from anomaly.training.hardware import choose_device
+from pipelines.calibration_job import CalibrationJob, read_exceedance
 from pipelines.common import audit
-from pipelines.scan_input import Arrival, Intake, open_intake
+from pipelines.scan_input import PreparedScanRef, ScanInput, open_scans
 
 SPLIT = "calibration"
+NotScored = dict[str, str]
 
 
 @dataclass(frozen=True, eq=False)
-class _Healthy:
-    """A scored healthy scan: its scores, and how its evidence is distributed (shares above each edge)."""
+class HealthyScan:
+    """A scored healthy scan.
+
+    Parameters
+    ----------
+    scores
+        Every scan score by name.
+    exceedance
+        Share of its brain voxels whose evidence is above each of ``evidence_edges()``.
+    """
 
     record: ScanRecord
     scores: dict[str, float]
-    tail: np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+    exceedance: Floats
 
 
 def calibrate(
@@ -63,10 +74,10 @@ def calibrate(
     model
         The bundle folder.
     cohort
-        An ingested cohort or raw scans. Where scans name a split, only ``calibration`` is used; only healthy ones
-        ever are.
+        An ingested cohort or raw scans. Where scans name a split, only ``calibration`` is used; scans of another
+        group than healthy never are.
     alphas
-        Promised false-flag rates; nothing is written unless all of them can be promised.
+        Target false-positive rates; nothing is written unless there are enough healthy scans for all of them.
     reason
         Why, and for which scanner and population.
 
@@ -77,7 +88,7 @@ def calibrate(
     LeakageError
         A scan, or another of the same subject, was seen in training.
     ConfigError
-        The reason is empty, or an alpha is no share.
+        The reason is empty, or an alpha is not between 0 and 1.
     CohortError
         No healthy scan can be scored.
     """
@@ -87,100 +98,89 @@ def calibrate(
         raise ConfigError(f"found --alpha {wrong[0]:g}; expected a share between 0 and 1, e.g. 0.05 for 5 %")
     bundle = open_bundle(model, choose_device(device))
     work = model / "calibration_scans"
-    with closing(open_intake([cohort], work / "ingested", bundle.config, jobs, split=SPLIT)) as intake:
-        arrivals, refused = _healthy_ones(intake, bundle)
-        _refuse_early(bundle, arrivals, alphas)
-        healthy, unlike = _score(bundle, arrivals, work / "scored" / bundle.model_id, progress)
+    with closing(open_scans([cohort], work / "ingested", bundle.config, jobs, split=SPLIT)) as scans:
+        accepted, not_accepted = _healthy_scans(scans, bundle)
+        _check_before_scoring(bundle, accepted, alphas)
+        job = CalibrationJob(Model(bundle), ScoreStore(work / "scored" / bundle.model_id))
+        healthy, not_scored = _score(job, accepted, progress)
     purpose = Purpose(user_name(), reason, _scope(bundle, cohort, healthy), bundle.model_id)
     records = _append(model, bundle, healthy, alphas, purpose)
     audit(model, "calibrate", model_id=bundle.model_id, calibrations=[r.calibration_id for r in records])
     return {
         "model_id": bundle.model_id,
         "healthy_scans": len(healthy),
-        "refused": len(refused) + len(unlike),
+        "refused": len(not_accepted) + len(not_scored),
         **{f"alpha_{r.alpha:g}": _sentence(r) for r in records},
         "calibrations": [r.model_dump(mode="json") for r in records],
-        "not_scored": [*refused, *unlike],
+        "not_scored": [*not_accepted, *not_scored],
     }
 
 
-def _healthy_ones(intake: Intake, bundle: Bundle) -> tuple[list[Arrival], list[dict[str, str]]]:
-    """Return the healthy scans that were accepted, and the scans that were not, with why."""
-    kept, refused = [], []
-    for arrival in intake:
-        record = arrival.record
+def _healthy_scans(scans: ScanInput, bundle: Bundle) -> tuple[list[PreparedScanRef], list[NotScored]]:
+    """Return the healthy scans that were accepted, and why others were not."""
+    accepted, not_accepted = [], []
+    for scan in scans:
+        record = scan.record
         if record.status is not ScanStatus.ACCEPTED:
             if record.status is not ScanStatus.DUPLICATE:
-                refused.append(_refused(record.scan_id, record.status, record.reason, record.remedy))
+                not_accepted.append(_not_scored(record.scan_id, record))
         elif record.group in {"", "healthy"}:
-            kept.append(arrival)
-    if not kept:
-        why = "".join(f"; refused {scan['scan_id']}: {scan['reason']}" for scan in refused[:1])
+            accepted.append(scan)
+    if not accepted:
+        why = "".join(f"; refused {scan['scan_id']}: {scan['reason']}" for scan in not_accepted[:1])
         raise CohortError(
             f"found no accepted healthy {bundle.config.modality.value} scan of the split {SPLIT!r}, or of none"
             f"{why}; give held-out healthy scans of that modality"
         )
-    return kept, refused
+    return accepted, not_accepted
 
 
-def _refused(scan_id: str, status: ScanStatus, reason: str, remedy: str) -> dict[str, str]:
-    return {"scan_id": scan_id, "status": status.value, "reason": reason, "remedy": remedy}
+def _not_scored(scan_id: str, found: ScanRecord | ScanScore) -> NotScored:
+    return {"scan_id": scan_id, "status": found.status.value, "reason": found.reason, "remedy": found.remedy}
 
 
-def _refuse_early(bundle: Bundle, arrivals: Sequence[Arrival], alphas: Sequence[float]) -> None:
-    """Refuse what cannot be promised before minutes are spent on scoring."""
+def _check_before_scoring(bundle: Bundle, scans: Sequence[PreparedScanRef], alphas: Sequence[float]) -> None:
+    """Raise an error for training scans and for too few scans before minutes are spent on scoring."""
     seen = bundle.training_fingerprints()
-    scans = pd.DataFrame([_identity(arrival.record) for arrival in arrivals])
-    check_leakage(seen["subjects"], seen["content_hashes"], scans)
-    least = minimum_alpha(len(arrivals))
+    identities = pd.DataFrame([_identity(scan.record) for scan in scans])
+    check_leakage(seen["subjects"], seen["content_hashes"], identities)
+    least = minimum_alpha(len(scans))
     if min(alphas) < least:
         raise AlphaTooSmallError(
-            f"alpha {min(alphas):g} cannot be promised with {len(arrivals)} healthy scans; the smallest that can "
-            f"is 1/(n + 1) = {least:.4f}; give more held-out healthy scans or a larger alpha"
+            f"a false-positive rate of {min(alphas):g} cannot be controlled with {len(scans)} healthy scans; the "
+            f"smallest that can is 1/(n + 1) = {least:.4f}; give more held-out healthy scans or a larger alpha"
         )
 
 
 def _score(
-    bundle: Bundle, arrivals: Sequence[Arrival], folder: Path, progress: Progress
-) -> tuple[list[_Healthy], list[dict[str, str]]]:
-    """Score the scans, keeping each result on disk, so that an interrupted calibration continues."""
-    healthy, refused = [], []
-    for done, arrival in enumerate(arrivals):
-        progress(done, len(arrivals), f"scoring {arrival.record.scan_id}")
-        try:
-            healthy.append(_scored(bundle, arrival, folder))
-        except ScanRefusedError as error:
-            refused.append(_refused(arrival.record.scan_id, ScanStatus.REFUSED, error.reason, error.remedy))
-    progress(len(arrivals), len(arrivals), "done")
-    return healthy, refused
-
-
-def _scored(bundle: Bundle, arrival: Arrival, folder: Path) -> _Healthy:
-    path = folder / f"{arrival.record.content_hash[:32]}.npz"
-    if path.is_file():
-        with np.load(path) as kept:
-            scores = dict(zip(kept["names"].tolist(), kept["scores"].tolist(), strict=True))
-            return _Healthy(arrival.record, scores, kept["tail"])
-    voxels, mask = arrival.load()
-    scored = bundle.scorer.score(voxels, mask, arrival.record.covariates)
-    tail = exceedance(scored.evidence[scored.mask], evidence_edges())
-    with atomic_path(path) as temporary:
-        np.savez(temporary, names=list(scored.scores), scores=list(scored.scores.values()), tail=tail)
-    return _Healthy(arrival.record, scored.scores, tail)
+    job: CalibrationJob, scans: Sequence[PreparedScanRef], progress: Progress
+) -> tuple[list[HealthyScan], list[NotScored]]:
+    healthy, not_scored = [], []
+    for scan, score in zip(scans, job.run(scans, len(scans), progress), strict=True):
+        if score.status is ScanStatus.SCORED:
+            healthy.append(HealthyScan(scan.record, score.scores, read_exceedance(job.store, score)))
+        else:
+            not_scored.append(_not_scored(scan.record.scan_id, score))
+    if not healthy:
+        raise CohortError(
+            f"none of {len(scans)} healthy scans could be scored; {not_scored[0]['scan_id']}: "
+            f"{not_scored[0]['reason']}; {not_scored[0]['remedy']}"
+        )
+    return healthy, not_scored
 
 
 def _append(
-    model: Path, bundle: Bundle, healthy: Sequence[_Healthy], alphas: Sequence[float], purpose: Purpose
+    model: Path, bundle: Bundle, healthy: Sequence[HealthyScan], alphas: Sequence[float], purpose: Purpose
 ) -> list[CalibrationRecord]:
     settings = bundle.config.scoring
     reference = pd.DataFrame(
         [_identity(h.record) | {f"score_{name}": value for name, value in h.scores.items()} for h in healthy]
     )
-    tails = np.stack([h.tail for h in healthy])
+    tails = np.stack([scan.exceedance for scan in healthy])
     point = VoxelPoint(settings.voxel_alpha, voxel_threshold(tails, evidence_edges(), settings.voxel_alpha))
     made = [
         make_calibration(reference, alpha=alpha, score_name=settings.scan_score, purpose=purpose, voxels=point)
-        for alpha in reversed(alphas)  # so that the first alpha is the newest, which `score` uses unless told
+        for alpha in reversed(alphas)  # the first alpha becomes the newest record, which `score` uses by default
     ]
     for calibration in made:
         append(model, calibration)
@@ -195,11 +195,11 @@ def _identity(record: ScanRecord) -> dict[str, str]:
     }
 
 
-def _scope(bundle: Bundle, cohort: Path, healthy: Sequence[_Healthy]) -> Scope:
+def _scope(bundle: Bundle, cohort: Path, healthy: Sequence[HealthyScan]) -> Scope:
     return Scope(
         modality=bundle.config.modality.value,
         cohort=cohort.resolve().name,
-        n_subjects=len({h.record.subject for h in healthy}),
+        n_subjects=len({scan.record.subject for scan in healthy}),
     )
 
 

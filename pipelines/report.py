@@ -18,15 +18,8 @@ from anomaly.core.errors import InputError, unknown_name
 from anomaly.core.files import atomic_path, read_json, sha256_of_file, sha256_of_json, write_json, write_text
 from anomaly.core.progress import Progress, no_progress
 from anomaly.core.results import ScanScore, ScanStatus
-from anomaly.runs.reader import (
-    Run,
-    read_neighbours,
-    read_run,
-    read_score,
-    read_scores,
-    read_volumes,
-    volumes_path,
-)
+from anomaly.runs.layout import volumes_path
+from anomaly.runs.reader import RunInfo, read_neighbours, read_run_info, read_score, read_scores, read_volumes
 from pipelines.common import cores
 
 _LOG = logging.getLogger(__name__)
@@ -78,7 +71,7 @@ def report(
     """
     if cases not in ("all", "flagged"):
         raise InputError(unknown_name("cases", cases, ["all", "flagged"]))
-    run, scores = read_run(run_dir), read_scores(run_dir)
+    run, scores = read_run_info(run_dir), read_scores(run_dir)
     scored = [score for score in scores if score.status == ScanStatus.SCORED]
     wanted = [score.scan_id for score in scored if cases == "all" or score.flagged]
     made: dict[str, PageMade] = {}
@@ -92,7 +85,7 @@ def report(
 def make_page(run_dir: Path, scan_id: str, pdf: bool = False) -> PageMade:
     """Make the page of one scan unless it is up to date; a failure is returned, not raised."""
     try:
-        run, path = read_run(run_dir), run_dir / scan_id / _RECORD
+        run, path = read_run_info(run_dir), run_dir / scan_id / _RECORD
         fingerprint = _fingerprint(run, scan_id)
         if _up_to_date(path, fingerprint, pdf):
             return PageMade(scan_id, read_json(path)["thumbnail"])
@@ -129,7 +122,7 @@ def _collected(done: Iterable[Future[PageMade]], names: dict[Future[PageMade], s
         )
 
 
-def _write_page(run: Run, scan_id: str, pdf: bool) -> str:
+def _write_page(run: RunInfo, scan_id: str, pdf: bool) -> str:
     from anomaly.reports.case import make_case, places, render_case
     from anomaly.reports.figures import data_uri
     from anomaly.reports.viewer import viewer_html
@@ -148,7 +141,7 @@ def _write_page(run: Run, scan_id: str, pdf: bool) -> str:
 
 
 def _write_worklist(
-    run: Run, scored: list[ScanScore], unscored: list[ScanScore], made: dict[str, PageMade], pdf: bool
+    run: RunInfo, scored: list[ScanScore], unscored: list[ScanScore], made: dict[str, PageMade], pdf: bool
 ) -> Path:
     from anomaly.reports.worklist import WorklistRow, make_worklist, render_worklist
 
@@ -168,7 +161,7 @@ def _write_worklist(
     return index
 
 
-def _fingerprint(run: Run, scan_id: str) -> str:
+def _fingerprint(run: RunInfo, scan_id: str) -> str:
     files = (run.folder / scan_id / "score.json", volumes_path(run.folder, scan_id))
     return sha256_of_json([_LAYOUT, run.fingerprint, *(sha256_of_file(path) for path in files)])
 

@@ -1,4 +1,4 @@
-"""Scans on their way to a model: raw ones go through its own chain, ingested ones are checked for it."""
+"""Open scans for a model: raw ones are prepared by its own chain, ingested ones are checked for it."""
 
 from __future__ import annotations
 
@@ -13,42 +13,53 @@ from anomaly.cohort.volumes import CohortVolumes
 from anomaly.core.errors import CohortError, ConfigError
 from anomaly.core.files import sha256_of_json
 from anomaly.core.results import ScanStatus
-from anomaly.core.volume import FloatArray, MaskArray, Modality
+from anomaly.core.volume import Modality
+from anomaly.inference.template_scan import TemplateScan
 from anomaly.io.discover import discover
 from anomaly.preprocessing.chain import Chain
 from pipelines.common import cores
 
 
 @dataclass(frozen=True)
-class Arrival:
-    """One scan that was found, whatever became of it, and the cohort folder that holds its volume."""
+class PreparedScanRef:
+    """A scan that was found, with any status, and the cohort folder that holds its volume if it was accepted."""
 
     record: ScanRecord
     folder: Path
 
-    def load(self) -> tuple[FloatArray, MaskArray]:
-        """Return the preprocessed voxels and mask ``(I, J, K)`` of an accepted scan."""
-        return CohortVolumes(self.folder, [self.record])[0]
+    def load(self) -> TemplateScan:
+        """Return an accepted scan, memory-mapped. The findings of its quality checks stay in the manifest."""
+        record = self.record
+        voxels, mask = CohortVolumes(self.folder, [record])[0]
+        return TemplateScan(
+            scan_id=record.scan_id,
+            voxels=voxels,
+            mask=mask,
+            geometry=record.geometry,
+            template_from_scan=record.template_from_scan_matrix,
+            covariates=record.covariates,
+            numbers=record.numbers,
+        )
 
 
 @dataclass(frozen=True)
-class Intake:
-    """Scans, one by one, in a fixed order; closing it stops the workers."""
+class ScanInput:
+    """Prepared scans, one by one, in a fixed order; closing it stops the workers."""
 
-    arrivals: Generator[Arrival, None, None]
+    scans: Generator[PreparedScanRef, None, None]
     total: int
 
-    def __iter__(self) -> Iterator[Arrival]:
-        return self.arrivals
+    def __iter__(self) -> Iterator[PreparedScanRef]:
+        return self.scans
 
     def close(self) -> None:
         """Stop preparing scans."""
-        self.arrivals.close()
+        self.scans.close()
 
 
-def open_intake(
+def open_scans(
     sources: Sequence[Path], work: Path, config: ModelConfig, jobs: int, split: str | None = None
-) -> Intake:
+) -> ScanInput:
     """Open the scans of some sources for the model of a config.
 
     Parameters
@@ -56,11 +67,11 @@ def open_intake(
     sources
         Ingested cohorts (prepared by the same chain), raw scans, or both.
     work
-        Where raw scans are prepared; what is there already is not prepared again.
+        Where raw scans are prepared; what was prepared there before is used again.
     jobs
         Processes that prepare raw scans; 0 = one per core.
     split
-        Only scans of this split; scans without a split are always in.
+        Only scans of this split; scans without a split are always included.
 
     Raises
     ------
@@ -70,24 +81,26 @@ def open_intake(
         Nothing was found.
     """
     cohorts = [path for path in sources if is_cohort(path)]
-    ingested = [a for cohort in cohorts for a in _ingested(cohort, config) if _wanted(a.record.split, split)]
-    scans = [s for s in discover([p for p in sources if p not in cohorts]) if _wanted(s.split, split)]
-    total = len(ingested) + len(scans)
+    ingested = [
+        ref for cohort in cohorts for ref in _ingested(cohort, config) if _in_split(ref.record.split, split)
+    ]
+    raw = [scan for scan in discover([p for p in sources if p not in cohorts]) if _in_split(scan.split, split)]
+    total = len(ingested) + len(raw)
     if total == 0:
         raise CohortError(f"no scan of {', '.join(map(str, sources))} belongs to split {split!r}; see its manifest")
 
-    def arrivals() -> Generator[Arrival, None, None]:
+    def scans() -> Generator[PreparedScanRef, None, None]:
         yield from ingested
-        if scans:
+        if raw:
             chain = Chain(config.preprocessing)
-            for record in build_cohort(scans, chain, work, jobs=jobs or cores(), modality=config.modality):
-                yield Arrival(record, work)
+            for record in build_cohort(raw, chain, work, jobs=jobs or cores(), modality=config.modality):
+                yield PreparedScanRef(record, work)
 
-    return Intake(arrivals(), total)
+    return ScanInput(scans(), total)
 
 
 def is_cohort(path: Path) -> bool:
-    """Return whether a path is a folder that ingest made."""
+    """Return whether a path is a folder that ``anomaly ingest`` wrote."""
     return (path / "cohort.json").is_file()
 
 
@@ -97,9 +110,10 @@ def check_chain(cohort: Path, config: ModelConfig) -> None:
     if not found["complete"]:
         raise CohortError(f"{cohort} is not finished; run the same `anomaly ingest` again, it continues")
     prepared = found["chain"]
-    wanted = config.preprocessing.model_dump(mode="json")
-    if sha256_of_json(prepared) != sha256_of_json(wanted):
-        different = sorted(key for key in wanted.keys() | prepared.keys() if wanted.get(key) != prepared.get(key))
+    expected = config.preprocessing.model_dump(mode="json")
+    if sha256_of_json(prepared) != sha256_of_json(expected):
+        keys = sorted(expected.keys() | prepared.keys())
+        different = [key for key in keys if expected.get(key) != prepared.get(key)]
         raise ConfigError(
             f"{cohort} was prepared by another chain than this model's (different: {', '.join(different)}); "
             "ingest again with the model's preprocessing, or give the raw scans"
@@ -120,19 +134,19 @@ def healthy_records(cohort: Path, config: ModelConfig, split: str) -> list[ScanR
     healthy = [r for r in read_records(cohort) if r.status is ScanStatus.ACCEPTED and r.group in {"", "healthy"}]
     if any(record.split for record in healthy):
         healthy = [record for record in healthy if record.split == split]
-    fitting = [r for r in healthy if r.modality in {config.modality.value, Modality.UNKNOWN.value}]
-    if not fitting:
+    of_modality = [r for r in healthy if r.modality in {config.modality.value, Modality.UNKNOWN.value}]
+    if not of_modality:
         raise CohortError(
             f"{cohort}: no accepted healthy {config.modality.value} scan for split {split!r}; "
             f"{cohort / 'manifest.tsv'} says what was found and why scans were refused"
         )
-    return sorted(fitting, key=lambda record: record.scan_id)
+    return sorted(of_modality, key=lambda record: record.scan_id)
 
 
-def _ingested(cohort: Path, config: ModelConfig) -> list[Arrival]:
+def _ingested(cohort: Path, config: ModelConfig) -> list[PreparedScanRef]:
     check_chain(cohort, config)
-    return [Arrival(record, cohort) for record in read_records(cohort)]
+    return [PreparedScanRef(record, cohort) for record in read_records(cohort)]
 
 
-def _wanted(split: str, wanted: str | None) -> bool:
-    return wanted is None or split in {"", wanted}
+def _in_split(split: str, chosen: str | None) -> bool:
+    return chosen is None or split in {"", chosen}

@@ -190,7 +190,7 @@ def _prepare(progress: _Progress, scan: ScanSource, spec: PreparationSpec) -> No
     if scan.refusal is None:
         raise_first_refusal(list(check_modality(scan.modality, spec.modality)))  # before the file is read
     with progress.step("read"):
-        volume = _with_expected_modality(scan, scan.read(), spec.modality)
+        volume = with_expected_modality(scan.read(), spec.modality, scan.is_dicom)
         progress.update({}, modality=volume.modality.value, **_content_fields(volume))
     with progress.step("check"):
         metrics = image_quality_metrics(volume)
@@ -211,11 +211,17 @@ def _prepare(progress: _Progress, scan: ScanSource, spec: PreparationSpec) -> No
     )
 
 
-def _with_expected_modality(scan: ScanSource, volume: Volume, expected: Modality) -> Volume:
-    """Return the scan with the expected modality if neither its name nor its header tells the modality."""
+def with_expected_modality(volume: Volume, expected: Modality, is_dicom: bool = False) -> Volume:
+    """Return the scan with the expected modality, where neither its name nor its header names one.
+
+    Raises
+    ------
+    ScanRefusedError
+        A DICOM series of unknown modality cannot be CT.
+    """
     if volume.modality is not Modality.UNKNOWN or expected is Modality.UNKNOWN:
         return volume
-    if scan.is_dicom and expected.is_ct:  # the header of a CT always names the modality, so this is MR
+    if is_dicom and expected.is_ct:  # the header of a CT names it, so this is MR
         raise_first_refusal(list(check_modality(Modality.T1W, expected)))
     return replace(volume, modality=expected, meta={**volume.meta, "assumed": expected.value})
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing.synchronize import Event
 from typing import Any, TypeVar
 
@@ -83,14 +84,21 @@ def run_in_order(
 
 def _run_in_this_process(work: Callable[[Task], Result], tasks: Iterable[Task]) -> Generator[Result, None, None]:
     for task in tasks:
-        threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
-        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-        try:
-            with threadpool_limits(1):
-                result = work(task)
-        finally:
-            sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+        with one_thread():
+            result = work(task)
         yield result
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Use one thread per numeric library in the block, as worker processes do, so that results are the same."""
+    threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
 
 
 def _run_alone(work: Callable[[Task], Result], task: Task, on_crash: Callable[[Task, str], Result]) -> Result:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Self
 
+_PROVENANCE_ALIASES = {"look_seconds": "inference_seconds"}
+
 
 class ScanStatus(StrEnum):
     """What became of a scan."""
@@ -80,6 +82,7 @@ class ScanScore:
     ``scores`` holds every scan score by name, larger = more anomalous; ``p_values`` and ``percentiles`` hold
     the same names once there is a calibration. ``score`` is the declared one, which is compared with the
     threshold. ``neighbours`` are the healthy training scans that are most like the scan, the most similar first.
+    ``outputs`` are the files that were written for the scan, name → path relative to the run folder.
     """
 
     scan_id: str
@@ -105,17 +108,34 @@ class ScanScore:
     numbers: dict[str, float] = field(default_factory=dict)
     model_id: str = ""
     calibration_id: str = ""
-    map_path: str = ""
-    mask_path: str = ""
+    outputs: dict[str, str] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def map_path(self) -> str:
+        """Path of the anomaly map in the run folder; ``""`` where there is none."""
+        return self.outputs.get("anomaly_map", "")
+
+    @property
+    def mask_path(self) -> str:
+        """Path of the mask of flagged voxels in the run folder; ``""`` where there is none."""
+        return self.outputs.get("flagged_mask", "")
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Return the result that ``dataclasses.asdict`` turned into ``values``; unknown keys are left out."""
         known = {f.name for f in fields(cls)}
         kept = {name: value for name, value in values.items() if name in known}
+        kept.setdefault("outputs", _outputs_of_earlier_versions(values))
+        kept["provenance"] = {_PROVENANCE_ALIASES.get(k, k): v for k, v in values.get("provenance", {}).items()}
         kept["status"] = ScanStatus(values["status"])
         kept["regions"] = tuple(Region.from_json(region) for region in values.get("regions", ()))
         kept["neighbours"] = tuple(Neighbour(**neighbour) for neighbour in values.get("neighbours", ()))
         kept["warnings"] = tuple(values.get("warnings", ()))
         return cls(**kept)
+
+
+def _outputs_of_earlier_versions(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return the outputs of a ``score.json`` that names the paths of the map and of the mask instead."""
+    named = {"anomaly_map": values.get("map_path"), "flagged_mask": values.get("mask_path")}
+    return {name: path for name, path in named.items() if path}

@@ -13,7 +13,6 @@ import pandas as pd
 from anomaly.calibration.drift import DriftStatement, check_drift
 from anomaly.calibration.operating_point import PromiseCheck, check_promise
 from anomaly.core.errors import AlphaTooSmallError, InputError
-from anomaly.core.files import read_json
 from anomaly.core.progress import Progress, no_progress
 from anomaly.evaluation.bootstrap import N_DRAWS, Estimate, bootstrap, bootstrap_mean
 from anomaly.evaluation.compare import VOXEL_METRICS
@@ -21,6 +20,7 @@ from anomaly.evaluation.detection import METRICS
 from anomaly.evaluation.labels import Matched, Truth, match, read_labels
 from anomaly.evaluation.localisation import ScanLocalisation, oracle_threshold, recall_by_size
 from anomaly.evaluation.masks import localise_files
+from anomaly.runs.reader import read_run_json, read_score_table
 
 _KEPT = ("scan_id", "subject", "session", "modality", "status", "ill", "score", "p_value", "flagged", "flagged_ml")
 
@@ -96,8 +96,8 @@ def measure(
 ) -> Evaluation:
     """Compare a run with the truth; parameters and errors as in :func:`pipelines.evaluate.evaluate`."""
     chosen = protocol or Protocol()
-    run, scores = _read_run(run_dir)
-    matched = match(scores, read_labels(labels_tsv, masks_dir))
+    run = read_run_json(run_dir)
+    matched = match(read_score_table(run_dir), read_labels(labels_tsv, masks_dir))
     marked = (run.get("calibration") or {}).get("voxel_threshold") is not None
     places, problems = _localise_all(run_dir, matched, marked, progress)
     table, threshold = _with_localisation(matched.table, places)
@@ -115,18 +115,6 @@ def measure(
         problems=tuple(problems),
         protocol=chosen,
     )
-
-
-def _read_run(run_dir: Path) -> tuple[dict[str, Any], pd.DataFrame]:
-    for name in ("run.json", "scores.parquet"):
-        if not (run_dir / name).is_file():
-            raise InputError(f"no finished run in {run_dir} ({name} is missing); make one with `anomaly score`")
-    scores = pd.read_parquet(run_dir / "scores.parquet")
-    for column in ("score", "p_value", "flagged_ml"):
-        values = scores[column] if column in scores else pd.Series(np.nan, scores.index)
-        scores[column] = pd.to_numeric(values, errors="coerce").astype("float64")
-    run: dict[str, Any] = read_json(run_dir / "run.json")
-    return run, scores
 
 
 def _localise_all(

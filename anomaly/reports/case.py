@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from anomaly.core.results import ScanScore
+from anomaly.core.scan_result import TemplateVolumes
 from anomaly.reports import figures, pages, wording
 from anomaly.reports.panels import Array
-from anomaly.runs.reader import Run, ScanVolumes
+from anomaly.runs.reader import RunInfo
 
 MOST_PLACES = 3
 
@@ -31,7 +32,7 @@ class Case:
     ``similar`` is empty where no similar healthy scans were looked for.
     """
 
-    run: Run
+    run: RunInfo
     score: ScanScore
     verdict: wording.Verdict
     meaning: str
@@ -51,7 +52,7 @@ class Case:
 
 
 def make_case(
-    run: Run, score: ScanScore, volumes: ScanVolumes, neighbours: Mapping[str, Array] | None = None
+    run: RunInfo, score: ScanScore, volumes: TemplateVolumes, neighbours: Mapping[str, Array] | None = None
 ) -> Case:
     """Draw the figures of one scan and gather its numbers.
 
@@ -78,7 +79,7 @@ def make_case(
     )
 
 
-def places(score: ScanScore, volumes: ScanVolumes) -> list[tuple[str, tuple[float, float, float]]]:
+def places(score: ScanScore, volumes: TemplateVolumes) -> list[tuple[str, tuple[float, float, float]]]:
     """Return the titles and MNI positions worth a figure: the first regions, or else the peak."""
     ordered = sorted(score.regions, key=lambda region: -region.peak)[:MOST_PLACES]
     if not ordered:
@@ -104,18 +105,18 @@ def render_case(case: Case, viewer: tuple[str, int]) -> str:
                         software=software_rows(case.run))  # fmt: skip
 
 
-def model_rows(run: Run) -> Rows:
+def model_rows(run: RunInfo) -> Rows:
     """Return the provenance of the model."""
     return wording.flatten(run.model)
 
 
-def calibration_rows(run: Run) -> Rows:
+def calibration_rows(run: RunInfo) -> Rows:
     """Return the provenance of the calibration, or one row that says there is none."""
     kept = {k: v for k, v in (run.calibration or {}).items() if not isinstance(v, list | dict)}
     return wording.flatten(kept) if kept else [("calibration", "none: scores only")]
 
 
-def software_rows(run: Run) -> Rows:
+def software_rows(run: RunInfo) -> Rows:
     """Return the run's own provenance: versions, date, command."""
     values: dict[str, Any] = {"scored": run.created_at, "command": run.command, "version": run.version}
     return wording.flatten(values | {"software": run.software})

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator
 
+from anomaly.core.scan_result import TemplateVolumes
 from anomaly.core.volume import MaskArray
 from anomaly.reports.panels import (  # fmt: skip
     AXIAL,
@@ -36,7 +37,7 @@ from anomaly.reports.panels import (  # fmt: skip
     sides,
     signed,
 )
-from anomaly.runs.reader import Display, ScanVolumes
+from anomaly.runs.reader import Display
 from anomaly.scoring.retrieval import middle_slices
 
 EVIDENCE_LABEL = "evidence (healthy standard deviations)"
@@ -49,7 +50,7 @@ _KINDS: tuple[tuple[Kind, str], ...] = (
 
 
 def place_figure(
-    volumes: ScanVolumes, display: Display, point_mm: Point, marked: MaskArray, width_px: int = 1040
+    volumes: TemplateVolumes, display: Display, point_mm: Point, marked: MaskArray, width_px: int = 1040
 ) -> bytes:
     """Draw one place: a row per plane; scan, pseudo-healthy reconstruction and evidence beside each other.
 
@@ -84,7 +85,7 @@ def place_figure(
     return _png(figure)
 
 
-def mosaic(volumes: ScanVolumes, display: Display, marked: MaskArray, columns: int = 8, rows: int = 2) -> bytes:
+def mosaic(volumes: TemplateVolumes, display: Display, marked: MaskArray, columns: int = 8, rows: int = 2) -> bytes:
     """Draw an overview: axial slices from bottom to top with the evidence on them."""
     what = shown(volumes, marked, display)
     wide, deep = what.size(AXIAL)
@@ -102,7 +103,7 @@ def mosaic(volumes: ScanVolumes, display: Display, marked: MaskArray, columns: i
 
 
 def similar_figure(
-    volumes: ScanVolumes,
+    volumes: TemplateVolumes,
     display: Display,
     marked: MaskArray,
     titles: Sequence[str],
@@ -142,7 +143,7 @@ def similar_figure(
     return _png(figure)
 
 
-def thumbnail(volumes: ScanVolumes, display: Display, point_mm: Point, height_px: int = 92) -> bytes:
+def thumbnail(volumes: TemplateVolumes, display: Display, point_mm: Point, height_px: int = 92) -> bytes:
     """Draw the axial slice through one place with the evidence on it, for a row of the worklist."""
     what = shown(volumes, np.zeros(volumes.mask.shape, dtype=bool), display)
     size = what.size(AXIAL)
@@ -213,7 +214,7 @@ class _Row:
 
 
 def _compared(
-    volumes: ScanVolumes, display: Display, marked: MaskArray, pictures: Mapping[str, Array]
+    volumes: TemplateVolumes, display: Display, marked: MaskArray, pictures: Mapping[str, Array]
 ) -> list[_Row]:
     """Return the middle slices of the scan and of similar ones, cut to where any of them shows something."""
     own, outlines = middle_slices(volumes.scan, display.intensity_max), middle_slices(marked.astype(np.float32), 1)

@@ -15,8 +15,9 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 
+from anomaly.core.scan_result import TemplateVolumes
 from anomaly.core.volume import Geometry, MaskArray
-from anomaly.runs.reader import Display, ScanVolumes
+from anomaly.runs.reader import Display
 
 Array = npt.NDArray[Any]
 Point = tuple[float, float, float]
@@ -60,7 +61,7 @@ SAGITTAL = Plane("sagittal", 0, "x", "P", "A")
 class Shown:
     """What the panels of one figure draw: the brain's part of the volumes, on the run's scales."""
 
-    volumes: ScanVolumes
+    volumes: TemplateVolumes
     marked: MaskArray
     display: Display
 
@@ -70,7 +71,7 @@ class Shown:
         return self.volumes.geometry.extent_mm[across], self.volumes.geometry.extent_mm[up]
 
 
-def shown(volumes: ScanVolumes, marked: MaskArray, display: Display) -> Shown:
+def shown(volumes: TemplateVolumes, marked: MaskArray, display: Display) -> Shown:
     """Cut the volumes to the foreground and a margin."""
     where = np.argwhere(volumes.mask) if volumes.mask.any() else np.argwhere(~volumes.mask)
     margin = np.ceil(_MARGIN_MM / np.array(volumes.geometry.spacing)).astype(int)
@@ -82,7 +83,7 @@ def shown(volumes: ScanVolumes, marked: MaskArray, display: Display) -> Shown:
     mask = volumes.mask[box]
     geometry = Geometry(mask.shape, affine)
     parts = [part[box] for part in (volumes.scan, volumes.reconstruction, volumes.evidence)]
-    return Shown(ScanVolumes(parts[0], parts[1], parts[2], mask, geometry), marked[box], display)
+    return Shown(TemplateVolumes(parts[0], parts[1], parts[2], mask, geometry), marked[box], display)
 
 
 def draw_panel(axes: Axes, what: Shown, plane: Plane, point_mm: Point, kind: Kind, origin: Place) -> None:

@@ -11,9 +11,10 @@ import numpy as np
 from nilearn import plotting
 from nilearn.image import resample_img
 
+from anomaly.core.scan_result import TemplateVolumes
 from anomaly.core.volume import FloatArray
 from anomaly.reports.panels import EVIDENCE_COLOURS
-from anomaly.runs.reader import Display, ScanVolumes
+from anomaly.runs.reader import Display
 
 # nilearn's document names a favicon on the web and its own project pages: a report loads and links nothing.
 _LINKS = re.compile(r'<link rel="icon"[^>]*>|<footer style="display: none">.*?</footer>', re.DOTALL)
@@ -26,7 +27,7 @@ body{margin:0;background:#000;color:#e8e6e3;font:13px system-ui,sans-serif}
 
 
 def viewer_html(
-    volumes: ScanVolumes,
+    volumes: TemplateVolumes,
     display: Display,
     point_mm: tuple[float, float, float],
     spacing_mm: float = 3.0,
@@ -97,7 +98,7 @@ def _placed(found: re.Match[str], image: nib.Nifti1Image, point_mm: tuple[float,
     return f"brainsprite({json.dumps(parameters)});"
 
 
-def _smaller(values: FloatArray, volumes: ScanVolumes, spacing_mm: float) -> nib.Nifti1Image:
+def _smaller(values: FloatArray, volumes: TemplateVolumes, spacing_mm: float) -> nib.Nifti1Image:
     affine = np.array(volumes.geometry.affine)
     image = nib.Nifti1Image(np.asarray(values, dtype=np.float32), affine)
     if min(volumes.geometry.spacing) >= spacing_mm:

@@ -8,7 +8,7 @@ from typing import Any
 
 from anomaly.calibration.operating_point import beta_binomial_band
 from anomaly.core.results import Region, ScanScore
-from anomaly.runs.reader import Run
+from anomaly.runs.reader import RunInfo
 
 HOW_TO_READ = (
     "Compare from left to right: what the scan shows, what the model expects of a healthy brain, and how far apart "
@@ -44,7 +44,7 @@ def verdict(score: ScanScore) -> Verdict:
     )
 
 
-def meaning(score: ScanScore, run: Run) -> str:
+def meaning(score: ScanScore, run: RunInfo) -> str:
     """Return the two sentences that say what the numbers of a scan mean."""
     if score.p_value is None or run.calibration is None:
         return (
@@ -71,7 +71,7 @@ def _unusual(p_value: float, n_healthy: int) -> str:
     )
 
 
-def _flagged_too(run: Run) -> str:
+def _flagged_too(run: RunInfo) -> str:
     known = run.calibration or {}
     rate = f"{_in_hundred(known.get('expected_rate', run.alpha or 0))} of 100 healthy scans are flagged too"
     if "interval_low" not in known:
@@ -91,7 +91,7 @@ def place(region: Region) -> str:
     return f"{side}, {depth}, {height}"
 
 
-def about_regions(run: Run) -> str:
+def about_regions(run: RunInfo) -> str:
     """Return the sentences that say what the numbers of a region mean."""
     unit = " in healthy standard deviations" if run.in_healthy_sd else ""
     return (
@@ -107,7 +107,7 @@ def neighbour_titles(score: ScanScore) -> list[str]:
     return [f"{n.label.capitalize()}\nsimilarity {n.similarity:.2f}".replace("-", "−") for n in score.neighbours]
 
 
-def about_neighbours(run: Run) -> str:
+def about_neighbours(run: RunInfo) -> str:
     """Return the sentences that say what the similarity of a healthy scan means."""
     known = run.retrieval
     chance = "0.5" if known.get("by") == "hash" else "0"
@@ -126,7 +126,7 @@ def about_neighbours(run: Run) -> str:
     )
 
 
-def flag_share(scores: list[ScanScore], run: Run) -> str:
+def flag_share(scores: list[ScanScore], run: RunInfo) -> str:
     """Return how many scans were flagged, beside what the promise lets expect of healthy ones."""
     judged = [score for score in scores if score.flagged is not None]
     if not judged or run.alpha is None:

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from anomaly.core.results import ScanScore, ScanStatus
 from anomaly.reports import case, figures, pages, wording
-from anomaly.runs.reader import Run
+from anomaly.runs.reader import RunInfo
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class WorklistRow:
 class Worklist:
     """Everything the worklist shows; HTML and PDF are two views of it."""
 
-    run: Run
+    run: RunInfo
     scored: tuple[WorklistRow, ...]
     unscored: tuple[ScanScore, ...]
     counts: tuple[tuple[str, str], ...]
@@ -75,7 +75,7 @@ class Worklist:
         return sorted({row.score.modality for row in self.scored if row.score.modality})
 
 
-def make_worklist(run: Run, rows: Sequence[WorklistRow], unscored: Sequence[ScanScore]) -> Worklist:
+def make_worklist(run: RunInfo, rows: Sequence[WorklistRow], unscored: Sequence[ScanScore]) -> Worklist:
     """Sort the scans by p-value, then by score, and draw their distribution."""
     scored = tuple(sorted(rows, key=_unusual_first))
     marks = [(row.score.score, row.score.flagged) for row in scored if row.score.score is not None]
@@ -108,7 +108,9 @@ def _unusual_first(row: WorklistRow) -> tuple[float, float, str]:
     return p, -(row.score.score or 0.0), row.score.scan_id
 
 
-def _counts(run: Run, rows: Sequence[WorklistRow], unscored: Sequence[ScanScore]) -> tuple[tuple[str, str], ...]:
+def _counts(
+    run: RunInfo, rows: Sequence[WorklistRow], unscored: Sequence[ScanScore]
+) -> tuple[tuple[str, str], ...]:
     by_status = {status: sum(score.status == status for score in unscored) for status in ScanStatus}
     counts = [("scans", len(rows) + len(unscored)), ("scored", len(rows))]
     if run.calibration is not None:

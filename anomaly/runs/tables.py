@@ -1,4 +1,4 @@
-"""Results as tables: one row per scan, one column per fact."""
+"""Write the results of a run as tables: one row per scan, one column per fact."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import pandas as pd
 
 from anomaly.core.files import atomic_path
 from anomaly.core.results import ScanScore, ScanStatus
+from anomaly.runs.layout import NOT_SCORED_TSV, SCORES_PARQUET, SCORES_TSV
 
 COLUMNS = (
     "scan_id", "subject", "session", "modality", "source", "content_hash", "status", "reason_code", "reason",
     "remedy", "score", "p_value", "percentile", "flagged", "n_regions", "flagged_ml", "warnings", "model_id",
     "calibration_id", "map_path", "mask_path",
 )  # fmt: skip
-NOT_SCORED = ("scan_id", "subject", "modality", "source", "status", "reason_code", "reason", "remedy")
+NOT_SCORED_COLUMNS = ("scan_id", "subject", "modality", "source", "status", "reason_code", "reason", "remedy")
 
 
 def to_frame(results: Sequence[ScanScore]) -> pd.DataFrame:
@@ -35,13 +36,13 @@ def to_frame(results: Sequence[ScanScore]) -> pd.DataFrame:
 def write_tables(folder: Path, results: Sequence[ScanScore]) -> None:
     """Write ``scores.parquet``, ``scores.tsv`` and ``refused_failed.tsv``."""
     frame = to_frame(results)
-    with atomic_path(folder / "scores.parquet") as temporary:
+    with atomic_path(folder / SCORES_PARQUET) as temporary:
         frame.to_parquet(temporary, index=False)
-    with atomic_path(folder / "scores.tsv") as temporary:
+    with atomic_path(folder / SCORES_TSV) as temporary:
         frame.to_csv(temporary, sep="\t", index=False, na_rep="n/a", float_format="%.6g")
-    left_out = frame[frame["status"] != ScanStatus.SCORED.value]
-    with atomic_path(folder / "refused_failed.tsv") as temporary:
-        left_out[list(NOT_SCORED)].to_csv(temporary, sep="\t", index=False, na_rep="n/a")
+    not_scored = frame[frame["status"] != ScanStatus.SCORED.value]
+    with atomic_path(folder / NOT_SCORED_TSV) as temporary:
+        not_scored[list(NOT_SCORED_COLUMNS)].to_csv(temporary, sep="\t", index=False, na_rep="n/a")
 
 
 def _row(result: ScanScore) -> dict[str, Any]:

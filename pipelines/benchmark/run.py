@@ -32,6 +32,7 @@ from anomaly.core.errors import BundleError, InputError
 from anomaly.core.files import read_json, sha256_of_file, write_json
 from anomaly.core.progress import Progress, no_progress
 from anomaly.core.results import ScanStatus
+from anomaly.runs.reader import read_scores
 from anomaly.training.hardware import choose_device
 from pipelines.benchmark.planted_lesions import healthy_test_scans, label_row, plant_test_scans, write_labels
 from pipelines.benchmark.settings import BenchmarkSettings, EnsembleOf
@@ -227,8 +228,8 @@ def _evaluated(bench: _Bench, name: str, kind: str) -> tuple[pd.DataFrame, list[
 
 def _cost_of_scoring(bench: _Bench, name: str) -> dict[str, float | None]:
     """Return seconds per scan in the networks (median of the run, where it noted them) and passes per image."""
-    found = [read_json(path)["provenance"] for path in (bench.output / "runs" / name).glob("*/score.json")]
-    seconds = [provenance["look_seconds"] for provenance in found if "look_seconds" in provenance]
+    found = [score.provenance for score in read_scores(bench.output / "runs" / name)]
+    seconds = [provenance["inference_seconds"] for provenance in found if "inference_seconds" in provenance]
     return {
         "seconds_per_scan": median(seconds) if seconds else None,
         "passes_per_image": sum(_passes(bench, member) for member in _members(bench, name)),

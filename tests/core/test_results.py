@@ -18,3 +18,12 @@ def test_a_result_survives_json() -> None:
 
 def test_a_key_of_another_version_is_left_out() -> None:
     assert ScanScore.from_json(asdict(SCORE) | {"halo": 1}) == SCORE
+
+
+def test_a_result_of_an_earlier_version_is_read() -> None:
+    old = asdict(SCORE) | {"map_path": "a/map.nii.gz", "mask_path": "", "provenance": {"look_seconds": 0.5}}
+    del old["outputs"]
+    found = ScanScore.from_json(old)
+    assert (found.map_path, found.mask_path) == ("a/map.nii.gz", "")
+    assert found.outputs == {"anomaly_map": "a/map.nii.gz"}
+    assert found.provenance == {"inference_seconds": 0.5}

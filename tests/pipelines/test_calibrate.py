@@ -24,7 +24,7 @@ def test_one_scoring_gives_a_record_for_each_alpha(trained: Trained) -> None:
     assert strict.voxel_threshold is not None
 
 
-def test_the_first_alpha_of_a_call_is_what_score_uses_unless_told(trained: Trained) -> None:
+def test_the_first_alpha_of_a_call_is_what_score_uses_by_default(trained: Trained) -> None:
     newest = calibrations.latest(trained.model)
 
     assert newest is not None
@@ -38,7 +38,7 @@ def test_every_score_has_a_reference(trained: Trained) -> None:
     assert len(calibration.reference_scores()) == 24
 
 
-def test_an_alpha_that_cannot_be_promised_is_refused_before_anything_is_scored(trained: Trained) -> None:
+def test_too_few_healthy_scans_for_an_alpha_are_refused_before_anything_is_scored(trained: Trained) -> None:
     before = calibrations.records(trained.model)
 
     with pytest.raises(AlphaTooSmallError, match=r"1/\(n \+ 1\) = 0\.0400"):
@@ -72,7 +72,7 @@ def test_a_reason_is_required(trained: Trained) -> None:
 
 
 @pytest.mark.parametrize("alpha", [5, 0, -0.05, float("nan")])
-def test_an_alpha_that_is_no_share_is_refused_before_anything_is_scored(trained: Trained, alpha: float) -> None:
+def test_an_alpha_outside_0_to_1_is_refused_before_anything_is_scored(trained: Trained, alpha: float) -> None:
     with pytest.raises(ConfigError, match=r"found --alpha .*expected a share between 0 and 1"):
         calibrate(trained.model, trained.holdout, [0.05, alpha], "in per cent")
 

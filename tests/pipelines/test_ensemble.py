@@ -97,7 +97,7 @@ def test_scans_go_through_an_ensemble_as_through_a_single_model(merged: Path, tm
     run = read_json(tmp_path / "run" / "run.json")
     assert run["score_name"] == "ensemble"
     assert set(run["model"]["members"]) == {"atlas", "pca"}
-    assert read_json(tmp_path / "run" / "sub-300_T1w" / "score.json")["provenance"]["look_seconds"] > 0
+    assert read_json(tmp_path / "run" / "sub-300_T1w" / "score.json")["provenance"]["inference_seconds"] > 0
 
 
 def test_the_promise_is_made_for_the_merged_score(merged: Path) -> None:

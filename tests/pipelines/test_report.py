@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from anomaly.core.errors import InputError
-from anomaly.runs.reader import volumes_path
+from anomaly.runs.layout import volumes_path
 from pipelines.report import make_page, report
 from tests.reports.factory import HOSTILE, write_run
 from tests.reports.pages import Page

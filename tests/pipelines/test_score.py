@@ -123,13 +123,13 @@ def test_a_run_folder_of_another_calibration_is_not_mixed_up(run: Path, trained:
         score(ScoreRequest(trained.model, (cohort,), run, alpha=0.10))
 
 
-def test_a_calibration_that_promises_another_rate_than_asked_for_is_refused(
+def test_a_calibration_for_another_rate_than_asked_for_is_refused(
     trained: Trained, ill: Path, tmp_path: Path
 ) -> None:
     found = calibrations.for_alpha(trained.model, 0.10).record.calibration_id
     request = ScoreRequest(trained.model, (ill,), tmp_path / "run", alpha=0.05, calibration=found)
 
-    with pytest.raises(ConfigError, match=r"promises 0\.1, --alpha asks for 0\.05"):
+    with pytest.raises(ConfigError, match=r"target false-positive rate of 0\.1, but alpha 0\.05"):
         score(request)
     assert score(replace(request, alpha=0.1))["alpha"] == 0.1
 

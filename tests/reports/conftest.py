@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from anomaly.core.results import ScanScore
-from anomaly.runs.reader import Run, ScanVolumes, read_run, read_score, read_volumes
+from anomaly.core.scan_result import TemplateVolumes
+from anomaly.runs.reader import RunInfo, read_run_info, read_score, read_volumes
 from tests.reports.factory import write_run
 
 
@@ -22,8 +23,8 @@ def uncalibrated_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def run(run_dir: Path) -> Run:
-    return read_run(run_dir)
+def run(run_dir: Path) -> RunInfo:
+    return read_run_info(run_dir)
 
 
 @pytest.fixture(scope="session")
@@ -32,5 +33,5 @@ def score(run_dir: Path) -> ScanScore:
 
 
 @pytest.fixture(scope="session")
-def volumes(run_dir: Path) -> ScanVolumes:
+def volumes(run_dir: Path) -> TemplateVolumes:
     return read_volumes(run_dir, "sub-02_T1w")

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from anomaly.core.results import Neighbour, ScanScore
+from anomaly.core.scan_result import TemplateVolumes
 from anomaly.reports.case import make_case, places, render_case
 from anomaly.reports.pdf import write_case_pdf
 from anomaly.reports.viewer import viewer_html
 from anomaly.reports.wording import about_neighbours
-from anomaly.runs.reader import Run, ScanVolumes, read_run, read_score
+from anomaly.runs.reader import RunInfo, read_run_info, read_score
 from anomaly.scoring.retrieval import middle_slices
 from tests.reports.factory import HOSTILE
 from tests.reports.pages import Page, external_addresses
@@ -20,12 +21,12 @@ from tests.reports.pages import Page, external_addresses
 NEIGHBOURS = (Neighbour("healthy scan 17, 54 years", 0.61, 16), Neighbour("healthy scan 2", -0.04, 1))
 
 
-def _page(run: Run, score: ScanScore, volumes: ScanVolumes) -> str:
+def _page(run: RunInfo, score: ScanScore, volumes: TemplateVolumes) -> str:
     return render_case(make_case(run, score, volumes), viewer_html(volumes, run.display, volumes.peak_mm))
 
 
 @pytest.fixture(scope="module")
-def html(run: Run, score: ScanScore, volumes: ScanVolumes) -> str:
+def html(run: RunInfo, score: ScanScore, volumes: TemplateVolumes) -> str:
     return _page(run, score, volumes)
 
 
@@ -38,7 +39,7 @@ def test_a_page_stays_small(html: str) -> None:
     assert len(html) < 2_500_000
 
 
-def test_a_page_says_verdict_numbers_regions_and_research_use_in_words(html: str, run: Run) -> None:
+def test_a_page_says_verdict_numbers_regions_and_research_use_in_words(html: str, run: RunInfo) -> None:
     text = " ".join(Page(html).text.split())
     for words in ("Research use only. Not a medical device.", "▲ Flagged", "0.016",
                   "None of the 60 healthy scans in the reference looks",
@@ -56,7 +57,7 @@ def test_a_page_is_a_document_a_screen_reader_can_walk(html: str) -> None:
 
 
 def test_a_long_table_of_regions_is_folded_after_its_first_rows(
-    html: str, run: Run, score: ScanScore, volumes: ScanVolumes
+    html: str, run: RunInfo, score: ScanScore, volumes: TemplateVolumes
 ) -> None:
     many = replace(score, regions=tuple(replace(score.regions[0], label=label) for label in range(1, 21)))
     before, fold, after = _page(run, many, volumes).partition("<details><summary>12 more regions")
@@ -66,44 +67,48 @@ def test_a_long_table_of_regions_is_folded_after_its_first_rows(
     assert "more regions" not in html
 
 
-def test_the_same_scan_gives_the_same_page(html: str, run: Run, score: ScanScore, volumes: ScanVolumes) -> None:
+def test_the_same_scan_gives_the_same_page(
+    html: str, run: RunInfo, score: ScanScore, volumes: TemplateVolumes
+) -> None:
     assert _page(run, score, volumes) == html
 
 
-def test_a_scan_without_regions_shows_its_peak(run: Run, score: ScanScore, volumes: ScanVolumes) -> None:
+def test_a_scan_without_regions_shows_its_peak(run: RunInfo, score: ScanScore, volumes: TemplateVolumes) -> None:
     (title, point), *others = places(replace(score, regions=()), volumes)
     assert point == volumes.peak_mm
     assert title.startswith("Highest evidence")
     assert not others
 
 
-def test_at_most_three_places_are_drawn_the_highest_peak_first(score: ScanScore, volumes: ScanVolumes) -> None:
+def test_at_most_three_places_are_drawn_the_highest_peak_first(score: ScanScore, volumes: TemplateVolumes) -> None:
     many = replace(score, regions=(*reversed(score.regions), *score.regions))
     assert [title[:9] for title, _ in places(many, volumes)] == ["Region 1:", "Region 1:", "Region 2:"]
 
 
-def test_an_uncalibrated_page_never_says_flagged(uncalibrated_dir: Path, volumes: ScanVolumes) -> None:
+def test_an_uncalibrated_page_never_says_flagged(uncalibrated_dir: Path, volumes: TemplateVolumes) -> None:
     score = read_score(uncalibrated_dir / "sub-02_T1w" / "score.json")
-    text = Page(_page(read_run(uncalibrated_dir), score, volumes)).text
+    text = Page(_page(read_run_info(uncalibrated_dir), score, volumes)).text
     assert "flagged" not in text.lower()
     assert "Score only" in text
 
 
-def test_a_hostile_scan_id_is_text_and_nothing_else(run: Run, score: ScanScore, volumes: ScanVolumes) -> None:
+def test_a_hostile_scan_id_is_text_and_nothing_else(
+    run: RunInfo, score: ScanScore, volumes: TemplateVolumes
+) -> None:
     html = _page(run, replace(score, scan_id=HOSTILE, warnings=("<script>alert(2)</script>",)), volumes)
     assert "<img src=x" not in html
     assert "<script>alert(2)" not in html
     assert HOSTILE in Page(html).text
 
 
-def _pictures(volumes: ScanVolumes) -> dict[str, np.ndarray]:
+def _pictures(volumes: TemplateVolumes) -> dict[str, np.ndarray]:
     own = middle_slices(volumes.scan, 1.0)
     return {plane: np.stack([cut] * len(NEIGHBOURS)) for plane, cut in own.items()}
 
 
 @pytest.mark.slow
 def test_a_page_shows_the_most_similar_healthy_scans_and_what_similar_means(
-    run: Run, score: ScanScore, volumes: ScanVolumes, tmp_path: Path
+    run: RunInfo, score: ScanScore, volumes: TemplateVolumes, tmp_path: Path
 ) -> None:
     known = replace(run, retrieval={"by": "cosine", "n_scans": 100, "held_out_nearest": [0.3, 0.5]})
     case = make_case(known, replace(score, neighbours=NEIGHBOURS), volumes, _pictures(volumes))
@@ -121,7 +126,7 @@ def test_a_page_shows_the_most_similar_healthy_scans_and_what_similar_means(
     assert (tmp_path / "with.pdf").stat().st_size > (tmp_path / "without.pdf").stat().st_size + 10_000
 
 
-def test_a_hash_says_what_its_similarity_means(run: Run) -> None:
+def test_a_hash_says_what_its_similarity_means(run: RunInfo) -> None:
     assert "0.5 = no more alike" in about_neighbours(replace(run, retrieval={"by": "hash", "n_scans": 3}))
 
 

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from anomaly.core.results import ScanScore
+from anomaly.core.scan_result import TemplateVolumes
 from anomaly.reports import figures
-from anomaly.runs.reader import Run, ScanVolumes
+from anomaly.runs.reader import RunInfo
 from anomaly.scoring.retrieval import middle_slices
 
 
@@ -18,7 +19,7 @@ def _pixels(png: bytes) -> np.ndarray:
 
 
 @pytest.mark.slow
-def test_the_same_scan_gives_the_same_bytes(run: Run, score: ScanScore, volumes: ScanVolumes) -> None:
+def test_the_same_scan_gives_the_same_bytes(run: RunInfo, score: ScanScore, volumes: TemplateVolumes) -> None:
     marked = volumes.marked(score.regions, run.display.voxel_threshold)
     point = score.regions[0].mni_mm
     pictures = [figures.place_figure(volumes, run.display, point, marked, 520) for _ in range(2)]
@@ -26,7 +27,7 @@ def test_the_same_scan_gives_the_same_bytes(run: Run, score: ScanScore, volumes:
 
 
 def test_evidence_and_outline_stand_on_the_evidence_column_only(
-    run: Run, score: ScanScore, volumes: ScanVolumes
+    run: RunInfo, score: ScanScore, volumes: TemplateVolumes
 ) -> None:
     marked = volumes.marked(score.regions, run.display.voxel_threshold)
     pixels = _pixels(figures.place_figure(volumes, run.display, score.regions[0].mni_mm, marked))
@@ -37,7 +38,7 @@ def test_evidence_and_outline_stand_on_the_evidence_column_only(
 
 
 def test_a_finding_on_the_patients_right_is_drawn_on_the_left(
-    run: Run, score: ScanScore, volumes: ScanVolumes
+    run: RunInfo, score: ScanScore, volumes: TemplateVolumes
 ) -> None:
     pixels = _pixels(figures.thumbnail(volumes, run.display, score.regions[0].mni_mm))
     rows, columns = np.nonzero(np.ptp(pixels, axis=2) > 120)
@@ -45,12 +46,14 @@ def test_a_finding_on_the_patients_right_is_drawn_on_the_left(
     assert rows.mean() < 0.45 * pixels.shape[0]  # and it lies to the front, which is up
 
 
-def test_a_mosaic_and_a_thumbnail_are_small(run: Run, volumes: ScanVolumes) -> None:
+def test_a_mosaic_and_a_thumbnail_are_small(run: RunInfo, volumes: TemplateVolumes) -> None:
     assert len(figures.mosaic(volumes, run.display, volumes.mask)) < 400_000
     assert len(figures.thumbnail(volumes, run.display, (0.0, 0.0, 0.0))) < 8_000
 
 
-def test_similar_scans_stand_beside_the_scan_and_only_the_scan_is_outlined(run: Run, volumes: ScanVolumes) -> None:
+def test_similar_scans_stand_beside_the_scan_and_only_the_scan_is_outlined(
+    run: RunInfo, volumes: TemplateVolumes
+) -> None:
     own = middle_slices(volumes.scan, run.display.intensity_max)
     pictures = {plane: np.stack([cut, cut]) for plane, cut in own.items()}
     marked = volumes.mask & (volumes.evidence > np.percentile(volumes.evidence, 99))
@@ -68,7 +71,9 @@ def test_similar_scans_stand_beside_the_scan_and_only_the_scan_is_outlined(run: 
     assert np.corrcoef(scan.ravel(), second.ravel())[0, 1] > 0.9
 
 
-def test_the_right_of_a_similar_scan_is_drawn_on_the_left_and_its_front_up(run: Run, volumes: ScanVolumes) -> None:
+def test_the_right_of_a_similar_scan_is_drawn_on_the_left_and_its_front_up(
+    run: RunInfo, volumes: TemplateVolumes
+) -> None:
     pictures = {
         plane: np.zeros((1, *cut.shape), dtype=np.uint8) for plane, cut in middle_slices(volumes.scan, 1).items()
     }

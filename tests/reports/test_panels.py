@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from anomaly.core.scan_result import TemplateVolumes
 from anomaly.core.volume import Geometry
 from anomaly.reports.panels import AXIAL, CORONAL, SAGITTAL, overlay, shown, slice_of
-from anomaly.runs.reader import Display, ScanVolumes
+from anomaly.runs.reader import Display
 
 GRID = Geometry((20, 22, 18), np.array([[4.0, 0, 0, -38], [0, 4, 0, -42], [0, 0, 4, -34], [0, 0, 0, 1]]))
 
@@ -50,7 +51,7 @@ def test_evidence_is_solid_from_the_voxel_threshold_on() -> None:
     assert alpha[1] < 0.5 < alpha[2] == alpha[3]
 
 
-def test_cutting_to_the_brain_moves_nothing_in_the_world(volumes: ScanVolumes) -> None:
+def test_cutting_to_the_brain_moves_nothing_in_the_world(volumes: TemplateVolumes) -> None:
     cut = shown(volumes, volumes.mask, Display(8.0, 3.2, 1.0)).volumes
     assert cut.scan.size < volumes.scan.size
     assert cut.peak_mm == volumes.peak_mm

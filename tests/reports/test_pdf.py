@@ -5,16 +5,17 @@ from pathlib import Path
 import pytest
 
 from anomaly.core.results import ScanScore
+from anomaly.core.scan_result import TemplateVolumes
 from anomaly.reports.case import make_case
 from anomaly.reports.pdf import write_case_pdf, write_worklist_pdf
 from anomaly.reports.worklist import WorklistRow, make_worklist
-from anomaly.runs.reader import Run, ScanVolumes, read_run
+from anomaly.runs.reader import RunInfo, read_run_info
 from tests.reports.factory import HOSTILE, scan_score
 
 
 @pytest.mark.slow
 def test_a_case_is_a_pdf_and_the_same_bytes_twice(
-    run: Run, score: ScanScore, volumes: ScanVolumes, tmp_path: Path
+    run: RunInfo, score: ScanScore, volumes: TemplateVolumes, tmp_path: Path
 ) -> None:
     case = make_case(run, score, volumes)
     first, second = tmp_path / "a.pdf", tmp_path / "b.pdf"
@@ -25,7 +26,7 @@ def test_a_case_is_a_pdf_and_the_same_bytes_twice(
     assert first.stat().st_size < 5_000_000
 
 
-def test_a_worklist_is_a_pdf_whatever_its_scans_are_called(run: Run, tmp_path: Path) -> None:
+def test_a_worklist_is_a_pdf_whatever_its_scans_are_called(run: RunInfo, tmp_path: Path) -> None:
     rows = [WorklistRow(scan_score(HOSTILE, 3.0)), *(WorklistRow(scan_score(f"s{i}", 2.0)) for i in range(60))]
     path = tmp_path / "index.pdf"
     write_worklist_pdf(make_worklist(run, rows, [scan_score("<b>", 1.0)]), path)
@@ -34,5 +35,5 @@ def test_a_worklist_is_a_pdf_whatever_its_scans_are_called(run: Run, tmp_path: P
 
 def test_an_uncalibrated_worklist_is_a_pdf_too(uncalibrated_dir: Path, tmp_path: Path) -> None:
     path = tmp_path / "index.pdf"
-    write_worklist_pdf(make_worklist(read_run(uncalibrated_dir), [], []), path)
+    write_worklist_pdf(make_worklist(read_run_info(uncalibrated_dir), [], []), path)
     assert path.stat().st_size > 1000

@@ -7,7 +7,7 @@ import pytest
 
 from anomaly.core.results import ScanStatus
 from anomaly.reports.worklist import Worklist, WorklistRow, make_worklist, render_worklist
-from anomaly.runs.reader import Run, read_run, read_scores
+from anomaly.runs.reader import RunInfo, read_run_info, read_scores
 from tests.reports.factory import HOSTILE, scan_score
 from tests.reports.pages import Page, external_addresses
 
@@ -15,7 +15,7 @@ from tests.reports.pages import Page, external_addresses
 def _worklist(folder: Path) -> Worklist:
     scores = read_scores(folder)
     rows = [WorklistRow(score, page=True) for score in scores if score.status == ScanStatus.SCORED]
-    return make_worklist(read_run(folder), rows, [s for s in scores if s.status != ScanStatus.SCORED])
+    return make_worklist(read_run_info(folder), rows, [s for s in scores if s.status != ScanStatus.SCORED])
 
 
 @pytest.fixture(scope="module")
@@ -69,18 +69,18 @@ def test_the_promise_stands_beside_the_realised_share(html: str) -> None:
     assert "3 of 5 scans flagged (60 %)" in text
 
 
-def test_a_page_that_could_not_be_made_is_named(run: Run) -> None:
+def test_a_page_that_could_not_be_made_is_named(run: RunInfo) -> None:
     row = WorklistRow(scan_score("sub-07_T1w", 2.0), problem="ValueError: no mask")
     html = render_worklist(make_worklist(run, [row], []))
     assert "page not made: ValueError: no mask" in html
     assert "sub-07_T1w/report.html" not in html
 
 
-def test_an_empty_run_has_a_worklist_too(run: Run) -> None:
+def test_an_empty_run_has_a_worklist_too(run: RunInfo) -> None:
     assert "0 scored scans" in render_worklist(make_worklist(run, [], []))
 
 
-def test_five_hundred_scans_fit_in_a_small_page(run: Run) -> None:
+def test_five_hundred_scans_fit_in_a_small_page(run: RunInfo) -> None:
     rows = [
         WorklistRow(scan_score(f"sub-{i:03d}_T1w", 1 + i / 100), "data:," + "x" * 4000, True) for i in range(500)
     ]

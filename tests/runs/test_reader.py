@@ -8,28 +8,29 @@ import pytest
 from anomaly.core.errors import InputError
 from anomaly.core.files import read_json, write_json
 from anomaly.core.results import Region, ScanScore, ScanStatus
-from anomaly.runs.reader import Run, ScanVolumes, read_run, read_scores
+from anomaly.core.scan_result import TemplateVolumes
+from anomaly.runs.reader import RunInfo, read_run_info, read_scores
 from tests.reports.factory import BLOBS, REFERENCE, VOXEL_THRESHOLD
 
 
 def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no run at .*anomaly score"):
-        read_run(tmp_path)
+        read_run_info(tmp_path)
 
 
 def test_a_run_that_lacks_what_a_page_needs_is_refused(run_dir: Path, tmp_path: Path) -> None:
     values = read_json(run_dir / "run.json")
     write_json(tmp_path / "run.json", {key: value for key, value in values.items() if key != "display"})
     with pytest.raises(InputError, match="lacks display"):
-        read_run(tmp_path)
+        read_run_info(tmp_path)
 
 
-def test_the_reference_is_that_of_the_declared_score(run: Run) -> None:
+def test_the_reference_is_that_of_the_declared_score(run: RunInfo) -> None:
     assert run.reference == REFERENCE.tolist()
 
 
 def test_without_a_calibration_there_is_no_reference_threshold_or_rate(uncalibrated_dir: Path) -> None:
-    run = read_run(uncalibrated_dir)
+    run = read_run_info(uncalibrated_dir)
     assert (run.reference, run.threshold, run.alpha) == ([], None, None)
 
 
@@ -45,13 +46,13 @@ def test_every_scan_is_read_once_whether_it_has_a_folder_or_only_a_row(run_dir: 
 def test_the_date_of_a_resumed_run_changes_no_page(run_dir: Path, tmp_path: Path) -> None:
     values = read_json(run_dir / "run.json")
     write_json(tmp_path / "run.json", values | {"created_at": "2031-01-01", "command": "again"})
-    assert read_run(tmp_path).fingerprint == read_run(run_dir).fingerprint
+    assert read_run_info(tmp_path).fingerprint == read_run_info(run_dir).fingerprint
     write_json(tmp_path / "run.json", values | {"display": values["display"] | {"evidence_max": 9.0}})
-    assert read_run(tmp_path).fingerprint != read_run(run_dir).fingerprint
+    assert read_run_info(tmp_path).fingerprint != read_run_info(run_dir).fingerprint
 
 
 def test_the_outline_holds_the_regions_of_the_table_and_no_other_place(
-    volumes: ScanVolumes, score: ScanScore
+    volumes: TemplateVolumes, score: ScanScore
 ) -> None:
     marked = volumes.marked(score.regions[:1], VOXEL_THRESHOLD)
     centre = np.array(BLOBS["sub-02_T1w"][0][0])
@@ -60,12 +61,14 @@ def test_the_outline_holds_the_regions_of_the_table_and_no_other_place(
     assert distances.max() < 12
 
 
-def test_a_region_one_voxel_off_on_the_template_is_still_outlined(volumes: ScanVolumes, score: ScanScore) -> None:
+def test_a_region_one_voxel_off_on_the_template_is_still_outlined(
+    volumes: TemplateVolumes, score: ScanScore
+) -> None:
     x, y, z = score.regions[0].mni_mm
     region = Region(1, 1.0, 7.0, 4.0, (x + 8.0, y, z), (0, 0, 0))
     assert volumes.marked((region,), VOXEL_THRESHOLD).any()
     assert not volumes.marked((region,), None).any()
 
 
-def test_the_peak_is_where_the_evidence_is_highest(volumes: ScanVolumes) -> None:
+def test_the_peak_is_where_the_evidence_is_highest(volumes: TemplateVolumes) -> None:
     assert np.allclose(volumes.peak_mm, BLOBS["sub-02_T1w"][0][0], atol=4.0)

@@ -1,0 +1,25 @@
+"""What a reader must know before trusting the score of a scan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from anomaly.scoring.scorer import ScoredVolume
+from anomaly.scoring.settings import EvidenceSettings
+
+SIMILARITY_MARGIN = 0.15  # a scan this close to the refusal limit is scored, with a warning
+
+
+def model_warnings(scored: ScoredVolume, settings: EvidenceSettings) -> Iterator[str]:
+    """Yield the warnings about a scan that resembles the training scans less than it should."""
+    least, shift = settings.min_similarity, scored.acquisition_shift
+    if scored.similarity < least + SIMILARITY_MARGIN:
+        yield (
+            f"unlike the training scans: correlation {scored.similarity:.2f} with the mean healthy scan, close to "
+            f"the limit of {least:.2f} below which scans are refused; read the score with care"
+        )
+    if shift is not None and shift.p_value < settings.acquisition_alpha:
+        yield (
+            f"intensities and texture unlike the training scans, as of another scanner or protocol ({shift}); if "
+            "so, the target false-positive rate does not hold, and healthy scans of that scanner are needed"
+        )

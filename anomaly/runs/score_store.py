@@ -1,0 +1,61 @@
+"""The results of scored scans on disk, one file each, so that an interrupted run continues where it stopped.
+
+``score`` keeps them in the run folder, ``calibrate`` in ``calibration_scans`` of the model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from anomaly.core.files import read_json, sha256_of_json, write_json
+from anomaly.core.provenance import now
+from anomaly.core.results import ScanScore, ScanStatus
+from anomaly.runs.layout import score_path
+
+
+@dataclass(frozen=True)
+class ScoreStore:
+    """Results of scans in a folder: ``<folder>/<scan_id>/score.json``.
+
+    A result is saved last, after all other files of its scan. A scan with a result is therefore complete.
+    """
+
+    folder: Path
+
+    def find(self, scan_id: str, key: str) -> ScanScore | None:
+        """Return the result of a scan, unless it was made from something else than ``key`` names.
+
+        A scan that failed is not found, so that it is scored again.
+        """
+        path = score_path(self.folder, scan_id)
+        if not path.is_file():
+            return None
+        found = ScanScore.from_json(read_json(path))
+        current = found.provenance.get("key") == key and found.status is not ScanStatus.FAILED
+        return found if current else None
+
+    def save(self, score: ScanScore, key: str, **costs: float) -> ScanScore:
+        """Write the result of a scan with what it was made from, and return it.
+
+        Parameters
+        ----------
+        costs
+            What scoring took, e.g. ``inference_seconds``.
+        """
+        saved = replace(score, provenance={"key": key, "scored_at": now(), **costs})
+        write_json(score_path(self.folder, score.scan_id), asdict(saved))
+        return saved
+
+
+def score_key(content_hash: str, status: ScanStatus, reason: str, model_id: str, calibration_id: str | None) -> str:
+    """Return a hash of everything that a result depends on.
+
+    Parameters
+    ----------
+    content_hash, status, reason
+        Of the scan as it was prepared.
+    calibration_id
+        None for no calibration.
+    """
+    return sha256_of_json([content_hash, status, reason, model_id, calibration_id])
