@@ -24,19 +24,19 @@ def new(grid: Geometry = GRID, **changes: Any) -> NormalisingFlow:
     return NormalisingFlow(FlowSettings.parse({**SMALL, **changes}, "model"), grid)
 
 
-def wild(module: torch.nn.Module, seed: int = 0) -> None:
-    """Give a flow weights that stretch and shift."""
+def set_random_weights(module: torch.nn.Module, seed: int = 0) -> None:
+    """Give a flow weights that log_det and shift."""
     rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.copy_(0.25 * torch.randn(parameter.shape, generator=rng))
 
 
-def a_flow(kind: str = "slice", **changes: Any) -> tuple[NormalisingFlow, Tensor, Tensor]:
-    """Return a flow with wild weights, an image and its mask."""
+def flow_and_image(kind: str = "slice", **changes: Any) -> tuple[NormalisingFlow, Tensor, Tensor]:
+    """Return a flow with random weights, an image and its mask."""
     detector = new(view={"kind": kind}, **changes)
     detector.prepare(healthy_cohort(4))
-    wild(detector.network)
+    set_random_weights(detector.network)
     images, mask = images_of(*healthy_scan(0), detector.view)
     return detector, images[len(images) // 2 :][:1], mask[len(mask) // 2 :][:1]
 
@@ -45,39 +45,39 @@ def density_on_a_grid(flow: CouplingFlow, side: int = 161, reach: float = 12.0) 
     """Return points ``(N, 2)`` and log p at them."""
     axis = torch.linspace(-reach, reach, side)
     points = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), dim=-1).reshape(-1, 2)
-    z, stretch = flow(points, torch.ones_like(points), torch.zeros(len(points), 1))
-    return points, (-0.5 * z**2 - 0.5 * math.log(2 * math.pi) + stretch).sum(1)
+    z, log_det = flow(points, torch.ones_like(points), torch.zeros(len(points), 1))
+    return points, (-0.5 * z**2 - 0.5 * math.log(2 * math.pi) + log_det).sum(1)
 
 
 @pytest.mark.parametrize("kind", ["slice", "volume"])
 @pytest.mark.parametrize("factor", [2, 3])
-def test_the_inverse_gives_the_image_back(kind: str, factor: int) -> None:
-    detector, images, mask = a_flow(kind, space_to_depth=factor)
+def test_the_inverse_recovers_the_image(kind: str, factor: int) -> None:
+    detector, images, mask = flow_and_image(kind, space_to_depth=factor)
     locations = detector.locations(mask)
     with torch.no_grad():
-        z, stretch = detector.to_noise(images, mask, locations)
-        back = detector.to_image(z, mask, locations)
-    assert (stretch * locations.inside).abs().max() > 0.5
+        z, log_det = detector.forward(images, mask, locations)
+        back = detector.inverse(z, mask, locations)
+    assert (log_det * locations.inside).abs().max() > 0.5
     torch.testing.assert_close(back, torch.where(mask, images, 0.0), atol=1e-4, rtol=1e-4)
 
 
-def test_the_way_between_two_images_starts_at_one_and_ends_at_the_other() -> None:
-    detector, first, _ = a_flow()
+def test_interpolation_starts_at_the_first_image_and_ends_at_the_second() -> None:
+    detector, first, _ = flow_and_image()
     second = images_of(*healthy_scan(1), detector.view)[0][len(first) :][:1]
-    way = interpolated(detector, first, second, 5)
-    torch.testing.assert_close(way[0], first, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(way[4], second, atol=1e-4, rtol=1e-4)
+    steps = interpolated(detector, first, second, 5)
+    torch.testing.assert_close(steps[0], first, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(steps[4], second, atol=1e-4, rtol=1e-4)
     mask = either_foreground(first, second)
     locations = detector.locations(mask)
-    lengths = [detector.to_noise(images, mask, locations)[0].norm(dim=1) for images in way]
+    lengths = [detector.forward(images, mask, locations)[0].norm(dim=1) for images in steps]
     torch.testing.assert_close(lengths[2], (lengths[0] + lengths[4]) / 2, atol=1e-3, rtol=1e-3)
 
 
-def test_the_likelihood_is_that_of_the_jacobian() -> None:
+def test_the_likelihood_agrees_with_the_jacobian_by_automatic_differentiation() -> None:
     tiny = Geometry((4, 6, 3), np.diag([8.0, 8.0, 8.0, 1.0]))
     detector = new(tiny, view={"kind": "slice"})
     detector.prepare(healthy_cohort(3, grid=tiny))
-    wild(detector.network)
+    set_random_weights(detector.network)
     images = torch.rand(1, 1, 4, 6, generator=torch.Generator().manual_seed(1))
     mask = images > 0.3
     inside = mask.flatten()
@@ -85,7 +85,7 @@ def test_the_likelihood_is_that_of_the_jacobian() -> None:
     def noise_of(values: Tensor) -> Tensor:
         filled = torch.zeros(inside.numel()).masked_scatter(inside, values)
         locations = detector.locations(mask)
-        z, _ = detector.to_noise(filled.reshape(images.shape), mask, locations)
+        z, _ = detector.forward(filled.reshape(images.shape), mask, locations)
         return detector._unfolded(z, locations.where)[mask]
 
     values = images[mask]
@@ -99,7 +99,7 @@ def test_the_likelihood_is_that_of_the_jacobian() -> None:
 
 def test_the_density_of_two_numbers_integrates_to_one() -> None:
     flow = CouplingFlow(2, 1, FlowSettings.parse(SMALL, "model"))
-    wild(flow)
+    set_random_weights(flow)
     with torch.no_grad():
         points, log_density = density_on_a_grid(flow)
     cell = float(points[1, 1] - points[0, 1]) ** 2
@@ -118,8 +118,8 @@ def test_a_trained_flow_beats_the_gaussian_on_a_curve() -> None:
     optimiser = torch.optim.Adam(flow.parameters(), lr=1e-2)
     ones, condition = torch.ones_like(data), torch.zeros(len(data), 1)
     for _ in range(80):
-        z, stretch = flow(data, ones, condition)
-        nll = (0.5 * z**2 + 0.5 * math.log(2 * math.pi) - stretch).sum(1).mean()
+        z, log_det = flow(data, ones, condition)
+        nll = (0.5 * z**2 + 0.5 * math.log(2 * math.pi) - log_det).sum(1).mean()
         optimiser.zero_grad()
         nll.backward()
         optimiser.step()
@@ -129,7 +129,7 @@ def test_a_trained_flow_beats_the_gaussian_on_a_curve() -> None:
 
 
 def test_the_loss_is_the_negative_log_likelihood_per_voxel() -> None:
-    detector, images, mask = a_flow(noise_sd=0.0)
+    detector, images, mask = flow_and_image(noise_sd=0.0)
     with torch.no_grad():
         loss = detector.loss(images, mask, StepInfo(0, 1, torch.Generator().manual_seed(0)))["loss"]
         evidence = detector.evidence(images, mask)
@@ -148,8 +148,8 @@ def test_before_training_a_volume_is_as_likely_as_under_the_voxelwise_gaussian(t
     torch.testing.assert_close(found, expected)
 
 
-def test_background_does_not_count() -> None:
-    detector, images, mask = a_flow()
+def test_the_background_does_not_change_the_evidence() -> None:
+    detector, images, mask = flow_and_image()
     with torch.no_grad():
         clean = detector.evidence(images, mask)
         dirty = detector.evidence(torch.where(mask, images, 7.0), mask)
@@ -158,30 +158,30 @@ def test_background_does_not_count() -> None:
 
 
 def test_a_typical_latent_stays_within_its_radius_and_keeps_its_direction() -> None:
-    detector, images, mask = a_flow(typical_radius=0.5)
+    detector, images, mask = flow_and_image(typical_radius=0.5)
     locations = detector.locations(mask)
     with torch.no_grad():
-        z, _ = detector.to_noise(images, mask, locations)
-        drawn = detector.typical(z, locations)
-    assert (drawn.norm(dim=1) <= 0.5 * locations.inside.sum(1).sqrt() + 1e-4).all()
-    cosine = torch.nn.functional.cosine_similarity(z, drawn, dim=1)
+        z, _ = detector.forward(images, mask, locations)
+        typical = detector.typical(z, locations)
+    assert (typical.norm(dim=1) <= 0.5 * locations.inside.sum(1).sqrt() + 1e-4).all()
+    cosine = torch.nn.functional.cosine_similarity(z, typical, dim=1)
     torch.testing.assert_close(cosine, torch.ones_like(cosine))
 
 
-def test_a_radius_without_end_changes_nothing_and_none_gives_the_centre() -> None:
-    wide, images, mask = a_flow(typical_radius=100.0)
-    narrow, _, _ = a_flow(typical_radius=0.0)
+def test_a_large_radius_leaves_the_image_unchanged_and_radius_0_gives_the_centre() -> None:
+    wide, images, mask = flow_and_image(typical_radius=100.0)
+    narrow, _, _ = flow_and_image(typical_radius=0.0)
     locations = narrow.locations(mask)
     with torch.no_grad():
-        left = wide.evidence(images, mask).maps["residual"]
-        target_slice = narrow.to_image(torch.zeros_like(locations.inside), mask, locations)
-        torch.testing.assert_close(narrow.reconstruct(images, mask), target_slice)
-    torch.testing.assert_close(left, torch.zeros_like(images), atol=1e-4, rtol=0)
+        residual = wide.evidence(images, mask).maps["residual"]
+        centre = narrow.inverse(torch.zeros_like(locations.inside), mask, locations)
+        torch.testing.assert_close(narrow.reconstruct(images, mask), centre)
+    torch.testing.assert_close(residual, torch.zeros_like(images), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["slice", "volume"])
 def test_a_sample_is_the_inverse_of_noise(kind: str) -> None:
-    detector, _, _ = a_flow(kind)
+    detector, _, _ = flow_and_image(kind)
     samples = detector.sample(3, torch.Generator().manual_seed(4))
     assert samples.shape == (3, 1, *detector.image_shape)
     assert samples.isfinite().all()
@@ -189,12 +189,12 @@ def test_a_sample_is_the_inverse_of_noise(kind: str) -> None:
     mask = samples != 0
     locations = detector.locations(mask)
     with torch.no_grad():
-        z = detector.to_noise(samples, mask, locations)[0][locations.inside > 0]
+        z = detector.forward(samples, mask, locations)[0][locations.inside > 0]
     assert abs(float(z.mean())) < 0.15
     assert abs(float(z.std()) - 1) < 0.15
 
 
-def test_volumes_know_the_mean_at_every_voxel_and_slices_one_for_all() -> None:
+def test_the_mean_is_voxelwise_for_volumes_and_a_scalar_for_slices() -> None:
     volume, slices = new(), new(view={"kind": "slice"})
     for detector in (volume, slices):
         detector.prepare(healthy_cohort(4))
@@ -212,20 +212,20 @@ WHOLE = {"view": {"kind": "slice"}, "space_to_depth": 20}
 def test_an_image_can_be_one_location_whose_voxels_depend_on_one_another() -> None:
     detector = new(**WHOLE)
     detector.prepare(healthy_cohort(4))
-    wild(detector.network)
+    set_random_weights(detector.network)
     images, mask = images_of(*healthy_scan(0), detector.view)
     images, mask = images[5:6].requires_grad_(), mask[5:6]
     locations = detector.locations(mask)
-    z, _ = detector.to_noise(images, mask, locations)
+    z, _ = detector.forward(images, mask, locations)
     assert z.shape == (1, 20 * 20)
     (slope,) = torch.autograd.grad(z[0, locations.inside[0] > 0][0], images)
     assert (slope != 0).sum() > 0.2 * mask.sum()
     nll = detector.negative_log_likelihood(images, mask)[mask]
     assert (nll == nll[0]).all()
-    torch.testing.assert_close(detector.to_image(z, mask, locations), torch.where(mask, images, 0.0))
+    torch.testing.assert_close(detector.inverse(z, mask, locations), torch.where(mask, images, 0.0))
 
 
-def test_a_voxel_of_an_image_that_is_one_location_has_a_mean_of_its_own() -> None:
+def test_the_mean_is_voxelwise_where_an_image_is_one_location() -> None:
     detector = new(**WHOLE)
     detector.prepare(healthy_cohort(4))
     slices = [images_of(*healthy_scan(seed), detector.view) for seed in range(4)]
@@ -239,7 +239,7 @@ def test_a_voxel_of_an_image_that_is_one_location_has_a_mean_of_its_own() -> Non
     torch.testing.assert_close(found, -(gaussian.log_prob(images) * masks).sum())
 
 
-def test_images_that_are_one_location_are_learnt_and_sampled(tmp_path: Path) -> None:
+def test_images_that_are_one_location_can_be_trained_on_and_sampled(tmp_path: Path) -> None:
     detector = new(**WHOLE, noise_sd=0.01)
     training = TrainingSettings(steps=3, batch_size=4, validate_every=3)
     detector.fit(healthy_cohort(4), [], FitRun(tmp_path, training, device="cpu"))
@@ -248,7 +248,7 @@ def test_images_that_are_one_location_are_learnt_and_sampled(tmp_path: Path) -> 
     assert samples.isfinite().all()
 
 
-def test_locations_of_more_voxels_than_a_dense_network_can_see_are_refused() -> None:
+def test_too_many_voxels_per_location_are_refused() -> None:
     assert new(view={"kind": "slice"}, space_to_depth=64).settings.space_to_depth == 64
     with pytest.raises(ConfigError, match="makes locations of 4913 voxels; expected at most 4096"):
         new(space_to_depth=17)
@@ -256,9 +256,9 @@ def test_locations_of_more_voxels_than_a_dense_network_can_see_are_refused() -> 
 
 @pytest.mark.parametrize(
     ("view", "message"),
-    [({"kind": "patch"}, "where a voxel lies"), ({"neighbours": 1, "kind": "slice"}, "neighbours to 0")],
+    [({"kind": "patch"}, "needs the place of each voxel"), ({"neighbours": 1, "kind": "slice"}, "neighbours to 0")],
 )
-def test_views_that_a_flow_cannot_explain_are_refused(view: dict[str, Any], message: str) -> None:
+def test_views_that_a_flow_cannot_model_are_refused(view: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         FlowSettings.parse({"family": "flow", "view": view}, "model")
 
