@@ -41,7 +41,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from anomaly.models.base import Evidence, ModelSettings
-from anomaly.models.components.checkerboard import checkerboard
+from anomaly.models.components.diffusion_process import checkerboard
 from anomaly.models.components.latent_autoencoder import AutoencoderSettings, Autoencoding, autoencoder
 from anomaly.models.components.network import (
     GROUPS,

@@ -11,7 +11,7 @@ from torch import Tensor
 from anomaly.core.errors import ConfigError, TrainingError
 from anomaly.models import registry
 from anomaly.models.base import FitRun, either_foreground, interpolated
-from anomaly.models.diffusion import DiffusionModel, Given
+from anomaly.models.diffusion import DenoisingInputs, DiffusionModel
 from anomaly.training.protocols import StepInfo
 from anomaly.training.settings import TrainingSettings
 from tests.models.factories import GRID, awaken, healthy_cohort, healthy_scan, images_of
@@ -32,12 +32,12 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def never_wrong(detector: DiffusionModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the network know the clean image."""
+def make_predictions_exact(detector: DiffusionModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace the network by one that knows the clean image."""
 
-    def predict(noised: Tensor, given: Given, t: Tensor) -> Tensor:
-        signal, spread = detector.chain._coefficients(noised, t)
-        return detector.chain.target(given.clean, (noised - signal * given.clean) / spread, t)
+    def predict(noisy: Tensor, inputs: DenoisingInputs, t: Tensor) -> Tensor:
+        signal_scale, noise_scale = detector.process._coefficients(noisy, t)
+        return detector.process.target(inputs.clean, (noisy - signal_scale * inputs.clean) / noise_scale, t)
 
     monkeypatch.setattr(detector, "predict", predict)
 
@@ -45,11 +45,11 @@ def never_wrong(detector: DiffusionModel, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize("prediction", ["epsilon", "sample", "v"])
 @pytest.mark.parametrize("evaluations", [3, 6, 30])
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
-def test_a_network_that_is_never_wrong_restores_the_image(
+def test_exact_predictions_restore_the_image(
     prediction: str, evaluations: int, schedule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     detector = new(prediction=prediction, evaluations=evaluations, schedule=schedule)
-    never_wrong(detector, monkeypatch)
+    make_predictions_exact(detector, monkeypatch)
     images, mask = images_of(*healthy_scan(0), detector.view)
     evidence = detector.evidence(images, mask)
     torch.testing.assert_close(evidence.reconstruction, images, atol=1e-4, rtol=0)
@@ -58,11 +58,11 @@ def test_a_network_that_is_never_wrong_restores_the_image(
 
 @pytest.mark.parametrize("level", [0.02, 0.5, 0.9])
 @pytest.mark.parametrize("changes", [{"masked": "patch"}, {"masked": "patch", "patch_sets": 4}, PATCH])
-def test_it_does_so_at_every_level_and_patch_by_patch(
+def test_exact_predictions_restore_the_image_at_every_level_and_patch_by_patch(
     level: float, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     detector = new(levels=(level,), evaluations=8, **changes)
-    never_wrong(detector, monkeypatch)
+    make_predictions_exact(detector, monkeypatch)
     images, mask = images_of(*healthy_scan(0), detector.view)
     torch.testing.assert_close(detector.reconstruct(images, mask), images, atol=1e-4, rtol=0)
 
@@ -76,18 +76,20 @@ def test_it_does_so_at_every_level_and_patch_by_patch(
         ({"levels": (0.5,), "evaluations": 1}, 1),
     ],
 )
-def test_the_network_is_asked_as_often_as_the_settings_say(
+def test_the_number_of_function_evaluations_is_that_of_the_settings(
     changes: dict[str, Any], expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     detector = new(**changes)
     images, mask = images_of(*healthy_scan(0), detector.view)
-    asked = []
+    batch_sizes = []
     predict = detector.predict
-    monkeypatch.setattr(detector, "predict", lambda *given: (asked.append(len(given[0])), predict(*given))[1])
+    monkeypatch.setattr(
+        detector, "predict", lambda *inputs: (batch_sizes.append(len(inputs[0])), predict(*inputs))[1]
+    )
     with torch.inference_mode():
         detector.evidence(images, mask)
-    assert sum(asked) == expected * len(images)
-    assert len(set(asked)) == 1  # all levels and patches side by side
+    assert sum(batch_sizes) == expected * len(images)
+    assert len(set(batch_sizes)) == 1  # all levels and patches in one batch
 
 
 @pytest.mark.parametrize("view", [{}, {"kind": "slice", "neighbours": 1}, PATCH["view"]])
@@ -100,23 +102,23 @@ def test_sets_of_patches_cover_every_voxel_exactly_once(view: dict[str, Any], pa
     assert new().patches().all()
 
 
-def test_the_network_sees_noise_in_the_patches_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scoring_adds_noise_inside_the_patches_only(monkeypatch: pytest.MonkeyPatch) -> None:
     detector = new(masked="patch", levels=(0.5,), evaluations=4)
     images, mask = images_of(*healthy_scan(0), detector.view)
-    seen = []
+    calls = []
     monkeypatch.setattr(
-        detector, "predict", lambda noised, given, t: (seen.append((noised, given)), torch.zeros_like(noised))[1]
+        detector, "predict", lambda noisy, inputs, t: (calls.append((noisy, inputs)), torch.zeros_like(noisy))[1]
     )
     detector.evidence(images, mask)
-    assert len(seen) == 2
-    for noised, given in seen:
-        assert torch.equal(noised[~given.where], given.clean[~given.where])
-        assert (noised != given.clean)[given.where].float().mean() > 0.99
-    assert (given.where <= given.mask).all()
+    assert len(calls) == 2
+    for noisy, inputs in calls:
+        assert torch.equal(noisy[~inputs.where], inputs.clean[~inputs.where])
+        assert (noisy != inputs.clean)[inputs.where].float().mean() > 0.99
+    assert (inputs.where <= inputs.mask).all()
 
 
 @pytest.mark.parametrize("masked", ["none", "patch"])
-def test_training_noises_inside_the_mask_alone(masked: str) -> None:
+def test_training_adds_noise_inside_the_mask_only(masked: str) -> None:
     detector = new(masked=masked, evaluations=6)
     images, mask = images_of(*healthy_scan(0), detector.view)
     noise, t, where = detector.corrupt(images, mask, generator())
@@ -128,7 +130,7 @@ def test_training_noises_inside_the_mask_alone(masked: str) -> None:
     assert torch.equal(where, mask) == (masked == "none")
 
 
-def test_training_noises_some_images_as_a_whole_and_others_in_patches() -> None:
+def test_training_adds_noise_to_some_whole_images_and_to_patches_of_others() -> None:
     detector = new(masked="patch")
     mask = torch.ones(60, 1, *detector.image_shape, dtype=torch.bool)
     share = detector.corrupt(mask.float(), mask, generator())[2].float().flatten(1).mean(1)
@@ -136,7 +138,7 @@ def test_training_noises_some_images_as_a_whole_and_others_in_patches() -> None:
     assert share.min() > 0.3
 
 
-def test_an_untrained_network_has_the_loss_of_predicting_nothing() -> None:
+def test_a_network_that_predicts_0_has_the_mean_square_of_the_noise_as_loss() -> None:
     detector = new(prediction="epsilon")
     for parameter in detector.network.unet.out.parameters():
         torch.nn.init.zeros_(parameter)
@@ -146,22 +148,22 @@ def test_an_untrained_network_has_the_loss_of_predicting_nothing() -> None:
     torch.testing.assert_close(loss, (corrupted[0][mask] ** 2).mean())
 
 
-def test_what_the_network_sees_has_mean_zero_and_standard_deviation_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_input_of_the_network_is_standardised(monkeypatch: pytest.MonkeyPatch) -> None:
     detector = new(levels=(0.5,), evaluations=1)
-    seen = []
+    calls = []
     monkeypatch.setattr(
-        detector, "predict", lambda noised, given, t: (seen.append(given), torch.zeros_like(noised))[1]
+        detector, "predict", lambda noisy, inputs, t: (calls.append(inputs), torch.zeros_like(noisy))[1]
     )
-    for seed in range(2):  # the scans that were prepared from
+    for seed in range(2):  # the scans that the statistics were learnt from
         detector.evidence(*images_of(*healthy_scan(seed), detector.view))
-    inside = torch.cat([given.clean[given.mask] for given in seen])
+    inside = torch.cat([inputs.clean[inputs.mask] for inputs in calls])
     assert inside.mean() == pytest.approx(0, abs=1e-3)
     assert inside.std() == pytest.approx(1, abs=1e-3)
 
 
 def test_restorations_stay_within_healthy_intensities(monkeypatch: pytest.MonkeyPatch) -> None:
     detector = new(prediction="sample")
-    monkeypatch.setattr(detector, "predict", lambda noised, given, t: torch.full_like(noised, 50.0))
+    monkeypatch.setattr(detector, "predict", lambda noisy, inputs, t: torch.full_like(noisy, 50.0))
     images, mask = images_of(*healthy_scan(0), detector.view)
     healthy = torch.cat([torch.from_numpy(healthy_scan(seed)[0][healthy_scan(seed)[1]]) for seed in range(2)])
     assert detector.reconstruct(images, mask).max() == pytest.approx(float(healthy.max()), abs=1e-5)
@@ -213,15 +215,15 @@ def test_samples_are_finite_in_range_and_different(changes: dict[str, Any]) -> N
     assert torch.equal(samples, detector.sample(4, generator()))
 
 
-def test_samples_of_pure_noise_become_what_the_network_takes_for_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_are_what_the_network_predicts_for_x0(monkeypatch: pytest.MonkeyPatch) -> None:
     detector = new(prediction="sample", timesteps=100)
-    monkeypatch.setattr(detector, "predict", lambda noised, given, t: torch.full_like(noised, 0.3))
+    monkeypatch.setattr(detector, "predict", lambda noisy, inputs, t: torch.full_like(noisy, 0.3))
     samples = detector.sample(3, generator())
     inside = samples[samples != 0]
     torch.testing.assert_close(inside, torch.full_like(inside, float(0.3 * detector.sd + detector.mean)))
 
 
-def test_a_way_between_images_follows_what_the_network_takes_for_their_mean(
+def test_interpolation_restores_the_weighted_mean_of_two_images(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     detector = new()
@@ -229,38 +231,40 @@ def test_a_way_between_images_follows_what_the_network_takes_for_their_mean(
     first, second = images[4:6], images[6:8]
     restored = interpolated(detector, first, second, 3)
     torch.testing.assert_close(restored, interpolated(detector, first, second, 3))
-    never_wrong(detector, monkeypatch)
-    way = interpolated(detector, first, second, 3)
-    assert not torch.allclose(restored, way, atol=1e-2)
-    for step, expected in zip(way, (first, (first + second) / 2, second), strict=True):
-        inside = either_foreground(first, second) & (expected > detector.lowest)  # elsewhere none is healthy
+    make_predictions_exact(detector, monkeypatch)
+    steps = interpolated(detector, first, second, 3)
+    assert not torch.allclose(restored, steps, atol=1e-2)
+    for step, expected in zip(steps, (first, (first + second) / 2, second), strict=True):
+        inside = either_foreground(first, second) & (
+            expected > detector.lowest
+        )  # elsewhere the intensity is not healthy
         torch.testing.assert_close(step[inside], expected[inside], atol=1e-4, rtol=0)
 
 
-def test_the_foreground_is_where_most_healthy_scans_have_theirs() -> None:
+def test_the_foreground_is_that_of_most_healthy_scans() -> None:
     detector = new()
     masks = [torch.from_numpy(healthy_scan(seed)[1]) for seed in range(2)]
     assert torch.equal(detector.foreground, masks[0] & masks[1])
     assert math.isfinite(float(detector.lowest))
 
 
-def test_neighbouring_slices_are_noised_and_restored_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_neighbouring_slices_are_restored_together(monkeypatch: pytest.MonkeyPatch) -> None:
     detector = new(view={"kind": "slice", "neighbours": 1}, evaluations=3)
-    never_wrong(detector, monkeypatch)
+    make_predictions_exact(detector, monkeypatch)
     images, mask = images_of(*healthy_scan(0), detector.view)
     assert images.shape[1] == 3
     torch.testing.assert_close(detector.reconstruct(images, mask), images[:, 1:2] * mask, atol=1e-4, rtol=0)
 
 
-def test_noise_runs_through_neighbouring_slices_as_through_a_volume() -> None:
+def test_noise_is_continuous_across_neighbouring_slices() -> None:
     detector = new(view={"kind": "slice", "neighbours": 1}, noise="coarse", grain_mm=64.0, evaluations=3)
     noise = detector.noise(8, generator())
-    across, to_another_image = noise.diff(dim=1).abs().mean(), noise.diff(dim=0).abs().mean()
-    assert across < 0.4 * to_another_image
+    across, between_images = noise.diff(dim=1).abs().mean(), noise.diff(dim=0).abs().mean()
+    assert across < 0.4 * between_images
 
 
 @pytest.mark.parametrize("changes", [PATCH, {"view": {"kind": "slice", "neighbours": 1}, "space_to_depth": 2}])
-def test_patches_and_slabs_are_learnt(changes: dict[str, Any], tmp_path: Path) -> None:
+def test_patches_and_slabs_can_be_trained_on(changes: dict[str, Any], tmp_path: Path) -> None:
     detector = new(noise="coarse", masked="patch", **changes)
     training = TrainingSettings(steps=1, batch_size=2, validate_every=1)
     detector.fit(healthy_cohort(2), [], FitRun(tmp_path, training, device="cpu"))
@@ -269,7 +273,7 @@ def test_patches_and_slabs_are_learnt(changes: dict[str, Any], tmp_path: Path) -
         assert detector.evidence(images, mask).maps["residual"].shape == mask.shape
 
 
-def test_a_code_that_could_copy_the_image_is_refused(tmp_path: Path) -> None:
+def test_a_context_code_that_could_copy_the_image_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="latent_size 320 is not smaller than the image"):
         new(context=True, context_size=320).fit(healthy_cohort(2), [], FitRun(tmp_path))
 

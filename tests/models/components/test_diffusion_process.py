@@ -7,7 +7,16 @@ import pytest
 import torch
 from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
 
-from anomaly.models.components.diffusion_process import DiffusionProcess, Noise, Prediction, Schedule, noise_field
+from anomaly.models.components.diffusion_process import (
+    DiffusionProcess,
+    GuidedUNet,
+    Noise,
+    Prediction,
+    Schedule,
+    checkerboard,
+    noise_field,
+)
+from tests.models.factories import awaken
 
 PREDICTIONS: tuple[Prediction, ...] = get_args(Prediction)
 SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
@@ -24,9 +33,9 @@ def images_and_noise() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_small_steps_lead_to_the_moments_of_one_large_step(schedule: Schedule) -> None:
-    chain = DiffusionProcess(1000, schedule, "epsilon")
-    alpha_bar = chain.alpha_bar.double()
+def test_many_small_steps_have_the_moments_of_one_large_step(schedule: Schedule) -> None:
+    process = DiffusionProcess(1000, schedule, "epsilon")
+    alpha_bar = process.alpha_bar.double()
     signal, variance = torch.tensor(1.0).double(), torch.tensor(0.0).double()
     for t in range(1, 1001):  # q(x_t | x_{t−1}) = N(√(1 − β_t) x_{t−1}, β_t)
         beta = 1 - alpha_bar[t] / alpha_bar[t - 1]
@@ -36,30 +45,30 @@ def test_small_steps_lead_to_the_moments_of_one_large_step(schedule: Schedule) -
 
 
 @pytest.mark.parametrize("t", [1, 250, 1000])
-def test_noised_images_have_the_mean_and_variance_of_the_closed_form(t: int) -> None:
-    chain = DiffusionProcess(1000, "linear", "epsilon")
-    start = torch.full((1, 1, 400, 400), 3.0)
+def test_noisy_images_have_the_mean_and_variance_of_the_closed_form(t: int) -> None:
+    process = DiffusionProcess(1000, "linear", "epsilon")
+    x0 = torch.full((1, 1, 400, 400), 3.0)
     noise = noise_field("gaussian", 1, (400, 400), (1, 1), 1, generator())
-    noised = chain.noised(start, noise, torch.tensor([t]))
+    noisy = process.add_noise(x0, noise, torch.tensor([t]))
     alpha_bar = math.prod(1 - (1e-4 + (2e-2 - 1e-4) * s / 999) for s in range(t))
-    assert noised.mean() == pytest.approx(3 * math.sqrt(alpha_bar), abs=0.01)
-    assert noised.var() == pytest.approx(1 - alpha_bar, rel=0.02)
+    assert noisy.mean() == pytest.approx(3 * math.sqrt(alpha_bar), abs=0.01)
+    assert noisy.var() == pytest.approx(1 - alpha_bar, rel=0.02)
 
 
-def test_walking_the_chain_step_by_step_gives_the_moments_of_the_closed_form() -> None:
-    chain, rng = DiffusionProcess(1000, "linear", "epsilon"), generator()
+def test_simulated_steps_have_the_moments_of_the_closed_form() -> None:
+    process, rng = DiffusionProcess(1000, "linear", "epsilon"), generator()
     x = torch.full((20000,), 2.0)
     for t in range(1, 301):
-        beta = 1 - chain.alpha_bar[t] / chain.alpha_bar[t - 1]
+        beta = 1 - process.alpha_bar[t] / process.alpha_bar[t - 1]
         x = (1 - beta).sqrt() * x + beta.sqrt() * torch.randn(x.shape, generator=rng)
-    alpha_bar = float(chain.alpha_bar[300])
+    alpha_bar = float(process.alpha_bar[300])
     assert x.mean() == pytest.approx(2 * math.sqrt(alpha_bar), abs=0.03)
     assert x.var() == pytest.approx(1 - alpha_bar, rel=0.04)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("timesteps", [50, 1000])
-def test_chains_of_any_length_begin_with_the_image_and_end_in_noise(schedule: Schedule, timesteps: int) -> None:
+def test_processes_of_any_length_start_with_the_image_and_end_in_noise(schedule: Schedule, timesteps: int) -> None:
     alpha_bar = DiffusionProcess(timesteps, schedule, "epsilon").alpha_bar
     assert len(alpha_bar) == timesteps + 1
     assert alpha_bar[0] == 1
@@ -75,53 +84,53 @@ def test_the_cosine_schedule_is_a_cosine() -> None:
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_any_target_gives_back_image_and_noise(schedule: Schedule, prediction: Prediction) -> None:
-    chain = DiffusionProcess(1000, schedule, prediction)
-    (start, noise), t = images_and_noise(), torch.tensor([20, 300, 800])
-    noised = chain.noised(start, noise, t)
-    solved = chain.solved(chain.target(start, noise, t), noised, t)
-    torch.testing.assert_close(solved, (start, noise), atol=1e-4, rtol=1e-4)
+def test_every_prediction_determines_image_and_noise(schedule: Schedule, prediction: Prediction) -> None:
+    process = DiffusionProcess(1000, schedule, prediction)
+    (x0, noise), t = images_and_noise(), torch.tensor([20, 300, 800])
+    noisy = process.add_noise(x0, noise, t)
+    predicted = process.predict_x0_and_noise(process.target(x0, noise, t), noisy, t)
+    torch.testing.assert_close(predicted, (x0, noise), atol=1e-4, rtol=1e-4)
 
 
-def test_v_turns_noise_and_image_into_each_other() -> None:
-    chain = DiffusionProcess(1000, "linear", "v")
-    (start, noise), t = images_and_noise(), torch.tensor([1, 300, 1000])
-    alpha_bar = chain.alpha_bar[t].reshape(3, 1, 1, 1)
-    v = chain.target(start, noise, t)
-    torch.testing.assert_close(v, alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * start)
-    noised = chain.noised(start, noise, t)
-    torch.testing.assert_close(v**2 + noised**2, start**2 + noise**2)  # a rotation
+def test_v_and_the_noisy_image_are_a_rotation_of_image_and_noise() -> None:
+    process = DiffusionProcess(1000, "linear", "v")
+    (x0, noise), t = images_and_noise(), torch.tensor([1, 300, 1000])
+    alpha_bar = process.alpha_bar[t].reshape(3, 1, 1, 1)
+    v = process.target(x0, noise, t)
+    torch.testing.assert_close(v, alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * x0)
+    noisy = process.add_noise(x0, noise, t)
+    torch.testing.assert_close(v**2 + noisy**2, x0**2 + noise**2)  # a rotation
 
 
-def test_noising_and_v_are_those_of_monai() -> None:
-    chain, theirs = DiffusionProcess(1000, "linear", "v"), DDPMScheduler(1000)
-    (start, noise), t = images_and_noise(), torch.tensor([1, 300, 1000])
-    torch.testing.assert_close(chain.noised(start, noise, t), theirs.add_noise(start, noise, t - 1))
-    torch.testing.assert_close(chain.target(start, noise, t), theirs.get_velocity(start, noise, t - 1))
+def test_add_noise_and_v_agree_with_monai() -> None:
+    process, monai = DiffusionProcess(1000, "linear", "v"), DDPMScheduler(1000)
+    (x0, noise), t = images_and_noise(), torch.tensor([1, 300, 1000])
+    torch.testing.assert_close(process.add_noise(x0, noise, t), monai.add_noise(x0, noise, t - 1))
+    torch.testing.assert_close(process.target(x0, noise, t), monai.get_velocity(x0, noise, t - 1))
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_a_step_back_is_that_of_monai(prediction: Prediction) -> None:
-    chain = DiffusionProcess(1000, "linear", prediction)
-    theirs = DDIMScheduler(1000, clip_sample=False, prediction_type=MONAI_NAMES[prediction])
-    theirs.set_timesteps(10)  # steps of 100
-    noised, output = images_and_noise()
+def test_a_ddim_step_agrees_with_monai(prediction: Prediction) -> None:
+    process = DiffusionProcess(1000, "linear", prediction)
+    monai = DDIMScheduler(1000, clip_sample=False, prediction_type=MONAI_NAMES[prediction])
+    monai.set_timesteps(10)  # steps of 100
+    noisy, output = images_and_noise()
     t = torch.full((3,), 500)
-    solved = chain.solved(output, noised, t)
-    expected, expected_start = theirs.step(output, 499, noised)
-    torch.testing.assert_close(chain.noised(*solved, t - 100), expected)
-    torch.testing.assert_close(solved[0], expected_start)
+    predicted = process.predict_x0_and_noise(output, noisy, t)
+    expected, expected_x0 = monai.step(output, 499, noisy)
+    torch.testing.assert_close(process.add_noise(*predicted, t - 100), expected)
+    torch.testing.assert_close(predicted[0], expected_x0)
 
 
-def test_the_way_back_ends_at_the_image_and_never_stands_still() -> None:
-    t = DiffusionProcess(1000, "linear", "sample").timesteps_back(torch.tensor([7, 250, 1000]), 7)
+def test_ddim_timesteps_decrease_strictly_to_0() -> None:
+    t = DiffusionProcess(1000, "linear", "sample").ddim_timesteps(torch.tensor([7, 250, 1000]), 7)
     assert t.shape == (8, 3)
     assert t[0].tolist() == [7, 250, 1000]
     assert t[-1].tolist() == [0, 0, 0]
     assert (t.diff(dim=0) < 0).all()
 
 
-def test_the_chain_is_no_part_of_the_state() -> None:
+def test_the_process_adds_nothing_to_the_state_dict() -> None:
     assert not DiffusionProcess(1000, "linear", "sample").state_dict()
 
 
@@ -135,20 +144,107 @@ def test_noise_has_mean_zero_and_standard_deviation_one(kind: Noise, shape: tupl
 
 
 @pytest.mark.parametrize("kind", ["coarse", "simplex"])
-def test_noise_has_the_grain_that_was_asked_for(kind: Noise) -> None:
-    def alike(distance: int, grain: float) -> float:
+def test_noise_has_the_requested_grain(kind: Noise) -> None:
+    def autocorrelation(distance: int, grain: float) -> float:
         noise = noise_field(kind, 8, (128, 128), (grain, grain), 1, generator())
         return float((noise[..., distance:] * noise[..., :-distance]).mean())
 
-    assert alike(1, 16.0) > 0.95
-    assert abs(alike(32, 16.0)) < 0.2
-    assert alike(2, 16.0) > alike(2, 6.0)
+    assert autocorrelation(1, 16.0) > 0.95
+    assert abs(autocorrelation(32, 16.0)) < 0.2
+    assert autocorrelation(2, 16.0) > autocorrelation(2, 6.0)
 
 
-def test_nodes_of_coarse_noise_lie_elsewhere_every_time() -> None:
-    kinks = set()
+def test_nodes_of_coarse_noise_are_placed_at_random() -> None:
+    node_offsets = set()
     for seed in range(6):
         noise = noise_field("coarse", 1, (64, 64), (16, 16), 1, generator(seed))
-        bends = noise[0, 0].diff(n=2, dim=1).abs().sum(0)
-        kinks.add(int(bends.argmax()) % 16)
-    assert len(kinks) > 2
+        curvature = noise[0, 0].diff(n=2, dim=1).abs().sum(0)
+        node_offsets.add(int(curvature.argmax()) % 16)
+    assert len(node_offsets) > 2
+
+
+def unet(shape: tuple[int, ...], code_size: int = 0, factor: int = 2) -> GuidedUNet:
+    torch.manual_seed(0)
+    network = GuidedUNet(shape, 2, 1, (8, 16), factor, code_size)
+    awaken(network)
+    return network
+
+
+@pytest.mark.parametrize("shape", [(17, 21), (3, 5), (9, 11, 6)])
+@pytest.mark.parametrize("factor", [1, 2])
+def test_the_unet_pads_and_crops_images_of_any_shape(shape: tuple[int, ...], factor: int) -> None:
+    network = unet(shape, 4, factor)
+    code = network.encode_context(torch.randn(1, 1, *shape))
+    assert network(torch.randn(1, 2, *shape), torch.tensor([3]), code).shape == (1, 1, *shape)
+
+
+def test_the_timestep_and_the_context_code_change_the_prediction() -> None:
+    network = unet((16, 16), code_size=4)
+    inputs, t = torch.randn(1, 2, 16, 16), torch.tensor([3])
+    code = network.encode_context(inputs[:, :1])
+    assert code is not None
+    assert code.shape == (1, 4)
+    prediction = network(inputs, t, code)
+    assert not torch.allclose(prediction, network(inputs, t + 500, code))
+    assert not torch.allclose(prediction, network(inputs, t, code + 1))
+
+
+def test_the_unet_without_a_context_code_has_no_encoder() -> None:
+    network = unet((16, 16))
+    assert network.encode_context(torch.randn(1, 1, 16, 16)) is None
+
+
+@pytest.mark.parametrize("shape", [(30, 41), (13, 22, 17)])
+@pytest.mark.parametrize("colours", [1, 2, 4])
+def test_every_voxel_has_one_colour_and_all_colours_are_similarly_frequent(
+    shape: tuple[int, ...], colours: int
+) -> None:
+    colour = checkerboard(shape, [4.0] * len(shape), colours, torch.zeros(2, len(shape)))
+    assert colour.shape == (2, 1, *shape)
+    counts = colour.flatten().bincount()
+    assert len(counts) == colours
+    assert counts.min() > 0.75 * counts.max()
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("colours", [2, 4])
+def test_patches_that_share_a_face_differ_in_colour(dims: int, colours: int) -> None:
+    colour = checkerboard([12] * dims, [3.0] * dims, colours, torch.zeros(1, dims))[0, 0]
+    for axis in range(dims):
+        patches = colour.index_select(axis, torch.arange(1, 12, 3))
+        assert (patches.diff(dim=axis) != 0).all()
+        patch = colour.unflatten(axis, (4, 3))
+        assert (patch == patch.narrow(axis + 1, 0, 1)).all()
+
+
+def test_patches_of_four_colours_in_2d_do_not_touch_at_corners() -> None:
+    colour = checkerboard((8, 8), (1.0, 1.0), 4, torch.zeros(1, 2))[0, 0]
+    assert (colour[1:, 1:] != colour[:-1, :-1]).all()
+    assert (colour[1:, :-1] != colour[:-1, 1:]).all()
+
+
+def test_an_origin_shifts_the_checkerboard_of_one_image() -> None:
+    board, shifted = checkerboard((12, 12), (4.0, 4.0), 2, torch.tensor([[0.0, 0.0], [2.0, 0.0]]))
+    assert torch.equal(shifted[0, :-2], board[0, 2:])
+
+
+@pytest.mark.parametrize("shape", [(7, 10), (5, 6, 7)])
+@pytest.mark.parametrize("colours", [2, 4])
+@pytest.mark.parametrize("side", [1, 2, 3])
+def test_colours_cover_every_position_once_and_neighbouring_patches_differ(
+    shape: tuple[int, ...], colours: int, side: int
+) -> None:
+    board = checkerboard(shape, [side] * len(shape), colours, torch.zeros((1, len(shape)), dtype=torch.long))
+    assert board.shape == (1, 1, *shape)
+    assert torch.equal(
+        sum(((board == k).int() for k in range(colours)), torch.tensor(0)), torch.ones_like(board).int()
+    )
+    for axis in range(2, 2 + len(shape)):
+        neighbours = board.narrow(axis, side, board.shape[axis] - side)
+        assert (neighbours != board.narrow(axis, 0, neighbours.shape[axis])).all()
+
+
+def test_integer_origins_shift_the_checkerboard_of_each_image() -> None:
+    boards = checkerboard((8, 8), (2, 2), 2, torch.tensor([[0, 0], [1, 0], [2, 2]]))
+    assert torch.equal(boards[1, :, :-1], boards[0, :, 1:])
+    assert torch.equal(boards[2], boards[0])
