@@ -1,30 +1,31 @@
-"""Latent diffusion: parts of a scan's latent are restored from their surroundings; what changes was abnormal.
+"""Latent diffusion: patches of the latent of a scan are restored from their surroundings; abnormal ones change.
 
-Idea. An autoencoder E, D compresses an image to a small grid of latents, on which diffusion costs little. It
-learns first; then it stays as it is, and a denoiser v_θ learns what healthy latents look like. The denoiser sees a
-latent whose patches p are noised and whose rest is clean, so that it can tell what belongs into a patch:
+Idea. An autoencoder E, D compresses an image to a small grid of latents, where diffusion is cheap. It is trained
+first and then frozen. A denoiser v_θ then learns the distribution of healthy latents. Its input is a latent with
+noise in the patches p and without noise elsewhere, so that it learns what belongs into a patch:
 
     1.  L = Σ w |x − D(z)| / Σ w + R                 R is the penalty of the autoencoder
     2.  z ← (z − μ_z) / σ_z                          unit SD per channel over the foreground
         z_t = √ᾱ_t z + √(1 − ᾱ_t) ε,  ε ~ N(0, 1)     t from 0 to T
-        z̃ = p z_t + (1 − p) z                        the rest is shown as it is
-        v = √ᾱ_t ε − √(1 − ᾱ_t) z                     what is predicted
+        z̃ = p z_t + (1 − p) z                        no noise outside the patches
+        v = √ᾱ_t ε − √(1 − ᾱ_t) z                     the target of the prediction
         L = mean over images of Σ p (v_θ(z̃, p, t) − v)² / Σ p
 
-Scoring. A checkerboard of n colours gives n complementary sets of patches. Each set is noised part-way, always by
-the same ε, and restored by a few DDIM steps; every position is so restored once, from what surrounds its patch:
+Scoring. A checkerboard of n colours gives n complementary sets of patches. Each set gets noise part-way, always the
+same ε, and is restored by a few DDIM steps. Every position is thus restored once, from the surroundings of its
+patch:
 
     ẑ = Σ_k p_k ẑ_k,    x̂ = x + D(ẑ) − D(z),    r = x − x̂ = D(z) − D(ẑ),    latent = √mean_c (z − ẑ)²
 
-The restoration is compared with the decoded latent, not with the image: x − D(ẑ) would count all the fine anatomy
-that the autoencoder cannot draw. The denoiser is called n · (steps part-way) times per image.
+The restoration is compared with the decoded latent and not with the image, because x − D(ẑ) would also contain the
+fine anatomy that the autoencoder cannot reproduce. The denoiser is called n · (steps part-way) times per image.
 
 The autoencoders are those of :mod:`anomaly.models.components.latent_autoencoder`.
 
 Source: Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion Models"; Pinaya et al. 2022,
 "Fast Unsupervised Brain Anomaly Detection and Segmentation with Diffusion Models" (part-way noise on the latents of
-brains); Behrendt et al. 2023, "Patched Diffusion Models for Unsupervised Anomaly Detection in Brain MRI" (one patch
-noised, the rest shown); Salimans & Ho 2022 (v); Song et al. 2021 (DDIM).
+brains); Behrendt et al. 2023, "Patched Diffusion Models for Unsupervised Anomaly Detection in Brain MRI" (noise in
+one patch set, the rest clean); Salimans & Ho 2022 (v); Song et al. 2021 (DDIM).
 """
 
 from __future__ import annotations
@@ -41,8 +42,12 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from anomaly.models.base import Evidence, ModelSettings
-from anomaly.models.components.diffusion_process import checkerboard
-from anomaly.models.components.latent_autoencoder import AutoencoderSettings, Autoencoding, autoencoder
+from anomaly.models.components.latent_autoencoder import (
+    Autoencoder,
+    AutoencoderSettings,
+    build_autoencoder,
+    patch_colours,
+)
 from anomaly.models.components.network import (
     GROUPS,
     NetworkDetector,
@@ -55,15 +60,14 @@ from anomaly.models.components.network import (
     residual,
     target_slice,
 )
-from anomaly.models.components.random_fields import chance
 from anomaly.training.protocols import StepInfo
 
-TIMES = 1000  # T
-BETAS = (0.0015, 0.0195)  # of Rombach et al.
-BACKGROUND = 0.1  # weight of the background in the autoencoder's loss, so that samples have one
-NOISE_SEED = 20220622  # of the noise that scoring adds, the same for every image
-DROWNED = 0.6  # share of the way after which little is left of what two images do not share
-POOLED = 4  # positions along each axis of an embedding
+TIMESTEPS = 1000  # T
+BETA_RANGE = (0.0015, 0.0195)  # first and last β, of Rombach et al.
+BACKGROUND_WEIGHT = 0.1  # in the loss of the autoencoder, so that samples have a background
+SCORING_SEED = 20220622  # of the noise that scoring adds, the same for every image
+INTERPOLATION_NOISE_LEVEL = 0.6  # share of the process that hides what two images do not share
+EMBEDDING_SIDE = 4  # positions of an embedding along each axis
 
 
 class LatentDiffusionSettings(AutoencoderSettings):
@@ -71,7 +75,7 @@ class LatentDiffusionSettings(AutoencoderSettings):
 
     family: Literal["latent_diffusion"] = "latent_diffusion"
     autoencoder_share: float = Field(
-        0.4, gt=0, lt=1, description="share of the training that the autoencoder learns in; then the denoiser does"
+        0.4, gt=0, lt=1, description="first share of the training, for the autoencoder; the denoiser has the rest"
     )
     denoiser_channels: tuple[Width, ...] = Field(
         (64, 128),
@@ -81,27 +85,29 @@ class LatentDiffusionSettings(AutoencoderSettings):
     patch: int = Field(3, ge=1, description="side of a patch, latent positions")
     colours: Literal[2, 4] = Field(2, description="complementary sets of patches, restored one at a time")
     unconditional: float = Field(
-        0.1, ge=0, le=1, description="share of the images of which all is noised in training, for sampling"
+        0.1, ge=0, le=1, description="share of the training images that get noise everywhere, for sampling"
     )
-    ddim_steps: int = Field(4, ge=1, le=TIMES, description="steps of the whole way from noise to latent")
-    noise_level: float = Field(0.5, gt=0, le=1, description="share of that way that scoring noises and restores")
+    ddim_steps: int = Field(
+        4, ge=1, le=TIMESTEPS, description="DDIM steps of the whole process from noise to latent"
+    )
+    noise_level: float = Field(0.5, gt=0, le=1, description="noise level of scoring, as a share of the process")
 
     @field_validator("ddim_steps")
     @classmethod
-    def _steps_lead_all_the_way(cls, steps: int) -> int:
-        if TIMES % steps:
-            raise ValueError(f"ddim_steps must divide {TIMES}, or the first would not start from noise")
+    def _check_steps_divide_timesteps(cls, steps: int) -> int:
+        if TIMESTEPS % steps:
+            raise ValueError(f"ddim_steps must divide {TIMESTEPS}, or the first would not start from noise")
         return steps
 
 
 class LatentNetworks(nn.Module):
-    """The autoencoder and the denoiser of its latents, which learn one after the other."""
+    """The autoencoder and the denoiser of its latents, trained one after the other."""
 
-    autoencoder: Autoencoding
+    autoencoder: Autoencoder
 
     def __init__(self, dims: int, image_channels: int, settings: LatentDiffusionSettings) -> None:
         super().__init__()
-        self.autoencoder = autoencoder(dims, image_channels, settings)
+        self.autoencoder = build_autoencoder(dims, image_channels, settings)
         levels = len(settings.denoiser_channels)
         self.denoiser = DiffusionModelUNet(
             dims,
@@ -116,14 +122,14 @@ class LatentNetworks(nn.Module):
 
 
 class LatentDiffusion(NetworkDetector):
-    """Residual of a scan whose latent a diffusion model restored patch by patch.
+    """Residual of a scan after patch-wise restoration of its latent.
 
     Attributes
     ----------
     latent_mean, latent_square
         ``(1, C, 1, …)`` mean of the latents and of their squares over the foreground.
     latents_seen
-        Number of latent positions they were learnt from.
+        Number of latent positions that the means are over.
     """
 
     family = "latent_diffusion"
@@ -135,17 +141,17 @@ class LatentDiffusion(NetworkDetector):
     latents_seen: Tensor
 
     def build(self) -> nn.Module:
-        """Return autoencoder and denoiser, and set the time steps and what is known of the latents."""
+        """Return autoencoder and denoiser; set up the scheduler and the latent statistics."""
         settings, dims = self.settings, self.view.spatial_dims
         per_channel = (1, settings.latent_channels) + (1,) * dims
         self.register_buffer("latent_mean", torch.zeros(per_channel))
         self.register_buffer("latent_square", torch.ones(per_channel))
         self.register_buffer("latents_seen", torch.zeros(()))
         self.scheduler = DDIMScheduler(
-            TIMES,
+            TIMESTEPS,
             schedule="scaled_linear_beta",
-            beta_start=BETAS[0],
-            beta_end=BETAS[1],
+            beta_start=BETA_RANGE[0],
+            beta_end=BETA_RANGE[1],
             prediction_type="v_prediction",
             clip_sample=False,
         )
@@ -154,13 +160,13 @@ class LatentDiffusion(NetworkDetector):
 
     @property
     def padded(self) -> tuple[int, ...]:
-        """The spatial shape of images that every fold and stage can halve."""
+        """The spatial shape of images, padded until every stage can halve them."""
         halvings = len(self.settings.denoiser_channels) - 1
         return padded_shape(self.image_shape, self.voxels_per_position * 2**halvings)
 
     @property
     def voxels_per_position(self) -> int:
-        """Voxels along each axis that share a latent position."""
+        """Voxels per latent position along each axis."""
         return int(self.settings.space_to_depth * 2 ** (len(self.settings.channels) - 1))
 
     @property
@@ -168,188 +174,193 @@ class LatentDiffusion(NetworkDetector):
         """L, the spatial shape of the latents."""
         return tuple(n // self.voxels_per_position for n in self.padded)
 
-    def times(self, share: float) -> list[int]:
-        """Return the DDIM time steps over a share of the way, noisiest first.
+    def ddim_timesteps(self, noise_level: float) -> list[int]:
+        """Return the DDIM timesteps up to a noise level, noisiest first.
 
-        They lie one stride apart, as the scheduler's step takes for granted; where they are few, those that it
-        would choose itself do not.
+        They are one stride apart, as the ``step`` of MONAI's scheduler assumes. The timesteps that the scheduler
+        chooses for few steps are not.
         """
-        stride, steps = TIMES // self.settings.ddim_steps, max(1, round(share * self.settings.ddim_steps))
+        stride, steps = TIMESTEPS // self.settings.ddim_steps, max(1, round(noise_level * self.settings.ddim_steps))
         return [k * stride - 1 for k in range(steps, 0, -1)]
 
     def trainable_part(self, step: int, steps: int) -> nn.Module:
-        """Return the autoencoder, later the denoiser."""
+        """Return the autoencoder in the first phase, then the denoiser."""
         part = self.network.denoiser if self._autoencoder_is_done(step, steps) else self.network.autoencoder
         assert isinstance(part, nn.Module)  # noqa: S101 - a Protocol cannot say that it is a module
         return part
 
     def ready_to_validate(self, step: int, steps: int) -> bool:
-        """Return whether the denoiser has begun to learn."""
+        """Return whether the training of the denoiser has begun."""
         return step == steps or self._autoencoder_is_done(step - 1, steps)
 
     def _autoencoder_is_done(self, step: int, steps: int) -> bool:
         return step >= self.settings.autoencoder_share * steps
 
     def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
-        """Return the loss of the autoencoder, later that of the denoiser; see the module's docstring."""
+        """Return the loss of the part in training; see the module's docstring."""
         del corrupted
         if self._autoencoder_is_done(at.step, at.steps):
             return self._denoising_loss(images, mask, at.rng)
         return self._autoencoder_loss(images, mask, at.rng)
 
     def _autoencoder_loss(self, images: Tensor, mask: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
-        folded, penalty = self.network.autoencoder.learn(self._folded(images), rng)
-        error = (self._unfolded(folded) - images).abs().mean(dim=1, keepdim=True)
-        reconstruction = masked_mean(error, torch.where(mask, 1.0, BACKGROUND))
+        output, penalty = self.network.autoencoder.training_pass(self._space_to_depth(images), rng)
+        error = (self._depth_to_space(output) - images).abs().mean(dim=1, keepdim=True)
+        reconstruction = masked_mean(error, torch.where(mask, 1.0, BACKGROUND_WEIGHT))
         return {"loss": reconstruction + penalty, "reconstruction": reconstruction, "penalty": penalty}
 
     def _denoising_loss(self, images: Tensor, mask: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
         foreground = self._foreground(mask)
         with torch.no_grad():
-            latents = self.network.autoencoder.encode(self._folded(images)).float()
-            self.learn_scale(latents, foreground)
-            z = self._scaled(latents)
-        everything = chance(z, self.settings.unconditional, rng)
-        patches = everything | (self._random_patches(z, rng) & foreground)
+            latents = self.network.autoencoder.encode(self._space_to_depth(images)).float()
+            self.update_statistics(latents, foreground)
+            z = self._standardise(latents)
+        n = len(z)
+        everywhere = (
+            torch.rand((n, *[1] * (z.ndim - 1)), generator=rng, device=z.device) < self.settings.unconditional
+        )
+        patches = everywhere | (self._random_patches(z, rng) & foreground)
         noise = torch.randn(z.shape, generator=rng, device=z.device)
-        times = torch.randint(TIMES, (len(z),), generator=rng, device=z.device)
-        noised = torch.where(patches, self.scheduler.add_noise(z, noise, times), z)
-        v = self.scheduler.get_velocity(z, noise, times)
-        error = ((self.velocity(noised, patches, times) - v) ** 2).mean(dim=1, keepdim=True)
-        per_image = (error * patches).flatten(1).sum(1) / patches.flatten(1).sum(1).clamp_min(1)
-        return {"loss": per_image.mean(), "latent_sd": self._latent_sd().mean()}
+        t = torch.randint(TIMESTEPS, (n,), generator=rng, device=z.device)
+        noisy = torch.where(patches, self.scheduler.add_noise(z, noise, t), z)
+        v = self.scheduler.get_velocity(z, noise, t)
+        error = ((self.velocity(noisy, patches, t) - v) ** 2).mean(dim=1, keepdim=True)
+        image_loss = (error * patches).flatten(1).sum(1) / patches.flatten(1).sum(1).clamp_min(1)
+        return {"loss": image_loss.mean(), "latent_sd": self._latent_sd().mean()}
 
-    def velocity(self, z: Tensor, patches: Tensor, times: Tensor) -> Tensor:
-        """Return v_θ ``(B, C, *L)`` of latents, their ``patches`` ``(B, 1, *L)`` noised to ``times`` ``(B,)``."""
-        v: Tensor = self.network.denoiser(torch.cat([z, patches.float()], dim=1), times)
+    def velocity(self, z: Tensor, patches: Tensor, t: Tensor) -> Tensor:
+        """Return v_θ ``(B, C, *L)`` for latents with noise in ``patches`` ``(B, 1, *L)`` at timesteps ``(B,)``."""
+        v: Tensor = self.network.denoiser(torch.cat([z, patches.float()], dim=1), t)
         return v.float()
 
     @torch.no_grad()
-    def learn_scale(self, latents: Tensor, foreground: Tensor) -> None:
-        """Add a batch of latents to what is known of their mean and SD over all foreground positions."""
+    def update_statistics(self, latents: Tensor, foreground: Tensor) -> None:
+        """Update the mean and the mean square of latents over the foreground with a batch."""
         n = foreground.sum()
         share = n / (self.latents_seen + n).clamp_min(1)
         axes = [0, *range(2, latents.ndim)]
-        for known, values in ((self.latent_mean, latents), (self.latent_square, latents**2)):
-            mean = (values * foreground).sum(axes, keepdim=True) / n.clamp_min(1)
-            known.lerp_(mean, share)
+        for average, values in ((self.latent_mean, latents), (self.latent_square, latents**2)):
+            batch_mean = (values * foreground).sum(axes, keepdim=True) / n.clamp_min(1)
+            average.lerp_(batch_mean, share)
         self.latents_seen += n
 
-    def restored(self, z: Tensor, foreground: Tensor) -> Tensor:
-        """Return scaled latents ``(B, C, *L)``, every patch of the foreground restored from its surroundings."""
+    def restore(self, z: Tensor, foreground: Tensor) -> Tensor:
+        """Return standardised latents ``(B, C, *L)`` with every foreground patch restored from its surroundings."""
         n = self.settings.colours
         colour = self._colours(torch.zeros((1, len(self.latent_shape)), device=z.device))
         patches = torch.cat([(colour == k) & foreground for k in range(n)])
-        shown = torch.cat([z] * n)
-        times = self.times(self.settings.noise_level)
-        start = torch.full((len(shown),), times[0], device=z.device)
-        noised = self.scheduler.add_noise(shown, self._fixed_noise(z), start)
-        denoised = torch.where(patches, self._denoised(noised, shown, patches, times), 0.0)
-        return denoised.reshape(n, *z.shape).sum(0) + torch.where(foreground, 0.0, z)
+        clean = torch.cat([z] * n)
+        timesteps = self.ddim_timesteps(self.settings.noise_level)
+        first = torch.full((len(clean),), timesteps[0], device=z.device)
+        noisy = self.scheduler.add_noise(clean, self._scoring_noise(z), first)
+        restored = torch.where(patches, self._ddim(noisy, clean, patches, timesteps), 0.0)
+        return restored.reshape(n, *z.shape).sum(0) + torch.where(foreground, 0.0, z)
 
-    def _denoised(self, noised: Tensor, shown: Tensor, patches: Tensor, times: Sequence[int]) -> Tensor:
-        """Return the end of the DDIM steps at ``times``, with the latents shown outside the patches."""
-        # No buffer of the scheduler's, so it does not move with the model.
-        self.scheduler.alphas_cumprod = self.scheduler.alphas_cumprod.to(shown.device)
-        for time in times:
-            noised = torch.where(patches, noised, shown)
-            v = self.velocity(noised, patches, torch.full((len(shown),), time, device=shown.device))
-            noised = self.scheduler.step(v, time, noised)[0]
-        return torch.where(patches, noised, shown)
+    def _ddim(self, noisy: Tensor, clean: Tensor, patches: Tensor, timesteps: Sequence[int]) -> Tensor:
+        """Denoise latents inside the patches by DDIM; outside they stay ``clean``."""
+        # The scheduler holds a plain tensor instead of a buffer, so it does not move with the model.
+        self.scheduler.alphas_cumprod = self.scheduler.alphas_cumprod.to(clean.device)
+        for t in timesteps:
+            noisy = torch.where(patches, noisy, clean)
+            v = self.velocity(noisy, patches, torch.full((len(clean),), t, device=clean.device))
+            noisy = self.scheduler.step(v, t, noisy)[0]
+        return torch.where(patches, noisy, clean)
 
-    def to_latent(self, images: Tensor) -> Tensor:
-        """Return the scaled latents ``(B, C, *L)``."""
-        return self._scaled(self.network.autoencoder.encode(self._folded(images)).float())
+    def encode_latent(self, images: Tensor) -> Tensor:
+        """Return the standardised latents ``(B, C, *L)`` of images."""
+        return self._standardise(self.network.autoencoder.encode(self._space_to_depth(images)).float())
 
-    def to_image(self, z: Tensor) -> Tensor:
-        """Return the images ``(B, C, *S)`` of scaled latents."""
-        return self._unfolded(self.network.autoencoder.decode(z * self._latent_sd() + self.latent_mean))
+    def decode_latent(self, z: Tensor) -> Tensor:
+        """Return the images ``(B, C, *S)`` of standardised latents."""
+        return self._depth_to_space(self.network.autoencoder.decode(z * self._latent_sd() + self.latent_mean))
 
     def reconstruct(self, images: Tensor, mask: Tensor) -> Tensor:
-        """Return the image with what the restoration changed."""
-        z = self.to_latent(images)
-        return target_slice(images) - self._drawn_change(z, self.restored(z, self._foreground(mask)))
+        """Return the image plus the change by the restoration."""
+        z = self.encode_latent(images)
+        return target_slice(images) - self._image_change(z, self.restore(z, self._foreground(mask)))
 
     def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
-        """Return what the restoration changed, in the image and in the latent; see the module's docstring."""
-        z = self.to_latent(images)
+        """Return the change by the restoration, in the image and in the latent; see the module's docstring."""
+        z = self.encode_latent(images)
         foreground = self._foreground(mask)
-        restored = self.restored(z, foreground)
-        reconstruction = target_slice(images) - self._drawn_change(z, restored)
+        restored = self.restore(z, foreground)
+        reconstruction = target_slice(images) - self._image_change(z, restored)
         distance = ((z - restored) ** 2).mean(dim=1, keepdim=True).sqrt()
         mode = "bilinear" if distance.ndim == 4 else "trilinear"
-        moved = crop(F.interpolate(distance, size=self.padded, mode=mode), self.image_shape)
-        maps = {"residual": residual(images, reconstruction, mask), "latent": apply_mask(moved, mask)}
-        return Evidence(maps, apply_mask(reconstruction, mask), embedding=pooled(z, foreground))
+        upsampled = crop(F.interpolate(distance, size=self.padded, mode=mode), self.image_shape)
+        maps = {"residual": residual(images, reconstruction, mask), "latent": apply_mask(upsampled, mask)}
+        return Evidence(maps, apply_mask(reconstruction, mask), embedding=pool_latent(z, foreground))
 
-    def _drawn_change(self, z: Tensor, restored: Tensor) -> Tensor:
+    def _image_change(self, z: Tensor, restored: Tensor) -> Tensor:
         """Return D(z) − D(ẑ) ``(B, 1, *S)``."""
-        before, after = target_slice(self.to_image(torch.cat([z, restored]))).chunk(2)
+        before, after = target_slice(self.decode_latent(torch.cat([z, restored]))).chunk(2)
         return before - after
 
     def embed(self, images: Tensor, mask: Tensor) -> Tensor:
-        """Return the latent, pooled to a few positions ``(B, C · POOLEDᴰ)``."""
-        return pooled(self.to_latent(images), self._foreground(mask))
+        """Return the latent, pooled to a few positions ``(B, C · EMBEDDING_SIDEᴰ)``."""
+        return pool_latent(self.encode_latent(images), self._foreground(mask))
 
     @torch.no_grad()
     def sample(self, n: int, rng: torch.Generator) -> Tensor:
-        """Return new images ``(n, C, *S)``: all of the latent starts as noise."""
+        """Return new images ``(n, C, *S)`` from latents that start as pure noise."""
         device = self.latent_mean.device
         shape = (n, self.settings.latent_channels, *self.latent_shape)
         z = torch.randn(shape, generator=rng, device=rng.device).to(device)
-        everything = torch.ones((n, 1, *self.latent_shape), dtype=torch.bool, device=device)
-        return self.to_image(self._denoised(z, z, everything, self.times(1.0)))
+        everywhere = torch.ones((n, 1, *self.latent_shape), dtype=torch.bool, device=device)
+        return self.decode_latent(self._ddim(z, z, everywhere, self.ddim_timesteps(1.0)))
 
     @torch.no_grad()
     def interpolate(self, first: Tensor, second: Tensor, weight: float) -> Tensor:
-        """Return the images ``(B, C, *S)`` at ``weight``, 0 to 1, of the way from some ``(B, C, *S)`` to others.
+        """Return images ``(B, C, *S)`` interpolated between ``first`` (weight 0) and ``second`` (weight 1).
 
-        The weighted mean of their latents is noised until what is in one of them only has drowned, and restored
-        (Ho et al. 2020, section 4.3). The noise is the same all along the way.
+        Noise is added to the weighted mean of the two latents until what they do not share is hidden; then it is
+        denoised (Ho et al. 2020, section 4.3). The noise is the same for all weights.
         """
-        z = torch.lerp(self.to_latent(first), self.to_latent(second), weight)
-        times, everything = self.times(DROWNED), torch.ones_like(z[:, :1], dtype=torch.bool)
-        start = torch.full((len(z),), times[0], device=z.device)
-        noised = self.scheduler.add_noise(z, self._fixed_noise(z), start)
-        return self.to_image(self._denoised(noised, z, everything, times))
+        z = torch.lerp(self.encode_latent(first), self.encode_latent(second), weight)
+        timesteps, everywhere = (
+            self.ddim_timesteps(INTERPOLATION_NOISE_LEVEL),
+            torch.ones_like(z[:, :1], dtype=torch.bool),
+        )
+        first_timestep = torch.full((len(z),), timesteps[0], device=z.device)
+        noisy = self.scheduler.add_noise(z, self._scoring_noise(z), first_timestep)
+        return self.decode_latent(self._ddim(noisy, z, everywhere, timesteps))
 
     def _random_patches(self, z: Tensor, rng: torch.Generator) -> Tensor:
-        """Return one colour ``(B, 1, *L)`` of a checkerboard that lies elsewhere in every image."""
-        period, places = self.settings.patch * self.settings.colours, (len(z), len(self.latent_shape))
-        return self._colours(torch.randint(period, places, generator=rng, device=z.device)) == 0
+        """Return the patches of one colour ``(B, 1, *L)``, of a randomly placed checkerboard per image."""
+        period, shape = self.settings.patch * self.settings.colours, (len(z), len(self.latent_shape))
+        return self._colours(torch.randint(period, shape, generator=rng, device=z.device)) == 0
 
     def _colours(self, origins: Tensor) -> Tensor:
-        edges = [self.settings.patch] * len(self.latent_shape)
-        return checkerboard(self.latent_shape, edges, self.settings.colours, origins)
+        return patch_colours(self.latent_shape, self.settings.patch, self.settings.colours, origins)
 
-    def _fixed_noise(self, z: Tensor) -> Tensor:
-        """Return ε ``(1, C, *L)`` of scoring, the same for every image, on every device."""
-        rng = torch.Generator().manual_seed(NOISE_SEED)
+    def _scoring_noise(self, z: Tensor) -> Tensor:
+        """Return ε ``(1, C, *L)`` of scoring: the same for every image and on every device."""
+        rng = torch.Generator().manual_seed(SCORING_SEED)
         return torch.randn((1, *z.shape[1:]), generator=rng).to(z.device)
 
     def _latent_sd(self) -> Tensor:
         return (self.latent_square - self.latent_mean**2).clamp_min(1e-8).sqrt()
 
-    def _scaled(self, latents: Tensor) -> Tensor:
+    def _standardise(self, latents: Tensor) -> Tensor:
         return (latents - self.latent_mean) / self._latent_sd()
 
     def _foreground(self, mask: Tensor) -> Tensor:
-        """Return the latent positions ``(B, 1, *L)`` that hold a voxel of the mask."""
+        """Return the latent positions ``(B, 1, *L)`` that contain a voxel of the mask."""
         pool = F.adaptive_max_pool2d if mask.ndim == 4 else F.adaptive_max_pool3d
         return pool(pad(mask.float(), self.padded), self.latent_shape) > 0
 
-    def _folded(self, images: Tensor) -> Tensor:
-        folded: Tensor = pixelunshuffle(
+    def _space_to_depth(self, images: Tensor) -> Tensor:
+        channels: Tensor = pixelunshuffle(
             pad(images, self.padded), self.view.spatial_dims, self.settings.space_to_depth
         )
-        return folded
+        return channels
 
-    def _unfolded(self, folded: Tensor) -> Tensor:
-        images = pixelshuffle(folded.float(), self.view.spatial_dims, self.settings.space_to_depth)
+    def _depth_to_space(self, channels: Tensor) -> Tensor:
+        images = pixelshuffle(channels.float(), self.view.spatial_dims, self.settings.space_to_depth)
         return crop(images, self.image_shape)
 
 
-def pooled(z: Tensor, foreground: Tensor) -> Tensor:
-    """Return latents ``(B, C, *L)``, 0 outside the foreground, pooled to a few positions ``(B, C · POOLEDᴰ)``."""
+def pool_latent(z: Tensor, foreground: Tensor) -> Tensor:
+    """Return latents ``(B, C, *L)``, 0 outside the foreground, pooled to ``(B, C · EMBEDDING_SIDEᴰ)``."""
     pool = F.adaptive_avg_pool2d if z.ndim == 4 else F.adaptive_avg_pool3d
-    return pool(torch.where(foreground, z, 0.0), POOLED).flatten(1)
+    return pool(torch.where(foreground, z, 0.0), EMBEDDING_SIDE).flatten(1)

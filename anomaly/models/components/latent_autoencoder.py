@@ -1,10 +1,10 @@
-"""Autoencoders whose latents are small images, for a model that learns in them. A building block, not a family.
+"""Autoencoders with latents that are small images, for latent diffusion. A building block, not a family.
 
     kl    z ~ q(z|x),    R = λ·KL(q ‖ N(0, 1))                Gaussian latents, lightly regularised
-    vq    z = e,         R = ¼ |E(x) − e|²                    e the entry of a codebook nearest to E(x)
+    vq    z = e,         R = ¼ |E(x) − e|²                    e is the codebook entry nearest to E(x)
 
-R is the penalty beside the error of D(z). With vq, the entries of the codebook follow the means of what is nearest
-to them, and gradients pass straight through.
+R is the penalty added to the error of D(z). With vq, codebook entries follow the moving average of the encodings
+nearest to them, and gradients pass straight through the quantisation.
 
 Source: Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion Models" (kl); van den Oord,
 Vinyals & Kavukcuoglu 2017, "Neural Discrete Representation Learning" (vq).
@@ -12,6 +12,7 @@ Vinyals & Kavukcuoglu 2017, "Neural Discrete Representation Learning" (vq).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, Protocol
 
 import torch
@@ -21,10 +22,12 @@ from torch import Tensor, nn
 
 from anomaly.core.image_views import ImageView
 from anomaly.models.base import ModelSettings
+from anomaly.models.components.diffusion_process import checkerboard
 from anomaly.models.components.network import GROUPS, Width
 from anomaly.models.components.variational import kl, reparameterize
 
-COMMITMENT, CODEBOOK_DECAY = 0.25, 0.9  # of the codebook; the ¼ above is van den Oord's
+COMMITMENT = 0.25  # weight of the commitment loss, of van den Oord et al.
+CODEBOOK_DECAY = 0.9  # of the moving averages that the entries of the codebook follow
 
 
 class AutoencoderSettings(ModelSettings):
@@ -45,24 +48,24 @@ class AutoencoderSettings(ModelSettings):
     codes: int = Field(256, ge=2, description="vq: entries of the codebook")
 
 
-class Autoencoding(Protocol):
-    """What both autoencoders do, on folded images."""
+class Autoencoder(Protocol):
+    """Interface of both autoencoders; images have passed space-to-depth."""
 
     def encode(self, images: Tensor) -> Tensor:
-        """Return the latents ``(B, C, *L)``, without chance."""
+        """Return the latents ``(B, C, *L)``, deterministically."""
         ...
 
     def decode(self, z: Tensor) -> Tensor:
-        """Return the image of latents."""
+        """Return the images of latents."""
         ...
 
-    def learn(self, images: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return the reconstruction and the penalty R of a training step."""
+    def training_pass(self, images: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return the reconstruction and the penalty R for a training step."""
         ...
 
 
 class GaussianAutoencoder(nn.Module):
-    """MONAI's AutoencoderKL, with its random numbers given."""
+    """MONAI's AutoencoderKL, sampled with an explicit random generator."""
 
     def __init__(self, dims: int, image_channels: int, settings: AutoencoderSettings) -> None:
         super().__init__()
@@ -90,7 +93,7 @@ class GaussianAutoencoder(nn.Module):
         decoded: Tensor = self.net.decode(z)
         return decoded
 
-    def learn(self, images: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    def training_pass(self, images: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return D(z), z ~ q(z|x), and λ·KL(q ‖ N(0, 1)) per latent number."""
         mu, sigma = (part.float() for part in self.net.encode(images))
         log_variance = 2 * sigma.log()
@@ -99,7 +102,7 @@ class GaussianAutoencoder(nn.Module):
 
 
 class QuantisedAutoencoder(nn.Module):
-    """MONAI's VQVAE; only :meth:`learn` moves its codebook."""
+    """MONAI's VQVAE; only :meth:`training_pass` updates its codebook."""
 
     def __init__(self, dims: int, image_channels: int, settings: AutoencoderSettings) -> None:
         super().__init__()
@@ -119,33 +122,50 @@ class QuantisedAutoencoder(nn.Module):
             commitment_cost=COMMITMENT,
             decay=CODEBOOK_DECAY,
         )
-        # Each entry counts as seen once: MONAI's zeros would throw the entries that the first batch does not use
-        # far away from all others.
+        # Each entry starts with a count of 1. With MONAI's count of 0, entries that the first batch does not use
+        # would move far away from all others.
         self.net.quantizer.quantizer.ema_cluster_size.fill_(1)
 
     def encode(self, images: Tensor) -> Tensor:
-        """Return the entry e of the codebook that is nearest to E(x)."""
+        """Return the codebook entry e nearest to E(x)."""
         return self.nearest(self.net.encode(images))
 
     def decode(self, z: Tensor) -> Tensor:
-        """Return D of the nearest entries of the codebook."""
+        """Return D of the nearest codebook entries."""
         decoded: Tensor = self.net.decode(self.nearest(z))
         return decoded
 
     def nearest(self, z: Tensor) -> Tensor:
-        """Return the entries of the codebook nearest to latents, leaving the codebook as it is."""
+        """Return the codebook entries nearest to latents, without updating the codebook."""
         quantiser = self.net.quantizer.quantizer
         entries: Tensor = quantiser.embed(quantiser.quantize(z)[2])
         return entries
 
-    def learn(self, images: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return D(e), gradients passed straight through, and the commitment; moves the codebook."""
+    def training_pass(self, images: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return D(e), with straight-through gradients, and the commitment loss; update the codebook."""
         del rng
         reconstruction, commitment = self.net(images)
         return reconstruction, commitment
 
 
-def autoencoder(dims: int, image_channels: int, settings: AutoencoderSettings) -> Autoencoding:
-    """Return the autoencoder that the settings name, for folded images; it is a module, too."""
+def build_autoencoder(dims: int, image_channels: int, settings: AutoencoderSettings) -> Autoencoder:
+    """Return the autoencoder that the settings name. It is also a module."""
     kind = GaussianAutoencoder if settings.autoencoder == "kl" else QuantisedAutoencoder
     return kind(dims, image_channels, settings)
+
+
+def patch_colours(shape: Sequence[int], edge: int, colours: int, origins: Tensor) -> Tensor:
+    """Return the checkerboard colour of the patch around each latent position, int64 ``(B, 1, *shape)``.
+
+    Parameters
+    ----------
+    shape
+        L, the spatial shape of the latents.
+    edge
+        Edge length of a patch, in latent positions.
+    colours
+        Number of colours, 2 or 4.
+    origins
+        ``(B, D)`` position of the first latent of each image on the checkerboard.
+    """
+    return checkerboard(shape, [edge] * len(shape), colours, origins)

@@ -80,7 +80,7 @@ def evaluations_table(model: Benched, shapes: Path) -> pd.DataFrame:
 
 def numbers(settings: DiffusionSettings) -> list[int]:
     """Return the numbers of evaluations to compare: the fewest, the most below ten, and fifty or a few more."""
-    each = len(settings.levels) * settings.sets
+    each = len(settings.levels) * settings.n_patch_sets
     return sorted({each, max(each, each * (FEW // each)), each * math.ceil(MANY / each)})
 
 
