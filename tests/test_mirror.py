@@ -1,0 +1,127 @@
+"""Every module has its tests at the mirrored path: ``anomaly/x/y.py`` in ``tests/x/test_y.py``, and vice versa."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.conftest import REPOSITORY
+
+TESTS = REPOSITORY / "tests"
+
+MODULES_WITHOUT_A_TEST_FILE: dict[str, str] = {
+    "anomaly/bundle/card.py": "to be written",
+    "anomaly/bundle/config.py": "to be written",
+    "anomaly/bundle/ensemble.py": "to be written",
+    "anomaly/bundle/store.py": "to be written",
+    "anomaly/core/errors.py": "to be written",
+    "anomaly/core/processes.py": "to be written",
+    "anomaly/core/progress.py": "to be written",
+    "anomaly/core/provenance.py": "to be written",
+    "anomaly/core/scan_result.py": "to be written",
+    "anomaly/export/nifti.py": "to be written",
+    "anomaly/export/outputs.py": "to be written",
+    "anomaly/inference/model.py": "to be written",
+    "anomaly/inference/scan_warnings.py": "to be written",
+    "anomaly/inference/template_scan.py": "to be written",
+    "anomaly/models/atlas.py": "to be written",
+    "anomaly/models/base.py": "to be written",
+    "anomaly/models/components/change_logit.py": "to be written",
+    "anomaly/models/components/closed_form.py": "to be written",
+    "anomaly/models/components/context_unet.py": "to be written",
+    "anomaly/models/components/conv_autoencoder.py": "to be written",
+    "anomaly/models/components/latent_autoencoder.py": "to be written",
+    "anomaly/models/components/network.py": "to be written",
+    "anomaly/models/components/variational_detector.py": "to be written",
+    "anomaly/models/intensity.py": "to be written",
+    "anomaly/models/pca.py": "to be written",
+    "anomaly/preprocessing/affine_fit.py": "to be written",
+    "anomaly/reports/pages.py": "to be written",
+    "anomaly/runs/layout.py": "to be written",
+    "anomaly/runs/score_store.py": "to be written",
+    "anomaly/runs/tables.py": "to be written",
+    "anomaly/runs/writer.py": "to be written",
+    "anomaly/scoring/native_space.py": "to be written",
+    "anomaly/scoring/reference.py": "to be written",
+    "anomaly/scoring/scan_scores.py": "to be written",
+    "anomaly/scoring/settings.py": "to be written",
+    "anomaly/training/callbacks.py": "to be written",
+    "anomaly/training/gradient_monitor.py": "to be written",
+    "anomaly/training/module.py": "to be written",
+    "anomaly/training/protocols.py": "to be written",
+    "anomaly/training/settings.py": "to be written",
+    "pipelines/benchmark/planted_lesions.py": "to be written",
+    "pipelines/benchmark/settings.py": "to be written",
+    "pipelines/benchmark/speed/cpu.py": "to be written",
+    "pipelines/benchmark/studies/preprocessing.py": "to be written",
+    "pipelines/calibration_job.py": "to be written",
+    "pipelines/common.py": "to be written",
+    "pipelines/info.py": "to be written",
+    "pipelines/scan_input.py": "to be written",
+    "pipelines/scoring_job.py": "to be written",
+    "pipelines/validation/baselines/naive_bayes_models.py": "to be written",
+    "pipelines/validation/baselines/sklearn_detectors.py": "to be written",
+    "pipelines/validation/cache_keys.py": "to be written",
+    "pipelines/validation/checks/avatars/conditional_samples.py": "to be written",
+    "pipelines/validation/checks/avatars/latent_arithmetic.py": "to be written",
+    "pipelines/validation/checks/avatars/metric_descriptions.py": "to be written",
+    "pipelines/validation/checks/avatars/out_of_distribution.py": "to be written",
+    "pipelines/validation/checks/avatars/pixel_dependence.py": "to be written",
+    "pipelines/validation/checks/avatars/samples.py": "to be written",
+    "pipelines/validation/checks/avatars/unobserved_combinations.py": "to be written",
+    "pipelines/validation/checks/avatars/validity.py": "to be written",
+    "pipelines/validation/checks/one_class/result.py": "to be written",
+    "pipelines/validation/datasets/avatars/dataset.py": "to be written",
+    "pipelines/validation/datasets/avatars/settings.py": "to be written",
+    "pipelines/validation/datasets/load.py": "to be written",
+    "pipelines/validation/model_under_test.py": "to be written",
+    "pipelines/validation/reference_classifier.py": "to be written",
+    "pipelines/validation/report/image_grids.py": "to be written",
+    "pipelines/validation/report/page.py": "to be written",
+    "pipelines/validation/report/result.py": "to be written",
+    "pipelines/validation/sampling.py": "to be written",
+    "pipelines/validation/settings.py": "to be written",
+    "pipelines/validation/thresholds.py": "to be written",
+}
+"""Path and reason."""
+
+TEST_FILES_WITHOUT_A_MODULE: dict[str, str] = {
+    "tests/contracts/test_detectors.py": "what holds for every family",
+    "tests/models/test_baselines.py": "to be written",
+    "tests/models/test_configs.py": "the shipped configs",
+    "tests/pipelines/test_ct.py": "to be written",
+    "tests/pipelines/test_killed_training.py": "to be written",
+    "tests/pipelines/test_retrieval.py": "to be written",
+    "tests/pipelines/validation/test_avatar_validation.py": "to be written",
+    "tests/pipelines/validation/test_avatars.py": "to be written",
+    "tests/pipelines/validation/test_tasks.py": "to be written",
+    "tests/sample_data/test_make.py": "sample_data/make.py, outside both packages",
+    "tests/test_documentation.py": "the documents",
+    "tests/test_mirror.py": "this rule",
+}
+"""Path and what it tests instead; "to be written" in either list is work to do."""
+
+
+def mirrored(module: Path) -> Path:
+    """Return where the tests of a module belong; paths are relative to the repository."""
+    inside = module.relative_to("anomaly") if module.parts[0] == "anomaly" else module
+    return Path("tests") / inside.with_name(f"test_{inside.name}")
+
+
+def modules() -> Iterator[str]:
+    """Yield the modules that need tests; ``__init__`` and ``__main__`` hold no behaviour of their own."""
+    for package in ("anomaly", "pipelines"):
+        for path in sorted((REPOSITORY / package).rglob("*.py")):
+            if not path.name.startswith("__"):
+                yield path.relative_to(REPOSITORY).as_posix()
+
+
+def test_every_module_has_a_test_file_at_the_mirrored_path() -> None:
+    missing = {name for name in modules() if not (REPOSITORY / mirrored(Path(name))).is_file()}
+    assert missing == set(MODULES_WITHOUT_A_TEST_FILE)
+
+
+def test_every_test_file_has_a_module_at_the_mirrored_path() -> None:
+    expected = {mirrored(Path(name)).as_posix() for name in modules()}
+    present = {path.relative_to(REPOSITORY).as_posix() for path in TESTS.rglob("test_*.py")}
+    assert present - expected == set(TEST_FILES_WITHOUT_A_MODULE)
