@@ -19,6 +19,8 @@ from scipy import ndimage
 from anomaly.core.errors import InputError, unknown_name
 from anomaly.core.image_views import VolumeSource
 from anomaly.core.volume import FloatArray, Geometry, MaskArray, Volume
+from anomaly.preprocessing.components import largest_component
+from anomaly.preprocessing.grid import resample_mask
 
 Kind = Literal["dark", "bright", "texture", "mass_effect"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -131,7 +133,7 @@ def random_blob(mask: MaskArray, volume_ml: float, voxel_ml: float, rng: np.rand
     field = distance / radius + 0.35 * _smooth_noise(mask.shape, radius / 2, rng)
     field[~mask] = np.inf
     blob = field <= np.partition(field.ravel(), n_voxels - 1)[n_voxels - 1]
-    return _largest_component(blob)
+    return largest_component(blob)
 
 
 class LesionShapes(Sequence[MaskArray]):
@@ -159,31 +161,12 @@ class LesionShapes(Sequence[MaskArray]):
             return [self[i] for i in range(*index.indices(len(self)))]
         image = nib.load(self.paths[index])
         found = Geometry(image.shape, image.affine)
-        shape = (np.asarray(image.dataobj) > 0).astype(np.float32)
-        return resample(shape, found, self.grid) >= 0.5
+        return resample_mask(np.asarray(image.dataobj) > 0, found, self.grid, antialias=False)
 
 
 def lesion_shapes(folder: Path, grid: Geometry) -> LesionShapes:
     """Return the real lesion masks ``(I, J, K)`` of a folder on a grid, lazily."""
     return LesionShapes(folder, grid)
-
-
-def resample(
-    voxels: FloatArray, source: Geometry, target: Geometry, source_from_target: npt.ArrayLike | None = None
-) -> FloatArray:
-    """Return a volume on another grid, linearly interpolated; 0 outside its field of view.
-
-    Parameters
-    ----------
-    source_from_target
-        ``(4, 4)`` RAS+ mm of the target's world → RAS+ mm of the source's world; the identity by default.
-    """
-    between = np.eye(4) if source_from_target is None else np.asarray(source_from_target, dtype=np.float64)
-    index = np.linalg.inv(source.affine) @ between @ target.affine
-    moved = ndimage.affine_transform(
-        np.asarray(voxels, dtype=np.float32), index[:3, :3], index[:3, 3], output_shape=target.shape, order=1
-    )
-    return np.asarray(moved, dtype=np.float32)
 
 
 def plant_in_scan(
@@ -219,7 +202,7 @@ def plant_in_scan(
         The scan with the lesion (``meta["synthetic_lesion"]`` says what it is) and the lesion mask ``(I, J, K)``
         in the scan's own grid.
     """
-    moved = resample(lesion.astype(np.float32), lesion_grid, volume.geometry, template_from_scan) >= 0.5
+    moved = resample_mask(lesion, lesion_grid, volume.geometry, template_from_scan, antialias=False)
     inside = volume.voxels > 0 if brain is None else brain
     edge = [edge_mm / s for s in volume.geometry.spacing]
     planted = plant(volume.voxels, inside, moved, kind, strength, rng, edge_voxels=edge)
@@ -303,10 +286,3 @@ def _soft(lesion: MaskArray, edge_voxels: float | Sequence[float]) -> FloatArray
 def _smooth_noise(shape: tuple[int, ...], sigma: float, rng: np.random.Generator) -> npt.NDArray[np.float64]:
     noise = ndimage.gaussian_filter(rng.standard_normal(shape), sigma)
     return np.asarray((noise - noise.mean()) / max(float(noise.std()), 1e-12))
-
-
-def _largest_component(mask: MaskArray) -> MaskArray:
-    labels, n = ndimage.label(mask)
-    sizes = np.bincount(labels.ravel(), minlength=n + 1)
-    sizes[0] = 0
-    return np.asarray(labels == int(sizes.argmax()), dtype=bool)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from multiprocessing.synchronize import Event
 from typing import Any, TypeVar
 
-import SimpleITK as sitk  # noqa: N813 - its own documentation's name
+import SimpleITK as sitk  # noqa: N813 - SimpleITK's own convention
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from anomaly.core.processes import exit_with_parent

@@ -1,1 +1,1 @@
-"""From a scan as received to a normalised brain on the template grid: one step per file, ``chain`` runs them."""
+"""Preprocess a scan as received to a normalised brain on the template grid: one step per file, run by ``chain``."""

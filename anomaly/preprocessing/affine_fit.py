@@ -1,8 +1,8 @@
-"""Fit an affine transform between two images: the one place that talks to ITK's registration.
+"""Fit an affine transform between two images with the registration of ITK.
 
-ITK is told the RAS+ positions as they are, axes along the world; it need not know which way "left" is.
-Everything runs on one thread over all voxels (or a sample drawn with a fixed seed), so that the same input gives
-the same bits.
+ITK gets RAS+ positions unchanged, on grids whose axes run along RAS+; it does not need to know the directions.
+Everything runs in one thread over all voxels, or over a sample drawn with a fixed seed, so that the same input
+gives the same bits.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import SimpleITK as sitk  # noqa: N813 - the name its users know
+import SimpleITK as sitk  # noqa: N813 - SimpleITK's own convention
 
 from anomaly.core.volume import AffineArray, Geometry
 
@@ -25,21 +25,21 @@ SAMPLING_SEED = 20240101
 
 @dataclass(frozen=True, eq=False)
 class FixedImage:
-    """What a scan is fitted to.
+    """The image that a scan is fitted to.
 
     Parameters
     ----------
     image
-        The template, float32, axes along the world.
-    region
-        Where the match is measured (uint8).
-    centre_mm
-        RAS+ point that rotations and scalings turn about.
+        The template, float32, axes along RAS+.
+    metric_mask
+        Where the similarity metric is measured (uint8).
+    rotation_centre_mm
+        ``(3,)`` RAS+ centre of rotation and scaling.
     """
 
     image: sitk.Image
-    region: sitk.Image
-    centre_mm: npt.NDArray[np.float64]
+    metric_mask: sitk.Image
+    rotation_centre_mm: npt.NDArray[np.float64]
 
 
 def to_itk(voxels: npt.NDArray[Any], geometry: Geometry) -> sitk.Image:
@@ -55,15 +55,25 @@ def from_itk(image: sitk.Image) -> npt.NDArray[Any]:
     return np.ascontiguousarray(sitk.GetArrayFromImage(image).transpose(2, 1, 0))
 
 
-def match(fixed: FixedImage, moving: sitk.Image, start: AffineArray, metric: Metric) -> float:
-    """Return how well a transform matches, without improving it: larger is better."""
-    with _one_thread():
-        method = _method(fixed, metric)
-        method.SetInitialTransform(_to_itk_transform(start, fixed.centre_mm), True)
+def metric_value(fixed: FixedImage, moving: sitk.Image, start: AffineArray, metric: Metric) -> float:
+    """Return the similarity metric of a transform, without fitting it: larger is better.
+
+    Parameters
+    ----------
+    fixed, moving
+        Template and scan.
+    start
+        ``(4, 4)`` template RAS+ mm → scan RAS+ mm.
+    metric
+        The similarity metric.
+    """
+    with _single_threaded():
+        method = _registration_method(fixed, metric)
+        method.SetInitialTransform(_to_itk_transform(start, fixed.rotation_centre_mm), True)
         return -float(method.MetricEvaluate(fixed.image, moving))
 
 
-def fit(
+def fit_affine(
     fixed: FixedImage,
     moving: sitk.Image,
     start: AffineArray,
@@ -72,7 +82,7 @@ def fit(
     iterations: int,
     sampling: float = 1.0,
 ) -> tuple[AffineArray, float]:
-    """Improve an affine transform (12 degrees of freedom).
+    """Fit an affine transform (12 degrees of freedom) by gradient descent.
 
     Parameters
     ----------
@@ -81,29 +91,29 @@ def fit(
     start
         ``(4, 4)`` template RAS+ mm → scan RAS+ mm to start from.
     metric
-        What "match" means: mutual information for any contrast, correlation where the template looks like the scan.
+        The similarity metric: mutual information for any contrast; correlation if template and scan have the same.
     step_mm
-        First step of the descent, millimetres; it shrinks by 0.6 whenever the direction turns.
+        Length of the first step, millimetres; multiplied by 0.6 whenever the direction reverses.
     iterations
-        At most so many steps.
+        Largest number of steps.
     sampling
-        Share of the voxels looked at, drawn with a fixed seed.
+        Share of the voxels that the metric uses, drawn with a fixed seed.
 
     Returns
     -------
     tuple
-        The transform ``(4, 4)`` template → scan, and the match (larger is better).
+        The transform ``(4, 4)`` template → scan, and its similarity metric (larger is better).
     """
-    transform = _to_itk_transform(start, fixed.centre_mm)
-    with _one_thread():
-        method = _method(fixed, metric)
-        _descend(method, fixed, moving, transform, step_mm, iterations, sampling)
+    transform = _to_itk_transform(start, fixed.rotation_centre_mm)
+    with _single_threaded():
+        method = _registration_method(fixed, metric)
+        _optimise(method, fixed, moving, transform, step_mm, iterations, sampling)
         return _from_itk_transform(transform), -float(method.GetMetricValue())
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let ITK use one thread meanwhile: its metrics add up partial sums in the order in which threads finish."""
+def _single_threaded() -> Iterator[None]:
+    """Limit ITK to one thread, because with several the order of its sums, and so the last digit, varies."""
     before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     try:
@@ -112,7 +122,7 @@ def _one_thread() -> Iterator[None]:
         sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
 
 
-def _descend(
+def _optimise(
     method: sitk.ImageRegistrationMethod,
     fixed: FixedImage,
     moving: sitk.Image,
@@ -121,7 +131,7 @@ def _descend(
     iterations: int,
     sampling: float,
 ) -> None:
-    """Change the transform in place until the match no longer improves."""
+    """Optimise the transform in place."""
     if sampling < 1:
         method.SetMetricSamplingStrategy(method.RANDOM)
         method.SetMetricSamplingPercentage(sampling, SAMPLING_SEED)
@@ -131,14 +141,14 @@ def _descend(
     method.Execute(fixed.image, moving)
 
 
-def _method(fixed: FixedImage, metric: Metric) -> sitk.ImageRegistrationMethod:
+def _registration_method(fixed: FixedImage, metric: Metric) -> sitk.ImageRegistrationMethod:
     method = sitk.ImageRegistrationMethod()
     if metric == "mutual_information":
         method.SetMetricAsMattesMutualInformation(HISTOGRAM_BINS)
     else:
         method.SetMetricAsCorrelation()
     method.SetMetricSamplingStrategy(method.NONE)
-    method.SetMetricFixedMask(fixed.region)
+    method.SetMetricFixedMask(fixed.metric_mask)
     method.SetInterpolator(sitk.sitkLinear)
     return method
 

@@ -1,9 +1,9 @@
-"""Even out the slow brightness drift of an MR coil (N4, Tustison et al., IEEE TMI 29 (2010) 1310-1320)."""
+"""Correct the bias field of MR scans with N4 (Tustison et al., IEEE TMI 29 (2010) 1310-1320)."""
 
 from __future__ import annotations
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813 - the name its users know
+import SimpleITK as sitk  # noqa: N813 - SimpleITK's own convention
 from pydantic import Field
 
 from anomaly.core.config import Settings
@@ -13,39 +13,44 @@ from anomaly.preprocessing.grid import resample, resample_mask, world_grid
 
 
 class BiasFieldSettings(Settings):
-    """How the bias field of MR scans is estimated. CT has none and is left alone."""
+    """How the bias field of MR scans is corrected. CT has none and is not changed."""
 
-    enabled: bool = Field(default=True, description="whether to correct at all")
+    enabled: bool = Field(default=True, description="whether to correct the bias field")
     spacing_mm: float = Field(
         default=6.0,
         ge=2.0,
         le=10.0,
-        description="the field is estimated on this grid; it is smooth, so coarse will do",
+        description="voxel size of the grid on which the field, which is smooth, is estimated, millimetres",
     )
     iterations: tuple[int, ...] = Field(
-        default=(40, 30), min_length=1, max_length=4, description="steps per level, from coarse to fine splines"
+        default=(40, 30),
+        min_length=1,
+        max_length=4,
+        description="largest number of iterations per level, coarse to fine",
     )
     spline_mm: float = Field(
-        default=120.0, ge=30.0, description="distance of the coarsest level's spline knots; each level halves it"
+        default=120.0,
+        ge=30.0,
+        description="distance of spline knots at the coarsest level, millimetres; each level halves it",
     )
 
 
 def correct_bias(volume: Volume, mask: MaskArray, settings: BiasFieldSettings) -> Volume:
-    """Return the scan divided by its estimated bias field.
+    """Divide a scan by its estimated bias field.
 
     Parameters
     ----------
     volume
         MR scan; returned as it is when the correction is switched off or the scan is CT.
     mask
-        Brain ``(I, J, K)`` on the scan's grid; the field is estimated inside and continued smoothly outside.
+        Brain ``(I, J, K)`` on the scan's grid; the field is estimated inside and extrapolated smoothly.
     settings
-        How.
+        How the field is estimated.
 
     Returns
     -------
     Volume
-        Same grid; the mean of the field inside the brain is 1, so the overall brightness stays.
+        Same grid. The geometric mean of the field inside the brain is 1, so the overall brightness is kept.
     """
     if not settings.enabled or volume.modality.is_ct:
         return volume
@@ -53,7 +58,7 @@ def correct_bias(volume: Volume, mask: MaskArray, settings: BiasFieldSettings) -
 
 
 def estimate_field(volume: Volume, mask: MaskArray, settings: BiasFieldSettings) -> FloatArray:
-    """Return the bias field ``(I, J, K)`` on the scan's grid: 1 where brightness is as it should be."""
+    """Estimate the bias field ``(I, J, K)`` on the scan's grid, a factor with geometric mean 1 in the brain."""
     coarse = world_grid(volume.geometry, settings.spacing_mm, margin_mm=settings.spacing_mm)
     inside = resample_mask(mask, volume.geometry, coarse)
     image = np.maximum(resample(volume.voxels, volume.geometry, coarse), 0)

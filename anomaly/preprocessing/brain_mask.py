@@ -1,4 +1,4 @@
-"""Say which voxels of a scan are brain: the part of it that the models look at."""
+"""Find the brain mask of a scan, the region that the models are applied to."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from scipy import ndimage
 from anomaly.core.config import Settings
 from anomaly.core.errors import ConfigError, ScanRefusedError
 from anomaly.core.volume import FloatArray, MaskArray, Volume
+from anomaly.preprocessing.components import largest_component
 from anomaly.preprocessing.extract_command import extract_with_command
 from anomaly.preprocessing.extract_ct import ExtractCtSettings, extract_ct
 from anomaly.preprocessing.extract_mr import ExtractMrSettings, extract_mr
@@ -19,28 +20,27 @@ from anomaly.preprocessing.grid import resample, world_grid
 Method = Literal["auto", "extracted", "registration", "ct", "command"]
 
 WORKING_SPACING_MM = 4.0
-EXTRACTED_MAX_ML = 2300.0  # brains filled; a head with its scalp has more
-EXTRACTED_MIN_BACKGROUND = 0.2
-SHELL_MM = (12.0, 16.0)  # below the scalp: skull, dark; below a brain's surface: brain
-SHELL_MIN_RATIO = 0.6
+EXTRACTED_MAX_ML = 2300.0  # filled foreground of an extracted brain; a head with scalp is larger
+EXTRACTED_MIN_BACKGROUND_SHARE = 0.2
+SHELL_DEPTH_MM = (12.0, 16.0)  # at this depth a head has dark skull, and an extracted brain has brain
+SHELL_MIN_RATIO = 0.6  # median intensity in the shell over that at the centre
 BONE_HU = 300.0
-FOREGROUND_SHARE = 0.03  # of the bright voxels' intensity
+BONE_MIN_ML = 20.0
+FOREGROUND_THRESHOLD = 0.03  # share of the 95th percentile of positive intensities
 
 
 class BrainMaskSettings(Settings):
-    """How the brain is found."""
+    """How the brain mask is found."""
 
     method: Method = Field(
         default="auto",
-        description="auto: leave extracted scans alone; else ct for CT, command if one is given, or registration; "
-        "extracted: every scan is already brain only",
+        description="auto: keep scans that are already extracted; else ct for CT, command if one is given, or "
+        "registration; extracted: every scan is already brain only",
     )
     command: str = Field(
         default="", description='external program, e.g. "mri_synthstrip -i {input} -m {mask}"; empty: none'
     )
-    command_timeout_s: float = Field(
-        default=600.0, gt=0, description="give up on the external program after this long"
-    )
+    command_timeout_s: float = Field(default=600.0, gt=0, description="time limit of the external program, seconds")
     min_brain_ml: float = Field(
         default=500.0, ge=0, description="refuse the scan when less brain is found, millilitres"
     )
@@ -52,12 +52,17 @@ class BrainMaskSettings(Settings):
 
 
 def find_brain(volume: Volume, settings: BrainMaskSettings) -> tuple[MaskArray, bool]:
-    """Return the brain mask ``(I, J, K)`` on the scan's grid, and whether the scan came without its head.
+    """Find the brain mask of a scan.
+
+    Returns
+    -------
+    tuple
+        The mask ``(I, J, K)`` on the scan's grid, and whether the scan was already brain-extracted.
 
     Raises
     ------
     ScanRefusedError
-        With code ``empty_scan`` or ``brain_volume`` when what was found cannot be a brain.
+        With code ``empty_scan`` or ``brain_volume`` if there is no brain, or one of implausible volume.
     """
     background = background_value(volume.voxels)
     if not (volume.voxels != background).any():
@@ -71,17 +76,17 @@ def find_brain(volume: Volume, settings: BrainMaskSettings) -> tuple[MaskArray, 
 
 
 def is_extracted(volume: Volume) -> bool:
-    """Return whether a scan shows the brain only.
+    """Return whether a scan is already brain-extracted.
 
-    Its background is one constant value, its filled foreground is not larger than a brain, and a finger's breadth
-    under its surface there is brain, where a head has dark skull (in CT: no bone anywhere).
+    An extracted scan has a constant background and a filled foreground no larger than a brain, and 12 to 16 mm
+    below its surface there is brain, where a head has dark skull. An extracted CT has no bone.
     """
     background = background_value(volume.voxels)
-    if float((volume.voxels == background).mean()) < EXTRACTED_MIN_BACKGROUND:
+    if float((volume.voxels == background).mean()) < EXTRACTED_MIN_BACKGROUND_SHARE:
         return False
     grid = world_grid(volume.geometry, WORKING_SPACING_MM)
     image = resample(volume.voxels - background, volume.geometry, grid)
-    inside = _largest(_filled(_bright(image)))
+    inside = largest_component(_filled(_bright(image)))
     if inside.sum() * grid.voxel_ml > EXTRACTED_MAX_ML:
         return False
     return not _has_bone(volume) if volume.modality.is_ct else _shell_ratio(image, inside) > SHELL_MIN_RATIO
@@ -91,15 +96,15 @@ def foreground(volume: Volume) -> MaskArray:
     """Return the filled foreground ``(I, J, K)`` of an already extracted scan: dark ventricles included."""
     background = background_value(volume.voxels)
     mask = (
-        _largest(volume.voxels != background)
+        largest_component(volume.voxels != background)
         if volume.modality.is_ct
-        else _largest(_bright(volume.voxels - background))
+        else largest_component(_bright(volume.voxels - background))
     )
     return _filled(mask)
 
 
 def background_value(voxels: FloatArray) -> float:
-    """Return the value most of a scan's faces hold: what "nothing here" looks like."""
+    """Return the most frequent value on the six faces of a scan, which is that of the background."""
     faces = np.concatenate([np.ravel(np.take(voxels, edge, axis)) for axis in range(3) for edge in (0, -1)])
     values, counts = np.unique(faces, return_counts=True)
     return float(values[counts.argmax()])
@@ -129,7 +134,7 @@ def _check_size(brain_ml: float, settings: BrainMaskSettings) -> None:
 
 def _bright(image: FloatArray) -> MaskArray:
     positive = image[image > 0]
-    return np.asarray(image > (FOREGROUND_SHARE * np.percentile(positive, 95) if positive.size else 0))
+    return np.asarray(image > (FOREGROUND_THRESHOLD * np.percentile(positive, 95) if positive.size else 0))
 
 
 def _filled(mask: MaskArray) -> MaskArray:
@@ -137,17 +142,13 @@ def _filled(mask: MaskArray) -> MaskArray:
     return np.asarray(ndimage.binary_fill_holes(closed | mask))
 
 
-def _largest(mask: MaskArray) -> MaskArray:
-    labels, count = ndimage.label(mask)
-    return mask if count < 2 else np.asarray(labels == 1 + np.bincount(labels.ravel())[1:].argmax())
-
-
 def _shell_ratio(image: FloatArray, inside: MaskArray) -> float:
-    """Return the brightness a finger's breadth under the surface, relative to the centre."""
+    """Return the median intensity of the shell below the surface, relative to the centre."""
     depth = ndimage.distance_transform_edt(np.pad(inside, 1), sampling=WORKING_SPACING_MM)[1:-1, 1:-1, 1:-1]
-    shell, centre = image[(depth > SHELL_MM[0]) & (depth <= SHELL_MM[1])], image[depth > 20]
+    low, high = SHELL_DEPTH_MM
+    shell, centre = image[(depth > low) & (depth <= high)], image[depth > 20]
     return float(np.median(shell) / np.median(centre)) if shell.size and centre.size else 0.0
 
 
 def _has_bone(volume: Volume) -> bool:
-    return float((volume.voxels > BONE_HU).sum()) * volume.geometry.voxel_ml > 20.0
+    return float((volume.voxels > BONE_HU).sum()) * volume.geometry.voxel_ml > BONE_MIN_ML

@@ -1,4 +1,4 @@
-"""The whole way of one scan from "as received" to "normalised, on the template grid", as one configured chain."""
+"""The preprocessing chain: all steps from a scan as received to a normalised brain on the template grid."""
 
 from __future__ import annotations
 
@@ -18,48 +18,54 @@ from anomaly.preprocessing.brain_mask import BrainMaskSettings, find_brain
 from anomaly.preprocessing.grid import ORDERS, GridSettings, box_around, crop, resample_mask, to_target_grid
 from anomaly.preprocessing.intensity import IntensitySettings, normalise
 from anomaly.preprocessing.orient import to_ras
-from anomaly.preprocessing.registration import Registration, RegistrationSettings, refuse_if_misplaced, register
+from anomaly.preprocessing.registration import Registration, RegistrationSettings, check_registration, register
 from anomaly.preprocessing.template import Template, template_on
 
 CROP_MARGIN_VOXELS = 4
 
 
 class ChainSettings(Settings):
-    """The chain every scan of a model goes through; each key is named like the file that does the step.
+    """Settings of the chain; each key is the name of the module of its step.
 
-    Orientation to RAS comes first and has no settings.
+    The first step, orientation to RAS, has no settings.
     """
 
-    modality: Modality = Field(default=Modality.T1W, description="what the chain is for; other scans are refused")
+    modality: Modality = Field(
+        default=Modality.T1W, description="modality that the chain is for; scans of another one are refused"
+    )
     brain_mask: BrainMaskSettings = Field(default_factory=BrainMaskSettings, description="which voxels are brain")
     bias_field: BiasFieldSettings = Field(
-        default_factory=BiasFieldSettings, description="even out coil brightness (MR)"
+        default_factory=BiasFieldSettings, description="correction of the bias field (MR)"
     )
     registration: RegistrationSettings = Field(
-        default_factory=RegistrationSettings, description="where the brain lies in MNI152 space"
+        default_factory=RegistrationSettings, description="affine registration to MNI152 space"
     )
-    grid: GridSettings = Field(default_factory=GridSettings, description="the grid every scan ends up on")
-    intensity: IntensitySettings = Field(default_factory=IntensitySettings, description="one brightness scale")
+    grid: GridSettings = Field(
+        default_factory=GridSettings, description="template grid that scans are resampled to"
+    )
+    intensity: IntensitySettings = Field(
+        default_factory=IntensitySettings, description="normalisation of intensities to one scale"
+    )
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """One scan, ready for a model.
+    """One preprocessed scan.
 
     Parameters
     ----------
     voxels
         float32 ``(I, J, K)`` on ``grid``, exactly 0 outside the mask.
     mask
-        Brain on the same grid.
+        Brain ``(I, J, K)`` on the same grid.
     grid
         The template grid, axes along RAS+ millimetres.
     template_from_scan
         ``(4, 4)`` scan RAS+ mm → template RAS+ mm.
     numbers
-        Quality numbers: ``registration_overlap`` (Dice), ``registration_correlation``,
-        ``registration_rotation_deg``, ``registration_volume_ratio``, ``brain_volume_ml``, ``was_extracted`` (0, 1),
-        ``outside_grid`` (share of the brain beyond the template grid), and ``seconds_<step>``.
+        Quality metrics: ``registration_overlap`` (Dice), ``registration_correlation``,
+        ``registration_rotation_deg``, ``registration_volume_ratio``, ``brain_volume_ml``, ``was_extracted`` (0 or
+        1), ``outside_grid`` (share of the brain outside the template grid); and ``seconds_<step>``.
     """
 
     voxels: FloatArray
@@ -71,7 +77,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Chain:
-    """A configured chain; :meth:`apply` it to any number of scans."""
+    """A preprocessing chain with its settings; :meth:`apply` preprocesses a scan."""
 
     settings: ChainSettings
 
@@ -81,7 +87,7 @@ class Chain:
         return template_on(self.settings.grid.spacing_mm)
 
     def apply(self, volume: Volume) -> Prepared:
-        """Prepare one scan. The same scan gives the same bits.
+        """Preprocess one scan. The same scan gives the same bits.
 
         Parameters
         ----------
@@ -91,39 +97,42 @@ class Chain:
         Raises
         ------
         ScanRefusedError
-            When no brain is found or its registration is not to be believed.
+            If the scan is of another modality, no brain is found, or the registration is poor.
         """
-        clock = _Clock()
-        volume = self._of_its_modality(volume)
-        brain, mask, numbers = self._find_brain(volume, clock)
-        with clock.step("bias_field"):
+        timer = _StepTimer()
+        volume = self._with_expected_modality(volume)
+        brain, mask, numbers = self._find_brain(volume, timer)
+        with timer.step("bias_field"):
             brain = correct_bias(brain, mask, self.settings.bias_field)
-        with clock.step("registration"):
+        with timer.step("registration"):
             found = register(brain, mask, self.settings.registration)
-            refuse_if_misplaced(found, self.settings.registration)
-        with clock.step("grid"):
+            check_registration(found, self.settings.registration)
+        with timer.step("grid"):
             voxels, moved = self._to_grid(brain, mask, found)
-        with clock.step("intensity"):
+        with timer.step("intensity"):
             voxels = normalise(voxels, moved, self.template, self.settings.intensity)
         numbers |= _registration_numbers(found) | {
-            "outside_grid": _outside(brain, mask, moved, self.template, found)
+            "outside_grid": _share_outside_grid(brain, mask, moved, self.template, found)
         }
-        return Prepared(voxels, moved, self.template.geometry, found.template_from_scan, numbers | clock.seconds)
+        return Prepared(voxels, moved, self.template.geometry, found.template_from_scan, numbers | timer.seconds)
 
-    def _of_its_modality(self, volume: Volume) -> Volume:
-        """Return the scan; one that does not say what it is, is taken for what the chain is for."""
+    def _with_expected_modality(self, volume: Volume) -> Volume:
+        """Refuse a scan of another modality; assume the expected one if it is unknown."""
         expected = self.settings.modality
         if volume.modality not in (expected, Modality.UNKNOWN):
             raise ScanRefusedError(
-                "modality", f"a {volume.modality} scan", f"{expected}, what this chain is for", "use a chain for it"
+                "modality",
+                f"a {volume.modality} scan",
+                f"a {expected} scan",
+                f"use a preprocessing chain for {volume.modality}",
             )
         return replace(volume, modality=expected)
 
-    def _find_brain(self, volume: Volume, clock: _Clock) -> tuple[Volume, MaskArray, dict[str, float]]:
-        """Return the scan in RAS order cropped around its brain, the mask there, and numbers."""
-        with clock.step("orient"):
+    def _find_brain(self, volume: Volume, timer: _StepTimer) -> tuple[Volume, MaskArray, dict[str, float]]:
+        """Return the scan in RAS order, cropped to its brain; the mask of the brain; and quality metrics."""
+        with timer.step("orient"):
             volume = to_ras(volume)
-        with clock.step("brain_mask"):
+        with timer.step("brain_mask"):
             mask, extracted = find_brain(volume, self.settings.brain_mask)
         numbers = {
             "brain_volume_ml": float(mask.sum()) * volume.geometry.voxel_ml,
@@ -139,17 +148,17 @@ class Chain:
         return voxels, resample_mask(mask, brain.geometry, grid, scan_from_template)
 
 
-class _Clock:
-    """Seconds spent in each step."""
+class _StepTimer:
+    """Measure the seconds spent in each step."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        began = time.perf_counter()
+        started = time.perf_counter()
         yield
-        self.seconds[f"seconds_{name}"] = time.perf_counter() - began
+        self.seconds[f"seconds_{name}"] = time.perf_counter() - started
 
 
 def _registration_numbers(found: Registration) -> dict[str, float]:
@@ -161,7 +170,9 @@ def _registration_numbers(found: Registration) -> dict[str, float]:
     }
 
 
-def _outside(brain: Volume, mask: MaskArray, moved: MaskArray, template: Template, found: Registration) -> float:
-    """Return the share of the brain that fell off the template grid, 0 to 1."""
+def _share_outside_grid(
+    brain: Volume, mask: MaskArray, moved: MaskArray, template: Template, found: Registration
+) -> float:
+    """Return the share of the brain outside the template grid, 0 to 1."""
     expected = mask.sum() * brain.geometry.voxel_ml * found.volume_ratio
     return float(max(0.0, 1 - moved.sum() * template.geometry.voxel_ml / expected))

@@ -1,4 +1,4 @@
-"""Let an external program extract the brain (HD-BET, SynthStrip, BET …)."""
+"""Extract the brain with an external program (HD-BET, SynthStrip, BET …)."""
 
 from __future__ import annotations
 
@@ -14,30 +14,31 @@ from anomaly.core.errors import ConfigError
 from anomaly.core.volume import Geometry, MaskArray, Volume
 from anomaly.preprocessing.grid import resample_mask
 
-PLACEHOLDERS = ("{input}", "{mask}")
+REQUIRED_PLACEHOLDERS = ("{input}", "{mask}")
 
 
 def extract_with_command(volume: Volume, command: str, timeout_s: float) -> MaskArray:
-    """Return the brain mask ``(I, J, K)`` that a program writes.
+    """Run an external program and return the brain mask ``(I, J, K)`` that it writes.
 
     Parameters
     ----------
     volume
         The head.
     command
-        Words with ``{input}`` (NIfTI file to read) and ``{mask}`` (NIfTI file to write); run without a shell.
+        Command line with ``{input}`` (NIfTI file to read) and ``{mask}`` (NIfTI file to write); run without a
+        shell.
     timeout_s
-        Give up after this many seconds.
+        Time limit, seconds.
 
     Raises
     ------
     ConfigError
-        When the command lacks a placeholder, cannot be run, fails, or writes no mask. A program that does not work
-        here concerns every scan, so it stops the batch.
+        If the command lacks a placeholder, cannot be run, fails, or writes no mask. Such an error would affect
+        every scan, so it stops the batch.
     """
-    missing = [name for name in PLACEHOLDERS if name not in command]
+    missing = [name for name in REQUIRED_PLACEHOLDERS if name not in command]
     if missing:
-        raise ConfigError(f"brain_mask.command {command!r} lacks {' and '.join(missing)}; it needs both of them")
+        raise ConfigError(f"brain_mask.command {command!r} lacks {' and '.join(missing)}; both are required")
     with TemporaryDirectory(prefix="anomaly-brain-") as folder:
         source, target = Path(folder) / "input.nii.gz", Path(folder) / "mask.nii.gz"
         nib.save(nib.Nifti1Image(volume.voxels, volume.geometry.affine), source)
@@ -59,8 +60,8 @@ def _run(words: list[str], command: str, timeout_s: float) -> None:
         raise ConfigError(f"brain_mask.command {command!r} ran longer than {timeout_s:.0f} s; raise "
                           "brain_mask.command_timeout_s or use another program") from error  # fmt: skip
     if done.returncode != 0:
-        said = (done.stderr or done.stdout).strip()[-400:] or "nothing"
-        raise ConfigError(f"brain_mask.command {command!r} ended with code {done.returncode} and said: {said}; "
+        output = (done.stderr or done.stdout).strip()[-400:] or "nothing"
+        raise ConfigError(f"brain_mask.command {command!r} ended with code {done.returncode}: {output}; "
                           "expected code 0; run it by hand on one scan")  # fmt: skip
 
 

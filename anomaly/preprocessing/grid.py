@@ -1,4 +1,4 @@
-"""Move voxels between grids, in one interpolation, and bring maps back to the scan's own grid."""
+"""Resample voxels between grids with a single interpolation, and crop volumes."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ Order = Literal[0, 1, 3]
 ORDERS: dict[Interpolation, Order] = {"linear": 1, "cubic": 3}
 
 ANTIALIAS_SIGMA = 0.42
-"""SD of the low-pass filter before coarser sampling, in units of sqrt(target² - source²) spacing (FWHM ≈ 1)."""
+"""SD of the low-pass filter before downsampling, in units of sqrt(target² − source²) of the spacings (FWHM ≈ 1)."""
 
 
 class GridSettings(Settings):
-    """The grid every scan ends up on."""
+    """The template grid that every scan is resampled to."""
 
     spacing_mm: float = Field(
         default=2.0, gt=0.4, le=6.0, description="voxel size of the template grid, millimetres"
     )
     interpolation: Interpolation = Field(
         default="cubic",
-        description="cubic keeps detail (values clipped to the scan's range); linear smooths a little",
+        description="cubic preserves detail (values are clipped to the range of the scan); linear smooths slightly",
     )
 
 
@@ -42,32 +42,35 @@ def resample(
     source_from_target: npt.ArrayLike | None = None,
     order: Order = 1,
     outside: float = 0.0,
+    antialias: bool = True,
 ) -> FloatArray:
-    """Return the voxels on another grid.
+    """Resample voxels to another grid.
 
     Parameters
     ----------
     voxels
         ``(I, J, K)`` on ``source``.
     source, target
-        Grid the voxels lie on, grid wanted.
+        Grid of the voxels, and grid of the result.
     source_from_target
-        ``(4, 4)`` RAS+ mm of the target's world → RAS+ mm of the source's; None where they are the same.
+        ``(4, 4)`` RAS+ mm in the target's space → RAS+ mm in the source's; the identity by default.
     order
         0 nearest, 1 linear, 3 cubic (clipped to the range of the input).
     outside
-        Value beyond the edge of ``source``.
+        Value outside the field of view of ``source``.
+    antialias
+        Whether to low-pass filter before downsampling (order 1 and 3).
 
     Returns
     -------
     ndarray
-        float32, of the target's shape. Coarser sampling is low-pass filtered first, so that nothing aliases.
+        float32, of the target's shape.
     """
-    between = np.eye(4) if source_from_target is None else np.asarray(source_from_target, dtype=np.float64)
-    # Rounded, so that a grid onto itself does not lose its edge to an index of -1e-16.
-    matrix = np.round(np.linalg.inv(source.affine) @ between @ target.affine, 9)
+    transform = np.eye(4) if source_from_target is None else np.asarray(source_from_target, dtype=np.float64)
+    # Rounded, so that resampling to the same grid does not lose its edge to an index of -1e-16.
+    matrix = np.round(np.linalg.inv(source.affine) @ transform @ target.affine, 9)
     values = np.asarray(voxels, dtype=np.float32)
-    if order > 0:
+    if antialias and order > 0:
         values = _low_pass(values, matrix)
     moved = ndimage.affine_transform(
         values,
@@ -78,20 +81,27 @@ def resample(
         cval=outside,
         output=np.float32,
     )
-    return np.asarray(np.clip(moved, *_range(values, outside), out=moved) if order > 1 else moved)
+    return np.asarray(np.clip(moved, *_value_range(values, outside), out=moved) if order > 1 else moved)
 
 
 def resample_mask(
-    mask: MaskArray, source: Geometry, target: Geometry, source_from_target: npt.ArrayLike | None = None
+    mask: MaskArray,
+    source: Geometry,
+    target: Geometry,
+    source_from_target: npt.ArrayLike | None = None,
+    antialias: bool = True,
 ) -> MaskArray:
-    """Return a mask ``(I, J, K)`` on another grid: where its linear interpolation is at least one half."""
-    return np.asarray(resample(mask, source, target, source_from_target) >= 0.5)
+    """Resample a mask ``(I, J, K)`` to another grid: True where its linear interpolation is at least 0.5.
+
+    The parameters are those of :func:`resample`.
+    """
+    return np.asarray(resample(mask, source, target, source_from_target, antialias=antialias) >= 0.5)
 
 
 def to_target_grid(
     volume: Volume, target: Geometry, template_from_scan: AffineArray, order: Order = 3
 ) -> FloatArray:
-    """Return a scan's voxels on the template grid.
+    """Resample a scan to the template grid.
 
     Parameters
     ----------
@@ -119,14 +129,14 @@ def to_scan_grid(
     template_from_scan: AffineArray,
     order: Order = 1,
 ) -> FloatArray:
-    """Bring a map from the template grid back to the scan's own grid.
+    """Resample a map from the template grid to the scan's own grid.
 
     Parameters
     ----------
     map_voxels
         ``(I, J, K)`` on ``target_grid``.
     target_grid, scan_geometry
-        The template grid, and the scan's own as it was received.
+        The template grid, and the scan's own grid as received.
     template_from_scan
         ``(4, 4)`` scan RAS+ mm → template RAS+ mm.
     order
@@ -135,14 +145,19 @@ def to_scan_grid(
     Returns
     -------
     ndarray
-        float32, of the scan's shape, 0 beyond the template grid.
+        float32, of the scan's shape, 0 outside the template grid.
+
+    Raises
+    ------
+    InputError
+        If the transform is not an invertible ``(4, 4)`` matrix.
     """
     _inverse(template_from_scan)
     return resample(map_voxels, target_grid, scan_geometry, template_from_scan, order)
 
 
 def world_grid(geometry: Geometry, spacing_mm: float, margin_mm: float = 8.0) -> Geometry:
-    """Return the isotropic grid along RAS+ axes that covers a grid's whole field of view and a margin."""
+    """Return the isotropic grid along RAS+ axes that covers the field of view of a grid, plus a margin."""
     shape = np.array(geometry.shape)
     corners = geometry.to_world([[i, j, k] for i in (-0.5, shape[0] - 0.5) for j in (-0.5, shape[1] - 0.5)
                                  for k in (-0.5, shape[2] - 0.5)])  # fmt: skip
@@ -154,7 +169,7 @@ def world_grid(geometry: Geometry, spacing_mm: float, margin_mm: float = 8.0) ->
 
 
 def box_around(mask: MaskArray, margin: int) -> tuple[slice, slice, slice]:
-    """Return the index slices of the smallest box that holds the mask ``(I, J, K)`` and a margin in voxels."""
+    """Return the index slices of the smallest box around a mask ``(I, J, K)``, plus a margin in voxels."""
     found = ndimage.find_objects(mask.astype(np.uint8))[0]
     i, j, k = (
         slice(max(0, s.start - margin), min(n, s.stop + margin)) for s, n in zip(found, mask.shape, strict=True)
@@ -163,7 +178,7 @@ def box_around(mask: MaskArray, margin: int) -> tuple[slice, slice, slice]:
 
 
 def crop(volume: Volume, box: tuple[slice, slice, slice]) -> Volume:
-    """Return the part of a volume inside a box; every voxel stays where it is in the world."""
+    """Crop a volume to a box; the positions of the voxels in millimetres do not change."""
     affine = volume.geometry.affine.copy()
     affine[:3, 3] = volume.geometry.to_world([s.start for s in box])
     voxels = volume.voxels[box]
@@ -177,7 +192,7 @@ def _low_pass(values: FloatArray, target_to_source: npt.NDArray[np.float64]) -> 
     return np.asarray(ndimage.gaussian_filter(values, sigma)) if sigma.any() else values
 
 
-def _range(values: FloatArray, outside: float) -> tuple[float, float]:
+def _value_range(values: FloatArray, outside: float) -> tuple[float, float]:
     return min(float(values.min()), outside), max(float(values.max()), outside)
 
 

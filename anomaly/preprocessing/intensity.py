@@ -1,14 +1,14 @@
-"""Bring scans of one modality to one brightness scale. Background is exactly 0, the result is float32.
+"""Normalise the intensities of scans of one modality. Background is exactly 0, the result is float32.
 
-Ways, from most to least robust across scanners:
+Methods, from most to least robust across scanners:
 
-- ``tissues``: the commonest intensities of grey and of white matter, found where the aligned template says they
-  are, get fixed values, and zero stays zero. Anchors in tissue do not move with a lesion, with fat or with the
-  scanner's scaling, and contrast, which differs between sequences, is made alike.
-- ``white_matter``: white matter only, by one factor; contrast stays as scanned.
+- ``tissues``: the modes of grey and of white matter, in regions of the aligned template, are mapped to fixed
+  values, and zero to zero. The modes do not depend on lesions, fat or the scaling of the scanner, and the contrast
+  between tissues becomes the same for all sequences.
+- ``white_matter``: the mode of white matter only, by one factor; contrast stays as scanned.
 - ``nyul``: piecewise-linear matching of percentiles to landmarks learnt from healthy scans (Nyúl et al., IEEE
   TMI 19 (2000) 143-150).
-- ``percentile``, ``zscore``: statistics of the whole brain; a large lesion moves them.
+- ``percentile``, ``zscore``: statistics of the whole brain; a large lesion changes them.
 - ``window``: CT, Hounsfield windows.
 """
 
@@ -28,7 +28,7 @@ from anomaly.core.volume import FloatArray, MaskArray
 from anomaly.preprocessing.template import Template
 
 NYUL_PERCENTILES = (1.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 99.0)
-SURE_TISSUE = 0.9
+MIN_TISSUE_SHARE = 0.9  # of a voxel of the template, for it to represent a tissue
 MODE_BINS = 128
 MODE_SMOOTHING_BINS = 2.0
 
@@ -36,18 +36,18 @@ Floats = npt.NDArray[np.float64]
 
 
 class IntensitySettings(Settings):
-    """How intensities are brought to one scale."""
+    """How intensities are normalised."""
 
     method: Literal["white_matter", "tissues", "nyul", "percentile", "zscore", "window"] = Field(
-        default="tissues", description="what anchors the scale; window is for CT"
+        default="tissues", description="what the scale is based on; window is for CT"
     )
-    white_value: float = Field(default=0.7, gt=0, description="white_matter, tissues: value that white matter gets")
-    grey_value: float = Field(default=0.58, gt=0, description="tissues: value that grey matter gets")
+    white_value: float = Field(default=0.7, gt=0, description="white_matter, tissues: value of white matter")
+    grey_value: float = Field(default=0.58, gt=0, description="tissues: value of grey matter")
     percentiles: tuple[float, float] = Field(
         default=(1.0, 99.0), description="percentile: these percentiles of the brain become 0 and 1"
     )
     landmarks: tuple[float, ...] = Field(
-        default=(), description="nyul: values the percentiles 1, 10, 20 … 90, 99 get, learnt from healthy scans"
+        default=(), description="nyul: values of the percentiles 1, 10, 20 … 90, 99, learnt from healthy scans"
     )
     windows: tuple[tuple[float, float], ...] = Field(
         default=((40.0, 80.0),), min_length=1, description="window: (centre, width) in HU; several are averaged"
@@ -65,18 +65,18 @@ class IntensitySettings(Settings):
 
 
 def normalise(voxels: FloatArray, mask: MaskArray, template: Template, settings: IntensitySettings) -> FloatArray:
-    """Return the scan on the common scale.
+    """Normalise the intensities of a scan.
 
     Parameters
     ----------
     voxels
         ``(I, J, K)`` on the template grid.
     mask
-        Foreground on the same grid.
+        Foreground ``(I, J, K)``.
     template
-        The template on that grid: where white and grey matter are expected.
+        The template on the same grid, for the regions of white and grey matter.
     settings
-        How.
+        Method and values.
 
     Returns
     -------
@@ -86,34 +86,34 @@ def normalise(voxels: FloatArray, mask: MaskArray, template: Template, settings:
     Raises
     ------
     ScanRefusedError
-        With code ``no_contrast`` when the anchors cannot be found.
+        With code ``no_contrast`` if the intensities of the tissues cannot be determined.
     """
     scaled = np.clip(_scaled(voxels, mask, template, settings), *settings.clip)
     return np.where(mask, scaled, 0).astype(np.float32)
 
 
 def tissue_mode(voxels: FloatArray, where: MaskArray) -> float:
-    """Return the commonest intensity of a region: the peak of its smoothed histogram.
+    """Return the mode of the intensities in a region ``(I, J, K)``: the peak of its smoothed histogram.
 
     Raises
     ------
     ScanRefusedError
-        With code ``no_contrast`` when the region is empty or flat.
+        With code ``no_contrast`` if the region is empty or of constant intensity.
     """
     values = voxels[where].astype(np.float64)
     low, high = np.percentile(values, (1, 99)) if values.size else (0.0, 0.0)
     if high <= low:
         raise ScanRefusedError("no_contrast", "a flat or missing tissue", "white and grey matter with a spread of "
-                               "intensities", "look at the scan: is the brain in the field of view?")  # fmt: skip
+                               "intensities", "check that the brain is in the field of view")  # fmt: skip
     counts, edges = np.histogram(values, bins=MODE_BINS, range=(low, high))
-    # Several samples per bin would alias on scans of few grey levels: the smoothing is wider than their steps.
+    # A scan of few grey levels leaves bins empty; the smoothing is wider than the distance of its levels.
     width = max(MODE_SMOOTHING_BINS, 0.05 * MODE_BINS)
     peak = int(ndimage.gaussian_filter1d(counts.astype(np.float64), width, mode="constant").argmax())
     return float((edges[peak] + edges[peak + 1]) / 2)
 
 
 def learn_landmarks(scans: Iterable[tuple[FloatArray, MaskArray]]) -> tuple[float, ...]:
-    """Return Nyúl landmarks: the mean of healthy scans' percentiles after their 1 and 99 % were put at 0 and 1.
+    """Learn Nyúl landmarks: the mean percentiles of healthy scans whose 1st and 99th are scaled to 0 and 1.
 
     Parameters
     ----------
@@ -135,25 +135,25 @@ def _scaled(voxels: FloatArray, mask: MaskArray, template: Template, settings: I
     if settings.method == "window":
         return _windowed(voxels, settings.windows)
     if settings.method == "white_matter":
-        white = tissue_mode(voxels, mask & (template.white > SURE_TISSUE))
-        return np.asarray(voxels * (settings.white_value / _positive(white)))
+        white = tissue_mode(voxels, mask & (template.white > MIN_TISSUE_SHARE))
+        return np.asarray(voxels * (settings.white_value / _require_positive(white)))
     if settings.method == "tissues":
-        return _two_anchors(voxels, mask, template, settings)
+        return _map_two_tissues(voxels, mask, template, settings)
     inside = voxels[mask]
     if settings.method == "zscore":
-        return np.asarray((voxels - inside.mean()) / _positive(float(inside.std())))
+        return np.asarray((voxels - inside.mean()) / _require_positive(float(inside.std())))
     if settings.method == "nyul":
         return _nyul(voxels, inside, settings.landmarks)
     low, high = np.percentile(inside, settings.percentiles)
-    return np.asarray((voxels - low) / _positive(float(high - low)))
+    return np.asarray((voxels - low) / _require_positive(float(high - low)))
 
 
-def _two_anchors(
+def _map_two_tissues(
     voxels: FloatArray, mask: MaskArray, template: Template, settings: IntensitySettings
 ) -> FloatArray:
-    """Map 0, the darker and the brighter tissue to 0 and their values; brighter voxels go on in proportion."""
-    white = _positive(tissue_mode(voxels, mask & (template.white > SURE_TISSUE)))
-    grey = _positive(tissue_mode(voxels, mask & (template.grey > SURE_TISSUE)))
+    """Map 0 and the modes of two tissues to 0 and their values, linearly between; scale brighter voxels."""
+    white = _require_positive(tissue_mode(voxels, mask & (template.white > MIN_TISSUE_SHARE)))
+    grey = _require_positive(tissue_mode(voxels, mask & (template.grey > MIN_TISSUE_SHARE)))
     if (white - grey) * (settings.white_value - settings.grey_value) <= 0:
         raise ScanRefusedError(
             "no_contrast",
@@ -171,7 +171,7 @@ def _two_anchors(
 def _nyul(voxels: FloatArray, inside: FloatArray, landmarks: tuple[float, ...]) -> FloatArray:
     own = np.maximum.accumulate(np.percentile(inside, NYUL_PERCENTILES)) + 1e-9 * np.arange(len(NYUL_PERCENTILES))
     mapped = np.interp(voxels, own, landmarks)
-    for end, inner in ((0, 1), (-1, -2)):  # beyond the landmarks: go on along the last line
+    for end, inner in ((0, 1), (-1, -2)):  # extrapolate linearly beyond the outermost landmarks
         slope = (landmarks[end] - landmarks[inner]) / (own[end] - own[inner])
         beyond = voxels < own[0] if end == 0 else voxels > own[-1]
         mapped = np.where(beyond, landmarks[end] + slope * (voxels - own[end]), mapped)
@@ -179,16 +179,16 @@ def _nyul(voxels: FloatArray, inside: FloatArray, landmarks: tuple[float, ...]) 
 
 
 def _windowed(voxels: FloatArray, windows: tuple[tuple[float, float], ...]) -> FloatArray:
-    shown = [np.clip((voxels - (centre - width / 2)) / width, 0, 1) for centre, width in windows]
-    return np.asarray(np.mean(shown, axis=0), dtype=np.float32)
+    windowed = [np.clip((voxels - (centre - width / 2)) / width, 0, 1) for centre, width in windows]
+    return np.asarray(np.mean(windowed, axis=0), dtype=np.float32)
 
 
 def _zero_to_one(values: npt.NDArray[Any]) -> Floats:
-    return np.asarray((values - values[0]) / _positive(float(values[-1] - values[0])))
+    return np.asarray((values - values[0]) / _require_positive(float(values[-1] - values[0])))
 
 
-def _positive(value: float) -> float:
+def _require_positive(value: float) -> float:
     if not np.isfinite(value) or value <= 0:
-        raise ScanRefusedError("no_contrast", f"an intensity anchor of {value:.3g}", "a value above zero",
-                               "look at the scan: is it empty, inverted, or of another modality?")  # fmt: skip
+        raise ScanRefusedError("no_contrast", f"a reference intensity of {value:.3g}", "a value above zero",
+                               "check whether the scan is empty, inverted, or of another modality")  # fmt: skip
     return value

@@ -1,4 +1,4 @@
-"""Bring a scan's array into RAS order: axes reordered and flipped, never interpolated."""
+"""Reorient a scan to RAS order by permuting and flipping axes, without interpolation."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from anomaly.core.volume import Geometry, Volume
 
 
 def to_ras(volume: Volume) -> Volume:
-    """Return the same scan with I nearest to left→right, J to back→front, K to bottom→top.
+    """Reorient a scan so that I runs closest to left→right, J to back→front and K to bottom→top.
 
-    Only the order in memory changes: every voxel keeps its value and its place in the world, so an oblique scan
-    stays oblique. The new affine says where the voxels went.
+    Only the order in memory and, with it, the affine change. Every voxel keeps its value and its position in
+    millimetres, so an oblique scan stays oblique.
     """
     affine = volume.geometry.affine
     orientation = nib.orientations.io_orientation(affine)
     voxels = np.ascontiguousarray(nib.orientations.apply_orientation(volume.voxels, orientation))
-    turned = affine @ nib.orientations.inv_ornt_aff(orientation, volume.geometry.shape)
-    return volume.with_voxels(voxels, Geometry((voxels.shape[0], voxels.shape[1], voxels.shape[2]), turned))
+    new_affine = affine @ nib.orientations.inv_ornt_aff(orientation, volume.geometry.shape)
+    return volume.with_voxels(voxels, Geometry((voxels.shape[0], voxels.shape[1], voxels.shape[2]), new_affine))

@@ -17,11 +17,11 @@ from anomaly.cohort.synthetic import (
     plant_in_scan,
     planted_scans,
     random_blob,
-    resample,
 )
 from anomaly.core.covariates import UNKNOWN_COVARIATES
 from anomaly.core.errors import InputError
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
+from anomaly.preprocessing.grid import resample_mask
 from tests.conftest import make_volume
 
 GRID = Geometry((32, 36, 30), np.diag([2.0, 2.0, 2.0, 1.0]))
@@ -182,7 +182,7 @@ def test_a_folder_without_shapes_is_an_error(tmp_path: Path) -> None:
 
 def test_resampling_keeps_a_lesions_volume() -> None:
     fine = Geometry((64, 72, 60), np.diag([1.0, 1.0, 1.0, 1.0]))
-    moved = resample(ball(radius=6).astype(np.float32), GRID, fine) >= 0.5
+    moved = resample_mask(ball(radius=6), GRID, fine, antialias=False)
     assert moved.sum() * fine.voxel_ml == pytest.approx(ball(radius=6).sum() * GRID.voxel_ml, rel=0.1)
 
 

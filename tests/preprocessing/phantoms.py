@@ -1,4 +1,4 @@
-"""Brains and heads made from the template, placed in a world of their own by a known affine."""
+"""Phantom brains and heads made from the template, transformed by a known affine."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ SCALP_MM = (8.0, 14.0)  # from, to, outside the brain's surface
 
 
 def placement(
-    nod_deg: float = 8.0, size: float = 0.9, shift: tuple[float, float, float] = (6, -9, 5)
+    pitch_deg: float = 8.0, size: float = 0.9, shift: tuple[float, float, float] = (6, -9, 5)
 ) -> AffineArray:
-    """Return scan RAS+ mm → template RAS+ mm of a subject smaller than the template, nodding, off centre."""
-    angle, matrix = np.radians(nod_deg), np.eye(4)
+    """Return scan RAS+ mm → template RAS+ mm of a subject with a smaller, pitched and shifted head."""
+    angle, matrix = np.radians(pitch_deg), np.eye(4)
     turn = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
     matrix[:3, :3] = turn / size
     matrix[:3, 3] = shift
@@ -36,14 +36,14 @@ def brain(
 ) -> tuple[Volume, MaskArray]:
     """Return a brain without head (100 at its brightest, 0 outside) and its mask."""
     grid, template = grid or scan_grid(), template_on(SPACING, multiple=1)
-    move = np.eye(4) if template_from_scan is None else template_from_scan
-    mask = resample(template.depth_mm(), template.geometry, grid, move, outside=-99.0) > 0
-    image = 20 * mask + 80 * resample(template.contrast(modality), template.geometry, grid, move)
+    transform = np.eye(4) if template_from_scan is None else template_from_scan
+    mask = resample(template.depth_mm(), template.geometry, grid, transform, outside=-99.0) > 0
+    image = 20 * mask + 80 * resample(template.contrast(modality), template.geometry, grid, transform)
     return Volume(np.where(mask, image, 0).astype(np.float32), grid, "sub-01", modality), mask
 
 
 def head(placed: AffineArray | None = None, modality: Modality = Modality.T1W) -> tuple[Volume, MaskArray]:
-    """Return a brain in dark skull under bright scalp in noisy air, and its mask; CT in Hounsfield units."""
+    """Return a head (brain, dark skull, bright scalp, noisy air) and its brain mask; CT in Hounsfield units."""
     volume, mask = brain(placed, modality)
     depth = _depth(mask)
     scalp = (depth < -SCALP_MM[0]) & (depth > -SCALP_MM[1])

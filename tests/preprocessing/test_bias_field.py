@@ -1,3 +1,7 @@
+"""Correction of the bias field."""
+
+from __future__ import annotations
+
 import numpy as np
 import pytest
 
@@ -20,7 +24,7 @@ def spread(voxels: np.ndarray, where: np.ndarray) -> float:
 
 
 @pytest.mark.slow
-def test_white_matter_becomes_evener() -> None:
+def test_correction_reduces_the_spread_of_white_matter() -> None:
     volume, mask, white = tilted()
     corrected = correct_bias(volume, mask, BiasFieldSettings(iterations=(20, 10)))
     assert spread(corrected.voxels, white) < 0.6 * spread(volume.voxels, white)
@@ -38,7 +42,7 @@ def test_correction_can_be_switched_off() -> None:
     assert correct_bias(volume, mask, BiasFieldSettings(enabled=False)) is volume
 
 
-def test_ct_is_left_alone() -> None:
+def test_ct_is_not_changed() -> None:
     volume, mask = brain(modality=Modality.CT)
     assert correct_bias(volume, mask, BiasFieldSettings()) is volume
 

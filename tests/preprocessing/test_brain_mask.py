@@ -1,3 +1,7 @@
+"""Finding the brain mask."""
+
+from __future__ import annotations
+
 import numpy as np
 import pytest
 
@@ -8,14 +12,14 @@ from anomaly.preprocessing.registration import dice
 from tests.preprocessing.phantoms import brain, head, placement
 
 
-def test_an_extracted_brain_is_left_alone() -> None:
+def test_an_extracted_brain_is_its_own_mask() -> None:
     volume, mask = brain(placement())
     found, extracted = find_brain(volume, BrainMaskSettings())
     assert extracted
     assert dice(found, mask) > 0.99
 
 
-def test_dark_ventricles_belong_to_the_brain() -> None:
+def test_dark_ventricles_are_part_of_the_mask() -> None:
     volume, mask = brain()
     hollow = volume.voxels.copy()
     hollow[25:30, 25:30, 25:30] = 0
@@ -23,7 +27,7 @@ def test_dark_ventricles_belong_to_the_brain() -> None:
     assert mask[25:30, 25:30, 25:30].all()
 
 
-def test_a_background_other_than_zero_is_background() -> None:
+def test_a_constant_background_need_not_be_zero() -> None:
     volume, mask = brain()
     lifted = volume.with_voxels(np.where(mask, volume.voxels, -50))
     assert is_extracted(lifted)
@@ -31,7 +35,7 @@ def test_a_background_other_than_zero_is_background() -> None:
 
 
 @pytest.mark.parametrize("modality", [Modality.T1W, Modality.CT])
-def test_a_head_is_not_taken_for_a_brain(modality: Modality) -> None:
+def test_a_head_is_not_taken_for_an_extracted_brain(modality: Modality) -> None:
     volume, _ = head(placement(), modality)
     assert not is_extracted(volume.with_voxels(np.where(volume.voxels < -900, -1000, volume.voxels)))
 

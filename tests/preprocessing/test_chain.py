@@ -1,3 +1,7 @@
+"""The preprocessing chain."""
+
+from __future__ import annotations
+
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +32,7 @@ def prepared(scan: tuple[Volume, MaskArray]) -> Prepared:
     return Chain(FAST).apply(scan[0])
 
 
-def test_a_brain_arrives_on_the_template_grid(scan: tuple[Volume, MaskArray], prepared: Prepared) -> None:
+def test_a_brain_is_resampled_to_the_template_grid(scan: tuple[Volume, MaskArray], prepared: Prepared) -> None:
     volume, mask = scan
     assert prepared.voxels.shape == prepared.mask.shape == prepared.grid.shape == (48, 48, 48)
     assert prepared.voxels.dtype == np.float32
@@ -47,7 +51,7 @@ def test_the_same_scan_gives_the_same_bits(scan: tuple[Volume, MaskArray], prepa
     assert np.array_equal(again.template_from_scan, prepared.template_from_scan)
 
 
-def test_the_mask_comes_back_onto_the_scan(scan: tuple[Volume, MaskArray], prepared: Prepared) -> None:
+def test_the_mask_can_be_resampled_back_to_the_scan(scan: tuple[Volume, MaskArray], prepared: Prepared) -> None:
     volume, mask = scan
     back = to_scan_grid(prepared.mask, prepared.grid, volume.geometry, prepared.template_from_scan) > 0.5
     assert dice(back, mask) > 0.97
@@ -63,12 +67,12 @@ def test_a_ct_head_goes_through_the_shipped_ct_chain() -> None:
 
 
 def test_a_scan_of_another_modality_is_refused() -> None:
-    with pytest.raises(ScanRefusedError, match="found a CT scan; expected T1w"):
+    with pytest.raises(ScanRefusedError, match="found a CT scan; expected a T1w"):
         Chain(ChainSettings(grid=COARSE)).apply(head(modality=Modality.CT)[0])
 
 
 @pytest.mark.slow
-def test_a_registration_that_is_not_believed_refuses_the_scan() -> None:
+def test_a_poor_registration_refuses_the_scan() -> None:
     chain = Chain(
         FAST.model_copy(update={"registration": RegistrationSettings(min_overlap=1.0, iterations=(5, 5, 2))})
     )

@@ -1,3 +1,7 @@
+"""Brain extraction by an external program."""
+
+from __future__ import annotations
+
 import sys
 from pathlib import Path
 
@@ -24,7 +28,7 @@ def program(tmp_path: Path) -> str:
     return f"{sys.executable} {path} {{input}} {{mask}}"
 
 
-def test_the_mask_a_program_writes_is_the_brain(program: str) -> None:
+def test_the_mask_of_the_program_is_the_brain_mask(program: str) -> None:
     volume, mask = brain()
     assert np.array_equal(extract_with_command(volume, program, 60), (volume.voxels > 15) & (volume.voxels < 110))
     assert mask.any()
@@ -46,12 +50,12 @@ def test_auto_prefers_the_users_program_for_heads(program: str) -> None:
         (f"{sys.executable} -c pass {{input}} {{mask}}", "wrote no file"),
     ],
 )
-def test_a_program_that_does_not_work_is_an_error_that_says_why(command: str, message: str) -> None:
+def test_a_program_that_fails_is_an_error_with_the_cause(command: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         extract_with_command(head()[0], command, 60)
 
 
-def test_a_program_that_never_ends_is_stopped() -> None:
+def test_a_program_is_stopped_at_the_time_limit() -> None:
     command = f'{sys.executable} -c "import time; time.sleep(60)" {{input}} {{mask}}'
     with pytest.raises(ConfigError, match="longer than"):
         extract_with_command(head()[0], command, 0.2)

@@ -1,3 +1,7 @@
+"""Brain extraction of CT heads."""
+
+from __future__ import annotations
+
 import numpy as np
 import pytest
 

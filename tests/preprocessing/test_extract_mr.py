@@ -1,3 +1,7 @@
+"""Brain extraction of MR heads."""
+
+from __future__ import annotations
+
 from pathlib import Path
 
 import numpy as np

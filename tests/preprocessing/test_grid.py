@@ -1,10 +1,22 @@
+"""Resampling between grids, and cropping."""
+
+from __future__ import annotations
+
 import nibabel as nib
 import numpy as np
 import pytest
 
 from anomaly.core.errors import InputError
 from anomaly.core.volume import Geometry, Volume
-from anomaly.preprocessing.grid import box_around, crop, resample, to_scan_grid, to_target_grid, world_grid
+from anomaly.preprocessing.grid import (
+    box_around,
+    crop,
+    resample,
+    resample_mask,
+    to_scan_grid,
+    to_target_grid,
+    world_grid,
+)
 from anomaly.preprocessing.template import target_grid
 from tests.preprocessing.phantoms import placement
 
@@ -34,12 +46,12 @@ def scan_grid(affine: np.ndarray) -> Geometry:
 
 
 def blob(grid: Geometry, centre: np.ndarray, sigma_mm: float = 14.0) -> np.ndarray:
-    places = grid.to_world(np.moveaxis(np.indices(grid.shape), 0, -1))
-    return np.exp(-((places - centre) ** 2).sum(-1) / (2 * sigma_mm**2)).astype(np.float32)
+    positions = grid.to_world(np.moveaxis(np.indices(grid.shape), 0, -1))
+    return np.exp(-((positions - centre) ** 2).sum(-1) / (2 * sigma_mm**2)).astype(np.float32)
 
 
 @pytest.mark.parametrize("affine", GRIDS.values(), ids=GRIDS)
-def test_a_map_returns_to_where_it_was_in_the_scan(affine: np.ndarray) -> None:
+def test_a_map_returns_to_its_position_in_the_scan(affine: np.ndarray) -> None:
     scan, template, move = scan_grid(affine), target_grid(4.0), placement()
     centre = np.array([10.0, -20.0, 15.0])
     volume = Volume(blob(scan, centre), scan, "sub-01")
@@ -51,7 +63,7 @@ def test_a_map_returns_to_where_it_was_in_the_scan(affine: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("affine", GRIDS.values(), ids=GRIDS)
-def test_a_place_in_the_scan_lands_where_the_matrix_says(affine: np.ndarray) -> None:
+def test_positions_are_transformed_by_the_affine(affine: np.ndarray) -> None:
     scan, template, move = scan_grid(affine), target_grid(2.0), placement()
     centre = np.array([-12.0, 5.0, 20.0])
     moved = to_target_grid(Volume(blob(scan, centre), scan, "sub-01"), template, move)
@@ -59,7 +71,7 @@ def test_a_place_in_the_scan_lands_where_the_matrix_says(affine: np.ndarray) -> 
     assert np.linalg.norm(found - (move @ [*centre, 1])[:3]) < 3.0
 
 
-def test_labels_stay_labels_with_nearest_neighbours() -> None:
+def test_nearest_neighbours_keep_the_values_of_labels() -> None:
     template, scan = target_grid(4.0), scan_grid(GRIDS["oblique"])
     labels = (blob(template, np.zeros(3)) > 0.5) * 3.0
     assert set(np.unique(to_scan_grid(labels, template, scan, placement(), order=0))) == {0.0, 3.0}
@@ -71,7 +83,7 @@ def test_the_same_grid_gives_the_same_voxels() -> None:
     assert np.allclose(resample(voxels, grid, grid, order=3), voxels, atol=1e-4)
 
 
-def test_cubic_interpolation_invents_no_values_beyond_the_scans() -> None:
+def test_cubic_interpolation_stays_in_the_range_of_the_scan() -> None:
     fine, coarse = target_grid(3.0), target_grid(4.0)
     edges = (blob(coarse, np.zeros(3)) > 0.3).astype(np.float32)
     moved = resample(edges, coarse, fine, order=3)
@@ -79,13 +91,13 @@ def test_cubic_interpolation_invents_no_values_beyond_the_scans() -> None:
     assert moved.max() <= 1
 
 
-def test_coarser_sampling_averages_instead_of_picking() -> None:
+def test_downsampling_averages() -> None:
     fine = Geometry((64, 64, 64), np.eye(4))
     noise = np.random.default_rng(0).normal(size=fine.shape).astype(np.float32)
     assert resample(noise, fine, world_grid(fine, 4.0, margin_mm=-8)).std() < 0.25
 
 
-def test_a_crop_stays_where_it_was_in_the_world() -> None:
+def test_a_crop_keeps_positions_in_millimetres() -> None:
     scan = scan_grid(GRIDS["oblique"])
     volume = Volume(blob(scan, np.array([10.0, -20.0, 15.0])), scan, "sub-01")
     part = crop(volume, box_around(volume.voxels > 0.5, margin=2))
@@ -97,3 +109,18 @@ def test_a_crop_stays_where_it_was_in_the_world() -> None:
 def test_a_matrix_that_cannot_be_inverted_is_an_error() -> None:
     with pytest.raises(InputError, match="invertible"):
         to_scan_grid(np.zeros((2, 2, 2)), target_grid(4.0), target_grid(4.0), np.zeros((4, 4)))
+
+
+def test_antialiasing_can_be_switched_off() -> None:
+    fine = Geometry((64, 64, 64), np.eye(4))
+    noise = np.random.default_rng(0).normal(size=fine.shape).astype(np.float32)
+    every_fourth = Geometry((16, 16, 16), np.diag([4.0, 4.0, 4.0, 1.0]))
+    assert np.array_equal(resample(noise, fine, every_fourth, antialias=False), noise[::4, ::4, ::4])
+
+
+def test_a_mask_is_kept_where_its_interpolation_is_at_least_one_half() -> None:
+    fine = Geometry((4, 4, 4), np.eye(4))
+    mask = np.zeros(fine.shape, dtype=bool)
+    mask[:2] = True
+    shifted = Geometry((3, 4, 4), np.array([[1.0, 0, 0, 0.5], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]))
+    assert resample_mask(mask, fine, shifted)[:, 0, 0].tolist() == [True, True, False]

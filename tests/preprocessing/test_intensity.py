@@ -1,3 +1,7 @@
+"""Normalisation of intensities."""
+
+from __future__ import annotations
+
 import numpy as np
 import pytest
 
@@ -29,7 +33,7 @@ METHODS = {
 
 
 @pytest.mark.parametrize("settings", METHODS.values(), ids=METHODS)
-def test_the_scanners_scaling_does_not_matter(settings: IntensitySettings) -> None:
+def test_normalisation_removes_the_scaling_of_the_scanner(settings: IntensitySettings) -> None:
     once, scaled = (normalise(scan, MASK, TEMPLATE, settings) for scan in (SCAN, 7.3 * SCAN))
     assert np.allclose(once, scaled, atol=0.02)
 
@@ -46,7 +50,7 @@ def test_white_matter_gets_its_value() -> None:
     assert np.median(result[WHITE]) == pytest.approx(0.6, abs=0.03)
 
 
-def test_two_anchors_put_grey_matter_in_its_place_too() -> None:
+def test_both_tissues_get_their_values() -> None:
     result = normalise(SCAN, MASK, TEMPLATE, METHODS["tissues"])
     assert tissue_mode(result, MASK & (TEMPLATE.grey > 0.9)) == pytest.approx(0.58, abs=0.02)
 
@@ -57,7 +61,7 @@ def test_grey_and_white_matter_in_the_wrong_order_are_refused() -> None:
         normalise(t2, MASK, TEMPLATE, IntensitySettings())
 
 
-def test_a_large_lesion_moves_the_tissue_anchors_less_than_the_percentiles() -> None:
+def test_a_large_lesion_changes_the_tissue_modes_less_than_the_percentiles() -> None:
     lesion = SCAN.copy()
     lesion[10:22, 10:22, 20:32] *= 3.0
     moved = {
@@ -74,7 +78,7 @@ def test_few_grey_levels_do_not_disturb_the_mode() -> None:
     assert tissue_mode(coarse, WHITE & MASK) == pytest.approx(tissue_mode(SCAN, WHITE & MASK), rel=0.05)
 
 
-def test_landmarks_learnt_from_scans_bring_them_together() -> None:
+def test_landmarks_make_the_histograms_of_scans_equal() -> None:
     scans = [(SCAN, MASK), (np.where(MASK, 4 * SCAN**1.1, 0).astype(np.float32), MASK)]
     settings = IntensitySettings(method="nyul", landmarks=learn_landmarks(scans))
     first, second = (normalise(voxels, mask, TEMPLATE, settings) for voxels, mask in scans)
@@ -86,7 +90,7 @@ def test_landmarks_need_scans() -> None:
         learn_landmarks([])
 
 
-def test_nyul_without_landmarks_says_how_to_get_them() -> None:
+def test_nyul_without_landmarks_is_an_error_that_says_how_to_learn_them() -> None:
     with pytest.raises(ConfigError, match="learn_landmarks"):
         IntensitySettings.parse({"method": "nyul"}, "test")
 
@@ -108,7 +112,7 @@ def test_an_empty_or_flat_scan_is_refused() -> None:
 
 
 @pytest.mark.parametrize("modality", [Modality.T2W, Modality.FLAIR])
-def test_other_contrasts_are_anchored_in_white_matter_as_well(modality: Modality) -> None:
+def test_other_contrasts_are_normalised_by_white_matter_as_well(modality: Modality) -> None:
     scan = np.where(MASK, 100 * TEMPLATE.contrast(modality), 0).astype(np.float32)
     result = normalise(scan, MASK, TEMPLATE, IntensitySettings(method="white_matter", white_value=0.4))
     assert np.median(result[WHITE]) == pytest.approx(0.4, abs=0.03)

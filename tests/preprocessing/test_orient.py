@@ -1,3 +1,7 @@
+"""Reorientation to RAS order."""
+
+from __future__ import annotations
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -19,12 +23,12 @@ def oblique(code: str) -> Volume:
 
 
 @pytest.mark.parametrize("code", CODES)
-def test_the_array_runs_right_front_up(code: str) -> None:
+def test_axes_run_to_the_right_the_front_and_the_top(code: str) -> None:
     assert nib.aff2axcodes(to_ras(oblique(code)).geometry.affine) == ("R", "A", "S")
 
 
 @pytest.mark.parametrize("code", CODES)
-def test_every_voxel_keeps_its_value_and_its_place(code: str) -> None:
+def test_every_voxel_keeps_its_value_and_position(code: str) -> None:
     before, after = oblique(code), to_ras(oblique(code))
     places = before.geometry.to_world(np.argwhere(np.ones(before.geometry.shape)))
     there = np.rint(after.geometry.to_index(places)).astype(int)
@@ -32,7 +36,7 @@ def test_every_voxel_keeps_its_value_and_its_place(code: str) -> None:
     assert np.array_equal(after.voxels[tuple(there.T)], before.voxels.ravel())
 
 
-def test_a_scan_in_ras_order_stays_as_it_is() -> None:
+def test_a_scan_in_ras_order_is_not_changed() -> None:
     volume = to_ras(oblique("LPS"))
     again = to_ras(volume)
     assert np.array_equal(again.voxels, volume.voxels)

@@ -1,3 +1,7 @@
+"""Registration to MNI152 space."""
+
+from __future__ import annotations
+
 import numpy as np
 import pytest
 
@@ -6,8 +10,8 @@ from anomaly.core.volume import Geometry, Modality, Volume
 from anomaly.preprocessing.registration import (
     Registration,
     RegistrationSettings,
+    check_registration,
     dice,
-    refuse_if_misplaced,
     register,
 )
 from anomaly.preprocessing.template import load_template
@@ -15,7 +19,7 @@ from tests.preprocessing.phantoms import brain, placement
 
 
 def error_mm(found: np.ndarray, truth: np.ndarray) -> float:
-    """Return the mean distance between where two transforms take the brain's voxels, in millimetres."""
+    """Return the mean distance between the positions of the brain's voxels under two transforms, millimetres."""
     full = load_template()
     points = full.geometry.to_world(np.argwhere(full.mask)[::5003])
     scan = np.c_[points, np.ones(len(points))] @ np.linalg.inv(truth).T
@@ -33,7 +37,7 @@ def test_a_known_placement_is_found_again(modality: Modality) -> None:
 
 
 @pytest.mark.slow
-def test_twice_the_same_scan_gives_the_same_bits() -> None:
+def test_registration_is_reproducible_to_the_bit() -> None:
     volume, mask = brain(placement(-12, 0.85))
     first, second = (register(volume, mask, RegistrationSettings()) for _ in range(2))
     assert np.array_equal(first.template_from_scan, second.template_from_scan)
@@ -41,28 +45,28 @@ def test_twice_the_same_scan_gives_the_same_bits() -> None:
 
 
 @pytest.mark.slow
-def test_a_head_whose_header_lies_about_its_orientation_is_refused() -> None:
+def test_a_head_with_a_wrong_orientation_in_its_header_is_refused() -> None:
     volume, mask = brain(placement(0))
     turn = np.diag([-1.0, -1.0, 1.0, 1.0])  # back to front, right to left: half a turn
-    lying = Volume(
+    mislabelled = Volume(
         volume.voxels, Geometry(volume.geometry.shape, turn @ volume.geometry.affine), "sub-01", Modality.T1W
     )
-    found = register(lying, mask, RegistrationSettings())
+    found = register(mislabelled, mask, RegistrationSettings())
     assert found.overlap > 0.9
     with pytest.raises(ScanRefusedError, match="orientation") as refused:
-        refuse_if_misplaced(found, RegistrationSettings())
+        check_registration(found, RegistrationSettings())
     assert refused.value.code == "registration_orientation"
 
 
 @pytest.mark.slow
-def test_what_is_no_brain_is_refused() -> None:
+def test_an_image_without_a_brain_is_refused() -> None:
     grid = brain()[0].geometry
     box = np.zeros(grid.shape, dtype=bool)
     box[20:36, 10:44, 26:32] = True
     noise = np.random.default_rng(0).uniform(50, 100, grid.shape).astype(np.float32)
     found = register(Volume(noise * box, grid, "sub-01", Modality.T1W), box, RegistrationSettings())
     with pytest.raises(ScanRefusedError):
-        refuse_if_misplaced(found, RegistrationSettings())
+        check_registration(found, RegistrationSettings())
 
 
 @pytest.mark.parametrize(
@@ -76,12 +80,12 @@ def test_what_is_no_brain_is_refused() -> None:
 def test_each_limit_refuses_with_what_was_found_and_expected(numbers: dict[str, float], code: str) -> None:
     good = {"overlap": 0.95, "correlation": 0.7, "rotation_deg": 5.0, "volume_ratio": 1.3}
     with pytest.raises(ScanRefusedError, match=r"found .* expected") as refused:
-        refuse_if_misplaced(Registration(np.eye(4), **(good | numbers)), RegistrationSettings())
+        check_registration(Registration(np.eye(4), **(good | numbers)), RegistrationSettings())
     assert refused.value.code == code
 
 
 def test_a_good_registration_passes() -> None:
-    refuse_if_misplaced(Registration(np.eye(4), 0.95, 0.7, 5.0, 1.3), RegistrationSettings())
+    check_registration(Registration(np.eye(4), 0.95, 0.7, 5.0, 1.3), RegistrationSettings())
 
 
 def test_dice_of_equal_disjoint_and_empty_masks() -> None:
