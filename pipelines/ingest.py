@@ -1,4 +1,4 @@
-"""Scans → cohort: find them, check them, prepare them, and say what became of each."""
+"""Make a cohort: find, check and preprocess scans, and report the status of each."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Reason:
 
 @dataclass(frozen=True)
 class IngestSummary:
-    """What became of the scans: a count for each status, and the reasons of those left out."""
+    """The number of scans of each status, and the reasons of those that were not accepted."""
 
     cohort: str
     accepted: int
@@ -42,7 +42,7 @@ class IngestSummary:
     reasons: tuple[Reason, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the summary as plain values."""
+        """Return the summary as a dictionary of plain values."""
         return asdict(self)
 
 
@@ -54,7 +54,7 @@ def ingest(
     jobs: int = 0,
     progress: Progress = no_progress,
 ) -> IngestSummary:
-    """Make a cohort of scans, or continue one.
+    """Make a cohort of scans, or continue an earlier build.
 
     Parameters
     ----------
@@ -63,20 +63,25 @@ def ingest(
     output
         The cohort folder.
     preprocessing
-        A shipped chain by name, or a YAML file.
+        Name of a shipped preprocessing configuration, or a YAML file.
     modality
-        What scans are whose modality neither name nor header tells; the chain's modality by default.
+        Modality of scans for which neither name nor header gives one; that of the chain by default.
     jobs
-        Processes; 0 = one per core.
+        Number of processes; 0 for one per core.
     progress
         Called with (done, total, scan).
+
+    Returns
+    -------
+    IngestSummary
+        Number of scans by status, and the reasons of those that were not accepted.
 
     Raises
     ------
     ConfigError
-        The chain's configuration is wrong, or the modality is unknown.
+        If the configuration is invalid, or the modality is unknown.
     InputError
-        A source does not exist, or no scan is found.
+        If a source does not exist, or no scan is found.
     """
     settings = load_chain(preprocessing)
     expected = settings.modality
@@ -93,15 +98,15 @@ def ingest(
 
 
 def load_chain(name_or_path: str | Path) -> ChainSettings:
-    """Return the settings of a preprocessing chain given by a shipped name or a path."""
+    """Read the settings of a preprocessing chain, by the name of a shipped configuration or a path."""
     path = find_config(name_or_path, "preprocessing")
     return ChainSettings.parse(load_yaml(path), where=str(path))
 
 
 def summarise(cohort: Path, records: Sequence[ScanRecord]) -> IngestSummary:
-    """Return the counts and reasons of an ingest."""
+    """Count records by status and collect the reasons of those that were not accepted."""
     counts = {status: sum(record.status is status for record in records) for status in ScanStatus}
-    left_out = [record for record in records if record.status is not ScanStatus.ACCEPTED]
+    not_accepted = [record for record in records if record.status is not ScanStatus.ACCEPTED]
     return IngestSummary(
         cohort=str(cohort),
         accepted=counts[ScanStatus.ACCEPTED],
@@ -110,7 +115,7 @@ def summarise(cohort: Path, records: Sequence[ScanRecord]) -> IngestSummary:
         duplicates=counts[ScanStatus.DUPLICATE],
         reasons=tuple(
             Reason(record.scan_id, record.status.value, record.reason_code, record.reason, record.remedy)
-            for record in left_out
+            for record in not_accepted
         ),
     )
 

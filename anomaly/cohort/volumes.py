@@ -35,7 +35,7 @@ class CohortVolumes:
         The covariates of every subject: age and sex.
     """
 
-    described = AGE_AND_SEX
+    covariate_definitions = AGE_AND_SEX
 
     def __init__(self, folder: Path, records: Sequence[ScanRecord] | None = None) -> None:
         self.folder = folder

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and names for what they hold."""
+"""Write files atomically, read and write JSON, and hash contents."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import numpy as np
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; rename it to ``path`` on success, remove it on failure.
+    """Yield a temporary path in the same folder; rename it to ``path`` on success, remove it on failure.
 
-    The temporary name keeps the ending of ``path``, because libraries choose a format by it.
+    The temporary name has the suffix of ``path``, because libraries choose the file format by it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.partial.{path.name}")
@@ -35,20 +35,26 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` to ``path`` as indented JSON, atomically. NaN is not JSON and raises ValueError."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False, default=_plain, ensure_ascii=False) + "\n")
+    """Write a value as indented JSON, atomically.
+
+    Raises
+    ------
+    ValueError
+        If the value contains NaN or infinity, which JSON does not have.
+    """
+    write_text(path, json.dumps(value, indent=2, allow_nan=False, default=_to_json_type, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Return the value in a JSON file."""
+    """Read the value in a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def append_line(path: Path, value: dict[str, Any]) -> None:
-    """Append one JSON line to a log, in one write, so that concurrent writers do not interleave."""
+    """Append one line of JSON to a log in a single write, so that concurrent writers do not interleave."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(value, default=_plain, ensure_ascii=False) + "\n")
+        stream.write(json.dumps(value, default=_to_json_type, ensure_ascii=False) + "\n")
 
 
 def sha256_of_file(path: Path) -> str:
@@ -58,9 +64,10 @@ def sha256_of_file(path: Path) -> str:
 
 
 def sha256_of_voxels(voxels: np.ndarray[Any, Any], affine: np.ndarray[Any, Any]) -> str:
-    """Return the SHA-256 of an image's content: its voxels and its place, whatever file held them.
+    """Return the SHA-256 of voxels and affine, as 64 hex digits.
 
-    The same scan compressed differently, renamed, or converted from DICOM to NIfTI has the same hash.
+    It does not depend on the file: the same scan compressed differently, renamed, or converted from DICOM to NIfTI
+    has the same hash.
     """
     digest = hashlib.sha256()
     digest.update(repr(voxels.shape).encode())
@@ -70,12 +77,12 @@ def sha256_of_voxels(voxels: np.ndarray[Any, Any], affine: np.ndarray[Any, Any])
 
 
 def sha256_of_json(value: Any) -> str:
-    """Return the SHA-256 of a value's canonical JSON."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain)
+    """Return the SHA-256 of the canonical JSON of a value, as 64 hex digits."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=_to_json_type)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _plain(value: Any) -> Any:
+def _to_json_type(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.ndarray):

@@ -1,4 +1,4 @@
-"""What processes that work for another one need."""
+"""End worker processes together with the process that started them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from multiprocessing.connection import wait
 
 
 def exit_with_parent() -> None:
-    """Leave interrupts to the parent process; end when it is gone, even if it was killed and could not say so."""
+    """Ignore interrupts, which the parent process handles, and exit when the parent ends, even if it was killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_exit_when_parent_ends, daemon=True).start()
 

@@ -1,8 +1,8 @@
-"""A scan in memory: voxels, and where they are in the world.
+"""A scan in memory: voxels and their geometry.
 
-Everywhere inside the library the world is RAS+ millimetres: x grows to the subject's right, y to the front
-(anterior), z to the top (superior). Arrays are indexed ``(I, J, K)``; ``affine @ (i, j, k, 1)`` is the
-position in millimetres of the centre of that voxel.
+All positions in the library are RAS+ millimetres: x grows to the subject's right, y to the front (anterior), z to
+the top (superior). Arrays are indexed ``(I, J, K)``; ``affine @ (i, j, k, 1)`` is the position in millimetres of
+the centre of that voxel.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MaskArray = npt.NDArray[np.bool_]
 
 
 class Modality(StrEnum):
-    """What kind of image a scan is. The values are BIDS suffixes, except CT."""
+    """The modality of a scan. The values are BIDS suffixes, except CT."""
 
     T1W = "T1w"
     T2W = "T2w"
@@ -30,13 +30,13 @@ class Modality(StrEnum):
 
     @property
     def is_ct(self) -> bool:
-        """Whether voxels are Hounsfield units."""
+        """Whether the voxels are Hounsfield units."""
         return self is Modality.CT
 
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
-    """A voxel grid in the world.
+    """A voxel grid and its position in space.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ class Geometry:
         return np.asarray(np.asarray(points_mm) @ inverse[:3, :3].T + inverse[:3, 3], dtype=np.float64)
 
     def same_as(self, other: Geometry, tolerance_mm: float = 1e-3) -> bool:
-        """Return whether both grids have the same voxels at the same places."""
+        """Return whether both grids have the same shape and, within a tolerance, the same affine."""
         return self.shape == other.shape and bool(np.allclose(self.affine, other.affine, atol=tolerance_mm))
 
 
@@ -97,11 +97,13 @@ class Volume:
     voxels
         float32 ``(I, J, K)``: Hounsfield units for CT, arbitrary units for MR.
     geometry
-        The voxel grid; ``geometry.shape == voxels.shape``.
+        The voxel grid; its shape is that of the voxels.
     scan_id
         Pseudonymous name used in every table and file, e.g. ``"sub-01_ses-1_T1w"``.
     modality
-        What the voxels are.
+        Modality of the scan.
+    meta
+        Further information, such as the body part in the DICOM header.
     """
 
     voxels: FloatArray
@@ -112,9 +114,9 @@ class Volume:
 
     def __post_init__(self) -> None:
         if self.voxels.shape != self.geometry.shape:
-            raise ValueError(f"voxels have shape {self.voxels.shape}, the geometry says {self.geometry.shape}")
+            raise ValueError(f"voxels have shape {self.voxels.shape}, the geometry has {self.geometry.shape}")
         object.__setattr__(self, "voxels", np.asarray(self.voxels, dtype=np.float32))
 
     def with_voxels(self, voxels: npt.NDArray[Any], geometry: Geometry | None = None) -> Volume:
-        """Return the same scan with other voxels (and, where it changed, another grid)."""
+        """Return the same scan with other voxels and, if given, another grid."""
         return replace(self, voxels=np.asarray(voxels, dtype=np.float32), geometry=geometry or self.geometry)

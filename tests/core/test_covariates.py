@@ -1,50 +1,61 @@
+"""Covariates of a subject."""
+
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
 from anomaly.core.config import Settings
-from anomaly.core.covariates import AGE_AND_SEX, UNKNOWN_COVARIATES, Covariate, Covariates, covariates, listed
+from anomaly.core.covariates import (
+    AGE_AND_SEX,
+    UNKNOWN_COVARIATES,
+    Covariate,
+    Covariates,
+    covariates,
+    format_covariates,
+)
 from anomaly.core.errors import ConfigError
 
 
 @pytest.mark.parametrize(("written", "number"), [("F", 0), ("female", 0), (" m ", 1), ("Male", 1)])
-def test_sexes_as_participants_tables_write_them(written: str, number: float) -> None:
+def test_sexes_are_read_in_their_usual_spellings(written: str, number: float) -> None:
     assert covariates(63.5, written).tolist() == [63.5, number]
 
 
 @pytest.mark.parametrize("written", ["", "n/a", "o"])
-def test_what_is_not_known_is_not_a_number(written: str) -> None:
+def test_unknown_covariates_are_nan(written: str) -> None:
     assert np.isnan(covariates(None, written)).all()
 
 
-def test_there_is_one_number_for_every_name() -> None:
+def test_there_is_one_number_per_covariate() -> None:
     assert UNKNOWN_COVARIATES.shape == (len(AGE_AND_SEX),)
     assert UNKNOWN_COVARIATES.dtype == np.float32
 
 
-class Told(Settings):
-    """Settings of a model that is told something."""
+class ConditionedSettings(Settings):
+    """Settings of a conditioned model."""
 
     covariates: Covariates = AGE_AND_SEX
 
 
-def test_covariates_say_what_each_may_be() -> None:
-    digit = Told.parse({"covariates": [{"name": "digit", "values": 10}, {"name": "slant"}]}, "model").covariates
+def test_covariates_are_listed_with_their_possible_values() -> None:
+    digit = ConditionedSettings.parse(
+        {"covariates": [{"name": "digit", "values": 10}, {"name": "slant"}]}, "model"
+    ).covariates
     assert digit == (Covariate(name="digit", values=10), Covariate(name="slant"))
-    assert listed(digit) == "digit (one of 0 to 9), slant (a number)"
+    assert format_covariates(digit) == "digit (one of 0 to 9), slant (a number)"
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("values", "message"),
     [
         ([], "at least 1 item"),
-        ([{"name": "digit", "values": 1}], "says nothing"),
+        ([{"name": "digit", "values": 1}], "is constant"),
         ([{"name": "digit", "values": -2}], "greater than or equal to 0"),
-        ([{"name": "digit"}, {"name": "digit", "values": 10}], "a name of its own; found digit"),
+        ([{"name": "digit"}, {"name": "digit", "values": 10}], "a unique name; found digit"),
         ([{"name": "digit", "classes": 10}], "unknown key"),
     ],
 )
-def test_covariates_that_make_no_sense_are_refused(given: list[dict[str, object]], message: str) -> None:
+def test_invalid_covariates_are_refused(values: list[dict[str, object]], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        Told.parse({"covariates": given}, "model")
+        ConditionedSettings.parse({"covariates": values}, "model")

@@ -1,3 +1,7 @@
+"""Atomic writes, JSON and hashes."""
+
+from __future__ import annotations
+
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +10,7 @@ import pytest
 from anomaly.core.files import append_line, atomic_path, read_json, sha256_of_voxels, write_json
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
+def test_a_write_that_fails_keeps_the_old_file_and_leaves_no_other(tmp_path: Path) -> None:
     path = tmp_path / "table.json"
     write_json(path, {"old": 1})
 
@@ -33,21 +37,21 @@ def test_numpy_values_are_written_as_plain_json(tmp_path: Path) -> None:
     assert read_json(tmp_path / "a.json") == {"n": 3, "x": 0.5, "a": [0, 1], "p": str(tmp_path)}
 
 
-def test_a_log_only_grows(tmp_path: Path) -> None:
+def test_lines_are_appended_to_a_log(tmp_path: Path) -> None:
     append_line(tmp_path / "log" / "audit.jsonl", {"verb": "score"})
     append_line(tmp_path / "log" / "audit.jsonl", {"verb": "report"})
 
     assert (tmp_path / "log" / "audit.jsonl").read_text().count("\n") == 2
 
 
-def test_a_negative_zero_in_the_affine_is_a_zero() -> None:
+def test_a_negative_zero_in_the_affine_does_not_change_the_hash() -> None:
     voxels, negative = np.ones((2, 2, 2)), np.eye(4)
     negative[0, 1] = -0.0
 
     assert sha256_of_voxels(voxels, negative) == sha256_of_voxels(voxels, np.eye(4))
 
 
-def test_the_same_content_has_the_same_hash_whatever_its_type_and_another_place_has_another() -> None:
+def test_the_hash_depends_on_values_and_affine_but_not_on_the_data_type() -> None:
     voxels = np.arange(24).reshape(2, 3, 4)
 
     assert sha256_of_voxels(voxels.astype(np.uint8), np.eye(4)) == sha256_of_voxels(voxels.astype(float), np.eye(4))

@@ -1,3 +1,7 @@
+"""Cutting volumes into images, and assembling them."""
+
+from __future__ import annotations
+
 import numpy as np
 import pytest
 
@@ -20,26 +24,26 @@ def voxels(rng: np.random.Generator) -> np.ndarray:
 
 
 @pytest.mark.parametrize("view", VIEWS, ids=str)
-def test_what_was_cut_is_put_back_where_it_was(view: ImageView, voxels: np.ndarray) -> None:
-    places = view.locations(np.ones(SHAPE, dtype=bool))
-    pieces = ((place, view.target_slice(voxels, place)) for place in places)
+def test_assembling_the_images_of_a_volume_gives_the_volume(view: ImageView, voxels: np.ndarray) -> None:
+    locations = view.locations(np.ones(SHAPE, dtype=bool))
+    pieces = ((location, view.target_slice(voxels, location)) for location in locations)
 
     np.testing.assert_allclose(view.assemble(SHAPE, pieces), voxels, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("view", VIEWS, ids=str)
-def test_images_have_the_channels_and_the_shape_the_view_promises(view: ImageView, voxels: np.ndarray) -> None:
-    for place in view.locations(np.ones(SHAPE, dtype=bool)):
-        assert view.cut(voxels, place).shape == (view.channels, *view.image_shape(SHAPE))
-        assert view.target_slice(voxels, place).shape == (1, *view.image_shape(SHAPE))
+def test_images_have_the_channels_and_shape_of_the_view(view: ImageView, voxels: np.ndarray) -> None:
+    for location in view.locations(np.ones(SHAPE, dtype=bool)):
+        assert view.cut(voxels, location).shape == (view.channels, *view.image_shape(SHAPE))
+        assert view.target_slice(voxels, location).shape == (1, *view.image_shape(SHAPE))
 
 
 def test_the_middle_channel_of_neighbouring_slices_is_the_target(voxels: np.ndarray) -> None:
     view = ImageView(kind="slice", axis=2, neighbours=2)
-    place = view.locations(np.ones(SHAPE, dtype=bool))[3]
+    location = view.locations(np.ones(SHAPE, dtype=bool))[3]
 
-    np.testing.assert_array_equal(view.cut(voxels, place)[2], view.target_slice(voxels, place)[0])
-    np.testing.assert_array_equal(view.cut(voxels, place)[0], voxels[:, :, 1])
+    np.testing.assert_array_equal(view.cut(voxels, location)[2], view.target_slice(voxels, location)[0])
+    np.testing.assert_array_equal(view.cut(voxels, location)[0], voxels[:, :, 1])
 
 
 def test_neighbours_beyond_the_edge_repeat_the_edge_slice(voxels: np.ndarray) -> None:
@@ -49,8 +53,8 @@ def test_neighbours_beyond_the_edge_repeat_the_edge_slice(voxels: np.ndarray) ->
     np.testing.assert_array_equal(view.cut(voxels, first)[0], view.cut(voxels, first)[1])
 
 
-def test_slices_without_foreground_are_not_looked_at() -> None:
+def test_slices_without_foreground_are_left_out() -> None:
     mask = np.zeros(SHAPE, dtype=bool)
     mask[4:6, 4:6, 3:5] = True
 
-    assert [place[2].start for place in ImageView(kind="slice", axis=2).locations(mask)] == [3, 4]
+    assert [location[2].start for location in ImageView(kind="slice", axis=2).locations(mask)] == [3, 4]

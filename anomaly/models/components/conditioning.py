@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anomaly.core.covariates import AGE_AND_SEX, Covariate, listed
+from anomaly.core.covariates import AGE_AND_SEX, Covariate, format_covariates
 from anomaly.core.errors import InputError, TrainingError
-from anomaly.core.image_views import DescribesCovariates, VolumeSource
+from anomaly.core.image_views import DefinesCovariates, VolumeSource
 from anomaly.core.volume import FloatArray
 
 FARTHEST = 3.0  # standard deviations
@@ -96,7 +96,7 @@ class Conditioning(nn.Module):
         if covariates.shape[1] != len(self.covariates):
             raise InputError(
                 f"found {covariates.shape[1]} covariate(s) of a subject; expected {len(self.covariates)}: "
-                f"{listed(self.covariates)}; ask the model about subjects like those it was trained on"
+                f"{format_covariates(self.covariates)}; ask the model about subjects like those it was trained on"
             )
         told = [self._told(n, values) for n, values in enumerate(covariates.float().unbind(1))]
         return torch.cat(told, dim=1) * self.taught
@@ -132,16 +132,16 @@ class Conditioning(nn.Module):
 
     def _refuse_other_covariates(self, train: VolumeSource) -> None:
         """Refuse volumes that come with other covariates, by what they say of them or by their number alone."""
-        if isinstance(train, DescribesCovariates) and train.described != self.covariates:
-            found = listed(train.described)
+        if isinstance(train, DefinesCovariates) and train.covariate_definitions != self.covariates:
+            found = format_covariates(train.covariate_definitions)
         else:
             lengths = {len(train.covariates(index)) for index in range(len(train))}
             if lengths == {len(self.covariates)}:
                 return
             found = " or ".join(map(str, sorted(lengths))) + " number(s) of each subject"
         raise TrainingError(
-            f"the model is told {listed(self.covariates)}, but the volumes come with {found}; set model.covariates "
-            "to what they come with, in the same order"
+            f"the model is told {format_covariates(self.covariates)}, but the volumes come with {found}; set "
+            "model.covariates to what they come with, in the same order"
         )
 
 

@@ -33,7 +33,7 @@ class OfPeople(MemoryCohort):
 class Describing(OfPeople):
     """It says what is known of its subjects."""
 
-    described: tuple[Covariate, ...] = AGE_AND_SEX
+    covariate_definitions: tuple[Covariate, ...] = AGE_AND_SEX
 
 
 def learnt(*people: FloatArray, told: tuple[Covariate, ...] = AGE_AND_SEX) -> Conditioning:
