@@ -39,7 +39,7 @@ WRITERS: dict[str, Writer] = {
 """Name of an output → the function that writes it."""
 
 
-def write_outputs(folder: Path, result: ScanResult, names: Iterable[str] = tuple(WRITERS)) -> dict[str, Path]:
+def write_outputs(folder: Path, result: ScanResult, names: Iterable[str] | None = None) -> dict[str, Path]:
     """Write the outputs of a scan and return their paths by name.
 
     Parameters
@@ -49,4 +49,4 @@ def write_outputs(folder: Path, result: ScanResult, names: Iterable[str] = tuple
     names
         Which of :data:`WRITERS`; by default all.
     """
-    return {name: WRITERS[name](folder, result) for name in names}
+    return {name: WRITERS[name](folder, result) for name in (WRITERS if names is None else names)}

@@ -1,5 +1,5 @@
-"""A small calibrated atlas, and raw scans for it: heads of the sample data."""
+"""A small calibrated atlas on synthetic cohorts, shared with the tests of the pipelines."""
 
-from tests.pipelines.conftest import Trained, trained
+from tests.pipelines.conftest import trained
 
-__all__ = ["Trained", "trained"]
+__all__ = ["trained"]

@@ -2,15 +2,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from anomaly.core.errors import InputError
 from anomaly.core.files import read_json, write_json
-from anomaly.core.results import Region, ScanScore, ScanStatus
-from anomaly.core.scan_result import TemplateVolumes
+from anomaly.core.results import ScanStatus
 from anomaly.runs.reader import RunInfo, read_run_info, read_scores
-from tests.reports.factory import BLOBS, REFERENCE, VOXEL_THRESHOLD
+from tests.reports.factory import REFERENCE
 
 
 def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
@@ -49,26 +47,3 @@ def test_the_date_of_a_resumed_run_changes_no_page(run_dir: Path, tmp_path: Path
     assert read_run_info(tmp_path).fingerprint == read_run_info(run_dir).fingerprint
     write_json(tmp_path / "run.json", values | {"display": values["display"] | {"evidence_max": 9.0}})
     assert read_run_info(tmp_path).fingerprint != read_run_info(run_dir).fingerprint
-
-
-def test_the_outline_holds_the_regions_of_the_table_and_no_other_place(
-    volumes: TemplateVolumes, score: ScanScore
-) -> None:
-    marked = volumes.marked(score.regions[:1], VOXEL_THRESHOLD)
-    centre = np.array(BLOBS["sub-02_T1w"][0][0])
-    distances = np.linalg.norm(volumes.geometry.to_world(np.argwhere(marked)) - centre, axis=1)
-    assert marked.any()
-    assert distances.max() < 12
-
-
-def test_a_region_one_voxel_off_on_the_template_is_still_outlined(
-    volumes: TemplateVolumes, score: ScanScore
-) -> None:
-    x, y, z = score.regions[0].mni_mm
-    region = Region(1, 1.0, 7.0, 4.0, (x + 8.0, y, z), (0, 0, 0))
-    assert volumes.marked((region,), VOXEL_THRESHOLD).any()
-    assert not volumes.marked((region,), None).any()
-
-
-def test_the_peak_is_where_the_evidence_is_highest(volumes: TemplateVolumes) -> None:
-    assert np.allclose(volumes.peak_mm, BLOBS["sub-02_T1w"][0][0], atol=4.0)

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from anomaly.core.progress import no_progress
+from anomaly.core.results import ScanScore, ScanStatus
+from anomaly.export.nifti import write_nifti
+from anomaly.inference.model import InferredScan, Model, load_model
+from anomaly.inference.template_scan import TemplateScan
+from anomaly.runs.score_store import ScoreStore
+from pipelines.scan_input import PreparedScanRef, open_scans
+from pipelines.scoring_job import ScoringJob
+from tests.pipelines.cohorts import GRID, healthy, make_cohort
+from tests.pipelines.conftest import Trained
+
+
+class DeclaredScoreJob(ScoringJob):
+    """Keeps the declared score and writes no files."""
+
+    def finish(self, blank: ScanScore, inferred: InferredScan) -> ScanScore:
+        return replace(blank, status=ScanStatus.SCORED, scores=self.model.postprocess(inferred).scores)
+
+
+@pytest.fixture(scope="module")
+def model(trained: Trained) -> Model:
+    return load_model(trained.model, device="cpu")
+
+
+def scans_of(folder: Path, model: Model) -> list[PreparedScanRef]:
+    return list(open_scans([folder], folder / "ingested", model.bundle.config, jobs=1))
+
+
+def test_results_come_in_the_order_of_the_scans(model: Model, tmp_path: Path) -> None:
+    scans = scans_of(make_cohort(tmp_path / "cohort", range(300, 305)), model)
+    results = list(DeclaredScoreJob(model, ScoreStore(tmp_path / "run")).run(scans, 5, no_progress))
+
+    assert [result.scan_id for result in results] == [scan.record.scan_id for scan in scans]
+    assert all(result.scores["reconstruction"] > 0 for result in results)
+    assert all(result.provenance["inference_seconds"] > 0 for result in results)
+
+
+def test_a_stored_result_is_used_again_unless_it_is_overwritten(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scans = scans_of(make_cohort(tmp_path / "cohort", [300]), model)
+    job = DeclaredScoreJob(model, ScoreStore(tmp_path / "run"))
+    (first,) = job.run(scans, 1, no_progress)
+    inferred: list[str] = []
+
+    def infer(self: Model, scan: TemplateScan) -> InferredScan:
+        inferred.append(scan.scan_id)
+        raise RuntimeError("no network here")
+
+    monkeypatch.setattr(Model, "infer", infer)
+    assert list(job.run(scans, 1, no_progress)) == [first]
+    assert inferred == []
+    (again,) = replace(job, overwrite=True).run(scans, 1, no_progress)
+    assert (again.status, inferred) == (ScanStatus.FAILED, ["sub-300_T1w"])
+
+
+def test_a_scan_that_failed_is_scored_by_the_next_run(model: Model, tmp_path: Path) -> None:
+    cohort = make_cohort(tmp_path / "cohort", [310])
+    volume = cohort / "volumes" / "sub-310_T1w.nii"
+    volume.write_bytes(b"broken")
+    job = DeclaredScoreJob(model, ScoreStore(tmp_path / "run"))
+    (failed,) = job.run(scans_of(cohort, model), 1, no_progress)
+    write_nifti(volume, healthy(310)[0], GRID)
+    (scored,) = job.run(scans_of(cohort, model), 1, no_progress)
+
+    assert (failed.status, failed.reason_code) == (ScanStatus.FAILED, "error")
+    assert "run the same command again" in failed.remedy
+    assert (scored.status, scored.reason) == (ScanStatus.SCORED, "")
+
+
+def test_an_error_while_files_are_written_fails_that_scan_alone(model: Model, tmp_path: Path) -> None:
+    class FullDisk(DeclaredScoreJob):
+        def finish(self, blank: ScanScore, inferred: InferredScan) -> ScanScore:
+            if "301" in blank.scan_id:
+                raise OSError("no space left on device")
+            return super().finish(blank, inferred)
+
+    scans = scans_of(make_cohort(tmp_path / "cohort", range(300, 303)), model)
+    results = list(FullDisk(model, ScoreStore(tmp_path / "run")).run(scans, 3, no_progress))
+    assert [result.status for result in results] == [ScanStatus.SCORED, ScanStatus.FAILED, ScanStatus.SCORED]
+    assert results[1].reason == "OSError: no space left on device"
+
+
+def test_the_networks_do_not_wait_for_the_files_of_the_scan_before(model: Model, tmp_path: Path) -> None:
+    scans = scans_of(make_cohort(tmp_path / "cohort", [300, 301]), model)
+    job = DeclaredScoreJob(model, ScoreStore(tmp_path / "run"))
+    with ThreadPoolExecutor(1) as writer:
+        blocked = writer.submit(time.sleep, 0.5)
+        futures = [job.submit(scan, writer) for scan in scans]
+        assert not blocked.done()
+        assert not any(future.done() for future in futures)
+    assert [future.result().status for future in futures] == [ScanStatus.SCORED] * 2

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from anomaly.core.results import Neighbour, Region, ScanScore, ScanStatus
+from anomaly.runs.tables import to_frame, write_tables
+
+REGION = Region(1, 1.25, 9.0, 6.0, (1.0, -2.0, 3.5), (4, 5, 6), "dark")
+SCORED = ScanScore(
+    "a", ScanStatus.SCORED, score=2.0, p_value=0.2, flagged=False, scores={"kl": 2.0}, p_values={"kl": 0.2},
+    percentiles={"kl": 80.0}, outputs={"anomaly_map": "a/map.nii.gz", "flagged_mask": "a/mask.nii.gz"},
+)  # fmt: skip
+FLAGGED = ScanScore(
+    "b", ScanStatus.SCORED, score=5.0, p_value=0.01, flagged=True, regions=(REGION, REGION),
+    warnings=("one", "two"), neighbours=(Neighbour("healthy scan 1", 0.75, 0),),
+)  # fmt: skip
+REFUSED = ScanScore("c", ScanStatus.REFUSED, reason_code="not_3d", reason="found 4 axes", remedy="give volumes")
+
+
+def test_the_most_anomalous_scan_comes_first_and_a_scan_without_a_score_last() -> None:
+    assert to_frame([REFUSED, SCORED, FLAGGED])["scan_id"].tolist() == ["b", "a", "c"]
+
+
+def test_a_row_holds_scores_regions_warnings_and_paths() -> None:
+    rows = to_frame([SCORED, FLAGGED, REFUSED]).set_index("scan_id")
+
+    assert rows.loc["a", ["score_kl", "p_kl", "percentile_kl"]].tolist() == [2.0, 0.2, 80.0]
+    assert rows.loc["a", ["map_path", "mask_path"]].tolist() == ["a/map.nii.gz", "a/mask.nii.gz"]
+    assert rows.loc["b", ["n_regions", "flagged_ml", "warnings"]].tolist() == [2, 2.5, "one; two"]
+    assert rows.loc["b", "nearest_similarity"] == 0.75
+    assert pd.isna(rows.loc["c", "flagged"])
+
+
+def test_scans_without_a_score_have_a_table_of_their_own(tmp_path: Path) -> None:
+    write_tables(tmp_path, [SCORED, FLAGGED, REFUSED])
+
+    not_scored = pd.read_csv(tmp_path / "refused_failed.tsv", sep="\t")
+    assert not_scored[["scan_id", "reason", "remedy"]].to_numpy().tolist() == [
+        ["c", "found 4 axes", "give volumes"]
+    ]
+    assert len(pd.read_csv(tmp_path / "scores.tsv", sep="\t")) == 3
+    assert len(pd.read_parquet(tmp_path / "scores.parquet")) == 3
+
+
+def test_a_run_without_any_scored_scan_has_the_same_columns() -> None:
+    assert {"score", "p_value", "flagged", "map_path"} <= set(to_frame([REFUSED]))
