@@ -1,4 +1,4 @@
-"""``python -m pipelines`` is ``anomaly``."""
+"""``python -m pipelines`` runs the command line, as ``python -m anomaly`` does."""
 
 from pipelines.cli import main
 

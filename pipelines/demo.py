@@ -41,7 +41,7 @@ def demo(output: Path, config: str = "dae-small", preprocessing: str = "t1w-4mm"
             sys.stderr.write(f"\n{made} is there already: anomaly {command[0]} is left out\n")
             continue
         sys.stderr.write(f"\n$ anomaly {' '.join(command)}\n")
-        done = subprocess.run([sys.executable, "-m", "pipelines", *command], check=False)
+        done = subprocess.run([sys.executable, "-m", "anomaly", *command], check=False)
         if done.returncode not in (0, 3):
             raise subprocess.CalledProcessError(done.returncode, command)
     sys.stderr.write(f"\nThe whole chain took {monotonic() - started:.0f} s.\n")

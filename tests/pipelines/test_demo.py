@@ -64,7 +64,7 @@ def test_lesions_score_above_healthy_scans(finished: Path) -> None:
 
 def test_a_run_that_was_killed_continues_to_the_same_maps_and_scores(finished: Path, tmp_path: Path) -> None:
     command = [
-        sys.executable, "-m", "pipelines", "score", str(finished / "model"), str(SAMPLE / "manifest.csv"),
+        sys.executable, "-m", "anomaly", "score", str(finished / "model"), str(SAMPLE / "manifest.csv"),
         str(SAMPLE / "refuse"), "--split", "test", "-o", str(tmp_path / "run"), "-q",
     ]  # fmt: skip
     first = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)

@@ -61,7 +61,7 @@ def test_a_training_killed_within_a_step_and_within_a_checkpoint_gives_the_same_
     config.write_text(yaml.safe_dump(values | {"training": TRAINING}))
     checkpoint = model / "training" / "last.ckpt"
 
-    first = start(["-m", "pipelines"], config, cohort, model)
+    first = start(["-m", "anomaly"], config, cohort, model)
     wait_for(checkpoint.is_file, first)
     time.sleep(0.1)  # some steps later
     first.kill()

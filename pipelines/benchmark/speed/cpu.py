@@ -106,7 +106,7 @@ def memory_growth(model: Path, cohort: Path, work: Path) -> Row:
     peaks = {}
     for n in BATCH_SIZES:
         folder = _copies(cohort, work / f"copies{n}", n)
-        command = [sys.executable, "-m", "pipelines", "score", str(model), str(folder), "-o", str(work / f"run{n}")]
+        command = [sys.executable, "-m", "anomaly", "score", str(model), str(folder), "-o", str(work / f"run{n}")]
         peaks[n] = _peak_mebibytes([*command, "-q"])
     found = ", ".join(f"{peak:.0f} MiB for {n} scans" for n, peak in peaks.items())
     return Row("scoring, peak memory", found, "does not grow")
