@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from nibabel.spatialimages import SpatialImage
 from scipy import ndimage
 
 from anomaly.core.errors import InputError, unknown_name
@@ -159,9 +160,10 @@ class LesionShapes(Sequence[MaskArray]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        image = nib.load(self.paths[index])
-        found = Geometry(image.shape, image.affine)
-        return resample_mask(np.asarray(image.dataobj) > 0, found, self.grid, antialias=False)
+        image = cast("SpatialImage", nib.load(self.paths[index]))
+        shape = np.asarray(image.dataobj) > 0
+        i, j, k = shape.shape
+        return resample_mask(shape, Geometry((i, j, k), image.affine), self.grid, antialias=False)
 
 
 def lesion_shapes(folder: Path, grid: Geometry) -> LesionShapes:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from nibabel.spatialimages import SpatialImage
 
 from anomaly.cohort.table import ScanRecord, accepted, read_records
 from anomaly.core.covariates import AGE_AND_SEX
@@ -78,8 +79,8 @@ def map_nifti(path: Path) -> npt.NDArray[Any]:
     The map is copy-on-write: a change to it never changes the file, and torch can wrap it without a warning.
     """
     try:
-        proxy = nib.load(path, mmap="c").dataobj
-        return np.asanyarray(proxy.get_unscaled())
+        image: Any = nib.load(path, mmap="c")
+        return np.asanyarray(image.dataobj.get_unscaled())
     except (OSError, ValueError, nib.filebasedimages.ImageFileError) as error:
         raise CohortError(f"{path} is missing or damaged ({type(error).__name__}); ingest again") from error
 
@@ -87,7 +88,7 @@ def map_nifti(path: Path) -> npt.NDArray[Any]:
 def read_grid(path: Path) -> Geometry:
     """Read the grid of a preprocessed volume."""
     try:
-        image = nib.load(path)
+        image = cast("SpatialImage", nib.load(path))
     except (OSError, nib.filebasedimages.ImageFileError) as error:
         raise CohortError(f"{path} is missing or damaged ({type(error).__name__}); ingest again") from error
     i, j, k = image.shape

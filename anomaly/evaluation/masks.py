@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import SpatialImage
 
 from anomaly.core.errors import InputError
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
@@ -43,7 +45,7 @@ def read_image(path: Path, what: str) -> tuple[FloatArray, Geometry]:
     if not path.is_file():
         raise InputError(f"there is no {what} at {path}")
     try:
-        image = nib.load(path)
+        image = cast("SpatialImage", nib.load(path))
         voxels = np.asarray(image.dataobj, dtype=np.float32)
     except (OSError, EOFError, ValueError, ImageFileError) as error:
         raise InputError(f"cannot read the {what} {path}: {error}") from error

@@ -111,7 +111,7 @@ def check_voxels(voxels: FloatArray) -> None:
                                "check that the export worked")  # fmt: skip
 
 
-def _open_nifti(file: StoredFile) -> SpatialImage:
+def _open_nifti(file: StoredFile) -> nib.Nifti1Image:
     try:
         image = nib.load(file.path) if not file.member else _from_bytes(file)
     except _READ_ERRORS as error:
@@ -142,7 +142,7 @@ def _shape_3d(image: SpatialImage) -> tuple[int, int, int]:
     return shape[0], shape[1], shape[2]
 
 
-def _read_affine(image: SpatialImage) -> AffineArray:
+def _read_affine(image: nib.Nifti1Image) -> AffineArray:
     header = image.header
     if int(header["sform_code"]) > 0:
         return np.asarray(header.get_sform(), dtype=np.float64)

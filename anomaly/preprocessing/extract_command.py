@@ -6,9 +6,11 @@ import shlex
 import subprocess
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import cast
 
 import nibabel as nib
 import numpy as np
+from nibabel.spatialimages import SpatialImage
 
 from anomaly.core.errors import ConfigError
 from anomaly.core.volume import Geometry, MaskArray, Volume
@@ -70,7 +72,7 @@ def _read_mask(path: Path, geometry: Geometry, command: str) -> MaskArray:
         raise ConfigError(
             f"brain_mask.command {command!r} wrote no file at {{mask}}; check the order of its options"
         )
-    image = nib.load(path)
+    image = cast("SpatialImage", nib.load(path))
     mask = np.asarray(image.dataobj) > 0.5
     found = Geometry((mask.shape[0], mask.shape[1], mask.shape[2]), image.affine)
     return mask if found.same_as(geometry) else resample_mask(mask, found, geometry)

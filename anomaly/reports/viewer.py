@@ -106,5 +106,12 @@ def _smaller(values: FloatArray, volumes: TemplateVolumes, spacing_mm: float) ->
     shape = np.ceil(np.array(volumes.geometry.extent_mm) / spacing_mm).astype(int)
     target = np.diag([spacing_mm] * 3 + [1.0])
     target[:3, 3] = affine[:3, 3]
-    return resample_img(image, target_affine=target, target_shape=shape, interpolation="linear",
-                        force_resample=True, copy_header=True)  # fmt: skip
+    resampled: nib.Nifti1Image = resample_img(
+        image,
+        target_affine=target,
+        target_shape=shape,
+        interpolation="linear",
+        force_resample=True,
+        copy_header=True,
+    )
+    return resampled
