@@ -30,8 +30,8 @@ from anomaly.core.progress import Progress, no_progress
 from anomaly.core.provenance import user_name
 from anomaly.core.results import ScanScore, ScanStatus
 from anomaly.inference.model import Model
+from anomaly.models.device import choose_device
 from anomaly.runs.score_store import ScoreStore
-from anomaly.training.hardware import choose_device
 from pipelines.calibration_job import CalibrationJob, read_exceedance
 from pipelines.common import audit
 from pipelines.scan_input import PreparedScanRef, ScanInput, open_scans

@@ -13,7 +13,7 @@ from anomaly.bundle.card import model_card
 from anomaly.bundle.config import ExperimentConfig, load_experiment
 from anomaly.bundle.store import refuse_to_overwrite, save_bundle
 from anomaly.cohort.splits import split_by_subject
-from anomaly.cohort.synthetic import planted_scans
+from anomaly.cohort.synthetic import Kind, planted_scans
 from anomaly.cohort.table import ScanRecord
 from anomaly.cohort.volumes import CohortVolumes
 from anomaly.core.errors import BundleError, CohortError
@@ -22,9 +22,10 @@ from anomaly.core.image_views import VolumeSource
 from anomaly.core.progress import Progress, no_progress
 from anomaly.core.provenance import now, user_name
 from anomaly.core.versions import software_versions
-from anomaly.models.base import FitReport, FitRun, PlantedScan
 from anomaly.models.registry import create
 from anomaly.scoring.scorer import Scorer
+from anomaly.training.fit import fit
+from anomaly.training.run import FitReport, FitRun
 from anomaly.training.settings import TrainingSettings
 from pipelines.common import audit, find_config, shipped_configs
 from pipelines.scan_input import healthy_records
@@ -33,6 +34,8 @@ INTENDED_USE = (
     "Research on marking scans that do not look like the healthy scans the model has seen, for review by a "
     "radiologist. Not for diagnosis, not for ruling out disease."
 )
+
+VALIDATION_LESIONS: tuple[Kind, ...] = ("dark", "dark", "bright", "texture")
 
 FEWEST_SUBJECTS = 3  # two scans are the least that anything can be learnt from
 
@@ -80,7 +83,7 @@ def train(
         folder=output / "training", training=settings, seed=settings.seed if seed is None else seed, device=device,
         devices=devices, compile=compiled, progress=progress,
     )  # fmt: skip
-    report = detector.fit(volumes, _planted(held_out), run)
+    report = fit(detector, volumes, list(planted_scans(held_out, seed=0, kinds=VALIDATION_LESIONS)), run)
     progress(0, len(volumes), "learning the healthy reference")
     scorer = Scorer(detector, experiment.scoring).learn_reference(volumes, held_out)
     display = _display(scorer)
@@ -122,15 +125,6 @@ def hold_out(records: Sequence[ScanRecord], fraction: float) -> tuple[list[ScanR
     unsplit = [replace(record, split="") for record in records]
     parts = split_by_subject(unsplit, {"train": 1 - fraction, "validation": fraction})
     return parts["train"], parts["validation"]
-
-
-def _planted(volumes: CohortVolumes) -> list[PlantedScan]:
-    """Plant one lesion in each validation scan: dark, bright and textured in turn. Never learnt from."""
-    planted = planted_scans(volumes, seed=0, kinds=("dark", "dark", "bright", "texture"))
-    return [
-        PlantedScan(voxels=p.voxels, mask=p.mask, lesion=p.lesion, covariates=volumes.covariates(index))
-        for index, p in enumerate(planted)
-    ]
 
 
 def _facts(

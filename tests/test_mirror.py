@@ -36,7 +36,6 @@ MODULES_WITHOUT_A_TEST_FILE: dict[str, str] = {
     "anomaly/training/callbacks.py": "to be written",
     "anomaly/training/gradient_monitor.py": "to be written",
     "anomaly/training/module.py": "to be written",
-    "anomaly/training/protocols.py": "to be written",
     "anomaly/training/settings.py": "to be written",
     "pipelines/benchmark/planted_lesions.py": "to be written",
     "pipelines/benchmark/settings.py": "to be written",

@@ -7,7 +7,7 @@ localisation in the same scans with and without a lesion, where the scanner cann
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from nibabel.spatialimages import SpatialImage
 from scipy import ndimage
 
+from anomaly.core.covariates import UNKNOWN_COVARIATES
 from anomaly.core.errors import InputError, unknown_name
 from anomaly.core.image_views import VolumeSource
 from anomaly.core.volume import FloatArray, Geometry, MaskArray, Volume
@@ -38,7 +39,7 @@ EDGE_VOXELS = 0.7
 
 
 @dataclass(frozen=True, eq=False)
-class SyntheticScan:
+class PlantedScan:
     """A healthy scan with a synthetic lesion. All arrays are ``(I, J, K)`` on one grid.
 
     Parameters
@@ -51,6 +52,8 @@ class SyntheticScan:
         Where the lesion was planted, inside the foreground.
     kind, strength
         What was planted; see :data:`STRENGTHS`.
+    covariates
+        ``(D,)`` covariates of the subject, as those of the training volumes: age and sex; unknown by default.
     """
 
     voxels: FloatArray
@@ -58,6 +61,7 @@ class SyntheticScan:
     lesion: MaskArray
     kind: Kind
     strength: float
+    covariates: FloatArray = field(default_factory=UNKNOWN_COVARIATES.copy)
 
 
 def plant(
@@ -70,7 +74,7 @@ def plant(
     *,
     no_signal: float = 0.0,
     edge_voxels: float | Sequence[float] = EDGE_VOXELS,
-) -> SyntheticScan:
+) -> PlantedScan:
     """Return a scan with a lesion of soft edges; voxels outside the mask stay as they are.
 
     Parameters
@@ -107,7 +111,7 @@ def plant(
         factor = 1 + (strength if kind == "bright" else -strength) * soft
         changed = np.asarray(no_signal + (voxels - no_signal) * factor, dtype=np.float32)
     planted = np.where(mask, changed, voxels).astype(np.float32)
-    return SyntheticScan(planted, mask, inside, kind, strength)
+    return PlantedScan(planted, mask, inside, kind, strength)
 
 
 def draw_strength(kind: Kind, rng: np.random.Generator) -> float:
@@ -222,7 +226,7 @@ def planted_scans(
     shapes: Sequence[MaskArray] | None = None,
     volume_ml: tuple[float, float] = (1.0, 30.0),
     no_signal: float = 0.0,
-) -> Iterator[SyntheticScan]:
+) -> Iterator[PlantedScan]:
     """Yield each scan of a source once, with one lesion; the same seed plants the same lesions.
 
     Parameters
@@ -242,7 +246,8 @@ def planted_scans(
         if lesion is None:
             volume = min(float(np.exp(rng.uniform(*np.log(volume_ml)))), 0.1 * mask.sum() * source.grid.voxel_ml)
             lesion = random_blob(mask, volume, source.grid.voxel_ml, rng)
-        yield plant(voxels, mask, lesion, kind, draw_strength(kind, rng), rng, no_signal=no_signal)
+        planted = plant(voxels, mask, lesion, kind, draw_strength(kind, rng), rng, no_signal=no_signal)
+        yield replace(planted, covariates=source.covariates(index))
 
 
 def _shape_in(mask: MaskArray, shapes: Sequence[MaskArray], rng: np.random.Generator) -> MaskArray | None:

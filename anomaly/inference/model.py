@@ -27,10 +27,10 @@ from anomaly.core.scan_result import ScanResult, TemplateVolumes
 from anomaly.core.volume import Volume
 from anomaly.inference.scan_warnings import model_warnings
 from anomaly.inference.template_scan import TemplateScan, prepare_file, prepare_volume
+from anomaly.models.device import choose_device
 from anomaly.preprocessing.chain import Chain
 from anomaly.scoring.native_space import NativeResult, in_scan_space
 from anomaly.scoring.scorer import ScoredVolume
-from anomaly.training.hardware import choose_device
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,7 +27,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from anomaly.models.base import Evidence, ModelSettings
+from anomaly.models.base import Evidence, ModelSettings, StepInfo
 from anomaly.models.components.conv_autoencoder import (
     DenseAutoencoder,
     LatentDetector,
@@ -36,7 +36,6 @@ from anomaly.models.components.conv_autoencoder import (
 )
 from anomaly.models.components.losses import LOSSES, LossName, dissimilarity
 from anomaly.models.components.network import Width, target_slice
-from anomaly.training.protocols import StepInfo
 
 
 class AutoencoderSettings(LatentSettings):

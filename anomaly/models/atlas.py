@@ -12,7 +12,6 @@ lesion segmentation" (as the comparison it is used for there).
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from anomaly.core.image_views import VolumeSource
 from anomaly.core.volume import Geometry
-from anomaly.models.base import Detector, Evidence, FitReport, FitRun, ModelSettings, PlantedScan
+from anomaly.models.base import ClosedFormDetector, Evidence, ModelSettings
 from anomaly.models.components.closed_form import WholeVolumeSettings, check_cohort, volumes
 from anomaly.models.components.network import apply_mask, residual
 
@@ -38,7 +37,7 @@ class AtlasSettings(WholeVolumeSettings):
     floor: float = Field(0.5, gt=0, description="σ₀ as a share of the median SD")
 
 
-class Atlas(Detector):
+class Atlas(ClosedFormDetector):
     """Signed z-score against the voxelwise healthy mean and SD.
 
     Attributes
@@ -58,11 +57,9 @@ class Atlas(Detector):
         self.register_buffer("mean", torch.zeros(grid.shape))
         self.register_buffer("sd", torch.ones(grid.shape))
 
-    def fit(self, train: VolumeSource, validation: Sequence[PlantedScan], run: FitRun) -> FitReport:
+    def fit_closed_form(self, train: VolumeSource) -> None:
         """Learn mean and SD in one pass over the scans (Welford's method); see the base class."""
-        del validation, run
         check_cohort(train, self.grid, self.family, FEWEST_SCANS)
-        started = time.monotonic()
         count = torch.zeros(self.grid.shape, dtype=torch.float64)
         mean, squares = torch.zeros_like(count), torch.zeros_like(count)
         for voxels, mask in volumes(train):
@@ -71,8 +68,6 @@ class Atlas(Detector):
             mean += step / count.clamp_min(1)
             squares += step * (voxels - mean)
         self._learn(count, mean, (squares / (count - 1).clamp_min(1)).sqrt())
-        self.eval()
-        return FitReport(n_scans=len(train), seconds=time.monotonic() - started)
 
     def _learn(self, count: Tensor, mean: Tensor, sd: Tensor) -> None:
         covered = count >= FEWEST_SCANS

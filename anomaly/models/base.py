@@ -1,14 +1,15 @@
 """The contract every model obeys, from an intensity threshold to a diffusion model.
 
-A detector answers two questions: what does normal look like, and how far is this from it? ``fit`` learns from
-healthy scans only; ``evidence`` answers for new images. Everything a detector has learnt is in its
-``state_dict`` (buffers for baselines, parameters for networks), so one way of saving serves all.
+A detector answers two questions: what does normal look like, and how far is this from it?
+:func:`anomaly.training.fit.fit` trains it on healthy scans only; ``evidence`` answers for new images. Everything a
+detector has learnt is in its ``state_dict`` (buffers for baselines, parameters for networks), so one way of saving
+serves all.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, TypeGuard, runtime_checkable
 
@@ -16,11 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from anomaly.core.config import Settings
-from anomaly.core.covariates import UNKNOWN_COVARIATES
 from anomaly.core.image_views import ImageView, VolumeSource
-from anomaly.core.volume import FloatArray, Geometry, MaskArray
-from anomaly.training.protocols import Run
-from anomaly.training.settings import TrainingSettings
+from anomaly.core.volume import Geometry
 
 
 class ModelSettings(Settings):
@@ -55,45 +53,41 @@ class Evidence:
 
 
 @dataclass(frozen=True, eq=False)
-class PlantedScan:
-    """A held-out healthy validation scan with a synthetic lesion, for choosing checkpoints.
-
-    Arrays are ``(I, J, K)`` on the training grid; ``covariates`` ``(D,)`` are those that the training volumes come
-    with: age and sex, unless they come with others.
-    """
-
-    voxels: FloatArray
-    mask: MaskArray
-    lesion: MaskArray
-    covariates: FloatArray = field(default_factory=UNKNOWN_COVARIATES.copy)
-
-
-@dataclass(frozen=True)
-class FitRun(Run):
-    """Where and how a fit runs; everything that is not part of the model.
+class StepInfo:
+    """The step of a training for which a loss is computed.
 
     Parameters
     ----------
-    training
-        How networks are trained; closed-form families do not read it.
-    seed
-        Seed of every random choice; ``None`` for the one in ``training``.
+    step
+        Optimiser steps taken, from 0.
+    steps
+        Optimiser steps of the whole training; schedules such as a warm-up of β are shares of it.
+    rng
+        Random numbers of this step, on the device of the images.
+    covariates
+        ``(B, D)`` covariates of the subjects of the images, NaN where unknown; None where there are none.
     """
 
-    training: TrainingSettings = field(default_factory=TrainingSettings)
-    seed: int | None = None
+    step: int
+    steps: int
+    rng: torch.Generator
+    covariates: Tensor | None = None
 
 
 @dataclass(frozen=True)
-class FitReport:
-    """What a fit did, for the model card."""
+class Diagnostics:
+    """Measures of a training besides its loss and its validation, e.g. whether a generator repeats itself.
 
-    n_scans: int
-    steps: int = 0
-    seconds: float = 0.0
-    n_parameters: int = 0
-    validation: Mapping[str, float] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    Parameters
+    ----------
+    numbers
+        For the log.
+    warnings
+        What is wrong, each a sentence with its remedy, for the log and the model card.
+    """
+
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 class Detector(nn.Module, ABC):
@@ -121,10 +115,6 @@ class Detector(nn.Module, ABC):
         return self.settings.view
 
     @abstractmethod
-    def fit(self, train: VolumeSource, validation: Sequence[PlantedScan], run: FitRun) -> FitReport:
-        """Learn from healthy volumes; ``validation`` chooses checkpoints and is not learnt from."""
-
-    @abstractmethod
     def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
         """Return how far images ``(B, C, *S)`` are from normal inside ``mask`` ``(B, 1, *S)``.
 
@@ -144,6 +134,20 @@ class Detector(nn.Module, ABC):
     def n_parameters(self) -> int:
         """Return the number of trainable parameters."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+
+class ClosedFormDetector(Detector):
+    """A detector that learns in one pass over the scans, without gradient descent."""
+
+    @abstractmethod
+    def fit_closed_form(self, train: VolumeSource) -> None:
+        """Learn from healthy volumes. Called by :func:`anomaly.training.fit.fit`.
+
+        Raises
+        ------
+        TrainingError
+            If there are too few scans, or they lie on another grid.
+        """
 
 
 @runtime_checkable

@@ -32,7 +32,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from anomaly.core.image_views import ImageView, VolumeSource
-from anomaly.models.base import ModelSettings
+from anomaly.models.base import ModelSettings, StepInfo
 from anomaly.models.components.conv_autoencoder import (
     LatentDetector,
     LatentNetwork,
@@ -42,7 +42,6 @@ from anomaly.models.components.conv_autoencoder import (
 )
 from anomaly.models.components.losses import l2
 from anomaly.models.components.network import refuse_large_latent, target_slice
-from anomaly.training.protocols import StepInfo
 
 State = tuple[Tensor, Tensor]
 

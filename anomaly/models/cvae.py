@@ -28,13 +28,12 @@ from torch import Tensor, nn
 
 from anomaly.core.covariates import AGE_AND_SEX, Covariates
 from anomaly.core.image_views import VolumeSource
-from anomaly.models.base import Evidence, ModelSettings
+from anomaly.models.base import Evidence, ModelSettings, StepInfo
 from anomaly.models.components.conditioning import Conditioning, condition_dropout
 from anomaly.models.components.network import crop, pad
 from anomaly.models.components.random_boxes import nothing_hidden
 from anomaly.models.components.variational import beta_at, free_energy, kl_per_dim, reparameterize
 from anomaly.models.components.variational_detector import CodeSettings, VariationalDetector
-from anomaly.training.protocols import StepInfo
 
 
 class ConditionalSettings(CodeSettings):

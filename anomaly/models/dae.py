@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from anomaly.core.errors import TrainingError
 from anomaly.core.image_views import VolumeSource
-from anomaly.models.base import Evidence, ModelSettings
+from anomaly.models.base import Evidence, ModelSettings, StepInfo
 from anomaly.models.components.change_logit import RARE, severity_loss, severity_target, signed_severity
 from anomaly.models.components.closed_form import principal_components
 from anomaly.models.components.context_unet import (
@@ -46,7 +46,6 @@ from anomaly.models.components.context_unet import (
 )
 from anomaly.models.components.corruption import CorruptionSettings, corrupt, slab_spacing
 from anomaly.models.components.network import NetworkDetector, apply_mask, residual, target_slice
-from anomaly.training.protocols import StepInfo
 
 
 class DenoisingSettings(ContextUNetSettings):

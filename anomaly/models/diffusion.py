@@ -43,7 +43,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from anomaly.core.image_views import ImageView, VolumeSource
-from anomaly.models.base import Evidence, ModelSettings, either_foreground
+from anomaly.models.base import Evidence, ModelSettings, StepInfo, either_foreground
 from anomaly.models.components.closed_form import volumes
 from anomaly.models.components.corruption import slab_spacing
 from anomaly.models.components.diffusion_process import (
@@ -64,7 +64,6 @@ from anomaly.models.components.network import (
     residual,
     target_slice,
 )
-from anomaly.training.protocols import StepInfo
 
 SCORING_SEED = 0
 SAMPLING_STEPS = 50  # DDIM steps of a new image

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from anomaly.core.covariates import AGE_AND_SEX, Covariates
 from anomaly.core.image_views import VolumeSource
-from anomaly.models.base import Evidence, ModelSettings
+from anomaly.models.base import Diagnostics, Evidence, ModelSettings, StepInfo
 from anomaly.models.components.adversarial import (
     AdversarialDetector,
     AdversarialSettings,
@@ -48,7 +48,6 @@ from anomaly.models.components.adversarial import (
 )
 from anomaly.models.components.conditioning import Conditioning, condition_dropout
 from anomaly.models.components.network import apply_mask, residual, target_slice
-from anomaly.training.protocols import Diagnostics, StepInfo
 
 WITHHELD = 0.1  # share of the covariates
 BARELY_LEARNT = 0.2  # share of its steps after which an encoder can be validated

@@ -46,9 +46,8 @@ from torch import Tensor, nn
 
 from anomaly.core.image_views import ImageView, VolumeSource
 from anomaly.core.running_moments import RunningMoments
-from anomaly.models.base import Evidence, ModelSettings, either_foreground
+from anomaly.models.base import Evidence, ModelSettings, StepInfo, either_foreground
 from anomaly.models.components.network import NetworkDetector, apply_mask, crop, pad, padded_shape, residual
-from anomaly.training.protocols import StepInfo
 
 SCALE_BOUND = 2.0  # S
 N_FREQUENCIES = 4  # of the sines and cosines that encode a coordinate

@@ -40,7 +40,7 @@ from torch import Tensor, nn
 
 from anomaly.core.errors import TrainingError
 from anomaly.core.image_views import ImageView, VolumeSource
-from anomaly.models.base import Evidence, ModelSettings
+from anomaly.models.base import Diagnostics, Evidence, ModelSettings, StepInfo
 from anomaly.models.components.network import (
     GROUPS,
     NetworkDetector,
@@ -62,7 +62,6 @@ from anomaly.models.components.variational import (
     log_likelihood,
     reparameterize,
 )
-from anomaly.training.protocols import Diagnostics, StepInfo
 
 MAX_LOG_VARIANCE = 8.0  # bound of |log s²| and |log Δs²|
 COLLAPSED_NATS = 1.0  # KL per image; a level below it has collapsed to its prior

@@ -11,8 +11,6 @@ Brain MRI".
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -20,7 +18,7 @@ from torch import Tensor
 
 from anomaly.core.image_views import VolumeSource
 from anomaly.core.volume import Geometry
-from anomaly.models.base import Detector, Evidence, FitReport, FitRun, ModelSettings, PlantedScan
+from anomaly.models.base import ClosedFormDetector, Evidence, ModelSettings
 from anomaly.models.components.closed_form import WholeVolumeSettings, check_cohort, volumes
 from anomaly.models.components.network import apply_mask, residual
 
@@ -31,7 +29,7 @@ class IntensitySettings(WholeVolumeSettings):
     family: Literal["intensity"] = "intensity"
 
 
-class IntensityThreshold(Detector):
+class IntensityThreshold(ClosedFormDetector):
     """Signed distance of a voxel's intensity from the healthy median.
 
     Attributes
@@ -48,15 +46,11 @@ class IntensityThreshold(Detector):
         super().__init__(settings, grid)
         self.register_buffer("median", torch.zeros(()))
 
-    def fit(self, train: VolumeSource, validation: Sequence[PlantedScan], run: FitRun) -> FitReport:
+    def fit_closed_form(self, train: VolumeSource) -> None:
         """Learn the median; see the base class."""
-        del validation, run
         check_cohort(train, self.grid, self.family, fewest=1)
-        started = time.monotonic()
         medians = [voxels[mask].median() for voxels, mask in volumes(train) if mask.any()]
         self.median = torch.stack(medians).median()
-        self.eval()
-        return FitReport(n_scans=len(train), seconds=time.monotonic() - started)
 
     def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
         """Return image minus median as ``"residual"``; see the base class."""

@@ -41,7 +41,7 @@ from monai.networks.utils import pixelshuffle, pixelunshuffle
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from anomaly.models.base import Evidence, ModelSettings
+from anomaly.models.base import Evidence, ModelSettings, StepInfo
 from anomaly.models.components.latent_autoencoder import (
     Autoencoder,
     AutoencoderSettings,
@@ -60,7 +60,6 @@ from anomaly.models.components.network import (
     residual,
     target_slice,
 )
-from anomaly.training.protocols import StepInfo
 
 TIMESTEPS = 1000  # T
 BETA_RANGE = (0.0015, 0.0195)  # first and last β, of Rombach et al.

@@ -12,8 +12,6 @@ Source: Turk & Pentland 1991, "Eigenfaces for Recognition" (the Gram matrix wher
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -22,7 +20,7 @@ from torch import Tensor
 
 from anomaly.core.image_views import VolumeSource
 from anomaly.core.volume import Geometry
-from anomaly.models.base import Detector, Evidence, FitReport, FitRun, ModelSettings, PlantedScan
+from anomaly.models.base import ClosedFormDetector, Evidence, ModelSettings
 from anomaly.models.components.closed_form import WholeVolumeSettings, check_cohort, principal_components, volumes
 from anomaly.models.components.network import apply_mask, residual
 
@@ -34,7 +32,7 @@ class PCASettings(WholeVolumeSettings):
     components: int = Field(60, ge=1, description="k; needs more than k healthy scans")
 
 
-class PrincipalComponents(Detector):
+class PrincipalComponents(ClosedFormDetector):
     """Residual of the projection on the principal components of healthy scans.
 
     Attributes
@@ -61,16 +59,12 @@ class PrincipalComponents(Detector):
         self.register_buffer("components", torch.zeros(k, voxels))
         self.register_buffer("variance", torch.ones(k))
 
-    def fit(self, train: VolumeSource, validation: Sequence[PlantedScan], run: FitRun) -> FitReport:
+    def fit_closed_form(self, train: VolumeSource) -> None:
         """Learn mean and components from the Gram matrix; holds all scans in memory once. See the base class."""
-        del validation, run
         k = self.settings.components
         check_cohort(train, self.grid, self.family, k + 1)
-        started = time.monotonic()
         X = torch.stack([torch.where(mask, voxels, 0.0).flatten() for voxels, mask in volumes(train)])
         self.mean, self.components, self.variance = principal_components(X, k)
-        self.eval()
-        return FitReport(n_scans=len(train), seconds=time.monotonic() - started)
 
     def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
         """Return the residual, and Hotelling's T² as the term ``"hotelling"``; see the base class."""

@@ -36,7 +36,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from anomaly.core.image_views import VolumeSource
-from anomaly.models.base import Evidence, ModelSettings
+from anomaly.models.base import Evidence, ModelSettings, StepInfo
 from anomaly.models.components.change_logit import RARE, severity_loss, severity_target, signed_severity
 from anomaly.models.components.context_unet import (
     ContextUNetSettings,
@@ -48,7 +48,6 @@ from anomaly.models.components.context_unet import (
 from anomaly.models.components.corruption import CorruptionSettings, corrupt, slab_spacing
 from anomaly.models.components.network import NetworkDetector, apply_mask, target_slice
 from anomaly.models.components.random_fields import foreground_mask
-from anomaly.training.protocols import StepInfo
 
 Restorer = Callable[[Tensor, float], tuple[Tensor, Tensor]]
 """From images ``(B, C, *S)`` of a grade to the healthy images ``(B, C, *S)`` and the severity ``(B, 1, *S)``."""

@@ -28,7 +28,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from pydantic import Field
 from torch import Tensor, nn
 
-from anomaly.models.base import ModelSettings
+from anomaly.models.base import ModelSettings, StepInfo
 from anomaly.models.components.conv_autoencoder import (
     LatentDetector,
     LatentNetwork,
@@ -38,7 +38,6 @@ from anomaly.models.components.conv_autoencoder import (
 )
 from anomaly.models.components.losses import l2
 from anomaly.models.components.network import crop, pad, target_slice
-from anomaly.training.protocols import StepInfo
 
 
 class StackedSettings(LatentSettings):

@@ -34,12 +34,11 @@ import torch
 from monai.networks.nets import VarAutoEncoder
 from torch import Tensor, nn
 
-from anomaly.models.base import ModelSettings
+from anomaly.models.base import ModelSettings, StepInfo
 from anomaly.models.components.network import crop, pad
 from anomaly.models.components.random_boxes import nothing_hidden
 from anomaly.models.components.variational import beta_at, free_energy, kl_per_dim, reparameterize
 from anomaly.models.components.variational_detector import CodeSettings, VariationalDetector
-from anomaly.training.protocols import StepInfo
 
 
 class VariationalSettings(CodeSettings):

@@ -26,7 +26,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from anomaly.core.image_views import VolumeSource
-from anomaly.models.base import Evidence, ModelSettings
+from anomaly.models.base import Diagnostics, Evidence, ModelSettings, StepInfo
 from anomaly.models.components.adversarial import (
     AdversarialDetector,
     AdversarialSettings,
@@ -38,7 +38,6 @@ from anomaly.models.components.adversarial import (
 )
 from anomaly.models.components.network import apply_mask, residual, target_slice
 from anomaly.models.components.variational import beta_at, kl, reparameterize
-from anomaly.training.protocols import Diagnostics, StepInfo
 
 
 class VAEGANSettings(AdversarialSettings):

@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from anomaly.cohort.synthetic import PlantedScan
 from anomaly.core.files import atomic_path
 from anomaly.training.planted_validation import planted_precision
-from anomaly.training.protocols import LabelledScan, state_on_cpu
 
 BEST = "best.safetensors"
 LAST = "last.ckpt"
@@ -29,23 +29,23 @@ class AveragedWeights(Callback):
     """Keeps an exponential running mean of the weights, which is what is validated and kept.
 
     The decay rises with the steps taken, min(decay, (1 + n) / (10 + n)), so that short trainings are not held
-    back by their first weights. Buffers are those of the learner.
+    back by their first weights. Buffers are those of the detector.
     """
 
     def __init__(self, decay: float) -> None:
         self.decay = decay
         self.updates = 0
-        self.learner: Any = None
+        self.detector: Any = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Start from a copy of the learner."""
+        """Start from a copy of the detector."""
         del trainer, stage
-        self.learner = copy.deepcopy(pl_module.learner).requires_grad_(False)
+        self.detector = copy.deepcopy(pl_module.detector).requires_grad_(False)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Move the copy to where the learner trains."""
+        """Move the copy to where the detector trains."""
         del trainer
-        self.learner.to(pl_module.device).eval()
+        self.detector.to(pl_module.device).eval()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -53,31 +53,31 @@ class AveragedWeights(Callback):
         """Follow every optimiser step."""
         del outputs, batch
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
-            self.update(pl_module.learner)
+            self.update(pl_module.detector)
 
     @torch.no_grad()
-    def update(self, learner: nn.Module) -> None:
+    def update(self, detector: nn.Module) -> None:
         """Move the mean towards the current weights."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        mean, current = list(self.learner.parameters()), list(learner.parameters())
+        mean, current = list(self.detector.parameters()), list(detector.parameters())
         get_ema_multi_avg_fn(decay)(mean, current, 0)
 
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Copy the buffers before the mean is validated or saved; at every step that would cost too much."""
         del trainer
-        for kept, buffer in zip(self.learner.buffers(), pl_module.learner.buffers(), strict=True):
+        for kept, buffer in zip(self.detector.buffers(), pl_module.detector.buffers(), strict=True):
             kept.copy_(buffer)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed training needs."""
-        return {"updates": self.updates, "weights": self.learner.state_dict()}
+        return {"updates": self.updates, "weights": self.detector.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a checkpoint."""
         self.updates = state_dict["updates"]
-        self.learner.load_state_dict(state_dict["weights"])
+        self.detector.load_state_dict(state_dict["weights"])
 
 
 class PlantedValidation(Callback):
@@ -87,9 +87,7 @@ class PlantedValidation(Callback):
     validation scans the last weights are kept.
     """
 
-    def __init__(
-        self, weights: AveragedWeights, scans: Sequence[LabelledScan], folder: Path, patience: int
-    ) -> None:
+    def __init__(self, weights: AveragedWeights, scans: Sequence[PlantedScan], folder: Path, patience: int) -> None:
         self.weights, self.scans, self.folder, self.patience = weights, scans, folder, patience
         self.best, self.best_step, self.worse, self.stopped = -1.0, 0, 0, False
 
@@ -100,13 +98,13 @@ class PlantedValidation(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validate, keep the weights if they are the best, stop if patience is at its end."""
-        if not pl_module.learner.ready_to_validate(trainer.global_step, trainer.max_steps):
+        if not pl_module.detector.ready_to_validate(trainer.global_step, trainer.max_steps):
             return
         score = self._score(trainer, pl_module.device)
         if score is None or score > self.best:
             self.best, self.best_step, self.worse = -1.0 if score is None else score, trainer.global_step, 0
             if trainer.is_global_zero:
-                save_weights(self.weights.learner, self.folder / BEST)
+                save_weights(self.weights.detector, self.folder / BEST)
         else:
             self.worse += 1
         self.stopped = bool(self.patience) and self.worse >= self.patience
@@ -118,7 +116,7 @@ class PlantedValidation(Callback):
         """Return the score of the averaged weights, computed by one process, so that all stop at the same step."""
         score = None
         if self.scans and trainer.is_global_zero:
-            score = planted_precision(self.weights.learner, self.scans, device)
+            score = planted_precision(self.weights.detector, self.scans, device)
         agreed: float | None = trainer.strategy.broadcast(score)
         return agreed
 
@@ -145,7 +143,7 @@ class DiagnosticsCallback(Callback):
         del pl_module
         if not trainer.is_global_zero:
             return
-        diagnostics = self.weights.learner.diagnostics(self.batches())
+        diagnostics = self.weights.detector.diagnostics(self.batches())
         if diagnostics.numbers:
             write_log(trainer, dict(diagnostics.numbers))
         for warning in diagnostics.warnings:
@@ -193,13 +191,18 @@ class Progress(Callback):
             self.report(done, self.total, f"loss {float(pl_module.latest['loss']):.4g}")
 
 
-def save_weights(learner: nn.Module, path: Path) -> None:
-    """Write a learner's state as safetensors, atomically."""
+def save_weights(detector: nn.Module, path: Path) -> None:
+    """Write a detector's state as safetensors, atomically."""
     with atomic_path(path) as temporary:
-        save_file(state_on_cpu(learner), temporary)
+        save_file(state_on_cpu(detector), temporary)
 
 
 def write_log(trainer: Trainer, values: dict[str, float]) -> None:
     """Write numbers to every log at the current step."""
     for logger in trainer.loggers:
         logger.log_metrics(values, step=trainer.global_step)
+
+
+def state_on_cpu(module: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of a module's state on the CPU, each tensor with its own contiguous memory."""
+    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in module.state_dict().items()}

@@ -6,6 +6,7 @@ import itertools
 import logging
 import signal
 import threading
+import time
 import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -24,8 +25,13 @@ from lightning.pytorch.strategies import DDPStrategy
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from anomaly.cohort.synthetic import PlantedScan
 from anomaly.core.errors import TrainingError
+from anomaly.core.files import sha256_of_json
 from anomaly.core.image_views import VolumeSource
+from anomaly.models.base import ClosedFormDetector, Detector, Diagnostics
+from anomaly.models.components.network import NetworkDetector
+from anomaly.models.device import find_devices, on_gpu
 from anomaly.training.batches import Batch, ImageBatches, StepLoader
 from anomaly.training.callbacks import (
     BEST,
@@ -37,12 +43,13 @@ from anomaly.training.callbacks import (
     Progress,
 )
 from anomaly.training.distributed import Report, run_together
-from anomaly.training.hardware import GPU_THREADS, arithmetic, hardware, in_bfloat16, on_gpu, prepared_for_device
-from anomaly.training.module import LearnerModule
-from anomaly.training.protocols import Diagnostics, LabelledScan, Learner, Outcome, Run
+from anomaly.training.hardware import GPU_THREADS, in_bfloat16, matmul_precision, prepared_for_device
+from anomaly.training.module import TrainingModule
+from anomaly.training.run import FitReport, FitRun
 from anomaly.training.settings import TrainingSettings
 
-FAR = 2**31  # number of a batch that no training comes to
+MIN_TRAINING_SCANS = 2
+FIRST_UNSEEN_BATCH = 2**31  # number of a batch that no training comes to
 _SILENCED = (
     r".*does not have many workers.*",  # batches are cut from memory maps by threads of our own
     r".*The number of training batches.*is smaller than the logging interval.*",  # we log by ourselves
@@ -54,67 +61,99 @@ _SILENCED = (
 LONGEST_WAIT = timedelta(hours=6)  # of the other processes, while the first validates
 
 
-def train(
-    learner: Learner,
-    source: VolumeSource,
-    validation: Sequence[LabelledScan],
-    settings: TrainingSettings,
-    run: Run,
-    fingerprint: str,
-) -> Outcome:
-    """Train a learner in place; afterwards it holds the best weights, on the CPU, in ``eval`` mode.
+def fit(
+    detector: Detector, train: VolumeSource, validation: Sequence[PlantedScan] = (), run: FitRun | None = None
+) -> FitReport:
+    """Train any detector in place, on healthy volumes only; afterwards it is on the CPU, in ``eval`` mode.
 
     Parameters
     ----------
-    learner
-        The model.
-    source
+    detector
+        The model. Networks are trained by gradient descent, other families in closed form.
+    train
         Healthy volumes to learn from.
     validation
-        Scans with planted lesions that choose the weights to keep; may be empty.
-    settings
-        The recipe.
+        Healthy scans with planted lesions. They select the weights of a network and are never learnt from; without
+        them the last weights are kept.
     run
-        Folder, device, whether to resume, and whom to tell about progress. The folder afterwards holds
-        ``last.ckpt`` (to continue from), ``best.safetensors`` (the weights kept) and ``logs/``.
-    fingerprint
-        Of everything a resumed training must share with the one it continues.
+        Recipe, seed, folder, device and progress. A network's folder afterwards holds ``last.ckpt`` (to continue
+        from), ``best.safetensors`` (the selected weights) and ``logs/``. Closed-form families need none.
 
     Raises
     ------
     TrainingError
-        If a loss or gradient is not finite, memory or devices are wanting, or the folder holds another training or
-        a damaged checkpoint.
+        If there are too few scans, they lie on another grid, a loss or gradient is not finite, memory or devices
+        are missing, or the folder holds another training or a damaged checkpoint.
     """
-    hardware(run)  # before other processes start
+    if isinstance(detector, ClosedFormDetector):
+        started = time.monotonic()
+        detector.fit_closed_form(train)
+        detector.eval()
+        return FitReport(n_scans=len(train), seconds=time.monotonic() - started)
+    if not isinstance(detector, NetworkDetector) or run is None:
+        raise TrainingError(f"family {detector.family!r}: expected a network and a run with a working folder")
+    check_training_scans(detector, train)
+    detector.initialise(run.settings.seed)
+    detector.prepare(train)
+    return train_network(detector, train, validation, run)
+
+
+def check_training_scans(detector: NetworkDetector, train: VolumeSource) -> None:
+    """Raise TrainingError if a network cannot be trained on these volumes."""
+    if len(train) < MIN_TRAINING_SCANS:
+        raise TrainingError(
+            f"found {len(train)} healthy scan(s) to train {detector.family!r} on; expected at least "
+            f"{MIN_TRAINING_SCANS}; ingest more scans, or give the training part a larger share of the split"
+        )
+    if not train.grid.same_as(detector.grid):
+        raise TrainingError(
+            f"the cohort's grid is {train.grid.shape} at {train.grid.spacing} mm, the model's "
+            f"{detector.grid.shape} at {detector.grid.spacing} mm; create the model on the cohort's grid"
+        )
+    detector.check(train)
+
+
+def train_network(
+    detector: NetworkDetector, source: VolumeSource, validation: Sequence[PlantedScan], run: FitRun
+) -> FitReport:
+    """Train a network that has been initialised and prepared; see :func:`fit`."""
+    find_devices(run.device, run.devices)  # before other processes start
     run.folder.mkdir(parents=True, exist_ok=True)
     if not run.resume:
         for name in (LAST, BEST):
             (run.folder / name).unlink(missing_ok=True)
-    silent = replace(run, progress=None)  # what tells of progress cannot go to another process
-    work = partial(_fit, learner, source, tuple(validation), settings, silent, fingerprint)
+    settings = run.settings
+    settings_hash = hash_of_settings(detector, source, settings)
+    silent = replace(run, progress=None)  # a function of the caller cannot go to another process
+    work = partial(_fit, detector, source, tuple(validation), settings, silent, settings_hash)
     if run.devices == 1:
         work(run.progress)
     else:
         run_together(work, run.devices, run.progress)
-    _keep_best(learner, run.folder)
-    diagnostics = learner.diagnostics(fresh_batches(LearnerModule(learner, settings, fingerprint), source))
-    return _outcome(run.folder, bool(validation), diagnostics)
+    _keep_best(detector, run.folder)
+    diagnostics = detector.diagnostics(fresh_batches(TrainingModule(detector, settings, settings_hash), source))
+    return _report(run.folder, detector, len(source), bool(validation), diagnostics)
+
+
+def hash_of_settings(detector: NetworkDetector, source: VolumeSource, settings: TrainingSettings) -> str:
+    """Return a hash of everything that a resumed training must share with the one it continues."""
+    model = detector.settings.model_dump(mode="json")
+    return sha256_of_json([model, settings.model_dump(mode="json"), len(source), detector.grid.affine])
 
 
 def _fit(
-    learner: Learner,
+    detector: NetworkDetector,
     source: VolumeSource,
-    validation: Sequence[LabelledScan],
+    validation: Sequence[PlantedScan],
     settings: TrainingSettings,
-    run: Run,
-    fingerprint: str,
+    run: FitRun,
+    settings_hash: str,
     progress: Report | None,
 ) -> None:
     """Train, in the only process or in one of several; what was learnt is in the folder afterwards."""
     gpu = on_gpu(run.device)
-    learner = prepared_for_device(learner, run, partial(losses_of_every_turn, source, settings))
-    module = LearnerModule(learner, settings, fingerprint).train().requires_grad_()
+    detector = prepared_for_device(detector, run, partial(losses_of_every_turn, source, settings))
+    module = TrainingModule(detector, settings, settings_hash).train().requires_grad_()
     weights = AveragedWeights(settings.ema_decay)
     chosen = PlantedValidation(weights, validation, run.folder, settings.patience)
     diagnostics = DiagnosticsCallback(weights, partial(fresh_batches, module, source))
@@ -122,7 +161,7 @@ def _fit(
         trainer = _trainer(settings, run, [weights, chosen, diagnostics, LastCheckpoint(run.folder),
                                            Progress(settings.steps, progress)])  # fmt: skip
         stream = ImageBatches(
-            source, learner.view, settings.batch_size, settings.seed, trainer.global_rank, pinned=gpu
+            source, detector.view, settings.batch_size, settings.seed, trainer.global_rank, pinned=gpu
         )
         loader: StepLoader[Any] = StepLoader(
             stream.batch if gpu else lambda step: module.ready(stream.batch(step)),
@@ -130,12 +169,12 @@ def _fit(
             length=settings.validate_every * settings.accumulate,
             threads=max(settings.num_workers, GPU_THREADS if gpu else 0),
         )
-        with _explained(settings), arithmetic(settings.precision, gpu):
+        with _explained(settings), matmul_precision(settings.precision, gpu):
             trainer.fit(module, loader, ckpt_path=_checkpoint(run), weights_only=True)
 
 
-def _trainer(settings: TrainingSettings, run: Run, callbacks: list[Any]) -> Trainer:
-    accelerator, devices = hardware(run)
+def _trainer(settings: TrainingSettings, run: FitRun, callbacks: list[Any]) -> Trainer:
+    accelerator, devices = find_devices(run.device, run.devices)
     return Trainer(
         accelerator=accelerator,
         devices=devices,
@@ -167,7 +206,7 @@ def _loggers(folder: Path) -> list[Any]:
     return [csv, TensorBoardLogger(folder, name="logs", version=csv.version)]
 
 
-def _checkpoint(run: Run) -> Path | None:
+def _checkpoint(run: FitRun) -> Path | None:
     path = run.folder / LAST
     if not run.resume or not path.is_file():
         return None
@@ -176,35 +215,36 @@ def _checkpoint(run: Run) -> Path | None:
     return path
 
 
-def _keep_best(learner: Learner, folder: Path) -> None:
-    assert isinstance(learner, nn.Module)  # noqa: S101 - a Protocol cannot say that it is a module
-    learner.to("cpu")
-    learner.load_state_dict(load_file(folder / BEST))
-    learner.requires_grad_().eval()  # parts may have taken turns
+def _keep_best(detector: NetworkDetector, folder: Path) -> None:
+    detector.to("cpu")
+    detector.load_state_dict(load_file(folder / BEST))
+    detector.requires_grad_().eval()  # parts may have taken turns
 
 
-def fresh_batches(module: LearnerModule, source: VolumeSource) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def fresh_batches(module: TrainingModule, source: VolumeSource) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield images, masks and covariates of batches that no training comes to, the same each time."""
-    stream = ImageBatches(source, module.learner.view, module.settings.batch_size, module.settings.seed)
-    for number in itertools.count(FAR):
+    stream = ImageBatches(source, module.detector.view, module.settings.batch_size, module.settings.seed)
+    for number in itertools.count(FIRST_UNSEEN_BATCH):
         images, mask, covariates = (tensor.to(module.device) for tensor in stream.batch(number)[1:])
         ready = module.ready(Batch(number, images, mask, covariates))
         yield ready.images, ready.mask, ready.covariates
 
 
-def losses_of_every_turn(source: VolumeSource, settings: TrainingSettings, learner: Any) -> Iterator[Tensor]:
-    """Yield a loss for each part of a learner that takes turns."""
-    module = LearnerModule(learner, settings, "").train()
-    batch = module.ready(ImageBatches(source, learner.view, settings.batch_size, settings.seed).batch(0))
+def losses_of_every_turn(source: VolumeSource, settings: TrainingSettings, detector: Any) -> Iterator[Tensor]:
+    """Yield a loss for each part of a detector that takes turns."""
+    module = TrainingModule(detector, settings, "").train()
+    batch = module.ready(ImageBatches(source, detector.view, settings.batch_size, settings.seed).batch(0))
     learnt: list[nn.Module] = []
     for step in range(settings.steps):
-        part = learner.trainable_part(step, settings.steps)
+        part = detector.trainable_part(step, settings.steps)
         if not any(part is other for other in learnt):
             learnt.append(part)
             yield module.training_step(batch._replace(number=step * settings.accumulate), 0)
 
 
-def _outcome(folder: Path, validated: bool, diagnostics: Diagnostics) -> Outcome:
+def _report(
+    folder: Path, detector: NetworkDetector, n_scans: int, validated: bool, diagnostics: Diagnostics
+) -> FitReport:
     """Return what the last checkpoint says, whichever process wrote it."""
     saved = torch.load(folder / LAST, map_location="cpu", weights_only=True, mmap=True)
     chosen, steps = saved["callbacks"][PlantedValidation.__name__], int(saved["global_step"])
@@ -222,7 +262,14 @@ def _outcome(folder: Path, validated: bool, diagnostics: Diagnostics) -> Outcome
             f"the gradient exploded {len(explosions)} time(s), first at step {explosions[0]}; lower "
             "training.learning_rate, and look at the curves in training/logs"
         )
-    return Outcome(steps, float(saved["anomaly"]["seconds"]), numbers, tuple(notes))
+    return FitReport(
+        n_scans=n_scans,
+        steps=steps,
+        seconds=float(saved["anomaly"]["seconds"]),
+        n_parameters=detector.n_parameters(),
+        validation=numbers,
+        notes=tuple(notes),
+    )
 
 
 @contextmanager

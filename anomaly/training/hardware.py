@@ -15,62 +15,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from anomaly.core.errors import TrainingError
-from anomaly.training.protocols import Learner, Run
+from anomaly.models.components.network import NetworkDetector
+from anomaly.training.run import FitRun
 
 BACKEND = "inductor"
 GPU_THREADS = 2  # that make batches ahead, at least: a GPU must not wait for them
-ACCELERATORS = {"auto": "auto", "cpu": "cpu", "cuda": "gpu"}
-
-
-def hardware(run: Run) -> tuple[str, int | list[int]]:
-    """Return what lightning calls accelerator and devices.
-
-    Raises
-    ------
-    TrainingError
-        If there is no such device, or there are too few.
-    """
-    kind, _, number = run.device.partition(":")
-    if kind not in ACCELERATORS or (number and not (kind == "cuda" and number.isdecimal())):
-        raise TrainingError(f"unknown device {run.device!r}; expected auto, cpu, cuda or cuda:N")
-    if not on_gpu(run.device):
-        if kind == "cuda":
-            raise TrainingError(f"found no CUDA device for {run.device!r}; give --device cpu, or check the driver")
-        return ACCELERATORS[kind], run.devices
-    found = torch.cuda.device_count()
-    chosen = [int(number)] if number else list(range(run.devices))
-    if len(chosen) != run.devices or max(chosen) >= found:
-        raise TrainingError(
-            f"found {found} CUDA device(s); expected {run.devices} from {run.device!r}: give --device cuda with "
-            "--devices up to that number, or cuda:N of one of them, counted from 0"
-        )
-    return "gpu", chosen
-
-
-def choose_device(device: str) -> str:
-    """Return the torch device that ``"auto"`` stands for, or the one that was asked for.
-
-    Raises
-    ------
-    TrainingError
-        If there is no such device; what a training says of it, too.
-    """
-    accelerator, _ = hardware(Run(Path(), device=device))
-    if device == "auto":
-        return "cuda" if accelerator == "gpu" else "cpu"
-    return device
-
-
-def on_gpu(device: str) -> bool:
-    """Return whether a device of the caller's choice is a CUDA device of this machine."""
-    return device != "cpu" and torch.cuda.is_available()
 
 
 def in_bfloat16(precision: str, gpu: bool) -> bool:
@@ -84,7 +39,7 @@ def in_bfloat16(precision: str, gpu: bool) -> bool:
 
 
 @contextmanager
-def arithmetic(precision: str, gpu: bool) -> Iterator[None]:
+def matmul_precision(precision: str, gpu: bool) -> Iterator[None]:
     """Have torch compute as fast as a precision of the settings allows, for as long as it trains."""
     if not gpu:
         yield
@@ -101,34 +56,36 @@ def arithmetic(precision: str, gpu: bool) -> Iterator[None]:
         cudnn.allow_tf32, cudnn.benchmark = before[1:]
 
 
-def prepared_for_device(learner: Learner, run: Run, losses: Callable[[Any], Iterator[Tensor]]) -> Learner:
-    """Return the learner, or a copy that suits the machine better, as the caller chose.
+def prepared_for_device(
+    detector: NetworkDetector, run: FitRun, losses: Callable[[Any], Iterator[Tensor]]
+) -> NetworkDetector:
+    """Return the detector, or a copy that suits the machine better, as the caller chose.
 
     Parameters
     ----------
     losses
-        Computes, for a learner, losses that together call every part of it.
+        Computes, for a detector, losses that together call every part of it.
 
     Raises
     ------
     TrainingError
-        If torch cannot compile the learner's networks, and is asked to.
+        If torch cannot compile the detector's networks, and is asked to.
     """
     if not (run.compile or run.channels_last):
-        return learner
-    if run.compile and not learner.compiles:
+        return detector
+    if run.compile and not detector.compiles:
         raise TrainingError(
             "found a loss that holds a gradient (the penalty of wgan-gp), which torch cannot compile; train "
             "without --compile, or with another model.objective"
         )
-    copied: Any = copy.deepcopy(learner)
+    copied: Any = copy.deepcopy(detector)
     if run.channels_last:
-        flat = learner.view.spatial_dims == 2
+        flat = detector.view.spatial_dims == 2
         copied.to(memory_format=torch.channels_last if flat else torch.channels_last_3d)
     if run.compile:
         for name in outermost_calls(copy.deepcopy(copied), losses):
             _compile(copied.get_submodule(name))
-    suits: Learner = copied
+    suits: NetworkDetector = copied
     return suits
 
 
@@ -142,7 +99,7 @@ def _compile(module: nn.Module) -> None:
 
 
 @torch.no_grad()
-def outermost_calls(learner: nn.Module, losses: Callable[[Any], Iterator[Tensor]]) -> list[str]:
+def outermost_calls(detector: nn.Module, losses: Callable[[Any], Iterator[Tensor]]) -> list[str]:
     """Return the names of the modules that the losses call, without those that are called within another.
 
     They are what can be compiled as a whole: what a loss does around them draws random numbers and follows a
@@ -160,10 +117,10 @@ def outermost_calls(learner: nn.Module, losses: Callable[[Any], Iterator[Tensor]
         nonlocal depth
         depth -= 1
 
-    for name, module in learner.named_modules():
+    for name, module in detector.named_modules():
         if name:
             module.register_forward_pre_hook(lambda *_, name=name: enter(name))
             module.register_forward_hook(lambda *_: leave(), always_call=True)
-    for _ in losses(learner):
+    for _ in losses(detector):
         pass
     return list(found)

@@ -14,10 +14,11 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from anomaly.core.errors import TrainingError
+from anomaly.models.base import StepInfo
+from anomaly.models.components.network import NetworkDetector
 from anomaly.training.augment import augment
 from anomaly.training.batches import Batch
 from anomaly.training.gradient_monitor import GradientMonitor
-from anomaly.training.protocols import Learner, StepInfo
 from anomaly.training.settings import TrainingSettings
 
 GPU_CHECK_EVERY = 10  # reading a number from the GPU waits for it, so it is not done at every step of a part
@@ -27,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 class ReadyBatch(NamedTuple):
-    """A batch as the loss takes it: images and mask augmented, ``corrupted`` what the learner made of them."""
+    """A batch as the loss takes it: images and mask augmented, ``corrupted`` what the detector made of them."""
 
     number: int
     images: Tensor
@@ -36,12 +37,12 @@ class ReadyBatch(NamedTuple):
     corrupted: tuple[Tensor, ...]
 
 
-class LearnerModule(LightningModule):
-    """A learner with its optimiser; knows nothing of how images are scored.
+class TrainingModule(LightningModule):
+    """A detector with its optimiser; knows nothing of how images are scored.
 
     Parameters
     ----------
-    learner
+    detector
         The model to train.
     settings
         The recipe of the training.
@@ -49,12 +50,11 @@ class LearnerModule(LightningModule):
         Of everything a resumed training must share with the one it continues.
     """
 
-    def __init__(self, learner: Learner, settings: TrainingSettings, fingerprint: str) -> None:
+    def __init__(self, detector: NetworkDetector, settings: TrainingSettings, settings_hash: str) -> None:
         super().__init__()
-        assert isinstance(learner, nn.Module)  # noqa: S101 - a Protocol cannot say that it is a module
-        self.learner = learner
+        self.detector = detector
         self.settings = settings
-        self.fingerprint = fingerprint
+        self.settings_hash = settings_hash
         self.batches_done = 0
         self._began, self._seconds_before = time.monotonic(), 0.0
         self.latest: dict[str, Tensor] = {}
@@ -73,8 +73,8 @@ class LearnerModule(LightningModule):
         number, images, mask, covariates = batch
         rng = self._generator(number, 1)
         with torch.autocast(self.device.type, enabled=False):
-            images, mask = augment(images, mask, self.learner.view, self.settings.augmentation, rng)
-            return ReadyBatch(number, images, mask, covariates, self.learner.corrupt(images, mask, rng))
+            images, mask = augment(images, mask, self.detector.view, self.settings.augmentation, rng)
+            return ReadyBatch(number, images, mask, covariates, self.detector.corrupt(images, mask, rng))
 
     def training_step(self, batch: Batch | ReadyBatch, batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
@@ -83,8 +83,8 @@ class LearnerModule(LightningModule):
         number, images, mask, covariates, corrupted = ready
         step, steps = number // self.settings.accumulate, self.settings.steps
         at = StepInfo(step, steps, self._generator(number, 2), covariates)
-        self._let_learn(self.learner.trainable_part(step, steps))
-        losses = self.learner.loss(images, mask, at, *corrupted)
+        self._let_learn(self.detector.trainable_part(step, steps))
+        losses = self.detector.loss(images, mask, at, *corrupted)
         values = {name: value.detach() for name, value in losses.items()}
         self.latest |= values  # those of players that take turns stay until their next
         if self._checks():
@@ -97,7 +97,7 @@ class LearnerModule(LightningModule):
     ) -> None:
         """Clip the gradient by its L2 norm; one that is not finite does not reach the weights."""
         del gradient_clip_val, gradient_clip_algorithm  # lightning's own way, not used
-        norm = nn.utils.clip_grad_norm_(self.learner.parameters(), self.settings.gradient_clip)
+        norm = nn.utils.clip_grad_norm_(self.detector.parameters(), self.settings.gradient_clip)
         self.latest["gradient_norm"] = norm.detach()
         # What torch's gradient scaler tells a fused optimiser: whether to leave out the step. Nothing waits for it.
         optimizer.found_inf = (~norm.isfinite()).float()
@@ -108,11 +108,11 @@ class LearnerModule(LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW with a linear warm-up and a cosine to zero (Loshchilov & Hutter 2017, 2019)."""
         settings = self.settings
-        parameters = self.learner.parameters()
+        parameters = self.detector.parameters()
         optimizer = torch.optim.AdamW(
             parameters,
             lr=settings.learning_rate,
-            betas=self.learner.betas,
+            betas=self.detector.betas,
             weight_decay=settings.weight_decay,
             fused=True,
         )
@@ -123,7 +123,7 @@ class LearnerModule(LightningModule):
         """Add what a resumed training needs beside the weights."""
         checkpoint["anomaly"] = {
             "batches_done": self.batches_done,
-            "fingerprint": self.fingerprint,
+            "fingerprint": self.settings_hash,
             "devices": self.trainer.world_size,
             "seconds": self.seconds,
             "explosions": self.explosions,
@@ -132,7 +132,7 @@ class LearnerModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to continue a training that had other settings or other scans."""
         saved = checkpoint.get("anomaly", {})
-        if saved.get("fingerprint") != self.fingerprint:
+        if saved.get("fingerprint") != self.settings_hash:
             raise TrainingError(
                 "the working folder holds a checkpoint of a training with other settings or another number of "
                 "scans, which this one cannot continue; give another folder, or start anew without resuming"
@@ -159,7 +159,7 @@ class LearnerModule(LightningModule):
             return
         self._learning = (part,)
         chosen = {id(parameter) for parameter in part.parameters()}
-        for parameter in self.learner.parameters():
+        for parameter in self.detector.parameters():
             parameter.requires_grad_(id(parameter) in chosen)
 
     def _generator(self, number: int, purpose: int) -> torch.Generator:

@@ -9,23 +9,24 @@ import torch
 from scipy.ndimage import uniform_filter
 from sklearn.metrics import average_precision_score
 
+from anomaly.cohort.synthetic import PlantedScan
 from anomaly.core.image_views import Array
 from anomaly.core.volume import FloatArray, MaskArray
+from anomaly.models.components.network import NetworkDetector
 from anomaly.training.batches import Place
-from anomaly.training.protocols import LabelledScan, Learner
 
 IMAGES_AT_ONCE = 16
 FEWEST_TO_STANDARDISE = 5
 
 
-def planted_precision(learner: Learner, scans: Sequence[LabelledScan], device: torch.device) -> float:
+def planted_precision(detector: NetworkDetector, scans: Sequence[PlantedScan], device: torch.device) -> float:
     """Return the mean over scans of the voxel average precision of the residual's size inside the mask, 0 to 1.
 
     With enough scans the residual is first standardised voxelwise by its healthy mean and SD, as scoring does:
     a place that never rebuilds well must not look ill. The scans serve as each other's healthy reference, each
     outside its own lesion, so it costs no further forward pass.
     """
-    residuals = np.stack([residual_volume(learner, scan, device) for scan in scans])
+    residuals = np.stack([residual_volume(detector, scan, device) for scan in scans])
     if len(scans) >= FEWEST_TO_STANDARDISE:
         healthy = np.stack([scan.mask & ~scan.lesion for scan in scans])
         residuals = standardised(residuals, healthy)
@@ -50,21 +51,21 @@ def standardised(values: FloatArray, healthy: MaskArray) -> FloatArray:
 
 
 @torch.inference_mode()
-def residual_volume(learner: Learner, scan: LabelledScan, device: torch.device) -> FloatArray:
+def residual_volume(detector: NetworkDetector, scan: PlantedScan, device: torch.device) -> FloatArray:
     """Return the signed residual ``(I, J, K)`` of one scan."""
     about = torch.from_numpy(scan.covariates).to(device)
 
     def pieces() -> Iterator[tuple[Place, Array]]:
-        places = learner.view.locations(scan.mask)
+        places = detector.view.locations(scan.mask)
         for start in range(0, len(places), IMAGES_AT_ONCE):
             some = places[start : start + IMAGES_AT_ONCE]
-            images = np.stack([learner.view.cut(scan.voxels, place) for place in some])
-            masks = np.stack([learner.view.target_slice(scan.mask, place) for place in some])
-            evidence = learner.evidence_given(
+            images = np.stack([detector.view.cut(scan.voxels, place) for place in some])
+            masks = np.stack([detector.view.target_slice(scan.mask, place) for place in some])
+            evidence = detector.evidence_given(
                 torch.from_numpy(np.ascontiguousarray(images)).to(device),
                 torch.from_numpy(masks).to(device),
                 about.expand(len(some), -1),
             )
             yield from zip(some, evidence.maps["residual"].float().cpu().numpy(), strict=True)
 
-    return learner.view.assemble(scan.voxels.shape, pieces())
+    return detector.view.assemble(scan.voxels.shape, pieces())

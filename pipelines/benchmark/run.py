@@ -32,8 +32,8 @@ from anomaly.core.errors import BundleError, InputError
 from anomaly.core.files import read_json, sha256_of_file, write_json
 from anomaly.core.progress import Progress, no_progress
 from anomaly.core.results import ScanStatus
+from anomaly.models.device import choose_device
 from anomaly.runs.reader import read_scores
-from anomaly.training.hardware import choose_device
 from pipelines.benchmark.planted_lesions import healthy_test_scans, label_row, plant_test_scans, write_labels
 from pipelines.benchmark.settings import BenchmarkSettings, EnsembleOf
 from pipelines.benchmark.speed.network_passes import network_passes

@@ -21,7 +21,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from anomaly.cohort.synthetic import Kind, SyntheticScan, lesion_shapes, planted_scans
+from anomaly.cohort.synthetic import Kind, PlantedScan, lesion_shapes, planted_scans
 from anomaly.core.files import atomic_path
 from anomaly.core.image_views import Array
 from anomaly.models.base import Detector, Generator
@@ -104,7 +104,7 @@ def samples_of(detector: Generator) -> list[Array]:
     return [_upright(plane) for plane in planes]
 
 
-def _lesions(model: Benched, shapes: Path | None) -> list[SyntheticScan]:
+def _lesions(model: Benched, shapes: Path | None) -> list[PlantedScan]:
     masks = None if shapes is None else lesion_shapes(shapes, model.held_out.grid)
     found = []
     for kind in KINDS:
@@ -113,7 +113,7 @@ def _lesions(model: Benched, shapes: Path | None) -> list[SyntheticScan]:
     return found
 
 
-def _restored(scorer: Scorer, scan: SyntheticScan) -> tuple[Array, Array, Array, Array, Array]:
+def _restored(scorer: Scorer, scan: PlantedScan) -> tuple[Array, Array, Array, Array, Array]:
     """Return the axial slice with most of the lesion: scan, lesion, pseudo-healthy scan, residual, evidence."""
     raw = scorer.infer(scan.voxels, scan.mask)
     scored = scorer.postprocess(raw, scan.voxels, scan.mask)

@@ -15,8 +15,10 @@ import torch
 from anomaly.core.errors import ConfigError
 from anomaly.core.progress import Progress, no_progress
 from anomaly.core.volume import FloatArray
-from anomaly.models.base import Detector, FitRun, Generator
+from anomaly.models.base import Detector, Generator
 from anomaly.models.registry import create
+from anomaly.training.fit import fit
+from anomaly.training.run import FitRun
 from pipelines.validation import cache_keys as fingerprints
 from pipelines.validation.baselines.naive_bayes_models import naive_bayes_of
 from pipelines.validation.datasets.avatars.dataset import Avatars
@@ -195,8 +197,7 @@ class Candidate:
     def detector(self) -> Examined:
         """The model, trained on all training pictures."""
         if isinstance(self.trial, NaiveBayesTrial):
-            run = FitRun(self.folder)
-            return naive_bayes_of(self.trial.naive_bayes, self.seen, self.world.avatars, run)
+            return naive_bayes_of(self.trial.naive_bayes, self.seen, self.world.avatars)
         return self._trained()
 
     def drawn(self, exam: str) -> FloatArray:
@@ -230,7 +231,7 @@ class Candidate:
         run = FitRun(
             self.folder / "training" / mark, self.model.training, device=self.device, progress=self.progress
         )
-        detector.fit(self.seen, (), run)
+        fit(detector, self.seen, (), run)
         return detector.eval()
 
     @property

@@ -26,7 +26,7 @@ from anomaly.core.files import atomic_path, write_json
 from anomaly.core.progress import Progress, no_progress
 from anomaly.core.provenance import now
 from anomaly.core.versions import software_versions
-from anomaly.training.hardware import choose_device
+from anomaly.models.device import choose_device
 from pipelines.common import cores, find_config
 from pipelines.validation import cache_keys as fingerprints
 from pipelines.validation.checks.avatars.conditional_samples import asked_looks

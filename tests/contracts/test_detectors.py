@@ -15,7 +15,9 @@ from safetensors.torch import load_file, save_file
 from anomaly.core.errors import ConfigError, TrainingError
 from anomaly.core.volume import Geometry
 from anomaly.models import registry
-from anomaly.models.base import Detector, Embedder, Evidence, FitReport, FitRun, Reconstructor
+from anomaly.models.base import Detector, Embedder, Evidence, Reconstructor
+from anomaly.training.fit import fit
+from anomaly.training.run import FitReport, FitRun
 from anomaly.training.settings import TrainingSettings
 from tests.models.factories import GRID, MemoryCohort, healthy_cohort, healthy_scan, images_of, planted_scan
 
@@ -75,7 +77,7 @@ def new(family: str) -> Detector:
 
 def fitted(family: str, folder: Path) -> tuple[Detector, FitReport]:
     detector = new(family)
-    return detector, detector.fit(healthy_cohort(), [planted_scan()], FitRun(folder, TRAINING, device="cpu"))
+    return detector, fit(detector, healthy_cohort(), [planted_scan()], FitRun(folder, TRAINING, device="cpu"))
 
 
 @pytest.fixture(scope="module", params=sorted(registry.FAMILIES))
@@ -221,7 +223,7 @@ def test_fitting_leaves_the_global_random_state_alone(family: str, tmp_path: Pat
     torch_before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index]  # noqa: NPY002
     detector = new(family)
     training = TRAINING.model_copy(update={"steps": 1})
-    detector.fit(healthy_cohort(), [], FitRun(tmp_path, training, device="cpu"))
+    fit(detector, healthy_cohort(), [], FitRun(tmp_path, training, device="cpu"))
     assert torch.equal(torch_before, torch.get_rng_state())
     assert np.array_equal(numpy_before, np.random.get_state()[1])  # type: ignore[index]  # noqa: NPY002
 
@@ -232,7 +234,7 @@ def test_refitting_with_the_same_seed_gives_equal_results(family: str, tmp_path:
     states = []
     for folder in (tmp_path / "first", tmp_path / "second"):
         detector = new(family)
-        detector.fit(healthy_cohort(), [], FitRun(folder, training, device="cpu"))
+        fit(detector, healthy_cohort(), [], FitRun(folder, training, device="cpu"))
         states.append(detector.state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
@@ -242,7 +244,7 @@ def test_the_report_says_what_was_done(family: str, tmp_path: Path) -> None:
     detector = new(family)
     told: list[tuple[int, int, str]] = []
     run = FitRun(tmp_path, TRAINING.model_copy(update={"steps": 2}), device="cpu", progress=collect(told))
-    report = detector.fit(healthy_cohort(), [planted_scan()], run)
+    report = fit(detector, healthy_cohort(), [planted_scan()], run)
     assert report.n_scans == 10
     assert report.n_parameters == detector.n_parameters()
     assert not detector.training
@@ -266,10 +268,10 @@ def test_unknown_settings_are_refused_with_the_valid_ones(family: str) -> None:
 
 def test_an_empty_cohort_is_refused(family: str, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="expected at least"):
-        new(family).fit(MemoryCohort([]), [], FitRun(tmp_path, TRAINING, device="cpu"))
+        fit(new(family), MemoryCohort([]), [], FitRun(tmp_path, TRAINING, device="cpu"))
 
 
 def test_a_cohort_on_another_grid_is_refused(family: str, tmp_path: Path) -> None:
     other = Geometry((10, 10, 10), np.eye(4))
     with pytest.raises(TrainingError, match="grid"):
-        new(family).fit(healthy_cohort(grid=other), [], FitRun(tmp_path, TRAINING, device="cpu"))
+        fit(new(family), healthy_cohort(grid=other), [], FitRun(tmp_path, TRAINING, device="cpu"))

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from anomaly.cohort.synthetic import PlantedScan
 from anomaly.core.covariates import covariates
 from anomaly.core.image_views import ImageView
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
-from anomaly.models.base import PlantedScan
 
 GRID = Geometry((16, 20, 12), np.diag([8.0, 8.0, 8.0, 1.0]))
 
@@ -59,7 +59,8 @@ def planted_scan(seed: int = 100, loss: float = 0.6, grid: Geometry = GRID) -> P
     voxels, mask = healthy_scan(seed, grid)
     target_slice = np.array(grid.shape).reshape(3, 1, 1, 1) // 2 + np.array([2, 1, 0]).reshape(3, 1, 1, 1)
     lesion = (np.sqrt(((np.indices(grid.shape) - target_slice) ** 2).sum(0)) < 2.6) & mask
-    return PlantedScan(np.where(lesion, voxels * (1 - loss), voxels).astype(np.float32), mask, lesion)
+    planted = np.where(lesion, voxels * (1 - loss), voxels).astype(np.float32)
+    return PlantedScan(planted, mask, lesion, "dark", loss)
 
 
 def images_of(voxels: FloatArray, mask: MaskArray, view: ImageView) -> tuple[Tensor, Tensor]:

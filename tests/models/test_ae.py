@@ -10,11 +10,12 @@ from anomaly.core.errors import ConfigError, TrainingError
 from anomaly.core.image_views import ImageView
 from anomaly.core.volume import Geometry
 from anomaly.models.ae import Autoencoder, AutoencoderSettings
-from anomaly.models.base import Embedder, FitRun
+from anomaly.models.base import Embedder, StepInfo
 from anomaly.models.components.closed_form import principal_components
 from anomaly.models.components.losses import LOSSES, LossName
 from anomaly.models.components.network import crop, pad, padded_shape, target_slice
-from anomaly.training.protocols import StepInfo
+from anomaly.training.fit import fit
+from anomaly.training.run import FitRun
 from tests.models.factories import GRID, MemoryCohort, healthy_cohort, healthy_scan, images_of
 
 
@@ -112,13 +113,13 @@ def test_neighbouring_slices_explain_the_middle_one() -> None:
 def test_a_latent_that_could_copy_the_image_is_refused(tmp_path: Path) -> None:
     detector = Autoencoder(AutoencoderSettings(channels=(8,), latent_size=16 * 20), GRID)
     with pytest.raises(TrainingError, match=r"latent_size 320 is not smaller than the image \(320 voxels\)"):
-        detector.fit(healthy_cohort(2), [], FitRun(tmp_path))
+        fit(detector, healthy_cohort(2), [], FitRun(tmp_path))
 
 
 def test_a_single_scan_is_too_few(tmp_path: Path) -> None:
     detector = Autoencoder(AutoencoderSettings(channels=(8,), latent_size=4), GRID)
     with pytest.raises(TrainingError, match=r"found 1 healthy scan\(s\).*expected at least 2"):
-        detector.fit(MemoryCohort(healthy_cohort(1).volumes), [], FitRun(tmp_path))
+        fit(detector, MemoryCohort(healthy_cohort(1).volumes), [], FitRun(tmp_path))
 
 
 @pytest.mark.parametrize("shape", [(5, 8), (5, 8, 9)])

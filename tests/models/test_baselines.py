@@ -9,17 +9,18 @@ from sklearn.decomposition import PCA
 
 from anomaly.core.errors import TrainingError
 from anomaly.models.atlas import Atlas, AtlasSettings
-from anomaly.models.base import FitRun
 from anomaly.models.components.closed_form import principal_components
 from anomaly.models.intensity import IntensitySettings, IntensityThreshold
 from anomaly.models.pca import PCASettings, PrincipalComponents
+from anomaly.training.fit import fit
+from anomaly.training.run import FitRun
 from tests.models.factories import GRID, MemoryCohort, healthy_cohort, healthy_scan, images_of
 
 
 def test_the_atlas_is_the_voxelwise_mean_and_sd(tmp_path: Path) -> None:
     cohort = healthy_cohort(6)
     atlas = Atlas(AtlasSettings(smooth_mm=0, floor=1e-9), GRID)
-    atlas.fit(cohort, [], FitRun(tmp_path))
+    fit(atlas, cohort, [], FitRun(tmp_path))
     voxels = np.stack([v for v, _ in cohort.volumes])
     everywhere = np.stack([m for _, m in cohort.volumes]).all(axis=0)
     assert np.allclose(atlas.mean.numpy()[everywhere], voxels.mean(0)[everywhere], atol=1e-5)
@@ -28,7 +29,7 @@ def test_the_atlas_is_the_voxelwise_mean_and_sd(tmp_path: Path) -> None:
 
 def test_the_atlas_gives_signed_standard_deviations(tmp_path: Path) -> None:
     atlas = Atlas(AtlasSettings(), GRID)
-    atlas.fit(healthy_cohort(6), [], FitRun(tmp_path))
+    fit(atlas, healthy_cohort(6), [], FitRun(tmp_path))
     images, mask = images_of(*healthy_scan(50), atlas.view)
     moved = images + 3 * atlas.sd * mask
     difference = atlas.evidence(moved, mask).maps["residual"] - atlas.evidence(images, mask).maps["residual"]
@@ -38,7 +39,7 @@ def test_the_atlas_gives_signed_standard_deviations(tmp_path: Path) -> None:
 def test_the_components_are_those_of_sklearn(tmp_path: Path) -> None:
     cohort = healthy_cohort(12)
     ours = PrincipalComponents(PCASettings(components=5), GRID)
-    ours.fit(cohort, [], FitRun(tmp_path))
+    fit(ours, cohort, [], FitRun(tmp_path))
     theirs = PCA(5, svd_solver="full").fit(np.stack([v.ravel() for v, _ in cohort.volumes]))
     alignment = np.abs(ours.components.numpy() @ theirs.components_.T)
     assert np.allclose(alignment, np.eye(5), atol=1e-2)
@@ -60,7 +61,7 @@ def test_a_scan_inside_the_subspace_has_no_residual(tmp_path: Path) -> None:
     everywhere = np.ones(GRID.shape, dtype=bool)
     cohort = MemoryCohort([(voxels, everywhere) for voxels, _ in cohort.volumes])
     model = PrincipalComponents(PCASettings(components=5), GRID)
-    model.fit(cohort, [], FitRun(tmp_path))
+    fit(model, cohort, [], FitRun(tmp_path))
     evidence = model.evidence(*images_of(*cohort[2], model.view))
     assert evidence.maps["residual"].abs().max() < 1e-3
     assert evidence.terms["hotelling"] > 0
@@ -69,18 +70,18 @@ def test_a_scan_inside_the_subspace_has_no_residual(tmp_path: Path) -> None:
 def test_more_components_than_scans_are_refused(tmp_path: Path) -> None:
     model = PrincipalComponents(PCASettings(components=6), GRID)
     with pytest.raises(TrainingError, match=r"found 6 .*expected at least 7"):
-        model.fit(healthy_cohort(6), [], FitRun(tmp_path))
+        fit(model, healthy_cohort(6), [], FitRun(tmp_path))
 
 
 def test_a_cohort_of_copies_is_refused(tmp_path: Path) -> None:
     model = PrincipalComponents(PCASettings(components=2), GRID)
     with pytest.raises(TrainingError, match="duplicates"):
-        model.fit(MemoryCohort([healthy_scan(0)] * 5), [], FitRun(tmp_path))
+        fit(model, MemoryCohort([healthy_scan(0)] * 5), [], FitRun(tmp_path))
 
 
 def test_the_intensity_threshold_is_the_distance_from_the_median(tmp_path: Path) -> None:
     model = IntensityThreshold(IntensitySettings(), GRID)
-    model.fit(healthy_cohort(5), [], FitRun(tmp_path))
+    fit(model, healthy_cohort(5), [], FitRun(tmp_path))
     images, mask = images_of(*healthy_scan(3), model.view)
     medians = [np.median(v[m]) for v, m in healthy_cohort(5).volumes]
     assert abs(float(model.median) - np.median(medians)) < 1e-3

@@ -13,10 +13,11 @@ from torch import Tensor
 from anomaly.core.covariates import UNKNOWN_COVARIATES
 from anomaly.core.errors import TrainingError
 from anomaly.core.volume import FloatArray
-from anomaly.models.base import ConditionalGenerator, FitRun, interpolated
+from anomaly.models.base import ConditionalGenerator, StepInfo, interpolated
 from anomaly.models.cvae import ConditionalSettings, ConditionalVariationalAutoencoder
 from anomaly.models.vae import VariationalAutoencoder, VariationalSettings
-from anomaly.training.protocols import StepInfo
+from anomaly.training.fit import fit
+from anomaly.training.run import FitRun
 from anomaly.training.settings import AugmentationSettings, TrainingSettings
 from tests.models.factories import (
     GRID,
@@ -50,7 +51,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> ConditionalVariationalA
     training = TrainingSettings(
         steps=100, batch_size=8, learning_rate=5e-3, warmup=2, validate_every=100, augmentation=plain
     )
-    detector.fit(cohort, [], FitRun(tmp_path_factory.mktemp("cvae"), training, device="cpu"))
+    fit(detector, cohort, [], FitRun(tmp_path_factory.mktemp("cvae"), training, device="cpu"))
     return detector
 
 
@@ -184,7 +185,7 @@ class Anonymous(MemoryCohort):
 def test_a_cohort_of_unknown_subjects_is_refused(tmp_path: Path) -> None:
     cohort = Anonymous([healthy_scan(seed) for seed in range(3)])
     with pytest.raises(TrainingError, match="found neither age nor sex"):
-        new().fit(cohort, [], FitRun(tmp_path, TrainingSettings(steps=1), device="cpu"))
+        fit(new(), cohort, [], FitRun(tmp_path, TrainingSettings(steps=1), device="cpu"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,7 +200,7 @@ def test_a_model_is_told_what_the_volumes_come_with(tmp_path: Path) -> None:
     detector = new(covariates=[{"name": "kind", "values": 3}])
     cohort = OfKinds([healthy_scan(seed) for seed in range(6)])
     validation = [replace(planted_scan(), covariates=cohort.covariates(0))]
-    detector.fit(cohort, validation, FitRun(tmp_path, TrainingSettings(steps=2, validate_every=2), device="cpu"))
+    fit(detector, cohort, validation, FitRun(tmp_path, TrainingSettings(steps=2, validate_every=2), device="cpu"))
     images, mask = images_of(*healthy_scan(0), detector.view)
     with torch.inference_mode():
         first, second, nothing = (
@@ -213,8 +214,11 @@ def test_a_model_is_told_what_the_volumes_come_with(tmp_path: Path) -> None:
 
 def test_a_model_that_is_told_other_things_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"told kind \(one of 0 to 2\), but the volumes come with 2 number"):
-        new(covariates=[{"name": "kind", "values": 3}]).fit(
-            healthy_cohort(), [], FitRun(tmp_path, TrainingSettings(steps=1), device="cpu")
+        fit(
+            new(covariates=[{"name": "kind", "values": 3}]),
+            healthy_cohort(),
+            [],
+            FitRun(tmp_path, TrainingSettings(steps=1), device="cpu"),
         )
 
 

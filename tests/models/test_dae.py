@@ -8,9 +8,10 @@ import torch
 
 from anomaly.core.errors import ConfigError, TrainingError
 from anomaly.models import registry
-from anomaly.models.base import FitRun
+from anomaly.models.base import StepInfo
 from anomaly.models.dae import DenoisingAutoencoder
-from anomaly.training.protocols import StepInfo
+from anomaly.training.fit import fit
+from anomaly.training.run import FitRun
 from anomaly.training.settings import TrainingSettings
 from tests.models.factories import GRID, healthy_cohort, healthy_scan, images_of, planted_scan
 
@@ -38,7 +39,7 @@ def test_a_volume_of_any_shape_is_padded_and_cropped() -> None:
 def test_volumes_are_learnt_and_the_atlas_is_shown(tmp_path: Path) -> None:
     detector = new(severity_weight=1.0, components=2)
     training = TrainingSettings(steps=2, batch_size=1, validate_every=1, num_workers=1)
-    detector.fit(healthy_cohort(6), [planted_scan()], FitRun(tmp_path, training, device="cpu"))
+    fit(detector, healthy_cohort(6), [planted_scan()], FitRun(tmp_path, training, device="cpu"))
     assert detector.mean is not None
     assert detector.components is not None
     expected = sum(torch.from_numpy(healthy_scan(seed)[0]) for seed in range(6)) / 6
@@ -57,13 +58,13 @@ def test_volumes_are_learnt_and_the_atlas_is_shown(tmp_path: Path) -> None:
 
 def test_more_components_than_half_of_the_scans_can_give_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"found 6 healthy scans; model\.components = 3 needs at least 7"):
-        new(components=3).fit(healthy_cohort(6), [], FitRun(tmp_path, device="cpu"))
+        fit(new(components=3), healthy_cohort(6), [], FitRun(tmp_path, device="cpu"))
 
 
 def test_patches_are_learnt(tmp_path: Path) -> None:
     detector = new(view={"kind": "patch", "size": (8, 8, 8)}, mirror=False, atlas=False, severity_weight=0.0)
     training = TrainingSettings(steps=1, batch_size=2, validate_every=1, num_workers=0)
-    detector.fit(healthy_cohort(2), [], FitRun(tmp_path, training, device="cpu"))
+    fit(detector, healthy_cohort(2), [], FitRun(tmp_path, training, device="cpu"))
     with torch.inference_mode():
         assert set(detector.evidence(*images_of(*healthy_scan(9), detector.view)).maps) == {"residual"}
 

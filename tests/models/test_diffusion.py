@@ -10,9 +10,10 @@ from torch import Tensor
 
 from anomaly.core.errors import ConfigError, TrainingError
 from anomaly.models import registry
-from anomaly.models.base import FitRun, either_foreground, interpolated
+from anomaly.models.base import StepInfo, either_foreground, interpolated
 from anomaly.models.diffusion import DenoisingInputs, DiffusionModel
-from anomaly.training.protocols import StepInfo
+from anomaly.training.fit import fit
+from anomaly.training.run import FitRun
 from anomaly.training.settings import TrainingSettings
 from tests.models.factories import GRID, awaken, healthy_cohort, healthy_scan, images_of
 
@@ -267,7 +268,7 @@ def test_noise_is_continuous_across_neighbouring_slices() -> None:
 def test_patches_and_slabs_can_be_trained_on(changes: dict[str, Any], tmp_path: Path) -> None:
     detector = new(noise="coarse", masked="patch", **changes)
     training = TrainingSettings(steps=1, batch_size=2, validate_every=1)
-    detector.fit(healthy_cohort(2), [], FitRun(tmp_path, training, device="cpu"))
+    fit(detector, healthy_cohort(2), [], FitRun(tmp_path, training, device="cpu"))
     with torch.inference_mode():
         images, mask = images_of(*healthy_scan(9), detector.view)
         assert detector.evidence(images, mask).maps["residual"].shape == mask.shape
@@ -275,7 +276,7 @@ def test_patches_and_slabs_can_be_trained_on(changes: dict[str, Any], tmp_path: 
 
 def test_a_context_code_that_could_copy_the_image_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="latent_size 320 is not smaller than the image"):
-        new(context=True, context_size=320).fit(healthy_cohort(2), [], FitRun(tmp_path))
+        fit(new(context=True, context_size=320), healthy_cohort(2), [], FitRun(tmp_path))
 
 
 @pytest.mark.parametrize(

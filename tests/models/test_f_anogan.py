@@ -14,9 +14,10 @@ from torch import Tensor
 from anomaly.core.covariates import UNKNOWN_COVARIATES, covariates
 from anomaly.core.errors import TrainingError
 from anomaly.core.volume import FloatArray
-from anomaly.models.base import ConditionalGenerator, Embedder, FitRun, Generator, interpolated
+from anomaly.models.base import ConditionalGenerator, Embedder, Generator, StepInfo, interpolated
 from anomaly.models.f_anogan import GANSettings, GenerativeAdversarial, beside, on_sphere
-from anomaly.training.protocols import StepInfo
+from anomaly.training.fit import fit
+from anomaly.training.run import FitRun
 from anomaly.training.settings import TrainingSettings
 from tests.models.factories import (
     GRID,
@@ -41,8 +42,10 @@ def moment(step: int, steps: int = 100, covariates: Tensor | None = None) -> Ste
     return StepInfo(step, steps, torch.Generator().manual_seed(0), covariates)
 
 
-def fit(detector: GenerativeAdversarial, folder: Path, training: TrainingSettings = TRAINING) -> tuple[str, ...]:
-    return detector.fit(healthy_cohort(4), [planted_scan()], FitRun(folder, training, device="cpu")).notes
+def trained(
+    detector: GenerativeAdversarial, folder: Path, training: TrainingSettings = TRAINING
+) -> tuple[str, ...]:
+    return fit(detector, healthy_cohort(4), [planted_scan()], FitRun(folder, training, device="cpu")).notes
 
 
 def slices(detector: GenerativeAdversarial, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -80,7 +83,7 @@ def test_the_encoder_can_be_validated_once_it_has_learnt_a_little() -> None:
 
 def test_a_running_mean_of_the_generator_makes_the_images(tmp_path: Path) -> None:
     detector = new()
-    fit(detector, tmp_path)
+    trained(detector, tmp_path)
     mean, last = detector.network.steady, detector.network.generator
     assert not torch.equal(mean.linear.weight, last.linear.weight)
     z = detector.codes(2, torch.Generator().manual_seed(0))
@@ -146,19 +149,19 @@ def test_samples_come_from_the_generator_of_random_numbers_alone() -> None:
 
 def test_a_latent_as_large_as_the_image_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"lower model\.latent_size"):
-        fit(new(latent_size=16 * 20), tmp_path)
+        trained(new(latent_size=16 * 20), tmp_path)
 
 
 def test_patches_are_learnt_in_3d(tmp_path: Path) -> None:
     detector = new(view={"kind": "patch", "size": (8, 8, 8)})
-    fit(detector, tmp_path)
+    trained(detector, tmp_path)
     assert detector.sample(2, torch.Generator().manual_seed(0)).shape == (2, 1, 8, 8, 8)
 
 
 def test_all_players_learn_also_in_bfloat16(tmp_path: Path) -> None:
     detector = new()
     before = {name: value.clone() for name, value in detector.network.named_parameters()}
-    fit(detector, tmp_path, TRAINING.model_copy(update={"precision": "bf16"}))
+    trained(detector, tmp_path, TRAINING.model_copy(update={"precision": "bf16"}))
     moved = {
         name.split(".")[0] for name, value in detector.network.named_parameters() if (value != before[name]).any()
     }
@@ -176,7 +179,7 @@ def test_a_generator_that_has_collapsed_is_told_of_in_log_and_report(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        notes = fit(new(Collapsed), tmp_path)
+        notes = trained(new(Collapsed), tmp_path)
     assert "the generator repeats itself" in notes[0]
     assert "step 4: the generator repeats itself" in caplog.messages[0]
     log = pd.read_csv(next(tmp_path.rglob("metrics.csv")))
@@ -184,13 +187,13 @@ def test_a_generator_that_has_collapsed_is_told_of_in_log_and_report(
 
 
 def test_a_generator_that_has_not_collapsed_is_not_said_to_have(tmp_path: Path) -> None:
-    notes = fit(new(), tmp_path)
+    notes = trained(new(), tmp_path)
     assert not any("repeats itself" in note for note in notes)
 
 
 def conditional(folder: Path) -> GenerativeAdversarial:
     detector = new(conditional=True)
-    fit(detector, folder)
+    trained(detector, folder)
     return detector
 
 
@@ -243,7 +246,7 @@ def test_a_conditional_generator_makes_images_of_the_age_it_is_told(tmp_path: Pa
     cohort = Darkening([(voxels / (1 + n % 2), mask) for n, (voxels, mask) in enumerate(scans)])
     training = TRAINING.model_copy(update={"steps": 240, "batch_size": 16, "validate_every": 240})
     detector = new(conditional=True, critic_steps=1, encoder_share=0.2)
-    detector.fit(cohort, [], FitRun(tmp_path, training, device="cpu"))
+    fit(detector, cohort, [], FitRun(tmp_path, training, device="cpu"))
     with torch.no_grad():
         young, old = (
             detector.sample_given(torch.tensor([[age, 0.0]]).expand(32, 2), torch.Generator().manual_seed(0))
@@ -266,7 +269,7 @@ def test_subjects_may_be_of_kinds_instead_of_an_age_and_a_sex(told: bool, tmp_pa
     detector = new(conditional=told, covariates=[{"name": "kind", "values": 3}])
     cohort = OfKinds([healthy_scan(seed) for seed in range(4)])
     validation = [replace(planted_scan(), covariates=cohort.covariates(0))]
-    detector.fit(cohort, validation, FitRun(tmp_path, TRAINING, device="cpu"))
+    fit(detector, cohort, validation, FitRun(tmp_path, TRAINING, device="cpu"))
     images, mask = slices(detector)
     with torch.inference_mode():
         first, second = (
@@ -340,7 +343,7 @@ class Nameless(MemoryCohort):
 def test_a_conditional_model_of_subjects_of_whom_nothing_is_known_is_refused(tmp_path: Path) -> None:
     cohort = Nameless([healthy_scan(seed) for seed in range(3)])
     with pytest.raises(TrainingError, match=r"participants\.tsv"):
-        new(conditional=True).fit(cohort, [], FitRun(tmp_path, TRAINING, device="cpu"))
+        fit(new(conditional=True), cohort, [], FitRun(tmp_path, TRAINING, device="cpu"))
 
 
 def test_the_running_mean_of_the_generator_is_not_trained() -> None:

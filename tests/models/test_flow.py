@@ -11,9 +11,10 @@ from torch import Tensor
 
 from anomaly.core.errors import ConfigError
 from anomaly.core.volume import Geometry
-from anomaly.models.base import FitRun, either_foreground, interpolated
+from anomaly.models.base import StepInfo, either_foreground, interpolated
 from anomaly.models.flow import CouplingFlow, FlowSettings, NormalisingFlow
-from anomaly.training.protocols import StepInfo
+from anomaly.training.fit import fit
+from anomaly.training.run import FitRun
 from anomaly.training.settings import AugmentationSettings, TrainingSettings
 from tests.models.factories import GRID, healthy_cohort, healthy_scan, images_of
 
@@ -242,7 +243,7 @@ def test_the_mean_is_voxelwise_where_an_image_is_one_location() -> None:
 def test_images_that_are_one_location_can_be_trained_on_and_sampled(tmp_path: Path) -> None:
     detector = new(**WHOLE, noise_sd=0.01)
     training = TrainingSettings(steps=3, batch_size=4, validate_every=3)
-    detector.fit(healthy_cohort(4), [], FitRun(tmp_path, training, device="cpu"))
+    fit(detector, healthy_cohort(4), [], FitRun(tmp_path, training, device="cpu"))
     samples = detector.sample(3, torch.Generator().manual_seed(0))
     assert samples.shape == (3, 1, 16, 20)
     assert samples.isfinite().all()
@@ -273,7 +274,7 @@ def test_training_makes_healthy_scans_more_likely(tmp_path: Path) -> None:
     training = TrainingSettings(
         steps=40, batch_size=4, learning_rate=5e-3, warmup=2, validate_every=40, augmentation=same
     )
-    detector.fit(healthy_cohort(), [], FitRun(tmp_path, training, device="cpu"))
+    fit(detector, healthy_cohort(), [], FitRun(tmp_path, training, device="cpu"))
     with torch.no_grad():
         after = detector.evidence(images, mask).terms["negative_log_likelihood"]
     assert float(after) < float(before) - 0.1

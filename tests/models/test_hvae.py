@@ -10,7 +10,7 @@ from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from anomaly.core.errors import ConfigError, TrainingError
 from anomaly.core.volume import Geometry
-from anomaly.models.base import Embedder, FitRun, Generator
+from anomaly.models.base import Embedder, Generator, StepInfo
 from anomaly.models.hvae import (
     HierarchicalSettings,
     HierarchicalVariationalAutoencoder,
@@ -18,7 +18,8 @@ from anomaly.models.hvae import (
     level_distributions,
     posterior_mean,
 )
-from anomaly.training.protocols import StepInfo
+from anomaly.training.fit import fit
+from anomaly.training.run import FitRun
 from anomaly.training.settings import TrainingSettings
 from tests.models.factories import GRID, healthy_cohort, healthy_scan, images_of
 
@@ -187,7 +188,7 @@ def test_a_collapsed_level_gives_a_warning_with_a_remedy() -> None:
 def test_patches_and_volumes_can_be_trained_on(view: dict[str, Any], tmp_path: Path) -> None:
     detector = new(view=view, latents=(6, 2), beta_warmup=(0.2, 0.2))
     training = TrainingSettings(steps=2, batch_size=2, validate_every=2)
-    detector.fit(healthy_cohort(3), [], FitRun(tmp_path, training, device="cpu"))
+    fit(detector, healthy_cohort(3), [], FitRun(tmp_path, training, device="cpu"))
     images, mask = images_of(*healthy_scan(9), detector.view)
     with torch.inference_mode():
         assert detector.evidence(images, mask).maps["kl_2"].shape == mask.shape
@@ -195,7 +196,7 @@ def test_patches_and_volumes_can_be_trained_on(view: dict[str, Any], tmp_path: P
 
 def test_levels_that_could_copy_the_image_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"found 326 latent units for an image of 320 voxels"):
-        new(latents=(6, 8, 2)).fit(healthy_cohort(), [], FitRun(tmp_path, device="cpu"))
+        fit(new(latents=(6, 8, 2)), healthy_cohort(), [], FitRun(tmp_path, device="cpu"))
 
 
 @pytest.mark.parametrize(
@@ -268,7 +269,7 @@ def test_a_bernoulli_model_returns_probabilities_and_their_elbo() -> None:
 
 def test_intensities_outside_0_to_1_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="Bernoulli likelihood expects 0 to 1"):
-        new(likelihood="bernoulli").fit(healthy_cohort(), [], FitRun(tmp_path, device="cpu"))
+        fit(new(likelihood="bernoulli"), healthy_cohort(), [], FitRun(tmp_path, device="cpu"))
 
 
 def test_a_bernoulli_model_decodes_codes_to_probabilities() -> None:

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from anomaly.core.errors import ConfigError
-from anomaly.models.base import Decoder, interpolated, interpolates
+from anomaly.models.base import Decoder, StepInfo, interpolated, interpolates
 from anomaly.models.components.latent_autoencoder import QuantisedAutoencoder
 from anomaly.models.latent_diffusion import LatentDiffusion, LatentDiffusionSettings
-from anomaly.training.protocols import StepInfo
 from tests.models.factories import GRID, healthy_scan, images_of
 
 SMALL = {

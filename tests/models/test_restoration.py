@@ -9,10 +9,11 @@ from torch import Tensor
 
 from anomaly.core.errors import ConfigError
 from anomaly.models import registry
-from anomaly.models.base import FitRun
+from anomaly.models.base import StepInfo
 from anomaly.models.components.corruption import CorruptionSettings, corrupt
 from anomaly.models.restoration import RestorationNetwork, graded, restored
-from anomaly.training.protocols import StepInfo
+from anomaly.training.fit import fit
+from anomaly.training.run import FitRun
 from anomaly.training.settings import TrainingSettings
 from tests.models.factories import GRID, healthy_cohort, healthy_scan, images_of, planted_scan
 
@@ -135,7 +136,7 @@ def test_background_stays_background_and_a_black_voxel_of_the_brain_can_be_resto
 def test_volumes_slabs_and_patches_are_learnt(changes: dict[str, Any], tmp_path: Path) -> None:
     detector = new(**changes)
     training = TrainingSettings(steps=2, batch_size=2, validate_every=2, num_workers=0)
-    detector.fit(healthy_cohort(3), [planted_scan()], FitRun(tmp_path, training, device="cpu"))
+    fit(detector, healthy_cohort(3), [planted_scan()], FitRun(tmp_path, training, device="cpu"))
     images, mask = images_of(*healthy_scan(9), detector.view)
     with torch.inference_mode():
         evidence = detector.evidence(images, mask)
@@ -147,7 +148,7 @@ def test_volumes_slabs_and_patches_are_learnt(changes: dict[str, Any], tmp_path:
 def test_a_more_severe_corruption_gives_more_predicted_severity(tmp_path: Path) -> None:
     detector = new(**SLICES, severity_weight=3.0, steps=2)
     training = TrainingSettings(steps=60, batch_size=8, learning_rate=5e-3, warmup=2, validate_every=60)
-    detector.fit(healthy_cohort(), [], FitRun(tmp_path, training, device="cpu"))
+    fit(detector, healthy_cohort(), [], FitRun(tmp_path, training, device="cpu"))
     lesion = images_of(planted_scan().lesion.astype("float32"), planted_scan().mask, detector.view)[0][:, 1:2] > 0
     means = []
     for loss in (0.0, 0.1, 0.3, 0.6):

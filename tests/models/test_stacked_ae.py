@@ -8,12 +8,11 @@ from torch import Tensor
 
 from anomaly.core.covariates import UNKNOWN_COVARIATES
 from anomaly.core.errors import ConfigError
-from anomaly.models.base import Embedder
+from anomaly.models.base import Embedder, StepInfo
 from anomaly.models.components.losses import l2
 from anomaly.models.components.network import target_slice
 from anomaly.models.stacked_ae import StackedAutoencoder, StackedSettings
-from anomaly.training.module import LearnerModule
-from anomaly.training.protocols import StepInfo
+from anomaly.training.module import TrainingModule
 from anomaly.training.settings import TrainingSettings
 from tests.models.factories import GRID, healthy_scan, images_of
 
@@ -36,7 +35,7 @@ def changed_by_each_step(detector: StackedAutoencoder) -> list[set[int]]:
     """Return the layers whose weights every step of a training changes."""
     images, mask = images_of(*healthy_scan(0), detector.view)
     about = torch.from_numpy(UNKNOWN_COVARIATES).expand(len(images), -1)
-    module = LearnerModule(detector, TrainingSettings(steps=STEPS, learning_rate=1e-3, warmup=0), "")
+    module = TrainingModule(detector, TrainingSettings(steps=STEPS, learning_rate=1e-3, warmup=0), "")
     optimiser = module.configure_optimizers()["optimizer"]
     changed = []
     for step in range(STEPS):

@@ -14,11 +14,12 @@ from torch.distributions import Bernoulli, MultivariateNormal, Normal
 
 from anomaly.core.errors import ConfigError, TrainingError
 from anomaly.core.volume import FloatArray, MaskArray
-from anomaly.models.base import Embedder, FitRun, Generator, interpolated
+from anomaly.models.base import Embedder, Generator, StepInfo, interpolated
 from anomaly.models.components.network import target_slice
 from anomaly.models.components.variational import kl
 from anomaly.models.vae import VariationalAutoencoder, VariationalSettings
-from anomaly.training.protocols import StepInfo
+from anomaly.training.fit import fit
+from anomaly.training.run import FitRun
 from anomaly.training.settings import AugmentationSettings, TrainingSettings
 from tests.models.factories import GRID, MemoryCohort, healthy_cohort, healthy_scan, images_of, planted_scan
 
@@ -66,7 +67,7 @@ class Linear(VariationalAutoencoder):
 def trained(tmp_path_factory: pytest.TempPathFactory) -> VariationalAutoencoder:
     detector = new(latent_size=8)
     training = TrainingSettings(steps=120, batch_size=16, learning_rate=5e-3, warmup=2, validate_every=120)
-    detector.fit(healthy_cohort(), [], FitRun(tmp_path_factory.mktemp("vae"), training, device="cpu"))
+    fit(detector, healthy_cohort(), [], FitRun(tmp_path_factory.mktemp("vae"), training, device="cpu"))
     return detector
 
 
@@ -283,7 +284,7 @@ def test_neighbouring_slices_are_imputed_and_restored_in_the_middle() -> None:
 def test_patches_and_volumes_are_learnt_and_answered(view: dict[str, Any], tmp_path: Path) -> None:
     detector = new(view=view, kl_gradient=True, restoration_steps=2, context_encoding=0.5, restoration_rate=0.02)
     training = TrainingSettings(steps=2, batch_size=2, validate_every=2)
-    detector.fit(healthy_cohort(3), [], FitRun(tmp_path, training, device="cpu"))
+    fit(detector, healthy_cohort(3), [], FitRun(tmp_path, training, device="cpu"))
     images, mask = images_of(*healthy_scan(9), detector.view)
     with torch.inference_mode():
         maps = detector.evidence(images, mask).maps
@@ -323,7 +324,7 @@ def test_a_collapsed_code_is_a_warning_with_its_remedy() -> None:
 
 def test_active_units_are_in_the_report_of_a_training(tmp_path: Path) -> None:
     training = TrainingSettings(steps=2, validate_every=2)
-    report = new().fit(healthy_cohort(3), [], FitRun(tmp_path, training, device="cpu"))
+    report = fit(new(), healthy_cohort(3), [], FitRun(tmp_path, training, device="cpu"))
     assert 0 <= report.validation["active_units"] <= 6
 
 
@@ -364,7 +365,7 @@ def test_a_bernoulli_model_learns_what_is_black_and_what_is_white(tmp_path: Path
         steps=80, batch_size=16, learning_rate=1e-2, warmup=2, validate_every=80, augmentation=plain
     )
     cohort = MemoryCohort([binary_scan(seed) for seed in range(10)])
-    detector.fit(cohort, [], FitRun(tmp_path, training, device="cpu"))
+    fit(detector, cohort, [], FitRun(tmp_path, training, device="cpu"))
     images, mask = images_of(*binary_scan(300), detector.view)
     with torch.inference_mode():
         shown = detector.reconstruct(images, mask)
@@ -379,7 +380,7 @@ def test_intensities_that_are_no_probabilities_are_refused(tmp_path: Path) -> No
     with pytest.raises(
         TrainingError, match=r"scan 2 of 3 holds intensities .* Bernoulli likelihood expects 0 to 1"
     ):
-        new(likelihood="bernoulli").fit(cohort, [], FitRun(tmp_path, TrainingSettings(steps=1), device="cpu"))
+        fit(new(likelihood="bernoulli"), cohort, [], FitRun(tmp_path, TrainingSettings(steps=1), device="cpu"))
 
 
 def test_a_bernoulli_model_is_not_restored() -> None:

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from anomaly.core.errors import TrainingError
-from anomaly.models.base import Embedder, FitRun, Generator
+from anomaly.models.base import Embedder, Generator, StepInfo
 from anomaly.models.components.variational import kl, reparameterize
 from anomaly.models.vaegan import AdversarialVariational, VAEGANSettings, half_new
-from anomaly.training.protocols import StepInfo
+from anomaly.training.fit import fit
+from anomaly.training.run import FitRun
 from anomaly.training.settings import TrainingSettings
 from tests.models.factories import GRID, healthy_cohort, healthy_scan, images_of, planted_scan
 
@@ -30,8 +31,10 @@ def slices(detector: AdversarialVariational) -> tuple[Tensor, Tensor]:
     return images_of(*healthy_scan(0), detector.view)
 
 
-def fit(detector: AdversarialVariational, folder: Path, training: TrainingSettings = TRAINING) -> tuple[str, ...]:
-    return detector.fit(healthy_cohort(4), [planted_scan()], FitRun(folder, training, device="cpu")).notes
+def trained(
+    detector: AdversarialVariational, folder: Path, training: TrainingSettings = TRAINING
+) -> tuple[str, ...]:
+    return fit(detector, healthy_cohort(4), [planted_scan()], FitRun(folder, training, device="cpu")).notes
 
 
 def gradients(detector: AdversarialVariational, step: int) -> dict[str, Tensor]:
@@ -103,12 +106,12 @@ def test_it_makes_new_images_and_embeds() -> None:
 
 def test_a_latent_as_large_as_the_image_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"lower model\.latent_size"):
-        fit(new(latent_size=16 * 20), tmp_path)
+        trained(new(latent_size=16 * 20), tmp_path)
 
 
 def test_patches_are_learnt_in_3d_and_in_bfloat16(tmp_path: Path) -> None:
     detector = new(view={"kind": "patch", "size": (8, 8, 8)}, spectral_norm=True)
-    fit(detector, tmp_path, TRAINING.model_copy(update={"precision": "bf16"}))
+    trained(detector, tmp_path, TRAINING.model_copy(update={"precision": "bf16"}))
     assert detector.sample(2, torch.Generator().manual_seed(0)).shape == (2, 1, 8, 8, 8)
 
 
@@ -120,4 +123,4 @@ class Collapsed(AdversarialVariational):
 
 
 def test_new_images_that_are_all_the_same_are_reported(tmp_path: Path) -> None:
-    assert any("the generator repeats itself" in note for note in fit(new(Collapsed), tmp_path))
+    assert any("the generator repeats itself" in note for note in trained(new(Collapsed), tmp_path))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -12,7 +11,7 @@ from torch import Tensor
 from anomaly.core.covariates import UNKNOWN_COVARIATES
 from anomaly.core.image_views import ImageView, VolumeSource
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
-from anomaly.models.base import Detector, Evidence, FitReport, FitRun, ModelSettings, PlantedScan
+from anomaly.models.base import ClosedFormDetector, Evidence, ModelSettings
 
 SHAPE = (16, 18, 12)
 GRID = Geometry(SHAPE, np.diag([4.0, 4.0, 4.0, 1.0]))
@@ -23,7 +22,7 @@ class ConstantSettings(ModelSettings):
     view: ImageView = ImageView(kind="slice")
 
 
-class Constant(Detector):
+class Constant(ClosedFormDetector):
     """Expects 1.0 everywhere."""
 
     family: ClassVar[str] = "constant"
@@ -33,8 +32,8 @@ class Constant(Detector):
         super().__init__(ConstantSettings(view=view or ImageView(kind="slice")), GRID)
         self.register_buffer("expected", torch.tensor(1.0))
 
-    def fit(self, train: VolumeSource, validation: Sequence[PlantedScan], run: FitRun) -> FitReport:
-        return FitReport(n_scans=len(train))
+    def fit_closed_form(self, train: VolumeSource) -> None:
+        del train
 
     def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
         middle = images[:, images.shape[1] // 2][:, None]

@@ -34,9 +34,9 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from anomaly.core.image_views import VolumeSource
 from anomaly.evaluation.generation import Variety, variety
+from anomaly.models.base import Diagnostics
 from anomaly.models.components.conv_autoencoder import BottleneckDetector, LatentSettings
 from anomaly.models.components.network import GROUPS, crop, pad, padded_shape
-from anomaly.training.protocols import Diagnostics
 
 DECAY = 0.99  # of a generator's running mean
 Objective = Literal["wgan-gp", "non-saturating", "minimax"]

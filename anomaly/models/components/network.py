@@ -16,14 +16,10 @@ from pydantic import AfterValidator
 from torch import Tensor, nn
 
 from anomaly.core.errors import TrainingError
-from anomaly.core.files import sha256_of_json
 from anomaly.core.image_views import VolumeSource
 from anomaly.core.volume import Geometry
-from anomaly.models.base import Detector, Evidence, FitReport, FitRun, ModelSettings, PlantedScan
-from anomaly.training.protocols import Diagnostics, StepInfo
-from anomaly.training.settings import TrainingSettings
+from anomaly.models.base import Detector, Diagnostics, Evidence, ModelSettings, StepInfo
 
-FEWEST_SCANS = 2
 GROUPS = 8  # of group normalisation
 
 
@@ -54,14 +50,17 @@ class NetworkDetector(Detector):
 
     def __init__(self, settings: ModelSettings, grid: Geometry) -> None:
         super().__init__(settings, grid)
-        self._initialise(seed=0)
+        self.initialise(seed=0)
 
     @abstractmethod
     def build(self) -> nn.Module:
         """Return the network with fresh weights; the caller has seeded torch."""
 
     def corrupt(self, images: Tensor, mask: Tensor, rng: torch.Generator) -> tuple[Tensor, ...]:
-        """Return what the loss takes beside images and mask. Nothing, unless a family corrupts them.
+        """Return what the loss takes besides images and mask, e.g. corrupted images. It depends on no weight.
+
+        It is apart from the loss because a CPU makes it ahead, in another thread, while the network learns from
+        the batch before. Nothing, unless a family corrupts images.
 
         Parameters
         ----------
@@ -99,17 +98,28 @@ class NetworkDetector(Detector):
         return Evidence({"residual": residual(images, reconstruction, mask)}, apply_mask(reconstruction, mask))
 
     def trainable_part(self, step: int, steps: int) -> nn.Module:
-        """Return the part that a step changes: all, unless parts take turns; see ``Learner``."""
+        """Return the part of the detector whose weights this step changes; ``steps`` is the training's length.
+
+        The whole detector, unless parts of it take turns: generator and critic, the layers of a stack. The other
+        parts get no gradient, so the optimiser leaves them and their moments alone.
+        """
         del step, steps
         return self
 
     def ready_to_validate(self, step: int, steps: int) -> bool:
-        """Return whether there is something to validate after a step: always, unless parts take turns."""
+        """Return whether the detector can be validated after a step; before, no weights are kept as the best."""
         del step, steps
         return True
 
     def diagnostics(self, batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> Diagnostics:
-        """Return how the training goes beside its loss: nothing to say, unless there is a game; see ``Learner``."""
+        """Return measures of the training; computed at every validation, and at the end for the selected weights.
+
+        Parameters
+        ----------
+        batches
+            Endless, the same each time, and made as they are taken: images ``(B, C, *S)`` as the loss gets them,
+            masks ``(B, 1, *S)`` and covariates ``(B, D)``.
+        """
         del batches
         return Diagnostics()
 
@@ -120,7 +130,7 @@ class NetworkDetector(Detector):
 
     @property
     def compiles(self) -> bool:
-        """Whether torch can compile the networks; see ``Learner``."""
+        """Whether torch can compile the networks; it cannot where the loss contains a gradient."""
         return True
 
     def prepare(self, train: VolumeSource) -> None:
@@ -129,58 +139,17 @@ class NetworkDetector(Detector):
     def check(self, train: VolumeSource) -> None:
         """Raise TrainingError where this network cannot learn from these volumes."""
 
-    def fit(self, train: VolumeSource, validation: Sequence[PlantedScan], run: FitRun) -> FitReport:
-        """Train on healthy volumes; see the base class.
-
-        Raises
-        ------
-        TrainingError
-            If there are too few scans, or training goes wrong.
-        """
-        # Imported here, because lightning takes seconds to import and scoring does not need it.
-        from anomaly.training.fit import train as run_training
-
-        training = run.training if run.seed is None else run.training.model_copy(update={"seed": run.seed})
-        self._check(train)
-        self._initialise(training.seed)
-        self.prepare(train)
-        outcome = run_training(self, train, validation, training, run, self._fingerprint(train, training))
-        return FitReport(
-            n_scans=len(train),
-            steps=outcome.steps,
-            seconds=outcome.seconds,
-            n_parameters=self.n_parameters(),
-            validation=outcome.validation,
-            notes=outcome.notes,
-        )
-
     @property
     def image_shape(self) -> tuple[int, ...]:
         """S, the spatial shape of the images this model sees."""
         return self.view.image_shape(self.grid.shape)
 
-    def _initialise(self, seed: int) -> None:
+    def initialise(self, seed: int) -> None:
+        """Build the network anew, with the weights that a seed draws."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             self.network = self.build()
         self.eval()
-
-    def _check(self, train: VolumeSource) -> None:
-        if len(train) < FEWEST_SCANS:
-            raise TrainingError(
-                f"found {len(train)} healthy scan(s) to train {self.family!r} on; expected at least "
-                f"{FEWEST_SCANS}; ingest more scans, or give the training part a larger share of the split"
-            )
-        if not train.grid.same_as(self.grid):
-            raise TrainingError(
-                f"the cohort's grid is {train.grid.shape} at {train.grid.spacing} mm, the model's "
-                f"{self.grid.shape} at {self.grid.spacing} mm; create the model on the cohort's grid"
-            )
-        self.check(train)
-
-    def _fingerprint(self, train: VolumeSource, training: TrainingSettings) -> str:
-        settings = self.settings.model_dump(mode="json")
-        return sha256_of_json([settings, training.model_dump(mode="json"), len(train), self.grid.affine])
 
 
 def target_slice(images: Tensor) -> Tensor:

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from anomaly.core.errors import TrainingError
 from anomaly.core.image_views import VolumeSource
+from anomaly.models.base import StepInfo
 from anomaly.models.components.network import apply_mask, residual, target_slice
-from anomaly.training.protocols import StepInfo
 
 Likelihood = Literal["gaussian", "bernoulli"]
 

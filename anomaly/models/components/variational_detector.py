@@ -29,7 +29,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from anomaly.core.image_views import VolumeSource
-from anomaly.models.base import Evidence
+from anomaly.models.base import Diagnostics, Evidence
 from anomaly.models.components.conv_autoencoder import BottleneckDetector, LatentSettings
 from anomaly.models.components.network import GROUPS, apply_mask, residual, target_slice
 from anomaly.models.components.random_boxes import hide_boxes
@@ -42,7 +42,6 @@ from anomaly.models.components.variational import (
     log_likelihood,
     reparameterize,
 )
-from anomaly.training.protocols import Diagnostics
 
 ACTIVE = 0.01  # Var_x(μ_d) of a unit that says something of the image (Burda et al. 2016)
 FEWEST_ACTIVE = 0.1  # share of the units; fewer, and the code has collapsed

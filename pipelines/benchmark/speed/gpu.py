@@ -34,7 +34,7 @@ from anomaly.models.components.network import NetworkDetector
 from anomaly.models.registry import FAMILIES, create, detector_class
 from anomaly.preprocessing.template import template_on
 from anomaly.scoring.scorer import Scorer
-from anomaly.training.protocols import Run
+from anomaly.training.run import FitRun
 from anomaly.training.settings import TrainingSettings
 from pipelines.benchmark.speed.step_timing import step_flop, step_seconds
 from pipelines.common import cores, find_config, shipped_configs
@@ -126,7 +126,7 @@ def measured(
     detector: Any = create(experiment.model_settings(), brains.grid)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            run = Run(Path(folder) / "run", device=device, resume=False, **VARIANTS[variant])
+            run = FitRun(Path(folder) / "run", device=device, resume=False, **VARIANTS[variant])
             seconds = step_seconds(detector, brains, settings, run, steps)
         flop = step_flop(detector, brains, settings, device, steps)
         scan = scan_seconds(detector, experiment, brains, device)

@@ -7,7 +7,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from anomaly.core.image_views import VolumeSource
+from anomaly.models.base import StepInfo
+from anomaly.models.device import on_gpu
 from anomaly.training.batches import Batch, ImageBatches
-from anomaly.training.fit import train
-from anomaly.training.hardware import in_bfloat16, on_gpu
-from anomaly.training.module import LearnerModule
-from anomaly.training.protocols import Run, StepInfo
+from anomaly.training.fit import train_network
+from anomaly.training.hardware import in_bfloat16
+from anomaly.training.module import TrainingModule
+from anomaly.training.run import FitRun
 from anomaly.training.settings import TrainingSettings
 
 WARM_UP = 3
@@ -50,7 +52,7 @@ class StepCost:
 
 
 class _Clocked:
-    """A learner's stand-in for one method: notes when it was called."""
+    """A detector's stand-in for one method: notes when it was called."""
 
     def __init__(self, call: Callable[..., Any]) -> None:
         self.call, self.times = call, list[float]()
@@ -61,7 +63,7 @@ class _Clocked:
 
 
 class _Stopwatch:
-    """A learner's stand-in for its loss: notes when it was called at two steps. Copies share what they note."""
+    """A detector's stand-in for its loss: notes when it was called at two steps. Copies share what they note."""
 
     def __init__(self, loss: Callable[..., Any], begin: int, end: int, device: str) -> None:
         self.loss, self.begin, self.end, self.device = loss, begin, end, device
@@ -84,12 +86,12 @@ class _Stopwatch:
         return (self.noted[self.end] - self.noted[self.begin]) / (self.end - self.begin)
 
 
-def step_seconds(learner: Any, source: VolumeSource, settings: TrainingSettings, run: Run, steps: int) -> float:
+def step_seconds(detector: Any, source: VolumeSource, settings: TrainingSettings, run: FitRun, steps: int) -> float:
     """Return the seconds of a step of a whole training, read to written, once it has warmed up.
 
     Parameters
     ----------
-    learner
+    detector
         What to train; its weights are changed.
     source
         Volumes to train on.
@@ -100,27 +102,27 @@ def step_seconds(learner: Any, source: VolumeSource, settings: TrainingSettings,
     steps
         Steps to time, after a few to warm up.
     """
-    watch = _Stopwatch(learner.loss, WARM_UP, WARM_UP + steps, "cuda" if on_gpu(run.device) else "cpu")
-    learner.loss = watch
+    watch = _Stopwatch(detector.loss, WARM_UP, WARM_UP + steps, "cuda" if on_gpu(run.device) else "cpu")
+    detector.loss = watch
     try:
-        train(learner, source, [], _timed(settings, steps), run, "bench")
+        train_network(detector, source, [], replace(run, training=_timed(settings, steps)))
     finally:
-        del learner.loss
+        del detector.loss
         shutil.rmtree(run.folder, ignore_errors=True)
     return watch.seconds
 
 
-def step_flop(learner: Any, source: VolumeSource, settings: TrainingSettings, device: str, steps: int) -> float:
+def step_flop(detector: Any, source: VolumeSource, settings: TrainingSettings, device: str, steps: int) -> float:
     """Return the operations of the forward and backward pass of a step, of those that :func:`step_seconds` times.
 
     As usual, only floating-point products count (convolutions, matrices, attention), each with its sum: 2
     operations. It is the mean over steps; each costs what the first one costs that has the same part learn.
     """
     settings = _timed(settings, steps)
-    module = LearnerModule(copy.deepcopy(learner), settings, "").train().to(device)
-    stream = ImageBatches(source, learner.view, settings.batch_size, settings.seed)
+    module = TrainingModule(copy.deepcopy(detector), settings, "").train().to(device)
+    stream = ImageBatches(source, detector.view, settings.batch_size, settings.seed)
     found: dict[nn.Module, int] = {}
-    parts = [module.learner.trainable_part(step, settings.steps) for step in range(WARM_UP, WARM_UP + steps)]
+    parts = [module.detector.trainable_part(step, settings.steps) for step in range(WARM_UP, WARM_UP + steps)]
     for step, part in enumerate(parts, WARM_UP):
         if part not in found:
             batch = stream.batch(step)
@@ -138,7 +140,7 @@ def _timed(settings: TrainingSettings, steps: int) -> TrainingSettings:
 
 
 def step_overhead(
-    learner: Any,
+    detector: Any,
     source: VolumeSource,
     settings: TrainingSettings,
     folder: Path,
@@ -150,7 +152,7 @@ def step_overhead(
 
     Parameters
     ----------
-    learner
+    detector
         A network detector with ``loss`` and ``reconstruct``; its weights are changed.
     source
         Volumes to train on, as training would be given them (memory-mapped).
@@ -167,44 +169,44 @@ def step_overhead(
     """
     bare, full = list[float](), list[float]()
     for turn in range(turns):
-        bare.append(_bare_step_seconds(learner, source, settings, steps, device))
-        full.append(_full_step_seconds(learner, source, settings, folder / str(turn), steps, device))
+        bare.append(_bare_step_seconds(detector, source, settings, steps, device))
+        full.append(_full_step_seconds(detector, source, settings, folder / str(turn), steps, device))
     return StepCost(full=tuple(full), bare=tuple(bare))
 
 
 def _full_step_seconds(
-    learner: Any, source: VolumeSource, settings: TrainingSettings, folder: Path, steps: int, device: str
+    detector: Any, source: VolumeSource, settings: TrainingSettings, folder: Path, steps: int, device: str
 ) -> float:
     total = steps + WARM_UP + 1
     timed = settings.model_copy(update={"steps": total, "validate_every": total})
-    clock = _Clocked(learner.loss)
-    learner.loss = clock
+    clock = _Clocked(detector.loss)
+    detector.loss = clock
     try:
-        train(learner, source, [], timed, Run(folder, device=device, resume=False), "bench")
+        train_network(detector, source, [], FitRun(folder, timed, device=device, resume=False))
     finally:
-        del learner.loss
+        del detector.loss
         shutil.rmtree(folder, ignore_errors=True)  # checkpoints of every turn would fill a disk
     _wait(device)
     return _median_step(clock.times)
 
 
 def _bare_step_seconds(
-    learner: Any, source: VolumeSource, settings: TrainingSettings, steps: int, device: str
+    detector: Any, source: VolumeSource, settings: TrainingSettings, steps: int, device: str
 ) -> float:
-    learner.to(device).train()
-    _, images, mask, _ = ImageBatches(source, learner.view, settings.batch_size, settings.seed).batch(0)
+    detector.to(device).train()
+    _, images, mask, _ = ImageBatches(source, detector.view, settings.batch_size, settings.seed).batch(0)
     images, mask = images.to(device), mask.to(device)
-    optimizer = torch.optim.AdamW(learner.parameters(), lr=settings.learning_rate)
+    optimizer = torch.optim.AdamW(detector.parameters(), lr=settings.learning_rate)
     times = []
     for _ in range(steps + WARM_UP + 1):
         times.append(time.perf_counter())
-        _bare_step(learner, images, mask, optimizer, settings, device)
+        _bare_step(detector, images, mask, optimizer, settings, device)
         _wait(device)
     return _median_step(times)
 
 
 def _bare_step(
-    learner: Any,
+    detector: Any,
     images: Tensor,
     mask: Tensor,
     optimizer: torch.optim.Optimizer,
@@ -213,7 +215,7 @@ def _bare_step(
 ) -> None:
     mixed = in_bfloat16(settings.precision, device == "cuda")
     with torch.autocast(device, dtype=torch.bfloat16, enabled=mixed):
-        error = learner.reconstruct(images, mask) - images[:, :1]
+        error = detector.reconstruct(images, mask) - images[:, :1]
     loss = (error.float() ** 2 * mask).mean()
     optimizer.zero_grad()
     loss.backward()

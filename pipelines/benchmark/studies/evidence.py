@@ -18,7 +18,7 @@ import pandas as pd
 from scipy import ndimage
 
 from anomaly.bundle.store import load_bundle
-from anomaly.cohort.synthetic import Kind, SyntheticScan, lesion_shapes, planted_scans
+from anomaly.cohort.synthetic import Kind, PlantedScan, lesion_shapes, planted_scans
 from anomaly.cohort.volumes import CohortVolumes
 from anomaly.core.image_views import Array
 from anomaly.core.volume import FloatArray
@@ -87,12 +87,12 @@ def open_model(path: Path, cohort: Path) -> Benched:
     )
 
 
-def parts(model: Benched, scans: Mapping[Kind, Sequence[SyntheticScan]]) -> pd.DataFrame:
+def parts(model: Benched, scans: Mapping[Kind, Sequence[PlantedScan]]) -> pd.DataFrame:
     """Return voxel AP and best Dice of the evidence as shipped, of each of its maps alone, and of other choices."""
     return found_by(dict(variants(model)), scans)
 
 
-def found_by(scorers: Mapping[str, Scorer], scans: Mapping[Kind, Sequence[SyntheticScan]]) -> pd.DataFrame:
+def found_by(scorers: Mapping[str, Scorer], scans: Mapping[Kind, Sequence[PlantedScan]]) -> pd.DataFrame:
     """Return voxel AP and best Dice of the evidence of each scorer; all have one detector, the first one's."""
     first = next(iter(scorers.values()))
     rows: dict[str, dict[str, float | str]] = {what: {"evidence": what} for what in scorers}
@@ -130,7 +130,7 @@ def variants(model: Benched) -> Iterator[tuple[str, Scorer]]:
                 yield what, other.learn_reference(model.learnt) if setting in LEARNT_WITH else other
 
 
-def other_scans(scorers: Mapping[str, Scorer], planted: Sequence[SyntheticScan]) -> pd.DataFrame:
+def other_scans(scorers: Mapping[str, Scorer], planted: Sequence[PlantedScan]) -> pd.DataFrame:
     """Return the voxel AP of each model on the same planted scans, changed as other scanners would have them."""
     rows = []
     for what, change in CHANGES.items():
@@ -179,13 +179,13 @@ CHANGES: Mapping[str, Change] = {
 }
 
 
-def changed(scan: SyntheticScan, change: Change, number: int) -> FloatArray:
+def changed(scan: PlantedScan, change: Change, number: int) -> FloatArray:
     """Return the voxels of a scan as changed inside the brain; random numbers are those of the scan's number."""
     voxels = change(scan.voxels, np.random.default_rng([SEED, number]))
     return np.where(scan.mask, voxels, scan.voxels).astype(np.float32)
 
 
-def planted(model: Benched, shapes: Path) -> dict[Kind, list[SyntheticScan]]:
+def planted(model: Benched, shapes: Path) -> dict[Kind, list[PlantedScan]]:
     """Return scans that a training held out, with lesions of each kind."""
     masks = lesion_shapes(shapes, model.held_out.grid)
     seeds = range(SEED, SEED + LESIONS)
@@ -197,7 +197,7 @@ def planted(model: Benched, shapes: Path) -> dict[Kind, list[SyntheticScan]]:
     }
 
 
-def _precision(scan: SyntheticScan, found: ScoredVolume) -> float:
+def _precision(scan: PlantedScan, found: ScoredVolume) -> float:
     """Return the voxel AP in the whole brain: an edge that was left out of the evidence holds lesions, too."""
     return voxel_average_precision(found.evidence, scan.lesion, scan.mask)
 

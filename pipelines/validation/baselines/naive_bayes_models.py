@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -13,7 +12,7 @@ from anomaly.core.errors import ConfigError
 from anomaly.core.image_views import VolumeSource
 from anomaly.core.volume import FloatArray, Geometry
 from anomaly.evaluation.categorical import Floats
-from anomaly.models.base import Detector, Evidence, FitReport, FitRun, ModelSettings, PlantedScan
+from anomaly.models.base import ClosedFormDetector, Evidence, ModelSettings
 from anomaly.models.components.network import apply_mask
 from pipelines.validation.baselines.naive_bayes import FeatureNaiveBayes, PixelNaiveBayes
 from pipelines.validation.datasets.avatars.dataset import Avatars
@@ -46,7 +45,7 @@ class FeatureModel:
         return torch.from_numpy(self.avatars.album.of(rows))[:, None]
 
 
-class PixelModel(Detector):
+class PixelModel(ClosedFormDetector):
     """Pictures whose pixels and channels are each drawn on their own.
 
     Attributes
@@ -66,13 +65,11 @@ class PixelModel(Detector):
         uniform = torch.full((height, width, 3, settings.levels), 1 / settings.levels, dtype=torch.float64)
         self.register_buffer("theta", uniform)
 
-    def fit(self, train: VolumeSource, validation: Sequence[PlantedScan], run: FitRun) -> FitReport:
+    def fit_closed_form(self, train: VolumeSource) -> None:
         """Count grey levels."""
-        del validation, run
         pixels = np.stack([train[index][0][..., 0] for index in range(len(train))])
         learnt = PixelNaiveBayes.fit(colours(pixels), self.naive.levels, self.naive.alpha)
         self.theta = torch.from_numpy(learnt.theta)
-        return FitReport(n_scans=len(train))
 
     def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
         """Return the map ``surprise``, −ln P of each colour, nats, and the mean picture as what was expected."""
@@ -92,7 +89,7 @@ class PixelModel(Detector):
 
 
 def naive_bayes_of(
-    settings: NaiveBayesSettings, pictures: Pictures, avatars: Avatars | None, run: FitRun
+    settings: NaiveBayesSettings, pictures: Pictures, avatars: Avatars | None
 ) -> FeatureModel | PixelModel:
     """Return naive Bayes, of features learnt from the fifty looks, of pixels from pictures.
 
@@ -106,7 +103,7 @@ def naive_bayes_of(
     if settings.of == "features":
         return FeatureModel(settings, avatars)
     model = PixelModel(settings, pictures.grid)
-    model.fit(pictures, (), run)
+    model.fit_closed_form(pictures)
     return model
 
 

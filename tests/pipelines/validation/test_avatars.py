@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from anomaly.core.errors import ConfigError
-from anomaly.models.base import FitRun
 from anomaly.models.registry import create, parse_settings
+from anomaly.training.fit import fit
+from anomaly.training.run import FitRun
 from pipelines.validation.baselines.naive_bayes_models import FeatureModel, PixelModel
 from pipelines.validation.checks.avatars.conditional_samples import asked_looks, changed, requests
 from pipelines.validation.checks.avatars.latent_arithmetic import code_arithmetic
@@ -207,7 +208,7 @@ def test_naive_bayes_of_features_follows_both_rules(world: World, tmp_path: Path
 
 def test_naive_bayes_of_pixels_draws_no_look(world: World, tmp_path: Path) -> None:
     model = PixelModel(NaiveBayesSettings(of="pixels"), world.train.grid)
-    model.fit(world.train, (), FitRun(tmp_path))
+    fit(model, world.train, (), FitRun(tmp_path))
     found = drawn_looks(candidate(world, model, tmp_path)).measures
     assert found["valid"] < 0.05
 
@@ -216,7 +217,7 @@ def test_the_pixels_of_a_look_depend_on_each_other_and_those_of_naive_bayes_do_n
     world: World, tmp_path: Path
 ) -> None:
     model = PixelModel(NaiveBayesSettings(of="pixels"), world.train.grid)
-    model.fit(world.train, (), FitRun(tmp_path))
+    fit(model, world.train, (), FitRun(tmp_path))
     found = independence(candidate(world, model, tmp_path))
     assert found.measures["together"] == pytest.approx(1, abs=1e-6)
     assert found.measures["together_drawn"] == pytest.approx(0, abs=0.05)
@@ -226,7 +227,7 @@ def test_the_pixels_of_a_look_depend_on_each_other_and_those_of_naive_bayes_do_n
 
 def test_naive_bayes_of_pixels_finds_impossible_colours_surprising(world: World, tmp_path: Path) -> None:
     model = PixelModel(NaiveBayesSettings(of="pixels", alpha=0.01), world.train.grid)
-    model.fit(world.train, (), FitRun(tmp_path))
+    fit(model, world.train, (), FitRun(tmp_path))
     images = torch.from_numpy(world.test.pixels[:3])[:, None].clone()
     images[1, :, 0:4] = 1.0
     evidence = model.evidence(images, torch.ones_like(images, dtype=torch.bool))
@@ -262,7 +263,7 @@ def test_a_broken_promise_is_found() -> None:
 
 def test_components_tell_looks_from_outside(world: World, tmp_path: Path) -> None:
     detector = create(parse_settings({"family": "pca", "components": 5}, "test"), world.train.grid)
-    detector.fit(world.train, (), FitRun(tmp_path))
+    fit(detector, world.train, (), FitRun(tmp_path))
     found = outliers(candidate(world, detector, tmp_path))
     assert found.measures["auroc"] > 0.99
     assert found.measures["flagged_0.05"] > 0.95

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from anomaly.models.base import FitRun
 from anomaly.models.registry import create, parse_settings
 from anomaly.scoring.maps import raw_evidence
 from anomaly.scoring.scorer import Scorer
+from anomaly.training.fit import fit
+from anomaly.training.run import FitRun
 from pipelines.validation.labelled_dataset import Pictures, look_at, scored
 from pipelines.validation.settings import PictureScoring
 
@@ -46,7 +47,7 @@ def test_looking_at_many_pictures_is_looking_at_each(family: str, tmp_path: Path
     some = pictures()
     detector = create(parse_settings({"family": family, **settings}, "test"), some.grid)
     if family == "pca":
-        detector.fit(some, (), FitRun(tmp_path))
+        fit(detector, some, (), FitRun(tmp_path))
     for number, (raw, voxels, mask) in enumerate(look_at(detector, some, at_once=16)):
         alone = raw_evidence(detector, voxels, mask, some.covariates(number))
         assert np.allclose(raw.maps["residual"], alone.maps["residual"], atol=1e-5)
@@ -58,7 +59,7 @@ def test_looking_at_many_pictures_is_looking_at_each(family: str, tmp_path: Path
 def test_pictures_are_scored_like_scans(tmp_path: Path) -> None:
     some = pictures()
     detector = create(parse_settings({"family": "pca", "components": 3}, "test"), some.grid)
-    detector.fit(some, (), FitRun(tmp_path))
+    fit(detector, some, (), FitRun(tmp_path))
     known, new = some.select(slice(0, 30)), some.select(slice(30, None))
     scorer = Scorer(detector, PictureScoring())
     together = scorer.learn_from(look_at(detector, known), look_at(detector, new))

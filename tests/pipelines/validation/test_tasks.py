@@ -16,7 +16,7 @@ import anomaly.models.vae
 from anomaly.models.components.diffusion_process import DiffusionProcess
 from anomaly.models.diffusion import DiffusionModel
 from anomaly.models.f_anogan import GenerativeAdversarial
-from anomaly.training.module import LearnerModule
+from anomaly.training.module import TrainingModule
 from pipelines.common import find_config
 from pipelines.validation.datasets.digits import load_digits
 from pipelines.validation.report.result import Verdict
@@ -71,13 +71,13 @@ def test_every_family_passes_on_mnist(trial: str, folder: Path) -> None:
 
 
 def without_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    step = LearnerModule.training_step
-    monkeypatch.setattr(LearnerModule, "training_step", lambda *args: step(*args) * 0.0)
-    monkeypatch.setattr(LearnerModule, "on_after_backward", note_gradients)
+    step = TrainingModule.training_step
+    monkeypatch.setattr(TrainingModule, "training_step", lambda *args: step(*args) * 0.0)
+    monkeypatch.setattr(TrainingModule, "on_after_backward", note_gradients)
     GRADIENTS.clear()
 
 
-def note_gradients(learner: LearnerModule) -> None:
+def note_gradients(learner: TrainingModule) -> None:
     GRADIENTS.append(max(float(w.grad.abs().max()) for w in learner.parameters() if w.grad is not None))
 
 

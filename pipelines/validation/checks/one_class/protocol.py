@@ -26,9 +26,11 @@ import numpy as np
 
 from anomaly.core.errors import ConfigError, InputError
 from anomaly.core.progress import Progress, no_progress
-from anomaly.models.base import Detector, FitRun
+from anomaly.models.base import Detector
 from anomaly.models.registry import create
 from anomaly.scoring.scorer import ScoredVolume, Scorer
+from anomaly.training.fit import fit
+from anomaly.training.run import FitRun
 from pipelines.validation import cache_keys as fingerprints
 from pipelines.validation.baselines.sklearn_detectors import EstimatorTrial, FittedEstimator
 from pipelines.validation.checks.one_class.result import (
@@ -185,7 +187,7 @@ def _examined(trial: Learner, parts: Parts, settings: OneClassSettings, run: Fit
 
 def _learnt(trial: TrialSettings, parts: Parts, settings: OneClassSettings, run: FitRun) -> Scorer:
     detector: Detector = create(trial.model_settings(), parts.learn.grid)
-    detector.fit(parts.learn, (), replace(run, training=trial.training))
+    fit(detector, parts.learn, (), replace(run, training=trial.training))
     some = parts.learn.select(slice(settings.reference))
     return Scorer(detector, trial.scoring).learn_from(look_at(detector, some), look_at(detector, parts.held_out))
 

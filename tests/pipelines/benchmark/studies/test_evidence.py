@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy import ndimage
 
-from anomaly.cohort.synthetic import SyntheticScan
+from anomaly.cohort.synthetic import PlantedScan
 from pipelines.benchmark.studies.evidence import (
     CHANGES,
     benchmark_parser,
@@ -64,7 +64,7 @@ def test_an_edge_that_is_left_out_costs_the_lesions_in_it(
     monkeypatch.setattr("pipelines.benchmark.studies.evidence.CHOICES", {"erode_mm": (9.0,)})  # more than a voxel
     voxels, mask = healthy(0)
     edge = mask & ~ndimage.binary_erosion(mask)
-    scan = SyntheticScan(np.where(edge, voxels * 0.3, voxels).astype(np.float32), mask, edge, "dark", 0.7)
+    scan = PlantedScan(np.where(edge, voxels * 0.3, voxels).astype(np.float32), mask, edge, "dark", 0.7)
     table = parts(open_model(trained.model, trained.training), {"dark": [scan]}).set_index("evidence")
     assert table.loc["as shipped", "dark, AP"] > 0.8
     assert table.loc["`erode_mm: 9.0`", "dark, AP"] < 0.5
@@ -81,7 +81,7 @@ def test_every_model_meets_the_same_changed_scans(tables: dict[str, pd.DataFrame
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_change_keeps_the_background_and_repeats(name: str) -> None:
     voxels, mask = healthy(0)
-    scan = SyntheticScan(voxels, mask, mask, "dark", 0.3)
+    scan = PlantedScan(voxels, mask, mask, "dark", 0.3)
     once, again, other = (changed(scan, CHANGES[name], number) for number in (1, 1, 2))
     assert once.dtype == np.float32
     assert (once[~mask] == voxels[~mask]).all()
