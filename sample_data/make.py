@@ -1,4 +1,4 @@
-"""Make the sample data: small MR and CT head scans drawn from the MNI152 tissue maps.
+"""Make the sample data: small MR and CT head scans, synthesised from the MNI152 tissue maps.
 
 Run from the root of the repository::
 
@@ -34,7 +34,7 @@ from sample_data.recipe.grid import BRAIN, HEAD, FieldOfView, Grid, draw_grid, m
 from sample_data.recipe.head import with_head
 from sample_data.recipe.nifti import write_nifti
 from sample_data.recipe.refuse import write_refused
-from sample_data.recipe.scanner import Patient, Scan, place, scan_ct, scan_mr
+from sample_data.recipe.scanner import Patient, Scan, sample_patient, scan_ct, scan_mr
 from sample_data.recipe.subjects import draw_person, draw_warp
 
 FOLDERS = ("mr", "ct", "dicom", "head", "refuse")
@@ -60,20 +60,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def scan_member(member: Member, head: Anatomy) -> Scan:
-    """Draw a subject and scan it; ``head`` holds the maps of the brain and of the head around it."""
+    """Draw a subject and scan it; ``head`` has the maps of the brain and of the head around it."""
     if member.modality == "T1w":
         return scan_mr(draw_patient(member.number, head.only(BRAIN_MAPS), BRAIN), member.lesion)
     return scan_ct(draw_patient(member.number, head, HEAD), member.lesion)
 
 
 def draw_patient(number: int, head: Anatomy, view: FieldOfView, grid: Grid | None = None) -> Patient:
-    """Draw a subject and put it on the table, in a grid of its own unless one is given."""
+    """Draw a subject and sample its anatomy on the given grid, or on a grid drawn for it."""
     warp = draw_warp(number, draw_person(number))
-    return place(number, head, warp, grid or draw_grid(number, view))
+    return sample_patient(number, head, warp, grid or draw_grid(number, view))
 
 
 def write_member(out: Path, member: Member, scan: Scan) -> None:
-    """Write a scan of the cohort, its masks and, for some, its DICOM twin."""
+    """Write a scan of the cohort, its masks and, for some, the same scan as DICOM."""
     write_nifti(out / member.scan_path, scan.voxels, scan.grid.affine)
     if scan.lesion is not None:
         write_mask(out / member.lesion_path, scan.lesion, scan.grid)
@@ -84,21 +84,21 @@ def write_member(out: Path, member: Member, scan: Scan) -> None:
 
 
 def write_formats(out: Path, cohort: Iterable[Member], head: Anatomy) -> list[dict[str, object]]:
-    """Write a T1 scan with its head; return the rows of it and of the DICOM twins."""
+    """Write a T1 scan of a whole head; return its row and those of the scans in DICOM."""
     scan = scan_mr(draw_patient(HEAD_SUBJECT, head, HEAD), head=True)
     name = f"sub-{HEAD_SUBJECT}"
     path = f"head/{name}/anat/{name}_T1w.nii.gz"
     write_nifti(out / path, scan.voxels, scan.grid.affine)
     write_mask(out / f"head/derivatives/brain/{name}/anat/{name}_desc-brain_mask.nii.gz", scan.brain, scan.grid)
-    twins = [member for member in cohort if member.number in DICOM_SUBJECTS.values()]
+    as_dicom = [member for member in cohort if member.number in DICOM_SUBJECTS.values()]
     return [
         {**row(Member(HEAD_SUBJECT, "T1w", "test")), "path": path},
-        *({**row(member), "path": dicom_path(member)} for member in twins),
+        *({**row(member), "path": dicom_path(member)} for member in as_dicom),
     ]
 
 
 def write_faulty(out: Path, head: Anatomy) -> None:
-    """Write the scans that must be refused, and a table of what is wrong with each."""
+    """Write the scans that must be refused, and a table of their faults."""
     grid = make_grid(BRAIN, "LPS", (4.0, 4.0, 4.0))
     scan = scan_mr(draw_patient(REFUSED_SUBJECT, head, BRAIN, grid))
     faults = write_refused(out / "refuse", draw_person(REFUSED_SUBJECT), scan)
@@ -107,7 +107,7 @@ def write_faulty(out: Path, head: Anatomy) -> None:
 
 
 def write_tables(out: Path, cohort: Sequence[Member], extra: Iterable[dict[str, object]]) -> None:
-    """Write the manifest, the labels, the table of other formats and what BIDS asks for."""
+    """Write the manifest, the labels, the table of other formats and the tables of BIDS."""
     write_table(out / "manifest.csv", COLUMNS, map(row, cohort))
     write_table(out / "formats.csv", COLUMNS, extra)
     labels: list[dict[str, object]] = [
@@ -128,7 +128,7 @@ def write_tables(out: Path, cohort: Sequence[Member], extra: Iterable[dict[str, 
 
 
 def row(member: Member) -> dict[str, object]:
-    """Describe a member by one row of the manifest."""
+    """Return the row of a member in the manifest."""
     return {
         "path": member.scan_path,
         "subject": member.subject,
@@ -143,7 +143,7 @@ def row(member: Member) -> dict[str, object]:
 
 
 def dicom_path(member: Member) -> str:
-    """Folder of the DICOM twin of a scan, relative to the folder of the sample data."""
+    """Return the folder of a scan's DICOM series, relative to the folder of the sample data."""
     return f"dicom/{DATATYPE[member.modality][0]}/{member.subject}"
 
 
@@ -163,7 +163,7 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, 
 
 
 def describe(folder: Path, name: str, kind: str) -> None:
-    """Write the ``dataset_description.json`` that BIDS asks for."""
+    """Write the ``dataset_description.json`` that BIDS requires."""
     content: dict[str, object] = {"Name": name, "BIDSVersion": "1.10.0", "DatasetType": kind}
     if kind == "derivative":
         content["GeneratedBy"] = [{"Name": "sample_data/make.py"}]

@@ -1,6 +1,6 @@
-"""How the sample scans are made, one room per file.
+"""How the sample scans are made, one step per module.
 
-``anatomy`` tissue maps of the template · ``head`` the skull and scalp put around them · ``subjects`` the random
-law of one subject · ``grid`` where its voxels lie · ``lesions`` planted lesions · ``scanner`` maps to MR and CT
-voxels · ``nifti`` and ``dicom`` files · ``refuse`` scans that must be refused · ``cohort`` who is made.
+``anatomy`` tissue maps of the template · ``head`` skull and scalp around them · ``subjects`` distribution of
+subjects · ``grid`` voxel grids · ``lesions`` planted lesions · ``scanner`` simulated MR and CT · ``nifti`` and
+``dicom`` files · ``refuse`` scans that must be refused · ``cohort`` list of subjects.
 """

@@ -1,4 +1,4 @@
-"""Tissue maps of the MNI152 template, on the 2 mm grid from which every subject is drawn."""
+"""Tissue maps of the MNI152 template on a 2 mm grid, from which every subject is made."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ BoolArray = NDArray[np.bool_]
 STEP_MM = 2.0
 ORIGIN_MM = (-104.0, -140.0, -96.0)
 SHAPE = (105, 129, 105)
-"""The template itself ends at -72 mm; below it there is room for the neck."""
+"""The template ends at -72 mm; the grid extends further down for the neck."""
 BRAIN_MAPS = ("brain", "white", "grey", "csf", "detail")
 ANTI_ALIAS_MM = 1.1
-"""Standard deviation of the low-pass filter that lets 1 mm maps be read at 3 to 4 mm."""
+"""Standard deviation of the low-pass filter before the 1 mm maps are sampled at 3 to 4 mm."""
 
 _TEMPLATE = "mni_icbm152_{tissue}_tal_nlin_sym_09a_converted.nii.gz"
 
@@ -44,7 +44,7 @@ class Anatomy:
         return Anatomy({name: self.maps[name] for name in names})
 
     def at(self, points: Array, name: str) -> Array:
-        """Read one map between its voxels, linearly; zero outside the grid.
+        """Interpolate one map linearly; zero outside the grid.
 
         Parameters
         ----------
@@ -70,9 +70,9 @@ def grid_points() -> Array:
 
 
 def load_brain() -> Anatomy:
-    """Brain maps: ``brain``, ``white``, ``grey``, ``csf`` as fractions, and ``detail``.
+    """Load the brain maps: ``brain``, ``white``, ``grey``, ``csf`` as fractions, and ``detail``.
 
-    ``detail`` is what the T1 template shows beyond its three tissues: pallidum, thalamus, brainstem, thick cortex.
+    ``detail`` is the T1 template minus its three tissues: pallidum, thalamus, brainstem, thick cortex.
     """
     t1, grey, white = (_read_template(tissue) for tissue in ("t1", "gm", "wm"))
     brain = _on_grid((t1 > 0).astype(np.float64))
@@ -83,12 +83,12 @@ def load_brain() -> Anatomy:
 
 
 def smooth(fraction: Array | BoolArray, sigma_mm: float = ANTI_ALIAS_MM) -> Array:
-    """Blur a map of the 2 mm grid, the edges continued outwards."""
+    """Smooth a map on the 2 mm grid; the edge values continue outwards."""
     return np.asarray(ndimage.gaussian_filter(fraction.astype(np.float64), sigma_mm / STEP_MM, mode="nearest"))
 
 
 def _read_template(tissue: str) -> Array:
-    """One template volume, shape (197, 233, 189), RAS+ order, 1 mm, scaled to 0 to 1."""
+    """Read one template volume, shape (197, 233, 189), RAS+ order, 1 mm, scaled to 0 to 1."""
     path = files("nilearn.datasets.data") / _TEMPLATE.format(tissue=tissue)
     image = cast("Any", nib.load(str(path)))
     if not np.allclose(image.affine[:3, :3], np.eye(3)):
@@ -97,7 +97,7 @@ def _read_template(tissue: str) -> Array:
 
 
 def _on_grid(volume: Array) -> Array:
-    """Low-pass a 1 mm template volume and read it on the 2 mm grid, zero where it does not reach."""
+    """Low-pass filter a 1 mm template volume and resample it to the 2 mm grid, zero outside the template."""
     first_voxel_mm = np.array([-98.0, -134.0, -72.0])
     soft = ndimage.gaussian_filter(volume, ANTI_ALIAS_MM, mode=("constant", "constant", "nearest"))
     offset = np.array(ORIGIN_MM) - first_voxel_mm

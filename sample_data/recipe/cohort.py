@@ -1,4 +1,4 @@
-"""Who is in the sample cohort: numbers, groups, splits and planted lesions."""
+"""The subjects of the sample cohort: numbers, groups, splits and planted lesions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CT_LESIONS = {
 HEAD_SUBJECT = 71
 REFUSED_SUBJECT = 81
 DICOM_SUBJECTS = {"T1w": 47, "CT": 62}
-"""The subjects whose NIfTI scan is also there as a DICOM series."""
+"""The subjects whose scan is also written as a DICOM series."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ class Member:
     Parameters
     ----------
     number
-        Seeds everything about the subject.
+        Seed of everything about the subject.
     modality
         ``T1w`` (MR, brain alone) or ``CT`` (whole head).
     split
-        What its scan is for.
+        Use of the scan.
     lesion
-        What was planted in it, or None for a healthy subject.
+        The planted lesion, or None for a healthy subject.
     """
 
     number: int
@@ -63,7 +63,7 @@ class Member:
 
     @property
     def person(self) -> Person:
-        """Made-up age and sex."""
+        """Synthetic age and sex."""
         return draw_person(self.number)
 
     @property

@@ -1,4 +1,4 @@
-"""A scan as a DICOM series of single-frame images with anonymous headers, the same byte for byte each time."""
+"""Write a scan as a DICOM series of single-frame images with anonymous headers, the same bytes each time."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def write_series(
     Parameters
     ----------
     folder
-        Where to; made if need be.
+        The folder to write to; made if it does not exist.
     subject
-        Name that stands for the patient.
+        Pseudonym of the patient.
     person
-        Made-up age and sex.
+        Synthetic age and sex.
     scan
         Slices run along its third axis; columns along the first, rows along the second.
     modality
@@ -58,13 +58,13 @@ def write_series(
         image = _file(subject, f"{modality} {index}", MRImageStorage if modality == "MR" else CTImageStorage)
         _describe_patient(image, subject, person)
         _describe_series(image, subject, modality)
-        _describe_place(image, scan, index)
+        _describe_position(image, scan, index)
         _store_pixels(image, scan, index)
         image.save_as(folder / f"IM{index + 1:04d}.dcm", enforce_file_format=True)
 
 
 def write_text_report(path: Path, subject: str, person: Person) -> None:
-    """Write a DICOM object that is no image: a structured report of one sentence."""
+    """Write a DICOM object that is not an image: a structured report of one sentence."""
     path.parent.mkdir(parents=True, exist_ok=True)
     report = _file(subject, "report", BasicTextSRStorage)
     _describe_patient(report, subject, person)
@@ -158,8 +158,8 @@ def _describe_ct(image: Dataset) -> None:
     image.WindowWidth = 80
 
 
-def _describe_place(image: Dataset, scan: Scan, index: int) -> None:
-    """Write where a slice lies; DICOM counts millimetres towards left, posterior, superior."""
+def _describe_position(image: Dataset, scan: Scan, index: int) -> None:
+    """Write the position of a slice, in the LPS millimetres of DICOM."""
     affine = RAS_TO_LPS @ scan.grid.affine
     spacing = scan.grid.spacing
     directions = affine[:3, :3] / spacing
@@ -186,7 +186,7 @@ def _store_pixels(image: Dataset, scan: Scan, index: int) -> None:
 
 
 def _decimals(values: Array) -> list[str]:
-    """Decimal strings of at most 16 characters, as DICOM asks."""
+    """Return decimal strings of at most 16 characters, as DICOM requires."""
     return [f"{value:.8f}"[:16] for value in np.where(np.abs(values) < 1e-9, 0.0, values)]
 
 
@@ -208,5 +208,5 @@ def _sentence(text: str) -> Dataset:
 
 
 def _uid(*names: str) -> UID:
-    """Return an identifier that depends on names alone."""
+    """Return a UID that depends on the names alone."""
     return generate_uid(entropy_srcs=["anomaly sample data", *names])

@@ -1,4 +1,4 @@
-"""Where the voxels of a scan lie: orientation of its axes, spacing, obliquity, field of view."""
+"""The voxel grid of a scan: orientation of its axes, spacing, obliquity, field of view."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sample_data.recipe.anatomy import Array
 from sample_data.recipe.subjects import Stream, random_stream
 
 AXES = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}
-"""Letter of an axis to (world axis, sign), RAS+."""
+"""Letter of a direction to (axis, sign), RAS+."""
 
 ORIENTATIONS = {"RAS": 0.5, "LPS": 0.25, "PSR": 0.25}
 SPACINGS_MM = {(4.0, 4.0, 4.0): 0.75, (3.5, 3.5, 5.0): 0.25}
@@ -19,7 +19,7 @@ OBLIQUE_SHARE = 0.25
 
 @dataclass(frozen=True)
 class FieldOfView:
-    """The box a scan covers, in RAS+ millimetres: ``centre`` and ``extent`` along x, y, z."""
+    """The box that a scan covers, in RAS+ millimetres: ``centre`` and ``extent`` along x, y, z."""
 
     centre: tuple[float, float, float]
     extent: tuple[float, float, float]
@@ -61,7 +61,7 @@ class Grid:
 
 
 def draw_grid(number: int, view: FieldOfView) -> Grid:
-    """Draw the grid of a scan: one of ``ORIENTATIONS`` and ``SPACINGS_MM``, at times slightly oblique."""
+    """Draw the grid of a scan: one of ``ORIENTATIONS`` and ``SPACINGS_MM``, for some scans slightly oblique."""
     rng = random_stream(number, Stream.GRID)
     codes = rng.choice(list(ORIENTATIONS), p=list(ORIENTATIONS.values()))
     spacing = list(SPACINGS_MM)[int(rng.choice(len(SPACINGS_MM), p=list(SPACINGS_MM.values())))]
@@ -70,7 +70,7 @@ def draw_grid(number: int, view: FieldOfView) -> Grid:
 
 
 def make_grid(view: FieldOfView, codes: str, spacing: tuple[float, float, float], tilt: float = 0.0) -> Grid:
-    """Lay a grid over a field of view.
+    """Make a grid that covers a field of view.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def make_grid(view: FieldOfView, codes: str, spacing: tuple[float, float, float]
     spacing
         Edge lengths of a voxel along its three axes, millimetres.
     tilt
-        Turn about the left-right axis, radians, as when slices follow a line of the skull.
+        Rotation about the left-right axis, radians, as of slices parallel to the skull base.
     """
     directions = np.zeros((3, 3))
     for column, code in enumerate(codes):
@@ -92,7 +92,7 @@ def make_grid(view: FieldOfView, codes: str, spacing: tuple[float, float, float]
     affine = np.eye(4)
     affine[:3, :3] = _about_x(tilt) @ directions * spacing
     affine[:3, 3] = np.array(view.centre) - affine[:3, :3] @ ((np.array([i, j, k]) - 1) / 2)
-    # NIfTI stores the affine in single precision: round first, so that what is computed is what is stored.
+    # NIfTI stores the affine in single precision. Rounded here, so that the stored affine is exactly this one.
     return Grid((i, j, k), affine.astype(np.float32).astype(np.float64))
 
 

@@ -1,7 +1,7 @@
-"""A skull, a scalp and a skull base put around the template brain, from distances and a few ellipsoids.
+"""Add skull, scalp and skull base to the template brain, from distances and a few ellipsoids.
 
-The template brain comes without its head, so the head is drawn: layers at fixed distances from the cavity around
-the brain, and the landmarks a head CT shows at its base (orbits, sinuses, petrous bones, neck).
+The template has no head, so one is drawn: layers at fixed distances from the cavity of the brain, and the landmarks
+at the base of a head CT (orbits, sinuses, petrous bones, neck).
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ def with_head(brain: Anatomy) -> Anatomy:
     outside = _distance_from(_cavity(brain.maps["brain"] > 0.5))
     labels = _layers(outside)
     _draw_base(labels, outside)
-    # What the brain holds already is taken away, so that the fractions of a voxel never exceed one.
-    room = 1.0 - np.clip(brain.maps["grey"] + brain.maps["white"] + brain.maps["csf"], 0.0, 1.0)
+    # The fractions of the brain are subtracted, so that those of a voxel never exceed one together.
+    free_fraction = 1.0 - np.clip(brain.maps["grey"] + brain.maps["white"] + brain.maps["csf"], 0.0, 1.0)
     maps = {name: smooth(labels == code) for code, name in enumerate(HEAD_TISSUES, start=1)}
     total = sum(maps.values()) + smooth(labels == 0)
-    return Anatomy({**brain.maps, **{name: room * fraction / total for name, fraction in maps.items()}})
+    return Anatomy({**brain.maps, **{name: free_fraction * fraction / total for name, fraction in maps.items()}})
 
 
 def _cavity(brain: BoolArray) -> BoolArray:
@@ -115,13 +115,13 @@ def _paint(labels: IntArray, where: BoolArray, name: str) -> None:
 
 
 def _ellipsoid(points: Array, shape: tuple[Point, Point], margin: float = 0.0) -> BoolArray:
-    """Tell which ``points`` (..., 3) lie in the ellipsoid (centre, radii) grown by ``margin``; millimetres."""
+    """Return which ``points`` (..., 3) are in the ellipsoid (centre, radii), enlarged by ``margin`` millimetres."""
     centre, radii = np.array(shape[0]), np.array(shape[1]) + margin
     return np.asarray((((points - centre) / radii) ** 2).sum(axis=-1) <= 1.0)
 
 
 def _pair(points: Array, shape: tuple[Point, Point], margin: float = 0.0) -> BoolArray:
-    """Tell which points lie in an ellipsoid on the right or in its mirror image on the left."""
+    """Return which points are in an ellipsoid on the right or in its mirror image on the left."""
     return _ellipsoid(np.abs(points) * (1, 0, 0) + points * (0, 1, 1), shape, margin)
 
 

@@ -1,4 +1,4 @@
-"""NIfTI files that come out byte for byte the same each time."""
+"""Write NIfTI files that are the same byte for byte each time."""
 
 from __future__ import annotations
 

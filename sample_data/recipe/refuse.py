@@ -1,4 +1,4 @@
-"""Scans that must be refused: one good T1 scan, spoilt in one way per file."""
+"""Scans that must be refused: one good T1 scan, damaged in one way per file."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def write_refused(folder: Path, person: Person, scan: Scan) -> dict[str, str]:
     Parameters
     ----------
     folder
-        Where to.
+        The folder to write to.
     person
-        Made-up age and sex, for the DICOM headers.
+        Synthetic age and sex, for the DICOM headers.
     scan
-        The good scan to spoil.
+        The good scan to damage.
 
     Returns
     -------
     dict
-        File or series folder, relative to ``folder``, to what is wrong with it.
+        File or series folder, relative to ``folder``, to its fault.
     """
     for name, (_, write) in _NIFTI_FAULTS.items():
         write(folder / name, scan)
@@ -95,4 +95,4 @@ _NIFTI_FAULTS: dict[str, tuple[str, Callable[[Path, Scan], None]]] = {
         _write_absurd_spacing,
     ),
 }
-"""File name to what is wrong with it, and what writes it."""
+"""File name to its fault, and the function that writes it."""

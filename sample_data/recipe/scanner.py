@@ -1,4 +1,4 @@
-"""From the tissue maps of a subject to the voxels a scanner would have stored."""
+"""Simulate MR and CT scans from the tissue maps of a subject."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sample_data.recipe.lesions import Lesion, lesion_mask, soft_edge
 from sample_data.recipe.subjects import Stream, Warp, random_stream
 
 HEAD_SIGNAL = {"table": 0.06, "diploe": 0.42, "fat": 1.25, "soft": 0.5, "eye": 0.2, "brain_fluid": 0.2}
-"""T1-weighted signal of what surrounds the brain, white matter being one."""
+"""T1-weighted signal of the tissues around the brain, relative to white matter."""
 
 DETAIL_SIGNAL = 0.7
 
@@ -35,14 +35,14 @@ AIR_HU = -1000.0
 
 @dataclass(frozen=True)
 class Scan:
-    """A finished scan and, where a lesion was planted, its mask in the same grid.
+    """A scan and, if a lesion was planted, its mask on the same grid.
 
     Parameters
     ----------
     voxels
         Shape (I, J, K): MR signal in arbitrary units (uint8 brain, int16 head), CT in Hounsfield units (int16).
     grid
-        Where the voxels lie.
+        The voxel grid.
     brain
         Brain mask, shape (I, J, K).
     lesion
@@ -57,7 +57,7 @@ class Scan:
 
 @dataclass(frozen=True)
 class Patient:
-    """One subject on the table: its tissue fractions read at the voxels of a scan.
+    """One subject in the scanner: its tissue fractions at the voxels of a scan.
 
     Parameters
     ----------
@@ -78,9 +78,9 @@ class Patient:
 
     @property
     def brain(self) -> BoolArray:
-        """Brain mask, its largest piece, shape (I, J, K)."""
-        pieces, _ = ndimage.label(self.maps["brain"] > 0.5)
-        return np.asarray(pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:]))
+        """Largest component of the brain mask, shape (I, J, K)."""
+        components, _ = ndimage.label(self.maps["brain"] > 0.5)
+        return np.asarray(components == 1 + np.argmax(np.bincount(components.ravel())[1:]))
 
     def mix(self, values: Mapping[str, float]) -> Array:
         """Sum the tissues, each weighted by its value, shape (I, J, K)."""
@@ -94,8 +94,8 @@ class Patient:
         return lesion_mask(lesion, self.number, self.template, tissue, self.grid)
 
 
-def place(number: int, anatomy: Anatomy, warp: Warp, grid: Grid) -> Patient:
-    """Read all maps of an anatomy where the voxels of a scan of this subject lie."""
+def sample_patient(number: int, anatomy: Anatomy, warp: Warp, grid: Grid) -> Patient:
+    """Sample all maps of an anatomy at the voxels of a scan of this subject."""
     template = warp.to_template(grid.points())
     return Patient(number, grid, template, {name: anatomy.at(template, name) for name in anatomy.maps})
 
@@ -106,11 +106,11 @@ def scan_mr(patient: Patient, lesion: Lesion | None = None, *, head: bool = Fals
     Parameters
     ----------
     patient
-        Who to scan; with ``head``, its maps must hold the tissues of the head.
+        The subject; with ``head``, its maps must include the tissues of the head.
     lesion
-        What to plant in the brain, if anything.
+        The lesion to plant in the brain, if any.
     head
-        Keep the head (int16); otherwise the brain alone, zero outside it (uint8).
+        Whether to scan the whole head (int16); otherwise the brain alone, zero outside it (uint8).
     """
     rng = random_stream(patient.number, Stream.SCANNER)
     means = {"white": 1.0, "grey": rng.normal(0.74, 0.015), "csf": rng.normal(0.26, 0.02)}
@@ -143,14 +143,14 @@ def scan_ct(patient: Patient, lesion: Lesion | None = None) -> Scan:
 
 
 def _hounsfield_change(lesion: Lesion, hounsfield: Array) -> Array:
-    """Compute what a lesion adds to each voxel, shape (I, J, K), Hounsfield units."""
+    """Compute the change of each voxel by a lesion, shape (I, J, K), Hounsfield units."""
     if lesion.effect == "hounsfield_value":
         return lesion.amount - hounsfield
     return np.full(hounsfield.shape, lesion.amount)
 
 
 def _bias_field(patient: Patient, rng: np.random.Generator) -> Array:
-    """Draw a smooth receive field about one, shape (I, J, K): a random cubic of the position in the head."""
+    """Draw a smooth receive field around 1, shape (I, J, K): exp of a random cubic polynomial of the position."""
     x, y, z = np.moveaxis((patient.grid.points() - (0.0, -17.0, 6.0)) / 100.0, -1, 0)
     terms = np.stack([x, y, z, x * y, y * z, x * z, x * x, y * y, z * z, x * y * z, x**3, y**3, z**3])
     weights = rng.normal(0.0, 0.045, len(terms))
@@ -158,7 +158,7 @@ def _bias_field(patient: Patient, rng: np.random.Generator) -> Array:
 
 
 def _rician(signal: Array, sigma: float, number: int) -> Array:
-    """Magnitude of a complex signal with Gaussian noise of standard deviation ``sigma`` in each channel."""
+    """Return the magnitude of a complex signal with Gaussian noise of SD ``sigma`` in each channel."""
     rng = random_stream(number, Stream.NOISE)
     real, imaginary = rng.normal(0.0, sigma, (2, *signal.shape))
     return np.asarray(np.hypot(signal + real, imaginary))

@@ -1,6 +1,6 @@
-"""The random law of one subject: who it is and how its anatomy differs from the template.
+"""The distribution of subjects: age, sex, and how the anatomy differs from the template.
 
-Every subject of every split is drawn from this one law, so that healthy scans are exchangeable between splits.
+The subjects of all splits are drawn from the same distribution, so that healthy scans are exchangeable.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ VENTRICLES_MM = np.array([0.0, -12.0, 16.0])
 
 
 class Stream(IntEnum):
-    """What a random stream is for: each has its own, so that a change to one leaves the others as they were."""
+    """Purpose of a random stream. Each purpose has its own, so that a change to one does not change the others."""
 
     PERSON = 0
     ANATOMY = 1
@@ -42,7 +42,7 @@ def random_stream(number: int, stream: Stream) -> np.random.Generator:
 
 @dataclass(frozen=True)
 class Person:
-    """Who a made-up subject is.
+    """Age and sex of a synthetic subject.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ class Person:
 
 @dataclass(frozen=True)
 class Warp:
-    """Where each point of a subject lies in the template.
+    """The transform from a subject to the template.
 
     Parameters
     ----------
@@ -78,17 +78,17 @@ class Warp:
     ventricles: float
 
     def to_template(self, points: Array) -> Array:
-        """Carry points of the subject, shape (..., 3), RAS+ millimetres, into template space."""
-        straight = (points - BRAIN_CENTRE_MM - self.shift) @ self.linear.T + BRAIN_CENTRE_MM
-        index = np.moveaxis((straight - COARSE_ORIGIN_MM) / COARSE_STEP_MM, -1, 0)
-        bent = [ndimage.map_coordinates(part, index, order=1, mode="nearest") for part in self.displacement]
-        return np.asarray(straight + np.stack(bent, axis=-1) + self._towards_ventricles(straight))
+        """Transform points of the subject, shape (..., 3), RAS+ millimetres, to template space."""
+        linear = (points - BRAIN_CENTRE_MM - self.shift) @ self.linear.T + BRAIN_CENTRE_MM
+        index = np.moveaxis((linear - COARSE_ORIGIN_MM) / COARSE_STEP_MM, -1, 0)
+        displaced = [ndimage.map_coordinates(part, index, order=1, mode="nearest") for part in self.displacement]
+        return np.asarray(linear + np.stack(displaced, axis=-1) + self._towards_ventricles(linear))
 
     def _towards_ventricles(self, points: Array) -> Array:
-        """Displacement that reads nearer to the ventricles, and so shows them wider; shape (..., 3)."""
-        away = points - VENTRICLES_MM
-        near = np.exp(-0.5 * ((away / (22.0, 28.0, 18.0)) ** 2).sum(axis=-1))
-        return np.asarray(-self.ventricles * near[..., None] * away)
+        """Displacement towards the ventricles, which widens them in the subject; shape (..., 3)."""
+        offset = points - VENTRICLES_MM
+        weight = np.exp(-0.5 * ((offset / (22.0, 28.0, 18.0)) ** 2).sum(axis=-1))
+        return np.asarray(-self.ventricles * weight[..., None] * offset)
 
 
 def draw_person(number: int) -> Person:

@@ -62,7 +62,7 @@ def digests(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def test_every_scan_of_the_manifest_is_there_and_no_other() -> None:
+def test_the_folder_contains_exactly_the_scans_of_the_manifest() -> None:
     found = [*ROOT.glob("mr/sub-*/*/*.gz"), *ROOT.glob("ct/sub-*/*/*.gz")]
     assert {path.relative_to(ROOT).as_posix() for path in found} == {row["path"] for row in MANIFEST}
 
@@ -98,7 +98,7 @@ def test_labels_and_masks_agree_with_the_manifest() -> None:
 
 
 @pytest.mark.parametrize("row", MASKED, ids=lambda row: row["subject"])
-def test_a_lesion_mask_lies_in_the_grid_of_its_scan_and_has_its_volume(row: dict[str, str]) -> None:
+def test_a_lesion_mask_has_the_grid_of_its_scan_and_the_given_volume(row: dict[str, str]) -> None:
     voxels, affine = read_image(row["path"])
     mask, mask_affine = read_image(row["mask"])
     assert mask.shape == voxels.shape
@@ -112,7 +112,7 @@ def test_a_lesion_mask_lies_in_the_grid_of_its_scan_and_has_its_volume(row: dict
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", LESION_NUMBERS)
-def test_a_lesion_changes_its_place_and_nothing_else(number: int, head: Anatomy) -> None:
+def test_a_lesion_changes_only_the_voxels_around_its_mask(number: int, head: Anatomy) -> None:
     ill = member(number)
     planted = make.scan_member(ill, head)
     healthy = make.scan_member(cohort.Member(number, ill.modality, ill.split), head)
@@ -153,7 +153,7 @@ def test_hounsfield_units_are_plausible(row: dict[str, str]) -> None:
     assert 25 < np.median(voxels[brain > 0]) < 42
 
 
-def test_grids_vary_as_they_do_in_hospitals() -> None:
+def test_orientations_and_spacings_vary() -> None:
     affines = [read_image(row["path"])[1] for row in T1W]
     codes = {"".join(nib.aff2axcodes(affine)) for affine in affines}
     spacings = {tuple(np.round(nib.affines.voxel_sizes(affine), 1)) for affine in affines}
@@ -164,7 +164,7 @@ def test_grids_vary_as_they_do_in_hospitals() -> None:
 
 
 @pytest.mark.parametrize("row", read_rows("formats.csv")[1:], ids=lambda row: row["modality"])
-def test_a_dicom_series_holds_the_scan_of_its_nifti_twin(row: dict[str, str]) -> None:
+def test_a_dicom_series_is_the_same_scan_as_the_nifti_file(row: dict[str, str]) -> None:
     twin = next(each for each in MANIFEST if each["subject"] == row["subject"])
     voxels, affine = read_image(twin["path"])
     slices = read_series(row["path"])
@@ -179,7 +179,7 @@ def test_a_dicom_series_holds_the_scan_of_its_nifti_twin(row: dict[str, str]) ->
         assert far * (-1, -1, 1) == pytest.approx(nib.affines.apply_affine(affine, [5, 7, index]), abs=1e-3)
 
 
-def test_dicom_headers_name_nobody() -> None:
+def test_dicom_headers_contain_no_patient_data() -> None:
     for path in ROOT.glob("**/*.dcm"):
         image = pydicom.dcmread(path, stop_before_pixels=True)
         assert str(image.PatientName) == path.parent.name or str(image.PatientName) == "sub-81"
@@ -187,7 +187,7 @@ def test_dicom_headers_name_nobody() -> None:
         assert image.PatientBirthDate == ""
 
 
-def test_the_faults_are_the_ones_the_table_names() -> None:
+def test_the_faults_are_those_of_the_table() -> None:
     faults = {row["path"]: row["fault"] for row in read_rows("refuse/faults.tsv")}
     assert set(faults) == {path.name for path in (ROOT / "refuse").iterdir()} - {"faults.tsv"}
     with pytest.raises(EOFError):
@@ -209,7 +209,7 @@ def test_the_folder_is_small() -> None:
     assert max(sizes) < 1e6
 
 
-def test_compressed_files_hold_no_time_and_no_name() -> None:
+def test_compressed_files_contain_no_time_and_no_name() -> None:
     for path in ROOT.glob("**/*.nii.gz"):
         header = path.read_bytes()[:10]
         assert header[3] == 0, path
@@ -217,14 +217,14 @@ def test_compressed_files_hold_no_time_and_no_name() -> None:
 
 
 @pytest.mark.slow
-def test_a_subject_is_drawn_the_same_way_each_time(head: Anatomy) -> None:
+def test_drawing_a_subject_is_reproducible(head: Anatomy) -> None:
     first, second = (scan_mr(make.draw_patient(7, head, BRAIN)) for _ in range(2))
     assert np.array_equal(first.voxels, second.voxels)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [1, 55, 68])
-def test_the_script_gives_the_scans_that_are_stored(number: int, head: Anatomy) -> None:
+def test_the_script_reproduces_the_stored_scans(number: int, head: Anatomy) -> None:
     each = member(number)
     scan = make.scan_member(each, head)
     voxels, affine = read_image(each.scan_path)
