@@ -14,7 +14,7 @@ from anomaly.core.errors import BundleError
 from anomaly.core.files import write_text
 from anomaly.core.provenance import now, user_name
 from anomaly.core.versions import software_versions
-from anomaly.scoring.ensemble import SCORE, EnsembleScorer, MergeSettings
+from anomaly.scoring.ensemble import ENSEMBLE_SCORE, EnsembleScorer, MergeSettings
 from anomaly.scoring.settings import EvidenceSettings
 from pipelines.common import audit
 
@@ -59,10 +59,10 @@ def ensemble(models: Sequence[Path], output: Path, merge: MergeSettings | None =
 def _named(models: Sequence[Path]) -> dict[str, Path]:
     names = [path.resolve().name for path in models]
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
-    if twice or SCORE in names:
+    if twice or ENSEMBLE_SCORE in names:
         raise BundleError(
             f"members are called by their folders: found {', '.join(names)}; expected names that differ, none of "
-            f"them {SCORE!r}; rename a folder"
+            f"them {ENSEMBLE_SCORE!r}; rename a folder"
         )
     if len(models) < 2:
         raise BundleError(f"found {len(models)} model, expected at least two to merge; name more model folders")
@@ -76,7 +76,7 @@ def _config(name: str, members: Mapping[str, TrainedBundle], merge: MergeSetting
         name=name,
         description=f"{', '.join(members)} as one model",
         preprocessing=first.preprocessing,
-        scoring=EvidenceSettings(**shared | {"scan_score": SCORE}),
+        scoring=EvidenceSettings(**shared | {"scan_score": ENSEMBLE_SCORE}),
         members=tuple(members),
         merge=merge,
     )

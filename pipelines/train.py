@@ -169,7 +169,7 @@ def _display(scorer: Scorer) -> dict[str, float]:
     reference = scorer.reference
     if reference is None:
         raise BundleError("the healthy reference must be learnt before scales can be chosen")
-    seen = reference.appearance[reference.appearance > 0]
+    seen = reference.mean_image[reference.mean_image > 0]
     return {
         "intensity_max": float(np.percentile(seen, 99.5)),
         "evidence_typical": reference.score_mean.get("reconstruction_p99", 1.0),
@@ -181,7 +181,7 @@ def _retrieval(scorer: Scorer, held_out: VolumeSource) -> dict[str, Any] | None:
     if scorer.index is None:
         return None
     nearest = sorted(round(similarity, 4) for similarity in scorer.nearest_similarities(held_out))
-    return {"by": scorer.index.by, "n_scans": len(scorer.index), "held_out_nearest": nearest}
+    return {"by": scorer.index.metric, "n_scans": len(scorer.index), "held_out_nearest": nearest}
 
 
 def _age_facts(ages: Sequence[float]) -> dict[str, float | None]:

@@ -1,1 +1,1 @@
-"""From a preprocessed volume to evidence maps, scan scores and regions."""
+"""Score a preprocessed volume: evidence maps, scan scores and regions."""

@@ -1,12 +1,12 @@
-"""Was a scan acquired like the scans a model learnt from? Scanner and protocol, told from the image alone.
+"""Test whether a scan was acquired like the training scans, by scanner and protocol, from its image alone.
 
-The promise about false flags holds for scans that are exchangeable with the healthy reference. Another scanner
-or protocol breaks it, and a file need not say where it comes from. Nine numbers of the preprocessed brain know:
-five percentiles of its intensities, the finest texture along each axis (noise and resolution; thick slices show
-along one axis), and a coarser texture. They are medians and percentiles, which a lesion hardly moves.
+The target false-positive rate holds for scans that are exchangeable with the healthy reference scans. A scan from
+another scanner or protocol is not, and its file may not say where it comes from. Nine features of the preprocessed
+brain show it: five percentiles of the intensities, the finest texture along each axis (noise and resolution; thick
+slices show along one axis), and a coarser texture. All are medians and percentiles, which a lesion hardly changes.
 
 A new scan is compared with the training scans by Hotelling's T² for one new observation. With n training scans of
-mean x̄ and covariance S, p features and a scan x from the same normal distribution:
+mean x̄ and covariance S, p features, and a scan x from the same normal distribution:
 
     T² = n / (n + 1) · (x − x̄)ᵀ S⁻¹ (x − x̄),    T² (n − p) / (p (n − 1)) ~ F(p, n − p)
 
@@ -35,20 +35,21 @@ FEATURES = (
     "coarse texture",
 )
 COARSE_VOXELS = 3
-SCANS_PER_FEATURE = 2  # fewer training scans say too little about their own spread
-SMALLEST = 1e-6  # texture of an image without any
+MIN_SCANS_PER_FEATURE = 2  # fewer training scans do not estimate their covariance well enough
+MIN_TEXTURE = 1e-6  # texture of an image without any, so that its logarithm is finite
+MIN_SD = 1e-6  # a feature with a smaller SD is constant
 
 
 @dataclass(frozen=True)
 class AcquisitionShift:
-    """How a scan compares with the training scans.
+    """The difference between the acquisition of a scan and that of the training scans.
 
     Parameters
     ----------
     p_value
-        Chance that a scan like the training scans lies as far from them.
+        Probability that a scan like the training scans differs from them as much.
     feature, deviation
-        The number that is furthest from theirs, and how far, in their standard deviations.
+        The feature that differs most, and by how many standard deviations of the training scans.
     """
 
     p_value: float
@@ -61,7 +62,7 @@ class AcquisitionShift:
 
 @dataclass(frozen=True, eq=False)
 class AcquisitionReference:
-    """What the training scans look like.
+    """The acquisition features of the training scans.
 
     Parameters
     ----------
@@ -72,33 +73,40 @@ class AcquisitionReference:
     features: Features
 
     def compare(self, features: Features) -> AcquisitionShift | None:
-        """Return how unlike the training scans a scan ``(9,)`` is; None where they are too few to say."""
+        """Compare the features ``(9,)`` of a scan with those of the training scans.
+
+        Returns
+        -------
+        AcquisitionShift or None
+            None for too few training scans.
+        """
         n = len(self.features)
-        if n < SCANS_PER_FEATURE * len(FEATURES):
+        if n < MIN_SCANS_PER_FEATURE * len(FEATURES):
             return None
-        learnt = self.features.astype(np.float64)  # rounding in float32 would make what is constant vary
-        mean, sd = learnt.mean(axis=0), learnt.std(axis=0, ddof=1)
-        vary = sd > SMALLEST
-        p = int(vary.sum())
+        training = self.features.astype(np.float64)  # in float32, rounding would make a constant feature vary
+        mean, sd = training.mean(axis=0), training.std(axis=0, ddof=1)
+        varying = sd > MIN_SD
+        p = int(varying.sum())
         if p == 0:
             return None
-        z = (features - mean)[vary] / sd[vary]
-        correlation = np.corrcoef((learnt - mean)[:, vary], rowvar=False).reshape(p, p)
+        z = (features - mean)[varying] / sd[varying]
+        correlation = np.corrcoef((training - mean)[:, varying], rowvar=False).reshape(p, p)
         t2 = n / (n + 1) * float(z @ np.linalg.pinv(correlation, hermitian=True) @ z)
         furthest = int(np.abs(z).argmax())
         p_value = float(stats.f.sf(t2 * (n - p) / (p * (n - 1)), p, n - p))
-        return AcquisitionShift(p_value, np.array(FEATURES)[vary][furthest].item(), float(z[furthest]))
+        return AcquisitionShift(p_value, np.array(FEATURES)[varying][furthest].item(), float(z[furthest]))
 
 
 def acquisition_features(voxels: FloatArray, mask: MaskArray) -> Features:
-    """Return the nine numbers ``(9,)`` of a preprocessed volume ``(I, J, K)``, see :data:`FEATURES`.
+    """Compute the nine features ``(9,)`` of a preprocessed volume ``(I, J, K)``, see :data:`FEATURES`.
 
-    Textures are logarithms of medians over the voxels whose neighbours lie in the mask: of the distance of a voxel
-    from the mean of its two neighbours, and of the difference of voxels that lie :data:`COARSE_VOXELS` apart.
+    Textures are logarithms of medians over the voxels whose neighbours lie in the mask. The finest is the distance
+    of a voxel from the mean of its two neighbours; the coarse one is the difference of voxels that lie
+    :data:`COARSE_VOXELS` apart.
     """
     percentiles = np.percentile(voxels[mask], PERCENTILES) if mask.any() else np.zeros(len(PERCENTILES))
-    along = [_textures(np.moveaxis(voxels, axis, 0), np.moveaxis(mask, axis, 0)) for axis in range(3)]
-    fine, coarse = zip(*along, strict=True)
+    by_axis = [_textures(np.moveaxis(voxels, axis, 0), np.moveaxis(mask, axis, 0)) for axis in range(3)]
+    fine, coarse = zip(*by_axis, strict=True)
     return np.array([*percentiles, *fine, np.mean(coarse)], dtype=np.float32)
 
 
@@ -111,4 +119,4 @@ def _textures(v: FloatArray, m: MaskArray) -> tuple[float, float]:
 
 
 def _median_log(values: FloatArray) -> float:
-    return float(np.log(max(float(np.median(np.abs(values))) if values.size else 0.0, SMALLEST)))
+    return float(np.log(max(float(np.median(np.abs(values))) if values.size else 0.0, MIN_TEXTURE)))

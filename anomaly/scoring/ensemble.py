@@ -1,33 +1,34 @@
-"""Several models as one: their scan scores are merged by p-values, their maps by healthy standard deviations.
+"""Score with several models: merge their scan scores by p-values, and their maps by healthy standard deviations.
 
-The scores of different families have different scales; how rare a score is among healthy scans has one. For each of
-M members the p-value of its declared score is taken against the n healthy scans that it held out from training, and
-the p-values are merged into one score, larger = more anomalous:
+The scores of different families have different scales, but how rare a score is among healthy scans can be
+compared. For each of M members the p-value of its declared score is computed against the n healthy scans that it
+held out from training. The p-values are merged into one score, larger = more anomalous:
 
-    fisher       −2 Σ ln pₘ                 all members count; several moderate doubts add up
-    bonferroni   −ln(M · min pₘ)            the most alarmed member decides
-    mean         −ln(2 · (Σ pₘ) / M)        all members must be alarmed
+    fisher       −2 Σ ln pₘ                 all members count; several moderate p-values add up
+    bonferroni   −ln(M · min pₘ)            the smallest p-value decides
+    mean         −ln(2 · (Σ pₘ) / M)        all p-values must be small
 
-``exp(−score)`` of the latter two, where below 1, is a p-value if the members' are, however these depend on one
-another (Vovk & Wang 2020, "Combining p-values via averaging", Biometrika 107:791). Fisher's sum (1932,
-"Statistical Methods for Research Workers", §21.1) would follow χ² only if they were independent, which models of
-the same scans are not.
+``exp(−score)`` of the latter two, where below 1, is a p-value if those of the members are, however they depend on
+one another (Vovk & Wang 2020, "Combining p-values via averaging", Biometrika 107:791). Fisher's sum (1932,
+"Statistical Methods for Research Workers", §21.1) follows χ² only for independent p-values, and those of models
+that score the same scan are not.
 
-None of this carries the promise about false flags. Once the members are trained, their weights, their healthy
+The false-positive rate does not rest on any of this. Once the members are trained, their weights, their healthy
 references and their held-out scores are fixed, so the merged score is a fixed function of the scan. It is
-calibrated like the score of a single model, on healthy scans that no member has seen. Those scans and a new healthy
-scan are exchangeable, hence so are their merged scores, and split conformal prediction keeps the promised rate
-exactly, however the members depend on one another, and whether or not the p-values below are uniform. A bad merger
-costs sensitivity, never false flags. The calibration scans themselves must not be used for the p-values: each of
-them would be compared with itself, a new scan would not, and the two would no longer be exchangeable.
+calibrated like the score of a single model, on healthy scans that no member has seen. Those scans and a new
+healthy scan are exchangeable, hence so are their merged scores, and split conformal prediction controls the
+false-positive rate exactly, however the members depend on one another, and whether or not their p-values are
+uniform. A poor way of merging costs sensitivity and does not raise the false-positive rate. The calibration scans
+themselves must not be used for the p-values of the members: each of them would be compared with itself, a new scan
+would not, and the two would no longer be exchangeable.
 
 The p-values of one member, given its n held-out scores hᵢ:
 
     conformal    (1 + #{hᵢ ≥ s}) / (n + 1): exact, but never below 1 / (n + 1), about 0.08 for a dozen scans, so
-                 that all scans beyond the highest held-out score look the same
+                 that all scans beyond the highest held-out score have the same p-value
     student      P(T > (ln s − m) / (d √(1 + 1/n))), T Student's with n − 1 degrees of freedom, m and d the mean and
-                 SD of ln hᵢ: the tail of a new score where ln h is normal; tells apart what conformal cannot.
-                 Scores that are not all positive are taken without the logarithm.
+                 SD of ln hᵢ: the tail probability of a new score if ln h is normal; it also distinguishes scores
+                 beyond the highest held-out one. Scores that are not all positive are used without the logarithm.
 """
 
 from __future__ import annotations
@@ -53,29 +54,29 @@ from anomaly.scoring.scorer import ScoredVolume, Scorer, unsigned_evidence
 from anomaly.scoring.settings import EvidenceSettings
 
 Floats = npt.NDArray[np.float64]
-PValues = Literal["student", "conformal"]
-How = Literal["fisher", "bonferroni", "mean"]
+PValueKind = Literal["student", "conformal"]
+MergeMethod = Literal["fisher", "bonferroni", "mean"]
 
-SCORE = "ensemble"
-FEWEST_FOR_STUDENT = 3
-SMALLEST_LOG = float(np.log(np.finfo(np.float64).tiny))  # a p-value is never 0
+ENSEMBLE_SCORE = "ensemble"
+MIN_SCORES_FOR_STUDENT = 3
+MIN_LOG_P = float(np.log(np.finfo(np.float64).tiny))  # a p-value is never 0
 
 
 class MergeSettings(Settings):
-    """How the members of an ensemble become one."""
+    """How the members of an ensemble are merged."""
 
-    how: How = Field(default="fisher", description="how p-values are merged: fisher, bonferroni or mean")
-    p_values: PValues = Field(
-        default="student", description="a member's p-value against its held-out scores: student or conformal"
+    how: MergeMethod = Field(default="fisher", description="how p-values are merged: fisher, bonferroni or mean")
+    p_values: PValueKind = Field(
+        default="student", description="p-value of a member against its held-out scores: student or conformal"
     )
     weights: dict[str, PositiveFloat] = Field(
-        default_factory=dict, description="weight of a member's map in the merged map; 1 where not named"
+        default_factory=dict, description="weight of a member's map in the merged map; 1 for members not named"
     )
 
 
 @dataclass(frozen=True, eq=False)
 class EnsembleScorer:
-    """Fitted members, how they are merged, and how the merged evidence is read.
+    """Fitted members, how they are merged, and how the merged evidence is scored.
 
     Parameters
     ----------
@@ -96,7 +97,7 @@ class EnsembleScorer:
 
     def __post_init__(self) -> None:
         for name, member in self.members.items():
-            _refuse_what_cannot_be_merged(name, member, self.merge.p_values)
+            _check_member(name, member, self.merge.p_values)
         unknown = sorted(self.merge.weights.keys() - self.members.keys())
         if unknown:
             raise ConfigError("weights: " + unknown_name("member", unknown[0], list(self.members)))
@@ -109,13 +110,13 @@ class EnsembleScorer:
     def score(
         self, voxels: FloatArray, mask: MaskArray, covariates: FloatArray = UNKNOWN_COVARIATES
     ) -> ScoredVolume:
-        """Return maps and scan scores of one preprocessed volume, as :meth:`Scorer.score`."""
+        """Compute maps and scan scores of one preprocessed volume, as :meth:`Scorer.score`."""
         return self.postprocess(self.infer(voxels, mask, covariates), voxels, mask)
 
     def infer(
         self, voxels: FloatArray, mask: MaskArray, covariates: FloatArray = UNKNOWN_COVARIATES
     ) -> tuple[RawEvidence, ...]:
-        """Return what each member says of a volume, one after the other.
+        """Compute the raw evidence of every member, one after the other.
 
         Raises
         ------
@@ -125,46 +126,45 @@ class EnsembleScorer:
         return tuple(member.infer(voxels, mask, covariates) for member in self.members.values())
 
     def postprocess(self, raw: tuple[RawEvidence, ...], voxels: FloatArray, mask: MaskArray) -> ScoredVolume:
-        """Return the merged maps, each member's declared score under its name, and the merged score.
+        """Merge the maps and the scores; the declared score of each member is kept under its name.
 
-        The reconstruction is that of the first member; what is said of the scan's likeness to the training scans
-        is the worst that any member says.
+        The reconstruction is that of the first member. The similarity to the training scans is the lowest, and the
+        acquisition shift the least probable, of all members.
         """
-        said = [m.postprocess(r, voxels, mask) for m, r in zip(self.members.values(), raw, strict=True)]
+        members = [m.postprocess(r, voxels, mask) for m, r in zip(self.members.values(), raw, strict=True)]
         signed = np.asarray(
-            sum(w * found.signed for w, found in zip(self._weights, said, strict=True)), dtype=np.float32
+            sum(w * scored.signed for w, scored in zip(self._weights, members, strict=True)), dtype=np.float32
         )
         evidence, inside = unsigned_evidence(signed, mask, self.grid, self.settings)
         return ScoredVolume(
             evidence=evidence,
             signed=signed,
-            reconstruction=said[0].reconstruction,
+            reconstruction=members[0].reconstruction,
             mask=inside,
-            scores=self._scores(said),
-            similarity=min(found.similarity for found in said),
-            acquisition_shift=_worst([found.acquisition_shift for found in said]),
+            scores=self._scores(members),
+            similarity=min(scored.similarity for scored in members),
+            acquisition_shift=_least_probable([scored.acquisition_shift for scored in members]),
         )
 
-    def _scores(self, said: Sequence[ScoredVolume]) -> dict[str, float]:
-        scores, logs = {}, []
-        for (name, member), found in zip(self.members.items(), said, strict=True):
-            declared = member.settings.scan_score
-            scores[name] = found.scores[declared]
-            logs.append(log_p_values(scores[name], held_out_scores(member), self.merge.p_values))
-        return scores | {SCORE: float(merged(np.array(logs), self.merge.how))}
+    def _scores(self, scored_by_members: Sequence[ScoredVolume]) -> dict[str, float]:
+        scores, log_p = {}, []
+        for (name, member), scored in zip(self.members.items(), scored_by_members, strict=True):
+            scores[name] = scored.scores[member.settings.scan_score]
+            log_p.append(log_p_values(scores[name], held_out_scores(member), self.merge.p_values))
+        return scores | {ENSEMBLE_SCORE: float(merge_log_p_values(np.array(log_p), self.merge.how))}
 
     @cached_property
     def _weights(self) -> list[float]:
-        given = [self.merge.weights.get(name, 1.0) for name in self.members]
-        return [weight / sum(given) for weight in given]
+        weights = [self.merge.weights.get(name, 1.0) for name in self.members]
+        return [weight / sum(weights) for weight in weights]
 
 
 def held_out_scores(member: Scorer) -> Sequence[float]:
-    """Return a model's declared score ``(n,)`` for the healthy scans it held out; empty where it keeps none."""
+    """Return a model's declared score ``(n,)`` for the healthy scans it held out; empty where it has none."""
     return () if member.reference is None else member.reference.held_out_scores.get(member.settings.scan_score, ())
 
 
-def log_p_values(scores: npt.ArrayLike, healthy: npt.ArrayLike, kind: PValues) -> Floats:
+def log_p_values(scores: npt.ArrayLike, healthy: npt.ArrayLike, kind: PValueKind) -> Floats:
     """Return the logarithm of the p-value of each score ``(...)`` against ``(n,)`` healthy scores."""
     if kind == "conformal":
         return np.asarray(np.log(p_values(scores, healthy)))
@@ -172,13 +172,13 @@ def log_p_values(scores: npt.ArrayLike, healthy: npt.ArrayLike, kind: PValues) -
     if reference.min() > 0:
         reference = np.log(reference)
         with np.errstate(divide="ignore"):
-            values = np.log(np.maximum(values, 0))  # no score at all is no evidence: p = 1
+            values = np.log(np.maximum(values, 0))  # a score of 0 is no evidence: p = 1
     n = reference.size
     t = (values - reference.mean()) / (reference.std(ddof=1) * np.sqrt(1 + 1 / n))
-    return np.asarray(np.maximum(stats.t.logsf(t, df=n - 1), SMALLEST_LOG))
+    return np.asarray(np.maximum(stats.t.logsf(t, df=n - 1), MIN_LOG_P))
 
 
-def merged(log_p: Floats, how: How) -> Floats:
+def merge_log_p_values(log_p: Floats, how: MergeMethod) -> Floats:
     """Return the merged score ``(...)`` of the log p-values ``(M, ...)`` of M members; see the module."""
     if how == "fisher":
         return np.asarray(-2 * log_p.sum(axis=0))
@@ -188,26 +188,27 @@ def merged(log_p: Floats, how: How) -> Floats:
     return np.asarray(-(np.log(2 / m) + special.logsumexp(log_p, axis=0)))
 
 
-def _refuse_what_cannot_be_merged(name: str, member: Scorer, kind: PValues) -> None:
+def _check_member(name: str, member: Scorer, kind: PValueKind) -> None:
+    """Raise BundleError for a model that cannot be a member."""
     scores = held_out_scores(member)
     if not scores:
         raise BundleError(
-            f"member {name!r} keeps no held-out values of its score {member.settings.scan_score!r}, by which an "
-            "ensemble measures it (models of earlier versions do not); train it again"
+            f"member {name!r} has no held-out values of its score {member.settings.scan_score!r}, which an "
+            "ensemble needs for p-values (models of earlier versions have none); train it again"
         )
     if member.settings.standardise == "none":
         raise BundleError(
             f"the maps of member {name!r} are in units of its own (scoring.standardise: none), expected healthy "
             "standard deviations; train it with scoring.standardise: voxelwise"
         )
-    if kind == "student" and (len(scores) < FEWEST_FOR_STUDENT or np.ptp(scores) == 0):
+    if kind == "student" and (len(scores) < MIN_SCORES_FOR_STUDENT or np.ptp(scores) == 0):
         raise BundleError(
-            f"member {name!r} keeps {len(scores)} held-out scores, {len(set(scores))} of them different; "
-            f"p_values: student expects at least {FEWEST_FOR_STUDENT} that differ; use conformal, or train the "
+            f"member {name!r} has {len(scores)} held-out scores, {len(set(scores))} of them different; "
+            f"p_values: student expects at least {MIN_SCORES_FOR_STUDENT} that differ; use conformal, or train the "
             "member with a larger validation_fraction"
         )
 
 
-def _worst(found: Sequence[AcquisitionShift | None]) -> AcquisitionShift | None:
-    known = [acquisition_shift for acquisition_shift in found if acquisition_shift is not None]
-    return min(known, key=lambda acquisition_shift: acquisition_shift.p_value, default=None)
+def _least_probable(shifts: Sequence[AcquisitionShift | None]) -> AcquisitionShift | None:
+    known = [shift for shift in shifts if shift is not None]
+    return min(known, key=lambda shift: shift.p_value, default=None)

@@ -1,4 +1,4 @@
-"""From the template grid back to the scan as it was received: maps, mask and regions a radiologist can overlay."""
+"""Resample a result from the template grid to the grid of the scan as it was received."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def in_scan_space(
     voxel_threshold: float | None,
     min_region_ml: float,
 ) -> NativeResult:
-    """Return the evidence of a scored volume in the scan's own grid.
+    """Resample the evidence of a scored volume to the scan's own grid, and find the flagged regions there.
 
     Parameters
     ----------
@@ -51,7 +51,9 @@ def in_scan_space(
     template_from_scan
         ``(4, 4)`` scan RAS+ mm → template RAS+ mm.
     voxel_threshold
-        From the calibration; None where there is none.
+        Evidence above which a voxel is flagged, from the calibration; None without a calibration.
+    min_region_ml
+        Smaller regions are dropped.
     """
     evidence = to_scan_grid(scored.evidence, grid, scan, template_from_scan, order=1)
     if voxel_threshold is None:

@@ -1,4 +1,4 @@
-"""Filters on maps, inside the brain only."""
+"""Filter maps inside the brain, without influence from outside it."""
 
 from __future__ import annotations
 
@@ -7,39 +7,43 @@ from scipy import ndimage
 
 from anomaly.core.volume import FloatArray, MaskArray
 
+KERNEL_RADIUS_SIGMAS = 3.0
+BOX_MARGIN_SIGMAS = 4
+MIN_WEIGHT = 1e-6
+
 
 def smooth_inside(values: FloatArray, mask: MaskArray, sigma_voxels: tuple[float, float, float]) -> FloatArray:
-    """Return ``values`` smoothed by a Gaussian that does not see beyond the mask.
+    """Smooth ``values`` with a Gaussian, inside the mask only.
 
-    Normalised convolution (Knutsson & Westin 1993): smooth(values · mask) / smooth(mask), so that the edge of
-    the brain is not dimmed by the background.
+    Normalised convolution (Knutsson & Westin 1993): smooth(values · mask) / smooth(mask). The background therefore
+    does not lower the values at the edge of the brain.
 
     Parameters
     ----------
     values, mask
         ``(I, J, K)``.
     sigma_voxels
-        Standard deviation along I, J, K; all zero returns the values inside the mask.
+        Standard deviation along I, J, K; with all zero the values inside the mask stay as they are.
     """
     inside = np.where(mask, values, np.float32(0))
     if not any(sigma_voxels):
         return inside
-    box = _bounding_box(mask, margin=[int(np.ceil(4 * s)) for s in sigma_voxels])
-    weight = ndimage.gaussian_filter(mask[box].astype(np.float32), sigma_voxels, truncate=3.0)
-    total = ndimage.gaussian_filter(inside[box], sigma_voxels, truncate=3.0)
+    box = _bounding_box(mask, margin=[int(np.ceil(BOX_MARGIN_SIGMAS * s)) for s in sigma_voxels])
+    weight = ndimage.gaussian_filter(mask[box].astype(np.float32), sigma_voxels, truncate=KERNEL_RADIUS_SIGMAS)
+    total = ndimage.gaussian_filter(inside[box], sigma_voxels, truncate=KERNEL_RADIUS_SIGMAS)
     smoothed = np.zeros_like(inside)
-    smoothed[box] = np.where(mask[box], total / np.maximum(weight, 1e-6), 0)
+    smoothed[box] = np.where(mask[box], total / np.maximum(weight, MIN_WEIGHT), 0)
     return smoothed
 
 
 def median_inside(values: FloatArray, mask: MaskArray, width: int) -> FloatArray:
-    """Return ``values`` after a ``width``³ median filter, 0 outside the mask; ``width`` 0 or 1 changes nothing."""
+    """Apply a ``width``³ median filter and set voxels outside the mask to 0; ``width`` 0 or 1 filters nothing."""
     filtered = ndimage.median_filter(values, size=width) if width > 1 else values
     return np.where(mask, filtered, np.float32(0)).astype(np.float32)
 
 
 def eroded(mask: MaskArray, depth_mm: float, spacing: tuple[float, float, float]) -> MaskArray:
-    """Return the voxels of ``mask`` at least ``depth_mm`` from its outside."""
+    """Return the voxels of ``mask`` that are more than ``depth_mm`` away from its outside."""
     if depth_mm <= 0:
         return mask
     depth = ndimage.distance_transform_edt(np.pad(mask, 1), sampling=spacing)[1:-1, 1:-1, 1:-1]

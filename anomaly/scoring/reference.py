@@ -1,7 +1,8 @@
-"""What healthy scans' maps and scores look like, so that evidence is comparable across places.
+"""Statistics of healthy scans, so that evidence and scores can be compared across places and kinds.
 
-A cortex that never reconstructs well must not look ill in everybody: in template space the healthy mean of the
-signed map is subtracted and the rest divided by its healthy standard deviation, voxel by voxel.
+A part of the cortex that a model never reconstructs well must not be flagged in every scan. On the template grid
+the healthy mean of the signed map is therefore subtracted, and the rest divided by the healthy standard deviation,
+voxel by voxel.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from anomaly.scoring.acquisition_shift import FEATURES, AcquisitionReference, ac
 from anomaly.scoring.postprocess import smooth_inside
 from anomaly.scoring.settings import ScoringSettings
 
-MIN_COVERAGE = 0.25  # a voxel inside fewer of the healthy brains borrows the statistics of its surroundings
+MIN_COVERAGE = 0.25  # share of the healthy brains that must cover a voxel for it to have statistics of its own
+MIN_SD = 1e-6
+SD_FILL_PERCENTILE = 99  # of the SD of covered voxels: what voxels get that few brains cover
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,30 +31,30 @@ class HealthyReference:
     ----------
     mean, sd
         Map name → float32 ``(I, J, K)`` of the signed, smoothed map; ``sd`` includes its floor and is > 0.
-    appearance
-        float32 ``(I, J, K)`` mean healthy image, to tell a scan that is something else altogether.
+    mean_image
+        float32 ``(I, J, K)`` mean healthy image; a scan that does not correlate with it is refused.
     acquisition
-        What scanner and protocol leave in the healthy images, to tell a scan from another one.
-    score_centre, score_spread
-        Scan score name → mean and SD over healthy scans, to put scores on one scale before combining them.
+        Features of the scanners and protocols of the healthy scans.
+    score_mean, score_std
+        Scan score name → mean and SD over healthy scans, to put scores on one scale before they are combined.
     held_out_scores
-        Scan score name → its values for the same healthy scans, which the detector did not learn from: what an
-        ensemble measures this model's scores by. Empty in models of earlier versions.
+        Scan score name → its values for healthy scans that the detector did not learn from. An ensemble compares
+        the scores of its members with them. Empty in models of earlier versions.
     """
 
     mean: Mapping[str, FloatArray]
     sd: Mapping[str, FloatArray]
-    appearance: FloatArray
+    mean_image: FloatArray
     acquisition: AcquisitionReference
     score_mean: Mapping[str, float] = field(default_factory=dict)
     score_std: Mapping[str, float] = field(default_factory=dict)
     held_out_scores: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def arrays(self) -> dict[str, FloatArray]:
-        """Return the voxelwise statistics by name, for saving."""
+        """Return the voxelwise statistics by the names under which they are saved."""
         means = {f"mean.{name}": values for name, values in self.mean.items()}
         sds = {f"sd.{name}": values for name, values in self.sd.items()}
-        return {**means, **sds, "appearance": self.appearance, "acquisition": self.acquisition.features}
+        return {**means, **sds, "appearance": self.mean_image, "acquisition": self.acquisition.features}
 
     @classmethod
     def from_arrays(
@@ -61,18 +64,18 @@ class HealthyReference:
         score_std: Mapping[str, float],
         held_out_scores: Mapping[str, Sequence[float]],
     ) -> HealthyReference:
-        """Return the reference that :meth:`arrays` was saved from."""
+        """Return the reference whose :meth:`arrays` were saved."""
         acquisition = AcquisitionReference(arrays["acquisition"])
-        mean, sd = _named(arrays, "mean."), _named(arrays, "sd.")
+        mean, sd = _with_prefix(arrays, "mean."), _with_prefix(arrays, "sd.")
         return cls(mean, sd, arrays["appearance"], acquisition, score_mean, score_std, held_out_scores)
 
 
-def similarity(voxels: FloatArray, mask: MaskArray, appearance: FloatArray) -> float:
+def similarity(voxels: FloatArray, mask: MaskArray, mean_image: FloatArray) -> float:
     """Return the Pearson correlation of a scan with the mean healthy image inside the mask."""
-    inside = mask & (appearance > 0)
+    inside = mask & (mean_image > 0)
     if inside.sum() < 2 or voxels[inside].std() == 0:
         return 0.0
-    return float(np.corrcoef(voxels[inside], appearance[inside])[0, 1])
+    return float(np.corrcoef(voxels[inside], mean_image[inside])[0, 1])
 
 
 def fit_reference(
@@ -80,25 +83,25 @@ def fit_reference(
     grid: Geometry,
     settings: ScoringSettings,
 ) -> HealthyReference:
-    """Learn the voxelwise mean and SD from healthy scans, one at a time (memory does not grow with them).
+    """Compute the voxelwise mean and SD of healthy scans. One scan at a time is in memory.
 
     Parameters
     ----------
     scans
-        ``(signed maps by name, voxels, mask)`` per scan, each ``(I, J, K)`` on ``grid``, maps filtered.
+        ``(signed maps by name, voxels, mask)`` of each scan, each ``(I, J, K)`` on ``grid``, maps smoothed.
     """
-    moments = {name: RunningMoments(grid.shape) for name in (*settings.maps, "")}
+    of_maps = {name: RunningMoments(grid.shape) for name in settings.maps}
+    of_voxels = RunningMoments(grid.shape)
     features = []
     for maps, voxels, mask in scans:
-        for name in settings.maps:
-            moments[name].add(maps[name], mask)
-        moments[""].add(voxels, mask)
+        for name, moments in of_maps.items():
+            moments.add(maps[name], mask)
+        of_voxels.add(voxels, mask)
         features.append(acquisition_features(voxels, mask))
-    appearance = moments.pop("")
     return HealthyReference(
-        mean={name: _covered_mean(found) for name, found in moments.items()},
-        sd={name: _floored(found, settings.floor_of(name), grid, settings) for name, found in moments.items()},
-        appearance=_covered_mean(appearance),
+        mean={name: _covered_mean(moments) for name, moments in of_maps.items()},
+        sd={name: _floored_sd(found, settings.floor_of(name), grid, settings) for name, found in of_maps.items()},
+        mean_image=_covered_mean(of_voxels),
         acquisition=AcquisitionReference(
             np.array(features, dtype=np.float32).reshape(len(features), len(FEATURES))
         ),
@@ -115,7 +118,7 @@ def standardised(
 
 
 def _covered(moments: RunningMoments) -> MaskArray:
-    """Return where enough healthy brains reach for a voxel to have statistics of its own."""
+    """Return the voxels that enough healthy brains cover to have statistics of their own."""
     return np.asarray(moments.count >= max(2, MIN_COVERAGE * moments.n_arrays))
 
 
@@ -124,21 +127,24 @@ def _covered_mean(moments: RunningMoments) -> FloatArray:
 
 
 def sigma_in_voxels(sigma_mm: float, grid: Geometry) -> tuple[float, float, float]:
-    """Return a Gaussian's standard deviation in voxels along I, J, K."""
+    """Return the standard deviation of a Gaussian in voxels along I, J, K."""
     i, j, k = (sigma_mm / s for s in grid.spacing)
     return i, j, k
 
 
-def _floored(moments: RunningMoments, share: float, grid: Geometry, settings: ScoringSettings) -> FloatArray:
-    """Steady the SD, fill it where brains rarely reach (edges: as uncertain as the worst), and floor it."""
+def _floored_sd(moments: RunningMoments, share: float, grid: Geometry, settings: ScoringSettings) -> FloatArray:
+    """Smooth the SD, fill it where few brains reach with the SD of the most variable voxels, and add the floor.
+
+    ``share`` is the floor as a share of the median SD.
+    """
     sd, covered = moments.sd(ddof=1).astype(np.float32), _covered(moments)
     if not covered.any():
         return np.ones_like(sd)
-    steadied = smooth_inside(sd, covered, sigma_in_voxels(settings.sd_smoothing_mm, grid))
-    filled = np.where(covered, steadied, np.percentile(steadied[covered], 99))
-    floor = max(share * float(np.median(sd[covered])), 1e-6)
+    smoothed = smooth_inside(sd, covered, sigma_in_voxels(settings.sd_smoothing_mm, grid))
+    filled = np.where(covered, smoothed, np.percentile(smoothed[covered], SD_FILL_PERCENTILE))
+    floor = max(share * float(np.median(sd[covered])), MIN_SD)
     return np.asarray(np.sqrt(filled**2 + floor**2), dtype=np.float32)
 
 
-def _named(arrays: Mapping[str, FloatArray], prefix: str) -> dict[str, FloatArray]:
+def _with_prefix(arrays: Mapping[str, FloatArray], prefix: str) -> dict[str, FloatArray]:
     return {name.removeprefix(prefix): values for name, values in arrays.items() if name.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""Connected regions of the flagged mask, as a radiologist would list them."""
+"""Find and list the connected regions of flagged voxels."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from anomaly.core.results import Region
 from anomaly.core.volume import AffineArray, FloatArray, Geometry, MaskArray
 
 SIX_NEIGHBOURS = ndimage.generate_binary_structure(3, 1)
+MAX_REGIONS = 50
 
 
 def flagged_mask(evidence: FloatArray, threshold: float, geometry: Geometry, min_region_ml: float) -> MaskArray:
@@ -16,9 +17,9 @@ def flagged_mask(evidence: FloatArray, threshold: float, geometry: Geometry, min
     above = evidence > threshold
     labels, n = ndimage.label(above, SIX_NEIGHBOURS)
     sizes_ml = np.bincount(labels.ravel(), minlength=n + 1) * geometry.voxel_ml
-    kept = sizes_ml >= min_region_ml
-    kept[0] = False
-    return np.asarray(kept[labels])
+    large_enough = sizes_ml >= min_region_ml
+    large_enough[0] = False  # the background
+    return np.asarray(large_enough[labels])
 
 
 def find_regions(
@@ -27,9 +28,9 @@ def find_regions(
     signed: FloatArray,
     geometry: Geometry,
     template_from_scan: AffineArray,
-    most: int = 50,
+    max_regions: int = MAX_REGIONS,
 ) -> tuple[Region, ...]:
-    """Return the connected regions of ``mask``, highest peak first.
+    """List the connected regions of ``mask``, highest peak first.
 
     Parameters
     ----------
@@ -37,8 +38,8 @@ def find_regions(
         ``(I, J, K)`` in the scan's own grid; ``signed`` is negative where the scan is darker than expected.
     template_from_scan
         ``(4, 4)`` scan RAS+ mm → MNI152 RAS+ mm.
-    most
-        At most so many regions are listed.
+    max_regions
+        Only this many regions are listed.
     """
     labels, n = ndimage.label(mask, SIX_NEIGHBOURS)
     if n == 0:
@@ -46,11 +47,12 @@ def find_regions(
     peaks = np.atleast_1d(ndimage.maximum(evidence, labels, np.arange(1, n + 1)))
     boxes = ndimage.find_objects(labels)
     found = []
-    for rank, i in enumerate(np.argsort(-peaks, kind="stable")[:most], start=1):
+    for rank, i in enumerate(np.argsort(-peaks, kind="stable")[:max_regions], start=1):
         box, inside = boxes[i], labels[boxes[i]] == i + 1
-        strength = np.where(inside, evidence[box], -np.inf)
+        inside_evidence = np.where(inside, evidence[box], -np.inf)
         peak = tuple(
-            int(p) + s.start for p, s in zip(np.unravel_index(strength.argmax(), inside.shape), box, strict=True)
+            int(p) + s.start
+            for p, s in zip(np.unravel_index(inside_evidence.argmax(), inside.shape), box, strict=True)
         )
         found.append(
             Region(
@@ -58,7 +60,7 @@ def find_regions(
                 volume_ml=float(inside.sum()) * geometry.voxel_ml,
                 peak=float(peaks[i]),
                 mean=float(evidence[box][inside].mean()),
-                mni_mm=_in_template(peak, geometry, template_from_scan),
+                mni_mm=_position_in_template(peak, geometry, template_from_scan),
                 voxel=(peak[0], peak[1], peak[2]),
                 polarity="dark" if float(signed[box][inside].mean()) < 0 else "bright",
             )
@@ -66,7 +68,7 @@ def find_regions(
     return tuple(found)
 
 
-def _in_template(
+def _position_in_template(
     voxel: tuple[int, ...], geometry: Geometry, template_from_scan: AffineArray
 ) -> tuple[float, float, float]:
     x, y, z, _ = template_from_scan @ np.append(geometry.to_world(voxel), 1.0)

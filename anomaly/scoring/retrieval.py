@@ -1,15 +1,15 @@
-"""The healthy scans that are most like a scan: a comparison a reader can check, beside the numbers.
+"""Find the healthy training scans that are most similar to a scan, so that a reader can compare them.
 
-A scan's code (:mod:`anomaly.scoring.scan_embedding`) is standardised by the training scans, so that every
-dimension counts
-alike and two healthy scans taken at random have a cosine of about 0, and half of their bits in common:
+The code of a scan (:mod:`anomaly.scoring.scan_embedding`) is standardised by the training scans. Every dimension
+then counts alike, and two healthy scans taken at random have a cosine similarity of about 0 and half of their bits
+in common:
 
     z = (code − mean) / SD
     cosine:  z·z′ / (|z| |z′|)
     hash:    bits b = [z R > 0], R random signs;  1 − Hamming(b, b′) / B
 
-The share of equal bits grows with the cosine, about as 1 − arccos(cosine) / π, and 128 bits per scan are searched
-faster than the codes of very many scans.
+The share of equal bits grows with the cosine, about as 1 − arccos(cosine) / π. Comparing 128 bits per scan is
+faster than comparing the codes of very many scans.
 
 Source: Charikar 2002, "Similarity estimation techniques from rounding algorithms" (bits of random projections);
 Achlioptas 2003, "Database-friendly random projections" (random signs).
@@ -29,131 +29,140 @@ from anomaly.core.results import Neighbour
 from anomaly.core.volume import FloatArray
 
 Similarity = Literal["cosine", "hash"]
-Pictures = dict[str, npt.NDArray[np.uint8]]
+PlaneSlices = dict[str, npt.NDArray[np.uint8]]
 
-BITS = 128
+N_BITS = 128
 PLANES = ("axial", "coronal", "sagittal")
-SEED = 0
-SMALLEST = 1e-6  # SD of a dimension that says nothing
+PROJECTION_SEED = 0
+MIN_SD = 1e-6  # a dimension with a smaller SD is constant and does not count
+MIN_LENGTH = 1e-6  # keeps the cosine of a code of zeros finite
+
+SAVED_NAMES = {
+    "codes": "codes", "mean": "centre", "inverse_sd": "scale", "projections": "directions", "bits": "bits",
+    "ages": "ages",
+}  # fmt: skip
+"""Attribute → name of its array in the saved index."""
+SLICES_PREFIX = "picture."
 
 
 @dataclass(frozen=True, eq=False)
 class HealthyIndex:
-    """The training scans, to be searched. Nothing in it names a subject.
+    """The training scans, ready to be searched. Nothing in it names a subject.
 
     Parameters
     ----------
     codes
         float32 ``(n, D)``, standardised.
-    centre, scale
-        float32 ``(D,)``: a code is standardised by ``(code − centre) · scale``; the scale of a dimension that does
-        not vary is 0.
-    directions
-        int8 ``(D, B)`` of 1 and −1: the projections that make the bits.
+    mean, inverse_sd
+        float32 ``(D,)``: a code is standardised by ``(code − mean) · inverse_sd``; ``inverse_sd`` is 0 for a
+        dimension that does not vary.
+    projections
+        int8 ``(D, B)`` of 1 and −1: the random projections of which the bits are the signs.
     bits
         uint8 ``(n, B / 8)``, packed.
     ages
-        float32 ``(n,)`` whole years, NaN where not known.
-    pictures
+        float32 ``(n,)`` whole years, NaN where unknown.
+    slices
         Plane → uint8 ``(n, across, up)``: the middle slice of each scan, see :func:`middle_slices`.
-    by
+    metric
         Which similarity a search uses.
     """
 
     codes: FloatArray
-    centre: FloatArray
-    scale: FloatArray
-    directions: npt.NDArray[np.int8]
+    mean: FloatArray
+    inverse_sd: FloatArray
+    projections: npt.NDArray[np.int8]
     bits: npt.NDArray[np.uint8]
     ages: FloatArray
-    pictures: Pictures
-    by: Similarity = "cosine"
+    slices: PlaneSlices
+    metric: Similarity = "cosine"
 
     def __len__(self) -> int:
         return len(self.codes)
 
-    def nearest(self, code: FloatArray, k: int, by: Similarity | None = None) -> list[tuple[int, float]]:
-        """Return index and similarity of the ``k`` scans most like a scan's code ``(D,)``, the most similar first.
+    def nearest(self, code: FloatArray, k: int, metric: Similarity | None = None) -> list[tuple[int, float]]:
+        """Return index and similarity of the ``k`` scans that are most similar to a code ``(D,)``, in that order.
 
         Of scans that are equally similar the first comes first.
         """
-        z = (code - self.centre) * self.scale
-        found = self._equal_bits(z) if (by or self.by) == "hash" else self._cosines(z)
+        z = (code - self.mean) * self.inverse_sd
+        found = self._equal_bits(z) if (metric or self.metric) == "hash" else self._cosines(z)
         order = np.argsort(-found, kind="stable")[:k]
         return [(int(index), float(found[index])) for index in order]
 
     def neighbours(self, code: FloatArray, k: int) -> tuple[Neighbour, ...]:
-        """Return the ``k`` scans most like a scan's code ``(D,)``, for people: numbered, not named."""
+        """Return the ``k`` most similar scans as they are shown to readers: numbered, without a name."""
         found = self.nearest(code, k)
         return tuple(Neighbour(self.label(index), round(similarity, 4), index) for index, similarity in found)
 
     def label(self, index: int) -> str:
-        """Return what a scan is called, e.g. ``"healthy scan 17, 54 years"``."""
+        """Return the label of a scan, e.g. ``"healthy scan 17, 54 years"``."""
         age = float(self.ages[index])
         return f"healthy scan {index + 1}" + ("" if math.isnan(age) else f", {age:.0f} years")
 
-    def slices_of(self, neighbours: Sequence[Neighbour]) -> Pictures:
+    def slices_of(self, neighbours: Sequence[Neighbour]) -> PlaneSlices:
         """Return the middle slices of some scans, plane → uint8 ``(k, across, up)``."""
-        chosen = [neighbour.index for neighbour in neighbours]
-        return {plane: pictures[chosen] for plane, pictures in self.pictures.items()}
+        indices = [neighbour.index for neighbour in neighbours]
+        return {plane: slices[indices] for plane, slices in self.slices.items()}
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """Return everything by name, for saving."""
-        kept = {name: getattr(self, name) for name in ("codes", "centre", "scale", "directions", "bits", "ages")}
-        pictures = {f"picture.{plane}": values for plane, values in self.pictures.items()}
-        return {**kept, **pictures}
+        """Return all arrays by the names under which they are saved."""
+        arrays = {saved: getattr(self, attribute) for attribute, saved in SAVED_NAMES.items()}
+        return arrays | {SLICES_PREFIX + plane: slices for plane, slices in self.slices.items()}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]], by: Similarity) -> HealthyIndex:
-        """Return the index that :meth:`arrays` was saved from."""
-        kept = {name: values for name, values in arrays.items() if not name.startswith("picture.")}
-        pictures = {plane: arrays[f"picture.{plane}"] for plane in PLANES}
-        return cls(**kept, pictures=pictures, by=by)
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]], metric: Similarity) -> HealthyIndex:
+        """Return the index whose :meth:`arrays` were saved."""
+        attributes = {attribute: arrays[saved] for attribute, saved in SAVED_NAMES.items()}
+        slices = {plane: arrays[SLICES_PREFIX + plane] for plane in PLANES}
+        return cls(**attributes, slices=slices, metric=metric)
 
     def _cosines(self, z: FloatArray) -> FloatArray:
         lengths = np.linalg.norm(self.codes, axis=1) * np.linalg.norm(z)
-        return np.asarray((self.codes @ z) / np.maximum(lengths, SMALLEST), dtype=np.float32)
+        return np.asarray((self.codes @ z) / np.maximum(lengths, MIN_LENGTH), dtype=np.float32)
 
     def _equal_bits(self, z: FloatArray) -> FloatArray:
-        different = np.unpackbits(self.bits ^ hashed(z, self.directions), axis=1).sum(axis=1)
-        return np.asarray(1 - different / self.directions.shape[1], dtype=np.float32)
+        n_different = np.unpackbits(self.bits ^ hash_bits(z, self.projections), axis=1).sum(axis=1)
+        return np.asarray(1 - n_different / self.projections.shape[1], dtype=np.float32)
 
 
-def build_index(codes: FloatArray, ages: FloatArray, pictures: Sequence[Pictures], by: Similarity) -> HealthyIndex:
-    """Return the index of training scans.
+def build_index(
+    codes: FloatArray, ages: FloatArray, slices: Sequence[PlaneSlices], metric: Similarity
+) -> HealthyIndex:
+    """Return the index of the training scans.
 
     Parameters
     ----------
     codes
         ``(n, D)`` as the model gives them.
     ages
-        ``(n,)`` years, NaN where not known; kept as whole years.
-    pictures
-        :func:`middle_slices` of each scan; empty to keep none.
+        ``(n,)`` years, NaN where unknown; rounded to whole years.
+    slices
+        :func:`middle_slices` of each scan; empty for an index without images.
     """
-    centre, sd = codes.mean(axis=0), codes.std(axis=0)
-    scale = np.divide(1, sd, out=np.zeros_like(sd), where=sd > SMALLEST)
-    z = np.asarray((codes - centre) * scale, dtype=np.float32)
-    signs = np.random.default_rng(SEED).integers(0, 2, size=(codes.shape[1], BITS)) * 2 - 1
-    directions = signs.astype(np.int8)
+    mean, sd = codes.mean(axis=0), codes.std(axis=0)
+    inverse_sd = np.divide(1, sd, out=np.zeros_like(sd), where=sd > MIN_SD)
+    z = np.asarray((codes - mean) * inverse_sd, dtype=np.float32)
+    signs = np.random.default_rng(PROJECTION_SEED).integers(0, 2, size=(codes.shape[1], N_BITS)) * 2 - 1
+    projections = signs.astype(np.int8)
     return HealthyIndex(
         codes=z,
-        centre=centre.astype(np.float32),
-        scale=scale.astype(np.float32),
-        directions=directions,
-        bits=hashed(z, directions),
+        mean=mean.astype(np.float32),
+        inverse_sd=inverse_sd.astype(np.float32),
+        projections=projections,
+        bits=hash_bits(z, projections),
         ages=np.round(ages).astype(np.float32),
-        pictures={plane: np.stack([of_scan[plane] for of_scan in pictures]) for plane in PLANES if pictures},
-        by=by,
+        slices={plane: np.stack([of_scan[plane] for of_scan in slices]) for plane in PLANES if slices},
+        metric=metric,
     )
 
 
-def hashed(z: FloatArray, directions: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
+def hash_bits(z: FloatArray, projections: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
     """Return the packed bits ``(…, B / 8)`` of standardised codes ``(…, D)``."""
-    return np.packbits(z @ directions.astype(np.float32) > 0, axis=-1)
+    return np.packbits(z @ projections.astype(np.float32) > 0, axis=-1)
 
 
-def middle_slices(voxels: FloatArray, intensity_max: float) -> Pictures:
+def middle_slices(voxels: FloatArray, intensity_max: float) -> PlaneSlices:
     """Return the slices through the middle of the template, plane → uint8 ``(across, up)``; 255 is white.
 
     Parameters

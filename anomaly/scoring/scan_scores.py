@@ -1,4 +1,4 @@
-"""From an evidence map to scan scores. Larger = more anomalous."""
+"""Compute scan scores from an evidence map. Larger = more anomalous."""
 
 from __future__ import annotations
 
@@ -15,27 +15,29 @@ SCORES = {
     "reconstruction_mean": "mean evidence in the brain",
     "kl": "mean Kullback-Leibler divergence of the latent posterior from its prior (variational families)",
     "negative_elbo": "mean negative evidence lower bound (variational families)",
-    "critic_features": "distance of a scan from its reconstruction in what the critic sees (adversarial families)",
-    "denoising_loss": "mean squared error of the noise that was predicted in a scan (diffusion family)",
+    "critic_features": "distance between a scan and its reconstruction in critic features (adversarial families)",
+    "denoising_loss": "mean squared error of the predicted noise (diffusion family)",
     "negative_log_likelihood": "mean negative log-likelihood of a brain voxel, nats (normalising flow)",
-    "hotelling": "Hotelling's T²: how unusual a scan is along the main directions of healthy variation (pca)",
+    "hotelling": "Hotelling's T² of a scan along the principal components of healthy scans (pca)",
     "combined": "mean of reconstruction, kl and negative_elbo, each in healthy standard deviations",
-    "ensemble": "merged p-values of the declared scores of several models, which stand beside it under their names",
+    "ensemble": "merged p-values of the declared scores of the members, which are listed under their names",
 }
-"""Every scan score and its meaning; reports print these."""
+"""Every scan score with its meaning, as reports print it."""
+
+COMBINED_SCORES = ("reconstruction", "kl", "negative_elbo")
 
 
 def scan_scores(
     evidence: FloatArray, mask: MaskArray, terms: Mapping[str, float], top_fraction: float
 ) -> dict[str, float]:
-    """Return every scan score but the combined one.
+    """Compute every scan score but the combined one.
 
     Parameters
     ----------
     evidence
         ``(I, J, K)`` ≥ 0.
     mask
-        Voxels that count.
+        Voxels that count for the score.
     terms
         The detector's per-scan terms, e.g. ``{"kl": …, "negative_elbo": …}``.
     """
@@ -50,10 +52,10 @@ def scan_scores(
 
 
 def combined_score(scores: Mapping[str, float], reference: HealthyReference) -> float:
-    """Return the mean of the independent kinds of evidence, each in standard deviations of healthy scans."""
-    kinds = [name for name in ("reconstruction", "kl", "negative_elbo") if name in scores]
-    return float(np.mean([_in_sd(name, scores[name], reference) for name in kinds]))
+    """Return the mean of the scores that measure different things, each in healthy standard deviations."""
+    names = [name for name in COMBINED_SCORES if name in scores]
+    return float(np.mean([_in_healthy_sd(name, scores[name], reference) for name in names]))
 
 
-def _in_sd(name: str, score: float, reference: HealthyReference) -> float:
+def _in_healthy_sd(name: str, score: float, reference: HealthyReference) -> float:
     return (score - reference.score_mean.get(name, 0.0)) / (reference.score_std.get(name) or 1.0)

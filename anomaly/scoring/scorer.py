@@ -1,4 +1,4 @@
-"""One preprocessed scan in, one result out. Everything between the detector and the scan score."""
+"""Score one preprocessed scan: the steps between the evidence of a detector and the scan scores."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from anomaly.scoring.reference import (
     similarity,
     standardised,
 )
-from anomaly.scoring.retrieval import HealthyIndex, Pictures, build_index, middle_slices
+from anomaly.scoring.retrieval import HealthyIndex, PlaneSlices, build_index, middle_slices
 from anomaly.scoring.scan_embedding import embed_scan
 from anomaly.scoring.scan_scores import combined_score, scan_scores
 from anomaly.scoring.settings import EvidenceSettings, ScoringSettings
 
 InferenceT = TypeVar("InferenceT")
 Inference = tuple[RawEvidence, FloatArray, MaskArray]
-"""What a detector said of a volume, its voxels and its mask ``(I, J, K)``."""
+"""The raw evidence of a volume, its voxels and its mask ``(I, J, K)``."""
 
 
 @dataclass(frozen=True, eq=False)
 class ScoredVolume:
-    """The answer for one volume on the template grid.
+    """The result for one volume on the template grid.
 
     Parameters
     ----------
@@ -51,12 +51,12 @@ class ScoredVolume:
     scores
         Every scan score by name.
     similarity
-        Correlation with the mean healthy scan; 1 before there is a reference.
-    unlikeness
-        How unlike the training scans it was acquired; None before there is a reference, where that is too small,
-        or where the settings ask for no mark.
-    neighbours, neighbour_pictures
-        The healthy training scans that are most like it, and their middle slices; none without a healthy index.
+        Correlation with the mean healthy image; 1 without a reference.
+    acquisition_shift
+        How differently from the training scans it was acquired; None without a reference, for too few training
+        scans, or where the settings turn the test off.
+    neighbours, neighbour_slices
+        The most similar healthy training scans, and their middle slices; empty without a healthy index.
     """
 
     evidence: FloatArray
@@ -67,29 +67,32 @@ class ScoredVolume:
     similarity: float = 1.0
     acquisition_shift: AcquisitionShift | None = None
     neighbours: tuple[Neighbour, ...] = ()
-    neighbour_slices: Pictures = field(default_factory=dict)
+    neighbour_slices: PlaneSlices = field(default_factory=dict)
 
 
 class ScanScorer(Protocol[InferenceT]):
-    """What scores scans: one model, or several together. ``InferenceT`` is what it keeps between its two steps."""
+    """One model, or an ensemble, that scores scans.
+
+    ``InferenceT`` is what it computes in :meth:`infer` and needs in :meth:`postprocess`.
+    """
 
     @property
     def grid(self) -> Geometry:
-        """The template grid of the volumes it takes."""
+        """The template grid of the volumes it scores."""
         ...
 
     def score(
         self, voxels: FloatArray, mask: MaskArray, covariates: FloatArray = UNKNOWN_COVARIATES
     ) -> ScoredVolume:
-        """Return maps and scan scores of one preprocessed volume ``(I, J, K)``."""
+        """Compute maps and scan scores of one preprocessed volume ``(I, J, K)``."""
         ...
 
     def infer(self, voxels: FloatArray, mask: MaskArray, covariates: FloatArray = UNKNOWN_COVARIATES) -> InferenceT:
-        """Do the part of :meth:`score` that the networks take, or refuse the scan."""
+        """Run the networks, or refuse the scan: the first part of :meth:`score`."""
         ...
 
     def postprocess(self, raw: InferenceT, voxels: FloatArray, mask: MaskArray) -> ScoredVolume:
-        """Do the rest of :meth:`score`."""
+        """Compute maps and scan scores from what :meth:`infer` returned: the second part of :meth:`score`."""
         ...
 
 
@@ -104,28 +107,31 @@ class Scorer:
 
     @property
     def grid(self) -> Geometry:
-        """The template grid the detector works on."""
+        """The template grid that the detector works on."""
         return self.detector.grid
 
     def score(
         self, voxels: FloatArray, mask: MaskArray, covariates: FloatArray = UNKNOWN_COVARIATES
     ) -> ScoredVolume:
-        """Return maps and scan scores of one preprocessed volume ``(I, J, K)``.
+        """Compute maps and scan scores of one preprocessed volume ``(I, J, K)``.
 
-        ``about`` ``(D,)`` is what is known of the subject, as ``VolumeSource.covariates`` of the training volumes:
-        age and sex.
+        Parameters
+        ----------
+        covariates
+            Covariates ``(D,)`` of the subject, as ``VolumeSource.covariates`` gives them for the training volumes:
+            age and sex.
 
         Raises
         ------
         ScanRefusedError
-            The scan does not look like the scans the model was trained on at all.
+            The scan does not resemble the scans that the model was trained on.
         """
         return self.postprocess(self.infer(voxels, mask, covariates), voxels, mask)
 
     def infer(
         self, voxels: FloatArray, mask: MaskArray, covariates: FloatArray = UNKNOWN_COVARIATES
     ) -> RawEvidence:
-        """Return what the detector says: the part of :meth:`score` that the network takes.
+        """Compute the raw evidence: the part of :meth:`score` that runs the network.
 
         Raises
         ------
@@ -140,8 +146,8 @@ class Scorer:
         return replace(raw, embedding=self._embedding(voxels, mask))
 
     def postprocess(self, raw: RawEvidence, voxels: FloatArray, mask: MaskArray) -> ScoredVolume:
-        """Return maps and scan scores from what the detector said of a volume: the rest of :meth:`score`."""
-        signed = self._signed(self._filtered(raw, mask), mask)
+        """Compute maps and scan scores from the raw evidence of a volume: the rest of :meth:`score`."""
+        signed = self._signed(self._smoothed(raw, mask), mask)
         evidence, inside = unsigned_evidence(signed, mask, self.grid, self.settings)
         scores = scan_scores(evidence, inside, raw.terms, self.settings.top_fraction)
         if self.reference is not None:
@@ -155,37 +161,34 @@ class Scorer:
             similarity=self.similarity(voxels, mask) if raw.similarity is None else raw.similarity,
             acquisition_shift=self.acquisition_shift(voxels, mask),
         )
-        if self.index is None or raw.embedding is None:
-            return scored
-        found = self.index.neighbours(raw.embedding, self.settings.retrieval)
-        return replace(scored, neighbours=found, neighbour_slices=self.index.slices_of(found))
+        return self._with_neighbours(scored, raw.embedding)
 
     def similarity(self, voxels: FloatArray, mask: MaskArray) -> float:
-        """Return how alike a scan is to the mean healthy scan (correlation); 1 before there is a reference."""
-        return 1.0 if self.reference is None else similarity(voxels, mask, self.reference.appearance)
+        """Return the correlation of a scan with the mean healthy image; 1 without a reference."""
+        return 1.0 if self.reference is None else similarity(voxels, mask, self.reference.mean_image)
 
     def acquisition_shift(self, voxels: FloatArray, mask: MaskArray) -> AcquisitionShift | None:
-        """Return how unlike the training scans a scan was acquired; None too where the settings never mark one."""
+        """Compare the acquisition of a scan with the training scans; None where the settings turn it off."""
         if self.reference is None or not self.settings.acquisition_alpha:
             return None
         return self.reference.acquisition.compare(acquisition_features(voxels, mask))
 
     def learn_reference(self, healthy: VolumeSource, held_out: VolumeSource | None = None) -> Scorer:
-        """Return this scorer with what healthy scans look like: voxel statistics and score statistics.
+        """Return this scorer with the statistics of healthy scans: of their voxels and of their scores.
 
         Parameters
         ----------
         healthy
             Scans for the voxelwise mean and SD.
         held_out
-            Healthy scans the detector did not learn from: what its scan scores look like where nothing is wrong.
+            Healthy scans that the detector did not learn from, for the statistics of scan scores.
         """
-        return self.learn_from(self._looks(healthy), () if held_out is None else self._looks(held_out))
+        return self.learn_from(self._infer_all(healthy), () if held_out is None else self._infer_all(held_out))
 
     def learn_from(self, healthy: Iterable[Inference], held_out: Iterable[Inference] = ()) -> Scorer:
-        """Return what :meth:`learn_reference` returns, from what the detector said of the scans."""
-        filtered = ((self._filtered(raw, mask), voxels, mask) for raw, voxels, mask in healthy)
-        reference = fit_reference(filtered, self.detector.grid, self.settings)
+        """Return what :meth:`learn_reference` returns, from raw evidence that was computed already."""
+        smoothed = ((self._smoothed(raw, mask), voxels, mask) for raw, voxels, mask in healthy)
+        reference = fit_reference(smoothed, self.detector.grid, self.settings)
         scorer = replace(self, reference=reference)
         scores = [scorer.postprocess(raw, voxels, mask).scores for raw, voxels, mask in held_out]
         return replace(self, reference=_with_scores(reference, scores) if scores else reference)
@@ -193,26 +196,31 @@ class Scorer:
     def learn_index(self, healthy: VolumeSource, intensity_max: float) -> Scorer:
         """Return this scorer with an index of the healthy scans, in which the most similar ones are found.
 
-        Nothing changes where the settings ask for none, or the family has no latent code to compare.
-        ``intensity_max`` is the intensity that is white in the pictures of the scans.
+        The scorer has no index if the settings turn retrieval off, or if the family has no latent code.
+
+        Parameters
+        ----------
+        intensity_max
+            The intensity that is white in the slices of the scans.
         """
         settings = self.settings
         if settings.retrieval == 0 or not isinstance(self.detector, Embedder):
             return self
         scans = [
-            (self._embedding(v, m), about[0], middle_slices(v, intensity_max)) for v, m, about in _scans(healthy)
+            (self._embedding(voxels, mask), covariates[0], middle_slices(voxels, intensity_max))
+            for voxels, mask, covariates in _scans(healthy)
         ]
-        codes, ages, pictures = zip(*scans, strict=True)
-        index = build_index(np.stack(codes), np.array(ages), pictures, settings.retrieval_by)
+        codes, ages, slices = zip(*scans, strict=True)
+        index = build_index(np.stack(codes), np.array(ages), slices, settings.retrieval_by)
         return replace(self, index=index)
 
     def nearest_similarities(self, scans: VolumeSource) -> list[float]:
-        """Return how similar each scan is to the most similar one of the index; empty without an index."""
+        """Return the similarity of each scan to the most similar one of the index; empty without an index."""
         if self.index is None:
             return []
         return [self.index.nearest(self._embedding(v, m), 1)[0][1] for v, m, _ in _scans(scans)]
 
-    def _looks(self, source: VolumeSource) -> Iterator[Inference]:
+    def _infer_all(self, source: VolumeSource) -> Iterator[Inference]:
         for voxels, mask, covariates in _scans(source):
             yield self._raw(voxels, mask, covariates), voxels, mask
 
@@ -223,7 +231,13 @@ class Scorer:
     def _embedding(self, voxels: FloatArray, mask: MaskArray) -> FloatArray:
         return embed_scan(self.detector, batches(self.detector, voxels, mask, self.settings.batch_size))
 
-    def _filtered(self, raw: RawEvidence, mask: MaskArray) -> dict[str, FloatArray]:
+    def _with_neighbours(self, scored: ScoredVolume, embedding: FloatArray | None) -> ScoredVolume:
+        if self.index is None or embedding is None:
+            return scored
+        found = self.index.neighbours(embedding, self.settings.retrieval)
+        return replace(scored, neighbours=found, neighbour_slices=self.index.slices_of(found))
+
+    def _smoothed(self, raw: RawEvidence, mask: MaskArray) -> dict[str, FloatArray]:
         unknown = sorted(self.settings.maps.keys() - raw.maps.keys())
         if unknown:
             raise ConfigError("scoring.maps: " + unknown_name("map", unknown[0], list(raw.maps)))
@@ -253,7 +267,7 @@ class Scorer:
 def unsigned_evidence(
     signed: FloatArray, mask: MaskArray, grid: Geometry, settings: EvidenceSettings
 ) -> tuple[FloatArray, MaskArray]:
-    """Return the evidence ``(I, J, K)`` ≥ 0 of a signed map, and the voxels that count."""
+    """Return the evidence ``(I, J, K)`` ≥ 0 of a signed map, and the voxels that count for the scan score."""
     dark = settings.dark_weight * np.maximum(-signed, 0)
     bright = settings.bright_weight * np.maximum(signed, 0)
     inside = eroded(mask, settings.erode_mm, grid.spacing)
@@ -261,16 +275,18 @@ def unsigned_evidence(
 
 
 def _with_scores(reference: HealthyReference, scores: Sequence[dict[str, float]]) -> HealthyReference:
-    """Return a reference that knows the scores of held-out scans; the combined one follows from the others."""
+    """Return a reference with the scores of held-out scans; the combined score is computed from the others."""
     values = {name: [s[name] for s in scores] for name in scores[0] if name != "combined"}
-    known = replace(
+    with_moments = replace(
         reference,
         score_mean={name: float(np.mean(found)) for name, found in values.items()},
         score_std={name: float(np.std(found)) for name, found in values.items()},
     )
-    return replace(known, held_out_scores=values | {"combined": [combined_score(s, known) for s in scores]})
+    combined = [combined_score(s, with_moments) for s in scores]
+    return replace(with_moments, held_out_scores=values | {"combined": combined})
 
 
 def _scans(source: VolumeSource) -> Iterator[tuple[FloatArray, MaskArray, FloatArray]]:
+    """Yield voxels, mask and covariates of every scan."""
     for index in range(len(source)):
         yield *source[index], source.covariates(index)

@@ -1,4 +1,4 @@
-"""How evidence becomes a map, a mask and a scan score. All of it is fixed before a scan is looked at."""
+"""Settings of scoring, from evidence to map, mask and scan score. They are fixed before a scan is scored."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from anomaly.core.config import Settings
 
 
 class EvidenceSettings(Settings):
-    """How signed evidence is read, of one model or of an ensemble."""
+    """How signed evidence becomes a map and a declared score, for one model or an ensemble."""
 
     dark_weight: float = Field(default=1.0, gt=0, description="weight of voxels darker than expected")
     bright_weight: float = Field(default=1.0, gt=0, description="weight of voxels brighter than expected")
-    erode_mm: float = Field(default=0.0, ge=0, description="brain edge left out of the evidence, in millimetres")
+    erode_mm: float = Field(
+        default=0.0, ge=0, description="brain edge that is left out of the evidence, in millimetres"
+    )
     scan_score: str = Field(
         default="reconstruction", description="the declared scan score, which is compared with the threshold"
     )
@@ -29,16 +31,18 @@ class EvidenceSettings(Settings):
         default=0.0001,
         ge=0,
         lt=1,
-        description="a scan whose intensities and texture are less probable among training scans is marked as of "
-        "another scanner or protocol; 0 = never",
+        description="a scan whose intensities and texture are less probable than this among training scans has a "
+        "warning that it may be from another scanner or protocol; 0 = no warning",
     )
 
 
 class ScoringSettings(EvidenceSettings):
-    """From a model's raw maps to one evidence map and one declared scan score."""
+    """How the raw maps of a model become one evidence map and one declared scan score."""
 
     maps: dict[str, float] = Field(
-        default={"residual": 1.0}, min_length=1, description="the model's maps that make the evidence, with weights"
+        default={"residual": 1.0},
+        min_length=1,
+        description="maps of the model that are added up as evidence, with weights",
     )
     smoothing_mm: float = Field(default=2.0, ge=0, description="Gaussian sigma applied to each map; 0 = none")
     median_voxels: int = Field(
@@ -47,13 +51,13 @@ class ScoringSettings(EvidenceSettings):
     standardise: Literal["voxelwise", "none"] = Field(
         default="voxelwise", description="subtract the healthy mean and divide by the healthy SD, voxel by voxel"
     )
-    sd_smoothing_mm: float = Field(default=4.0, ge=0, description="Gaussian sigma that steadies the SD map")
+    sd_smoothing_mm: float = Field(default=4.0, ge=0, description="Gaussian sigma that smooths the SD map")
     sd_floor: NonNegativeFloat | dict[str, NonNegativeFloat] = Field(
         default=0.5,
         description="floor of the SD, as a share of its median in the brain; one for all maps, or by map",
     )
     flip_average: bool = Field(
-        default=False, description="average the model's answer with that for the left-right mirrored scan"
+        default=False, description="average the evidence with that of the scan mirrored left to right"
     )
     top_fraction: float = Field(
         default=0.01, gt=0, le=1, description="the scan score is the mean of this share of brain voxels"
@@ -62,8 +66,8 @@ class ScoringSettings(EvidenceSettings):
         default=3,
         ge=0,
         le=8,
-        description="most similar healthy scans that a report shows, of families with a latent code; 0 = none, and "
-        "no picture of a training scan is kept in the model",
+        description="number of most similar healthy scans that a report shows, for families with a latent code; "
+        "0 = none, and no image of a training scan is saved in the model",
     )
     retrieval_by: Literal["cosine", "hash"] = Field(
         default="cosine", description="similarity of two codes: their cosine, or the share of equal bits of a hash"

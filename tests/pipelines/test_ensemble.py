@@ -169,7 +169,7 @@ def test_a_model_of_an_earlier_version_can_score_but_be_no_member(atlas: Path, p
     write_json(old / "metadata.json", metadata)
 
     assert open_bundle(old).scorer.score(*healthy(500)).scores
-    with pytest.raises(BundleError, match=r"'old' keeps no held-out values of its score 'reconstruction'"):
+    with pytest.raises(BundleError, match=r"'old' has no held-out values of its score 'reconstruction'"):
         ensemble([atlas, old], tmp_path / "both")
 
 

@@ -60,7 +60,7 @@ def test_a_training_scan_finds_itself_after_loading(model: Path) -> None:
     index = bundle.scorer.index
     assert index is not None
     assert len(index) == bundle.metadata["data"]["n_train"] == 12
-    assert index.pictures["axial"].shape == (12, 16, 18)
+    assert index.slices["axial"].shape == (12, 16, 18)
     nearest = [bundle.scorer.score(*healthy(n)).neighbours[0] for n in TRAINED]
     assert sum(neighbour.similarity > 0.999 for neighbour in nearest) == 12  # the other three chose the checkpoint
     ages = {int(neighbour.label.split()[3]) for neighbour in nearest if neighbour.similarity > 0.999}

@@ -33,7 +33,7 @@ def p_value(reference: AcquisitionReference, voxels: FloatArray) -> float:
     return found.p_value
 
 
-def test_scans_of_the_same_scanner_are_as_probable_as_their_p_value_says(reference: AcquisitionReference) -> None:
+def test_p_values_of_scans_of_the_same_scanner_are_uniform(reference: AcquisitionReference) -> None:
     found = np.array([p_value(reference, scan(seed)) for seed in range(1000, 1200)])
     assert np.mean(found < ALPHA) <= 0.01
     assert 0.35 < np.mean(found < 0.5) < 0.65
@@ -50,7 +50,7 @@ def test_scans_of_the_same_scanner_are_as_probable_as_their_p_value_says(referen
     ],
     ids=["noisier", "smoother", "thick slices", "another contrast"],
 )
-def test_another_scanner_or_protocol_is_told(
+def test_another_scanner_or_protocol_has_a_small_p_value_and_a_named_feature(
     reference: AcquisitionReference, change: dict[str, float], feature: str
 ) -> None:
     found = reference.compare(acquisition_features(scan(2000, **change), mask()))
@@ -60,19 +60,19 @@ def test_another_scanner_or_protocol_is_told(
     assert f"{found.deviation:+.1f} SD" in str(found)
 
 
-def test_a_lesion_is_no_other_scanner(reference: AcquisitionReference) -> None:
+def test_a_lesion_is_not_taken_for_another_scanner(reference: AcquisitionReference) -> None:
     ill = scan(3000)
     ill[9:13, 9:13, 9:13] *= 0.4
     assert p_value(reference, ill) > ALPHA
 
 
-def test_too_few_training_scans_say_nothing(reference: AcquisitionReference) -> None:
+def test_with_too_few_training_scans_there_is_no_result(reference: AcquisitionReference) -> None:
     few = AcquisitionReference(reference.features[: 2 * len(FEATURES) - 1])
     assert few.compare(reference.features[0]) is None
     assert AcquisitionReference(reference.features[:0]).compare(reference.features[0]) is None
 
 
-def test_what_never_varies_is_not_compared(reference: AcquisitionReference) -> None:
+def test_a_constant_feature_is_not_compared(reference: AcquisitionReference) -> None:
     flat = reference.features.copy()
     flat[:, 0] = 1.0
     found = AcquisitionReference(flat).compare(np.append(np.float32(5.0), flat[3, 1:]))
@@ -86,7 +86,7 @@ def test_an_empty_mask_has_features(reference: AcquisitionReference) -> None:
     assert np.isfinite(features).all()
 
 
-def test_a_number_that_is_constant_among_many_scans_tells_nothing() -> None:
+def test_a_feature_that_is_constant_among_many_scans_is_not_compared() -> None:
     flat = np.full((3000, len(FEATURES)), np.log(1e-6), dtype=np.float32)  # its mean in float32 is another number
     flat[:, 0] = np.random.default_rng(0).normal(size=3000)
     found = AcquisitionReference(flat).compare(np.array([5.0, *flat[0, 1:]], dtype=np.float32))

@@ -11,16 +11,23 @@ from scipy import stats
 from anomaly.calibration.operating_point import operating_point
 from anomaly.core.errors import BundleError, ConfigError, ScanRefusedError
 from anomaly.core.volume import FloatArray, MaskArray
-from anomaly.scoring.ensemble import EnsembleScorer, How, MergeSettings, PValues, log_p_values, merged
+from anomaly.scoring.ensemble import (
+    EnsembleScorer,
+    MergeMethod,
+    MergeSettings,
+    PValueKind,
+    log_p_values,
+    merge_log_p_values,
+)
 from anomaly.scoring.scorer import Scorer
 from anomaly.scoring.settings import EvidenceSettings, ScoringSettings
 from tests.scoring.factory import Constant, Scans
 
-READING = EvidenceSettings(scan_score="ensemble")
-EVERY_WAY = [(how, kind) for how in ("fisher", "bonferroni", "mean") for kind in ("student", "conformal")]
+EVIDENCE = EvidenceSettings(scan_score="ensemble")
+METHODS_AND_KINDS = [(how, kind) for how in ("fisher", "bonferroni", "mean") for kind in ("student", "conformal")]
 
 
-class Others(Scans):
+class OtherScans(Scans):
     """Healthy scans that no member learnt from."""
 
     def __getitem__(self, index: int) -> tuple[FloatArray, MaskArray]:
@@ -29,7 +36,7 @@ class Others(Scans):
 
 def trained(**settings: Any) -> Scorer:
     chosen = ScoringSettings(**{"smoothing_mm": 0, "sd_smoothing_mm": 8, "sd_floor": 0.1} | settings)
-    return Scorer(Constant(), chosen).learn_reference(Scans(8), Others(12))
+    return Scorer(Constant(), chosen).learn_reference(Scans(8), OtherScans(12))
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +44,9 @@ def members() -> dict[str, Scorer]:
     return {"sharp": trained(), "smooth": trained(smoothing_mm=6.0)}
 
 
-def together(members: Mapping[str, Scorer], reading: EvidenceSettings = READING, **merge: Any) -> EnsembleScorer:
+def ensemble_of(
+    members: Mapping[str, Scorer], reading: EvidenceSettings = EVIDENCE, **merge: Any
+) -> EnsembleScorer:
     return EnsembleScorer(dict(members), MergeSettings(**merge), reading)
 
 
@@ -52,19 +61,21 @@ def scan(factor: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
 def test_merging_follows_the_formulas() -> None:
     log_p = np.log([[0.01], [0.2], [0.5]])
 
-    assert merged(log_p, "fisher") == pytest.approx(stats.combine_pvalues([0.01, 0.2, 0.5], "fisher").statistic)
-    assert np.exp(-merged(log_p, "bonferroni")) == pytest.approx(3 * 0.01)
-    assert np.exp(-merged(log_p, "mean")) == pytest.approx(2 * 0.71 / 3)
+    assert merge_log_p_values(log_p, "fisher") == pytest.approx(
+        stats.combine_pvalues([0.01, 0.2, 0.5], "fisher").statistic
+    )
+    assert np.exp(-merge_log_p_values(log_p, "bonferroni")) == pytest.approx(3 * 0.01)
+    assert np.exp(-merge_log_p_values(log_p, "mean")) == pytest.approx(2 * 0.71 / 3)
 
 
 @pytest.mark.parametrize("how", ["fisher", "bonferroni", "mean"])
-def test_no_p_value_is_too_small_to_be_told_from_a_smaller_one(how: How) -> None:
+def test_very_small_p_values_are_still_told_apart(how: MergeMethod) -> None:
     tiny = np.array([[-300.0, -700.0], [-300.0, -700.0]])
 
-    assert merged(tiny, how)[1] > merged(tiny, how)[0]
+    assert merge_log_p_values(tiny, how)[1] > merge_log_p_values(tiny, how)[0]
 
 
-def test_students_p_value_of_a_new_score_is_uniform_where_scores_are_log_normal() -> None:
+def test_the_student_p_value_of_a_new_score_is_uniform_for_log_normal_scores() -> None:
     rng = np.random.default_rng(0)
     found = []
     for _ in range(1500):
@@ -74,7 +85,7 @@ def test_students_p_value_of_a_new_score_is_uniform_where_scores_are_log_normal(
     assert stats.kstest(found, "uniform").pvalue > 0.01
 
 
-def test_student_tells_apart_what_conformal_cannot() -> None:
+def test_student_distinguishes_scores_beyond_the_highest_held_out_one() -> None:
     healthy = np.linspace(1, 2, 12)
     beyond = np.array([3.0, 6.0, 1e9])
 
@@ -83,7 +94,7 @@ def test_student_tells_apart_what_conformal_cannot() -> None:
     assert np.isfinite(log_p_values(1e300, healthy, "student"))
 
 
-def test_scores_that_may_be_negative_are_taken_as_they_are() -> None:
+def test_scores_that_may_be_negative_are_used_without_the_logarithm() -> None:
     healthy = np.array([-1.0, 0.0, 1.0])
 
     assert np.exp(log_p_values(0.0, healthy, "student")) == pytest.approx(0.5)
@@ -92,9 +103,9 @@ def test_scores_that_may_be_negative_are_taken_as_they_are() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("how", "kind"), EVERY_WAY)
-def test_the_promised_rate_of_false_flags_is_kept_on_average(how: How, kind: PValues) -> None:
-    """Three members of one mind, with heavy tails and few held-out scans: nothing of this may break the promise."""
+@pytest.mark.parametrize(("how", "kind"), METHODS_AND_KINDS)
+def test_the_mean_false_positive_rate_is_within_the_target(how: MergeMethod, kind: PValueKind) -> None:
+    """Three dependent members with heavy tails and few held-out scans; the rate must hold all the same."""
     rng, alpha = np.random.default_rng(1), 0.1
 
     def scores(n: int) -> np.ndarray:
@@ -105,30 +116,32 @@ def test_the_promised_rate_of_false_flags_is_kept_on_average(how: How, kind: PVa
     for _ in range(400):
         held_out, calibration, new = scores(8), scores(19), scores(50)
         reference, found = (
-            merged(np.array([log_p_values(s, h, kind) for s, h in zip(many, held_out, strict=True)]), how)
+            merge_log_p_values(
+                np.array([log_p_values(s, h, kind) for s, h in zip(many, held_out, strict=True)]), how
+            )
             for many in (calibration, new)
         )
         flagged.append(np.mean(found > operating_point(reference, alpha).threshold))
 
     error = np.std(flagged) / np.sqrt(len(flagged))
     assert np.mean(flagged) < alpha + 3 * error
-    if kind == "student":  # without ties the rate is not only kept but met
+    if kind == "student":  # without ties the rate is not only below the target but equal to it
         assert np.mean(flagged) > alpha - 3 * error
 
 
-@pytest.mark.parametrize(("how", "kind"), EVERY_WAY)
-def test_a_lesion_raises_the_score_of_each_member_and_of_all(
-    members: dict[str, Scorer], how: How, kind: PValues
+@pytest.mark.parametrize(("how", "kind"), METHODS_AND_KINDS)
+def test_a_lesion_raises_the_score_of_each_member_and_of_the_ensemble(
+    members: dict[str, Scorer], how: MergeMethod, kind: PValueKind
 ) -> None:
-    scorer = together(members, how=how, p_values=kind)
+    scorer = ensemble_of(members, how=how, p_values=kind)
     healthy, ill = scorer.score(*scan()).scores, scorer.score(*scan(0.3)).scores
 
     assert list(ill) == ["sharp", "smooth", "ensemble"]
     assert all(ill[name] > healthy[name] for name in ill)
 
 
-def test_each_member_says_what_it_says_alone(members: dict[str, Scorer]) -> None:
-    merged_scan = together(members).score(*scan(0.3))
+def test_the_score_of_a_member_is_its_score_alone(members: dict[str, Scorer]) -> None:
+    merged_scan = ensemble_of(members).score(*scan(0.3))
     alone = {name: member.score(*scan(0.3)) for name, member in members.items()}
 
     assert {n: merged_scan.scores[n] for n in members} == {n: s.scores["reconstruction"] for n, s in alone.items()}
@@ -136,25 +149,25 @@ def test_each_member_says_what_it_says_alone(members: dict[str, Scorer]) -> None
     assert merged_scan.similarity == min(s.similarity for s in alone.values())
 
 
-def test_a_member_is_asked_for_the_score_it_declares() -> None:
+def test_a_member_contributes_the_score_it_declares() -> None:
     members = {"kl": trained(scan_score="kl"), "p99": trained(scan_score="reconstruction_p99")}
     alone = members["kl"].score(*scan(0.3)).scores
 
-    found = together(members).score(*scan(0.3)).scores
+    found = ensemble_of(members).score(*scan(0.3)).scores
     assert (found["kl"], found["p99"]) == (alone["kl"], alone["reconstruction_p99"])
 
 
 def test_the_map_is_the_weighted_mean_of_the_members_maps(members: dict[str, Scorer]) -> None:
     sharp, smooth = (member.score(*scan(0.3)).signed for member in members.values())
-    equal, weighted = together(members), together(members, weights={"smooth": 3.0})
+    equal, weighted = ensemble_of(members), ensemble_of(members, weights={"smooth": 3.0})
 
     np.testing.assert_allclose(equal.score(*scan(0.3)).signed, (sharp + smooth) / 2, atol=1e-5)
     np.testing.assert_allclose(weighted.score(*scan(0.3)).signed, (sharp + 3 * smooth) / 4, atol=1e-5)
 
 
-def test_the_merged_map_is_read_as_its_own_settings_say(members: dict[str, Scorer]) -> None:
+def test_the_evidence_settings_of_the_ensemble_apply_to_the_merged_map(members: dict[str, Scorer]) -> None:
     read = EvidenceSettings(scan_score="ensemble", bright_weight=0.01, erode_mm=4.0)
-    plain, found = together(members).score(*scan(1.7)), together(members, read).score(*scan(1.7))
+    plain, found = ensemble_of(members).score(*scan(1.7)), ensemble_of(members, read).score(*scan(1.7))
 
     assert found.mask.sum() < plain.mask.sum()
     assert not found.evidence[~found.mask].any()
@@ -168,39 +181,39 @@ def test_a_scan_that_one_member_refuses_is_refused_with_its_reason(members: dict
     )
 
     with pytest.raises(ScanRefusedError, match=r"expected at least 1\.00"):
-        together(members | {"strict": strict}).infer(*scan(0.3))
+        ensemble_of(members | {"strict": strict}).infer(*scan(0.3))
 
 
-def test_the_least_likely_acquisition_that_a_member_sees_is_what_is_said(members: dict[str, Scorer]) -> None:
-    few = together(members).score(*scan()).acquisition_shift
-    many = Scorer(Constant(), members["sharp"].settings).learn_reference(Scans(24), Others(12))
-    found = together(members | {"many": many}).score(*scan()).acquisition_shift
+def test_the_acquisition_shift_is_the_least_probable_of_the_members(members: dict[str, Scorer]) -> None:
+    few = ensemble_of(members).score(*scan()).acquisition_shift
+    many = Scorer(Constant(), members["sharp"].settings).learn_reference(Scans(24), OtherScans(12))
+    found = ensemble_of(members | {"many": many}).score(*scan()).acquisition_shift
 
     assert few is None
     assert found is not None
     assert found == many.score(*scan()).acquisition_shift
 
 
-def test_a_model_without_held_out_scores_is_no_member(members: dict[str, Scorer]) -> None:
+def test_a_model_without_held_out_scores_cannot_be_a_member(members: dict[str, Scorer]) -> None:
     old = Scorer(Constant(), members["sharp"].settings).learn_reference(Scans(8))
 
-    with pytest.raises(BundleError, match=r"'old' keeps no held-out values .*train it again"):
-        together(members | {"old": old})
+    with pytest.raises(BundleError, match=r"'old' has no held-out values .*train it again"):
+        ensemble_of(members | {"old": old})
 
 
-def test_a_model_without_standardised_maps_is_no_member(members: dict[str, Scorer]) -> None:
+def test_a_model_without_standardised_maps_cannot_be_a_member(members: dict[str, Scorer]) -> None:
     with pytest.raises(BundleError, match=r"'raw' are in units of its own .*standardise: voxelwise"):
-        together(members | {"raw": trained(standardise="none")})
+        ensemble_of(members | {"raw": trained(standardise="none")})
 
 
 def test_two_held_out_scans_are_too_few_for_student_and_enough_for_conformal(members: dict[str, Scorer]) -> None:
-    few = Scorer(Constant(), members["sharp"].settings).learn_reference(Scans(8), Others(2))
+    few = Scorer(Constant(), members["sharp"].settings).learn_reference(Scans(8), OtherScans(2))
 
-    with pytest.raises(BundleError, match=r"'few' keeps 2 held-out scores.*expects at least 3.*use conformal"):
-        together(members | {"few": few})
-    assert together(members | {"few": few}, p_values="conformal").grid == few.grid
+    with pytest.raises(BundleError, match=r"'few' has 2 held-out scores.*expects at least 3.*use conformal"):
+        ensemble_of(members | {"few": few})
+    assert ensemble_of(members | {"few": few}, p_values="conformal").grid == few.grid
 
 
 def test_a_weight_must_name_a_member(members: dict[str, Scorer]) -> None:
     with pytest.raises(ConfigError, match="unknown member 'blunt'; valid: sharp, smooth"):
-        together(members, weights={"blunt": 2.0})
+        ensemble_of(members, weights={"blunt": 2.0})

@@ -11,7 +11,7 @@ from tests.scoring.factory import SHAPE, Constant, Scans, ball
     [ImageView(kind="slice", neighbours=1), ImageView(kind="patch", size=(8, 8, 8)), ImageView(kind="volume")],
     ids=str,
 )
-def test_the_residual_volume_is_what_the_detector_said_of_each_image(view: ImageView) -> None:
+def test_the_residual_volume_is_assembled_from_the_residuals_of_the_images(view: ImageView) -> None:
     voxels, mask = Scans()[0]
     evidence = raw_evidence(Constant(view), voxels, mask, batch_size=5)
 
@@ -33,7 +33,7 @@ def test_the_batch_size_changes_nothing() -> None:
     assert one.terms["kl"] == pytest.approx(many.terms["kl"])
 
 
-def test_averaging_with_the_mirror_image_changes_nothing_for_a_symmetric_answer() -> None:
+def test_averaging_with_the_mirrored_scan_changes_nothing_for_a_detector_without_position() -> None:
     voxels, mask = Scans()[0]
     plain, averaged = (raw_evidence(Constant(), voxels, mask, flip_average=flip) for flip in (False, True))
 

@@ -24,7 +24,7 @@ def planted(factor: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.where(lesion, voxels * factor, voxels).astype(np.float32), mask, lesion
 
 
-def test_what_all_healthy_scans_share_is_no_evidence(scorer: Scorer) -> None:
+def test_a_pattern_of_all_healthy_scans_is_no_evidence(scorer: Scorer) -> None:
     voxels, mask = Scans(13)[12]
     signed = scorer.score(voxels, mask).signed[mask]
 
@@ -49,7 +49,7 @@ def test_a_lesion_raises_every_score(scorer: Scorer) -> None:
     assert {"reconstruction", "reconstruction_p99", "reconstruction_mean", "kl", "combined"} == set(ill)
 
 
-def test_the_scores_of_held_out_scans_are_kept_by_name(scorer: Scorer) -> None:
+def test_the_scores_of_held_out_scans_are_part_of_the_reference(scorer: Scorer) -> None:
     assert scorer.reference is not None
     kept = scorer.reference.held_out_scores
     found = [scorer.score(*scan).scores for scan in (Scans()[index] for index in range(12))]
@@ -59,7 +59,7 @@ def test_the_scores_of_held_out_scans_are_kept_by_name(scorer: Scorer) -> None:
     assert Scorer(Constant(), SETTINGS).learn_reference(Scans()).reference.held_out_scores == {}
 
 
-def test_a_small_weight_puts_bright_voxels_behind_dark_ones() -> None:
+def test_a_small_weight_lowers_the_evidence_of_bright_voxels() -> None:
     scans = Scans()
     dark_only = Scorer(Constant(), SETTINGS.model_copy(update={"bright_weight": 0.01}))
     dark_only = dark_only.learn_reference(scans, scans)
@@ -84,7 +84,7 @@ def test_the_same_scan_gives_bit_identical_evidence_twice(scorer: Scorer) -> Non
     assert first.scores == second.scores
 
 
-def test_a_scan_says_how_unlike_the_training_scans_it_was_acquired() -> None:
+def test_a_noisier_scan_than_the_training_scans_has_an_acquisition_shift() -> None:
     scans = Scans(24)
     scorer = Scorer(Constant(), SETTINGS).learn_reference(scans, scans)
     voxels, mask = Scans(26)[25]
@@ -98,7 +98,7 @@ def test_a_scan_says_how_unlike_the_training_scans_it_was_acquired() -> None:
     assert Scorer(Constant(), SETTINGS).score(voxels, mask).acquisition_shift is None
 
 
-def test_each_map_can_have_a_floor_of_its_own() -> None:
+def test_each_map_can_have_its_own_sd_floor() -> None:
     scans = Scans()
     own = Scorer(Constant(), SETTINGS.model_copy(update={"sd_floor": {"residual": 0.1}}))
     high = Scorer(Constant(), SETTINGS.model_copy(update={"sd_floor": {"residual": 3.0}}))

@@ -17,8 +17,7 @@ from anomaly.calibration.operating_point import PromiseCheck, check_promise
 from anomaly.core.errors import ConfigError, InputError
 from anomaly.core.files import atomic_path
 from anomaly.evaluation.detection import auroc
-from anomaly.scoring.ensemble import SCORE, MergeSettings, log_p_values
-from anomaly.scoring.ensemble import merged as merged_scores
+from anomaly.scoring.ensemble import ENSEMBLE_SCORE, MergeSettings, log_p_values, merge_log_p_values
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -175,7 +174,7 @@ def merged(results: Mapping[str, OneClassResult], merge: MergeSettings = MergeSe
             if not others or not _same_pictures(found, others[0]):
                 raise ConfigError(f"trial {name!r} has other digits, seeds or parts; examine all with one setting")
         classes.append(_merged_class({name: (o[0], score) for name, (o, score) in members.items()}, merge))
-    return OneClassResult(SCORE, first.alphas, tuple(classes))
+    return OneClassResult(ENSEMBLE_SCORE, first.alphas, tuple(classes))
 
 
 def save_classes(path: Path, classes: Sequence[tuple[str, ClassScores]]) -> None:
@@ -232,7 +231,7 @@ def _merged_class(members: Mapping[str, tuple[ClassScores, str]], merge: MergeSe
     scores: dict[Part, Scores] = {}
     for part in PARTS:
         log_p = [log_p_values(values(name, part), values(name, "held_out"), merge.p_values) for name in members]
-        together = {SCORE: merged_scores(np.array(log_p), merge.how)}
+        together = {ENSEMBLE_SCORE: merge_log_p_values(np.array(log_p), merge.how)}
         scores[part] = together | {name: values(name, part) for name in members}
     first, _ = next(iter(members.values()))
     seconds = sum(found.seconds for found, _ in members.values())
