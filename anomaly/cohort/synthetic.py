@@ -1,7 +1,7 @@
-"""Synthetic lesions planted in healthy scans. Never a substitute for real disease; always labelled synthetic.
+"""Plant synthetic lesions in healthy scans. They do not replace real disease and are always labelled synthetic.
 
-They serve to choose checkpoints without touching the pathology test set, and to measure detection and
-localisation in the same scans with and without a lesion, where the scanner cannot be what is detected.
+They are used to choose checkpoints without the pathology test set, and to measure detection and localisation on the
+same scans with and without a lesion, so that differences between scanners cannot be detected instead.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ Kind = Literal["dark", "bright", "texture", "mass_effect"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 STRENGTHS: dict[Kind, tuple[float, float]] = {
-    "dark": (0.15, 0.50),  # share of the signal lost
-    "bright": (0.15, 0.50),  # share of the signal added
-    "texture": (0.5, 1.5),  # SD of the texture, in SD of the brain's own intensities around the lesion
-    "mass_effect": (0.3, 0.6),  # displacement at the lesion's rim, in lesion radii
+    "dark": (0.15, 0.50),  # decrease of the signal, as a share
+    "bright": (0.15, 0.50),  # increase of the signal, as a share
+    "texture": (0.5, 1.5),  # SD of the texture, relative to the SD of the intensities around the lesion
+    "mass_effect": (0.3, 0.6),  # displacement at the rim of the lesion, in lesion radii
 }
-"""The range that strengths are drawn from, by kind."""
+"""Kind of lesion → range of its strength."""
 
-EDGE_VOXELS = 0.7
+EDGE_VOXELS = 0.7  # SD of the soft edge of a lesion
 
 
 @dataclass(frozen=True, eq=False)
 class PlantedScan:
-    """A healthy scan with a synthetic lesion. All arrays are ``(I, J, K)`` on one grid.
+    """A healthy scan with a synthetic lesion. Voxels and masks are ``(I, J, K)`` on one grid.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ class PlantedScan:
     lesion
         Where the lesion was planted, inside the foreground.
     kind, strength
-        What was planted; see :data:`STRENGTHS`.
+        Kind and strength of the lesion; see :data:`STRENGTHS`.
     covariates
         ``(D,)`` covariates of the subject, as those of the training volumes: age and sex; unknown by default.
     """
@@ -75,7 +75,7 @@ def plant(
     no_signal: float = 0.0,
     edge_voxels: float | Sequence[float] = EDGE_VOXELS,
 ) -> PlantedScan:
-    """Return a scan with a lesion of soft edges; voxels outside the mask stay as they are.
+    """Plant a lesion with a soft edge in a scan; voxels outside the mask do not change.
 
     Parameters
     ----------
@@ -84,46 +84,51 @@ def plant(
     mask, lesion
         Foreground and lesion; the part of the lesion outside the foreground is dropped.
     kind
-        ``"dark"`` and ``"bright"`` scale the signal by 1 ∓ strength; ``"texture"`` replaces the texture and keeps
-        the mean; ``"mass_effect"`` pushes the tissue outwards from the lesion's centre.
+        ``"dark"`` and ``"bright"`` scale the signal by 1 ∓ strength; ``"texture"`` adds a texture and keeps the
+        mean; ``"mass_effect"`` displaces the tissue outwards from the centre of the lesion.
     strength
         See :data:`STRENGTHS`.
     rng
-        Draws the texture; the other kinds do not use it.
+        Random generator of the texture; the other kinds do not use it.
     no_signal
-        The intensity that means no signal: 0 for raw MR and percentile-normalised volumes; 0 HU (water) for CT.
-        For z-scored volumes give the z-score of zero signal.
+        The intensity of zero signal: 0 for raw MR and percentile-normalised volumes; 0 HU (water) for CT; for
+        z-scored volumes, the z-score of zero signal.
     edge_voxels
         Standard deviation of the soft edge, voxels.
+
+    Raises
+    ------
+    InputError
+        If the kind is unknown, or the lesion does not overlap the foreground.
     """
     if kind not in KINDS:
         raise InputError(unknown_name("kind of lesion", kind, list(KINDS)))
     inside = lesion & mask
     if not inside.any():
-        raise InputError("the lesion does not touch the foreground; move it or choose another shape")
-    soft = _soft(inside, edge_voxels) * mask
+        raise InputError("the lesion does not overlap the foreground; move it or choose another shape")
+    weight = _soft_edge(inside, edge_voxels) * mask
     if kind == "mass_effect":
-        changed = _pushed(voxels, mask, inside, strength)
+        changed = _displaced(voxels, mask, inside, strength)
     elif kind == "texture":
-        around = ndimage.binary_dilation(inside, iterations=3) & mask
-        changed = _textured(voxels, around, soft, strength, rng)
+        neighbourhood = ndimage.binary_dilation(inside, iterations=3) & mask
+        changed = _with_texture(voxels, neighbourhood, weight, strength, rng)
     else:
-        factor = 1 + (strength if kind == "bright" else -strength) * soft
+        factor = 1 + (strength if kind == "bright" else -strength) * weight
         changed = np.asarray(no_signal + (voxels - no_signal) * factor, dtype=np.float32)
     planted = np.where(mask, changed, voxels).astype(np.float32)
     return PlantedScan(planted, mask, inside, kind, strength)
 
 
 def draw_strength(kind: Kind, rng: np.random.Generator) -> float:
-    """Return a strength drawn uniformly from the kind's range."""
+    """Draw a strength uniformly from the range of a kind of lesion."""
     return float(rng.uniform(*STRENGTHS[kind]))
 
 
 def random_blob(mask: MaskArray, volume_ml: float, voxel_ml: float, rng: np.random.Generator) -> MaskArray:
-    """Return one connected, irregular lesion of about a given volume inside the mask.
+    """Draw a connected, irregular lesion of about the given volume inside a mask ``(I, J, K)``.
 
-    A ball around a random voxel, its surface displaced by smooth noise: the ``volume_ml / voxel_ml`` voxels with
-    the lowest ``distance / radius + noise``, largest component.
+    The lesion is a ball around a random voxel with a surface displaced by smooth noise: the largest component of
+    the ``volume_ml / voxel_ml`` voxels with the lowest ``distance / radius + noise``.
     """
     n_voxels = max(1, round(volume_ml / voxel_ml))
     if n_voxels > mask.sum():
@@ -142,14 +147,14 @@ def random_blob(mask: MaskArray, volume_ml: float, voxel_ml: float, rng: np.rand
 
 
 class LesionShapes(Sequence[MaskArray]):
-    """Real lesion masks, read and put on a grid when asked for.
+    """Real lesion masks, read and resampled to a grid on access.
 
     Parameters
     ----------
     folder
-        Binary masks in MNI space (``*.nii`` or ``*.nii.gz``), in the order of their names.
+        Folder of binary masks in MNI space (``*.nii`` or ``*.nii.gz``), used in the order of their names.
     grid
-        The MNI grid to put them on.
+        The grid in MNI space to resample them to.
     """
 
     def __init__(self, folder: Path, grid: Geometry) -> None:
@@ -171,7 +176,7 @@ class LesionShapes(Sequence[MaskArray]):
 
 
 def lesion_shapes(folder: Path, grid: Geometry) -> LesionShapes:
-    """Return the real lesion masks ``(I, J, K)`` of a folder on a grid, lazily."""
+    """Return the real lesion masks ``(I, J, K)`` of a folder, resampled to a grid on access."""
     return LesionShapes(folder, grid)
 
 
@@ -187,26 +192,28 @@ def plant_in_scan(
     brain: MaskArray | None = None,
     edge_mm: float = 1.5,
 ) -> tuple[Volume, MaskArray]:
-    """Plant a lesion drawn in template space in a scan as it was received, on the scan's own grid.
+    """Plant a lesion given in template space in a scan as received, on the scan's own grid.
 
     Parameters
     ----------
     volume
-        The raw scan.
+        The scan as received.
     template_from_scan
         ``(4, 4)`` scan RAS+ mm → template RAS+ mm, as in the cohort's manifest.
     lesion, lesion_grid
-        Lesion mask and the template grid it lies on.
+        Lesion mask, and its grid in template space.
+    kind, strength, rng
+        As for :func:`plant`.
     brain
-        Where a lesion may be, ``(I, J, K)`` of the scan; voxels above 0 by default (brain-extracted scans).
+        Brain ``(I, J, K)`` on the grid of the scan; by default the voxels above 0, for brain-extracted scans.
     edge_mm
-        Standard deviation of the soft edge.
+        Standard deviation of the soft edge, millimetres.
 
     Returns
     -------
     Volume, ndarray
-        The scan with the lesion (``meta["synthetic_lesion"]`` says what it is) and the lesion mask ``(I, J, K)``
-        in the scan's own grid.
+        The scan with the lesion, which ``meta["synthetic_lesion"]`` describes; and the lesion mask ``(I, J, K)`` on
+        the grid of the scan.
     """
     moved = resample_mask(lesion, lesion_grid, volume.geometry, template_from_scan, antialias=False)
     inside = volume.voxels > 0 if brain is None else brain
@@ -232,17 +239,17 @@ def planted_scans(
     Parameters
     ----------
     kinds
-        Taken in turn.
+        Kinds of lesion, taken in turn.
     shapes
-        Lesion masks on the source's grid; procedural blobs where there are none.
+        Lesion masks on the grid of the source; without them, lesions are drawn by :func:`random_blob`.
     volume_ml
-        Range of procedural volumes, drawn log-uniformly.
+        Range of the volumes of drawn lesions, uniform on a logarithmic scale.
     """
     for index in range(len(source)):
         rng = np.random.default_rng([seed, index])
         voxels, mask = source[index]
         kind = kinds[index % len(kinds)]
-        lesion = _shape_in(mask, shapes, rng) if shapes is not None else None
+        lesion = _shape_inside(mask, shapes, rng) if shapes is not None else None
         if lesion is None:
             volume = min(float(np.exp(rng.uniform(*np.log(volume_ml)))), 0.1 * mask.sum() * source.grid.voxel_ml)
             lesion = random_blob(mask, volume, source.grid.voxel_ml, rng)
@@ -250,8 +257,8 @@ def planted_scans(
         yield replace(planted, covariates=source.covariates(index))
 
 
-def _shape_in(mask: MaskArray, shapes: Sequence[MaskArray], rng: np.random.Generator) -> MaskArray | None:
-    """Return a random shape that lies at least half inside the mask, or None if ten tries find none."""
+def _shape_inside(mask: MaskArray, shapes: Sequence[MaskArray], rng: np.random.Generator) -> MaskArray | None:
+    """Return a random shape that is at least half inside the mask, or None if ten attempts find none."""
     for _ in range(10):
         shape = shapes[int(rng.integers(len(shapes)))]
         if shape.any() and (shape & mask).sum() >= 0.5 * shape.sum():
@@ -259,35 +266,36 @@ def _shape_in(mask: MaskArray, shapes: Sequence[MaskArray], rng: np.random.Gener
     return None
 
 
-def _textured(
-    voxels: FloatArray, around: MaskArray, soft: FloatArray, strength: float, rng: np.random.Generator
+def _with_texture(
+    voxels: FloatArray, neighbourhood: MaskArray, weight: FloatArray, strength: float, rng: np.random.Generator
 ) -> FloatArray:
-    """Add band-limited noise whose soft-weighted mean over the lesion is 0: iso-intense, other texture."""
+    """Add band-limited noise with weighted mean 0 over the lesion: the same mean intensity, another texture."""
     noise = _smooth_noise(voxels.shape, 1.0, rng)
-    noise = noise - np.sum(noise * soft) / np.sum(soft)
-    return np.asarray(voxels + soft * strength * float(voxels[around].std()) * noise, dtype=np.float32)
+    noise = noise - np.sum(noise * weight) / np.sum(weight)
+    return np.asarray(voxels + weight * strength * float(voxels[neighbourhood].std()) * noise, dtype=np.float32)
 
 
-def _pushed(voxels: FloatArray, mask: MaskArray, lesion: MaskArray, strength: float) -> FloatArray:
-    """Fetch every voxel from nearer the lesion's centre: tissue at distance r moves outwards.
+def _displaced(voxels: FloatArray, mask: MaskArray, lesion: MaskArray, strength: float) -> FloatArray:
+    """Displace tissue outwards: sample every voxel at a position closer to the centre of the lesion.
 
-    The source of a voxel lies at ``r · (1 − strength · falloff · room)``. The fall-off is 1 inside the lesion's
-    radius R and ends at 2 R; the room ends at the edge of the foreground, so that the brain keeps its outline.
+    A voxel at distance r from the centre is sampled at ``r · (1 − strength · falloff · outline)``. Falloff is 1
+    inside the radius R of the lesion and 0 beyond 2 R. The outline factor decreases to 0 at the edge of the
+    foreground, so that the brain keeps its outline.
     """
     centre = np.argwhere(lesion).mean(axis=0)
     radius = (3 * lesion.sum() / (4 * np.pi)) ** (1 / 3)
-    places = np.indices(voxels.shape, dtype=np.float32)
-    away = places - centre[:, None, None, None]
-    falloff = np.clip(2 - np.linalg.norm(away, axis=0) / radius, 0, 1)
-    room = np.clip(ndimage.distance_transform_edt(mask) / radius, 0, 1)
-    sources = places - strength * falloff * room * away
+    positions = np.indices(voxels.shape, dtype=np.float32)
+    offset = positions - centre[:, None, None, None]
+    falloff = np.clip(2 - np.linalg.norm(offset, axis=0) / radius, 0, 1)
+    outline = np.clip(ndimage.distance_transform_edt(mask) / radius, 0, 1)
+    sources = positions - strength * falloff * outline * offset
     return np.asarray(ndimage.map_coordinates(voxels, sources, order=1, mode="nearest"), dtype=np.float32)
 
 
-def _soft(lesion: MaskArray, edge_voxels: float | Sequence[float]) -> FloatArray:
-    """Return the lesion with a Gaussian edge, 1 at its core however small it is."""
-    soft = ndimage.gaussian_filter(lesion.astype(np.float32), edge_voxels)
-    return np.asarray(soft / soft.max(), dtype=np.float32)
+def _soft_edge(lesion: MaskArray, edge_voxels: float | Sequence[float]) -> FloatArray:
+    """Return the lesion with a Gaussian edge, scaled to a maximum of 1."""
+    weight = ndimage.gaussian_filter(lesion.astype(np.float32), edge_voxels)
+    return np.asarray(weight / weight.max(), dtype=np.float32)
 
 
 def _smooth_noise(shape: tuple[int, ...], sigma: float, rng: np.random.Generator) -> npt.NDArray[np.float64]:

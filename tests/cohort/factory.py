@@ -1,4 +1,4 @@
-"""A chain that does next to nothing, and scans for it. What workers unpickle must be importable."""
+"""A trivial preprocessing chain and scans for it. Workers import this module to unpickle them."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ class FakePrepared:
 
 @dataclass(frozen=True)
 class FakeChain:
-    """Multiplies by a gain; refuses, fails or dies for scans whose name says so. Notes each scan it worked on."""
+    """Multiply by a gain, and log each prepared scan; refuse, fail or crash for scans with such a name."""
 
     settings: FakeSettings
-    notes: Path | None = None
+    log_folder: Path | None = None
 
     def apply(self, volume: Volume) -> FakePrepared:
-        if self.notes is not None:
-            with (self.notes / volume.scan_id).open("a") as stream:
+        if self.log_folder is not None:
+            with (self.log_folder / volume.scan_id).open("a") as stream:
                 stream.write("x")
         time.sleep(self.settings.seconds)
         if "refuse" in volume.scan_id:

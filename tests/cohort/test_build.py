@@ -1,4 +1,4 @@
-"""Scans become a cohort: each recorded, duplicates dropped, interrupted builds continued."""
+"""Building a cohort: records, duplicates, interrupted builds."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from tests.io.dicom_factory import make_series, write_series
 
 
 def build(
-    source: Path, cohort: Path, jobs: int = 0, notes: Path | None = None, **settings: float
+    source: Path, cohort: Path, jobs: int = 0, log_folder: Path | None = None, **settings: float
 ) -> list[ScanRecord]:
-    if notes is not None:
-        notes.mkdir(exist_ok=True)
-    chain = FakeChain(FakeSettings(**settings), notes)
+    if log_folder is not None:
+        log_folder.mkdir(exist_ok=True)
+    chain = FakeChain(FakeSettings(**settings), log_folder)
     return list(build_cohort(discover([source]), chain, cohort, jobs=jobs, modality=Modality.T1W, qc=LENIENT))
 
 
@@ -38,8 +38,10 @@ def statuses(records: list[ScanRecord]) -> dict[str, str]:
     return {r.scan_id.removeprefix("sub-").removesuffix("_T1w"): r.status.value for r in records}
 
 
-def worked_on(notes: Path) -> dict[str, int]:
-    return {path.name.removeprefix("sub-").removesuffix("_T1w"): len(path.read_text()) for path in notes.iterdir()}
+def n_times_prepared(log_folder: Path) -> dict[str, int]:
+    return {
+        path.name.removeprefix("sub-").removesuffix("_T1w"): len(path.read_text()) for path in log_folder.iterdir()
+    }
 
 
 def untimed(records: list[ScanRecord]) -> list[dict]:
@@ -49,7 +51,7 @@ def untimed(records: list[ScanRecord]) -> list[dict]:
     return rows
 
 
-def test_an_accepted_scan_has_volume_mask_geometry_and_numbers(tmp_path: Path) -> None:
+def test_an_accepted_scan_has_volume_mask_geometry_and_metrics(tmp_path: Path) -> None:
     source, cohort = put_scans(tmp_path / "in", "a"), tmp_path / "cohort"
     (record,) = build(source, cohort)
     scan = read_nifti(source / "sub-a_T1w.nii.gz")
@@ -60,7 +62,7 @@ def test_an_accepted_scan_has_volume_mask_geometry_and_numbers(tmp_path: Path) -
     assert {"seconds_read", "seconds_check", "seconds_preprocess", "seconds_write"} <= set(record.numbers)
 
 
-def test_every_scan_is_recorded_whatever_becomes_of_it(tmp_path: Path) -> None:
+def test_every_scan_is_recorded_whatever_its_status(tmp_path: Path) -> None:
     source = put_scans(tmp_path / "in", "a", "refuse", "fail", "memory")
     (source / "sub-broken_T1w.nii.gz").write_text("broken")
     records = build(source, tmp_path / "cohort")
@@ -76,27 +78,27 @@ def test_every_scan_is_recorded_whatever_becomes_of_it(tmp_path: Path) -> None:
     ]
 
 
-def test_scans_of_another_modality_are_refused_unread(tmp_path: Path) -> None:
+def test_scans_of_another_modality_are_refused_before_they_are_read(tmp_path: Path) -> None:
     (tmp_path / "sub-a_CT.nii.gz").write_text("never read")
     (record,) = build(tmp_path, tmp_path / "cohort")
     assert (record.status, record.reason_code) == (ScanStatus.REFUSED, "wrong_modality")
 
 
-def test_mr_is_refused_where_ct_is_expected_even_if_its_header_names_no_contrast(tmp_path: Path) -> None:
+def test_mr_is_refused_where_ct_is_expected_even_without_a_contrast_in_its_header(tmp_path: Path) -> None:
     write_series(tmp_path / "in", make_series(8, SeriesDescription="ax", EchoTime=40))
     scans = discover([tmp_path / "in"], Modality.CT)
     (record,) = build_cohort(scans, FakeChain(FakeSettings()), tmp_path / "cohort", jobs=0, modality=Modality.CT)
     assert record.reason_code == "wrong_modality"
 
 
-def test_a_scan_whose_header_names_no_contrast_gets_the_expected_modality_and_a_warning(tmp_path: Path) -> None:
+def test_a_scan_without_a_contrast_in_its_header_gets_the_expected_modality_and_a_warning(tmp_path: Path) -> None:
     write_series(tmp_path / "in", make_series(8, SeriesDescription="ax", EchoTime=40))
     (record,) = build(tmp_path / "in", tmp_path / "cohort")
     assert (record.status, record.modality) == (ScanStatus.ACCEPTED, "T1w")
     assert "which is assumed" in record.warnings[0]
 
 
-def test_a_duplicate_is_dropped_and_names_its_twin(tmp_path: Path) -> None:
+def test_a_duplicate_is_dropped_and_names_the_original(tmp_path: Path) -> None:
     cohort = tmp_path / "cohort"
     records = build(put_scans(tmp_path / "in", "a", "b", "a-again"), cohort)
     assert statuses(records) == {"a": "accepted", "aagain": "duplicate", "b": "accepted"}
@@ -119,7 +121,7 @@ def test_records_and_volumes_do_not_depend_on_the_number_of_workers(tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_a_scan_that_kills_its_worker_is_a_failed_row_and_stops_nothing(tmp_path: Path) -> None:
+def test_a_scan_that_crashes_its_worker_fails_without_stopping_the_others(tmp_path: Path) -> None:
     records = build(put_scans(tmp_path / "in", "a", "b", "die", "e", "f"), tmp_path / "cohort", jobs=2)
     assert statuses(records) == {
         "a": "accepted", "b": "accepted", "die": "failed", "e": "accepted", "f": "accepted",
@@ -127,46 +129,46 @@ def test_a_scan_that_kills_its_worker_is_a_failed_row_and_stops_nothing(tmp_path
     assert records[2].reason_code == "worker_died"
 
 
-def test_what_was_done_before_is_not_done_again(tmp_path: Path) -> None:
-    source, notes = put_scans(tmp_path / "in", "a", "refuse", "a-again"), tmp_path / "notes"
-    first = build(source, tmp_path / "cohort", notes=notes)
-    second = build(source, tmp_path / "cohort", notes=notes)
+def test_finished_scans_are_not_prepared_again(tmp_path: Path) -> None:
+    source, log_folder = put_scans(tmp_path / "in", "a", "refuse", "a-again"), tmp_path / "log_folder"
+    first = build(source, tmp_path / "cohort", log_folder=log_folder)
+    second = build(source, tmp_path / "cohort", log_folder=log_folder)
     assert first == second
-    assert worked_on(notes) == {"a": 1, "refuse": 1, "aagain": 1}
+    assert n_times_prepared(log_folder) == {"a": 1, "refuse": 1, "aagain": 1}
 
 
 def test_a_failed_scan_is_tried_again(tmp_path: Path) -> None:
-    source, notes = put_scans(tmp_path / "in", "a", "fail"), tmp_path / "notes"
+    source, log_folder = put_scans(tmp_path / "in", "a", "fail"), tmp_path / "log_folder"
     for _ in range(2):
-        build(source, tmp_path / "cohort", notes=notes)
-    assert worked_on(notes) == {"a": 1, "fail": 2}
+        build(source, tmp_path / "cohort", log_folder=log_folder)
+    assert n_times_prepared(log_folder) == {"a": 1, "fail": 2}
 
 
-def test_a_changed_file_is_done_again(tmp_path: Path) -> None:
-    source, notes = put_scans(tmp_path / "in", "a", "b"), tmp_path / "notes"
-    (before, _) = build(source, tmp_path / "cohort", notes=notes)
+def test_a_changed_file_is_prepared_again(tmp_path: Path) -> None:
+    source, log_folder = put_scans(tmp_path / "in", "a", "b"), tmp_path / "log_folder"
+    (before, _) = build(source, tmp_path / "cohort", log_folder=log_folder)
     (source / "sub-a_T1w.nii.gz").write_bytes((source / "sub-b_T1w.nii.gz").read_bytes())
-    after = build(source, tmp_path / "cohort", notes=notes)
-    assert worked_on(notes) == {"a": 2, "b": 1}
+    after = build(source, tmp_path / "cohort", log_folder=log_folder)
+    assert n_times_prepared(log_folder) == {"a": 2, "b": 1}
     assert after[0].content_hash != before.content_hash
     assert statuses(after) == {"a": "accepted", "b": "duplicate"}
 
 
-def test_a_duplicate_whose_twin_is_gone_is_done_again(tmp_path: Path) -> None:
+def test_a_duplicate_without_its_original_is_prepared_again(tmp_path: Path) -> None:
     source = put_scans(tmp_path / "in", "a", "a-again")
     build(source, tmp_path / "cohort")
     (source / "sub-a_T1w.nii.gz").unlink()
     assert statuses(build(source, tmp_path / "cohort")) == {"aagain": "accepted"}
 
 
-def test_another_chain_does_all_again(tmp_path: Path) -> None:
-    source, notes = put_scans(tmp_path / "in", "a"), tmp_path / "notes"
-    build(source, tmp_path / "cohort", notes=notes)
-    build(source, tmp_path / "cohort", notes=notes, gain=3.0)
-    assert worked_on(notes) == {"a": 2}
+def test_another_chain_prepares_all_scans_again(tmp_path: Path) -> None:
+    source, log_folder = put_scans(tmp_path / "in", "a"), tmp_path / "log_folder"
+    build(source, tmp_path / "cohort", log_folder=log_folder)
+    build(source, tmp_path / "cohort", log_folder=log_folder, gain=3.0)
+    assert n_times_prepared(log_folder) == {"a": 2}
 
 
-def test_a_lost_volume_is_made_again(tmp_path: Path) -> None:
+def test_a_missing_volume_is_written_again(tmp_path: Path) -> None:
     source = put_scans(tmp_path / "in", "a")
     (record,) = build(source, tmp_path / "cohort")
     (tmp_path / "cohort" / record.volume).unlink()
@@ -174,16 +176,16 @@ def test_a_lost_volume_is_made_again(tmp_path: Path) -> None:
     assert (tmp_path / "cohort" / record.volume).is_file()
 
 
-def test_what_a_manifest_says_now_goes_into_records_made_before(tmp_path: Path) -> None:
-    source, notes = put_scans(tmp_path / "in", "a"), tmp_path / "notes"
-    build(source, tmp_path / "cohort", notes=notes)
+def test_current_values_of_the_manifest_are_written_to_earlier_records(tmp_path: Path) -> None:
+    source, log_folder = put_scans(tmp_path / "in", "a"), tmp_path / "log_folder"
+    build(source, tmp_path / "cohort", log_folder=log_folder)
     (tmp_path / "manifest.csv").write_text("path,group,split\nin/sub-a_T1w.nii.gz,healthy,train\n")
-    (record,) = build(tmp_path / "manifest.csv", tmp_path / "cohort", notes=notes)
+    (record,) = build(tmp_path / "manifest.csv", tmp_path / "cohort", log_folder=log_folder)
     assert (record.group, record.split) == ("healthy", "train")
-    assert worked_on(notes) == {"a": 1}
+    assert n_times_prepared(log_folder) == {"a": 1}
 
 
-def test_a_scan_that_is_refused_now_leaves_no_volume_behind(tmp_path: Path) -> None:
+def test_the_volume_of_a_scan_that_is_now_refused_is_removed(tmp_path: Path) -> None:
     source = put_scans(tmp_path / "in", "a")
     (before,) = build(source, tmp_path / "cohort")
     (source / "sub-a_T1w.nii.gz").write_text("broken")
@@ -192,7 +194,7 @@ def test_a_scan_that_is_refused_now_leaves_no_volume_behind(tmp_path: Path) -> N
     assert not (tmp_path / "cohort" / before.mask).exists()
 
 
-def test_records_come_one_by_one_while_the_rest_is_under_way(tmp_path: Path) -> None:
+def test_records_are_yielded_one_by_one(tmp_path: Path) -> None:
     source = put_scans(tmp_path / "in", *"abcdef")
     records = build_cohort(discover([source]), FakeChain(FakeSettings()), tmp_path / "cohort", jobs=0, qc=LENIENT)
     first = next(records)
@@ -203,19 +205,19 @@ def test_records_come_one_by_one_while_the_rest_is_under_way(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_consumer_that_stops_early_leaves_what_was_done(tmp_path: Path) -> None:
-    source, notes = put_scans(tmp_path / "in", *"abcdef"), tmp_path / "notes"
-    notes.mkdir()
-    chain = FakeChain(FakeSettings(), notes)
+def test_a_caller_that_stops_early_keeps_the_finished_scans(tmp_path: Path) -> None:
+    source, log_folder = put_scans(tmp_path / "in", *"abcdef"), tmp_path / "log_folder"
+    log_folder.mkdir()
+    chain = FakeChain(FakeSettings(), log_folder)
     records = build_cohort(discover([source]), chain, tmp_path / "cohort", jobs=1, qc=LENIENT)
     next(records)
     records.close()  # type: ignore[attr-defined]
-    done = set(worked_on(notes))
+    done = set(n_times_prepared(log_folder))
     list(build_cohort(discover([source]), chain, tmp_path / "cohort", jobs=1, qc=LENIENT))
-    assert all(count == 1 for name, count in worked_on(notes).items() if name in done)
+    assert all(count == 1 for name, count in n_times_prepared(log_folder).items() if name in done)
 
 
-def test_what_a_killed_process_left_unfinished_is_removed(tmp_path: Path) -> None:
+def test_unfinished_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     left = tmp_path / "cohort" / "volumes" / ".123.partial.sub-a_T1w.nii"
     left.parent.mkdir(parents=True)
     left.touch()
@@ -224,26 +226,28 @@ def test_what_a_killed_process_left_unfinished_is_removed(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
-def test_an_interrupted_build_continues_and_ends_the_same(tmp_path: Path, how: signal.Signals) -> None:
-    source, notes, cohort = put_scans(tmp_path / "in", *"abcdef"), tmp_path / "notes", tmp_path / "cohort"
-    notes.mkdir()
-    process = _build_in_another_process(source, cohort, notes)
+@pytest.mark.parametrize("sent_signal", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
+def test_an_interrupted_build_continues_to_the_same_result(tmp_path: Path, sent_signal: signal.Signals) -> None:
+    source, log_folder, cohort = put_scans(tmp_path / "in", *"abcdef"), tmp_path / "log_folder", tmp_path / "cohort"
+    log_folder.mkdir()
+    process = _build_in_another_process(source, cohort, log_folder)
     _wait_for(lambda: len(list((cohort / "records").glob("*.json"))) >= 2)
-    process.send_signal(how)
+    process.send_signal(sent_signal)
     process.wait(30)
     assert not (cohort / "manifest.parquet").exists()
-    if how is signal.SIGKILL:
+    if sent_signal is signal.SIGKILL:
         time.sleep(1)  # workers notice that their parent is gone
-    before = dict(worked_on(notes))
+    before = dict(n_times_prepared(log_folder))
     done = {json.loads(p.read_text())["scan_id"] for p in (cohort / "records").glob("*.json")}
-    continued = build(source, cohort, notes=notes, seconds=0.3)
-    again = {f"sub-{name}_T1w" for name, count in worked_on(notes).items() if count > before.get(name, 0)}
+    continued = build(source, cohort, log_folder=log_folder, seconds=0.3)
+    again = {
+        f"sub-{name}_T1w" for name, count in n_times_prepared(log_folder).items() if count > before.get(name, 0)
+    }
     assert not done & again
     assert untimed(continued) == untimed(build(source, tmp_path / "straight", seconds=0.3))
 
 
-def _build_in_another_process(source: Path, cohort: Path, notes: Path) -> subprocess.Popen[bytes]:
+def _build_in_another_process(source: Path, cohort: Path, log_folder: Path) -> subprocess.Popen[bytes]:
     code = (
         "import signal\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by background jobs of a shell\n"
@@ -253,7 +257,7 @@ def _build_in_another_process(source: Path, cohort: Path, notes: Path) -> subpro
         "from anomaly.io.discover import discover\n"
         "from tests.cohort.factory import *\n"
         "if __name__ == '__main__':\n"
-        f"    chain = FakeChain(FakeSettings(seconds=0.3), Path({str(notes)!r}))\n"
+        f"    chain = FakeChain(FakeSettings(seconds=0.3), Path({str(log_folder)!r}))\n"
         f"    scans = discover([{str(source)!r}])\n"
         f"    list(build_cohort(scans, chain, Path({str(cohort)!r}), jobs=1, modality=Modality.T1W, qc=LENIENT))\n"
     )
@@ -269,7 +273,7 @@ def _wait_for(condition: object, seconds: float = 60) -> None:
         time.sleep(0.05)
 
 
-def test_the_cohort_says_what_was_done_to_it(tmp_path: Path) -> None:
+def test_cohort_json_describes_the_preparation(tmp_path: Path) -> None:
     build(put_scans(tmp_path / "in", "a", "refuse"), tmp_path / "cohort")
     cohort = read_cohort(tmp_path / "cohort")
     assert cohort["complete"]
@@ -279,12 +283,12 @@ def test_the_cohort_says_what_was_done_to_it(tmp_path: Path) -> None:
     assert cohort["versions"]["numpy"] == np.__version__
 
 
-def test_a_folder_that_is_no_cohort_is_an_error(tmp_path: Path) -> None:
+def test_a_folder_without_a_cohort_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CohortError, match="anomaly ingest"):
         read_cohort(tmp_path)
 
 
-def test_nothing_in_a_cohort_of_dicom_names_the_patient(tmp_path: Path) -> None:
+def test_nothing_in_a_cohort_of_dicom_identifies_the_patient(tmp_path: Path) -> None:
     write_series(tmp_path / "in" / "DOE_JANE_4711", make_series(8))
     broken = make_series(8, series="broken")
     broken[2].PixelData = b"Doe^Jane"

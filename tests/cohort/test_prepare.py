@@ -1,4 +1,4 @@
-"""One scan in, one record out, whatever happens on the way."""
+"""Preparing one scan: the record of every outcome."""
 
 from __future__ import annotations
 

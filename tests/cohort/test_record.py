@@ -1,4 +1,4 @@
-"""A record says all that is known of one scan, on disk as in memory."""
+"""Records of scans, in memory and on disk."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from anomaly.core.results import ScanStatus
 from tests.cohort.test_table import ACCEPTED
 
 
-def test_a_record_survives_its_file(tmp_path: Path) -> None:
-    record = replace(ACCEPTED, input_hash="digest")
+def test_a_saved_record_is_read_back(tmp_path: Path) -> None:
+    record = replace(ACCEPTED, input_hash="hash")
     record.save(tmp_path)
     assert ScanRecord.load(record_path(tmp_path, record.scan_id)) == record
 
 
-def test_a_record_knows_its_grid() -> None:
+def test_a_record_has_the_geometry_of_its_scan() -> None:
     assert ACCEPTED.geometry.spacing == (2, 2, 2)
     np.testing.assert_array_equal(ACCEPTED.template_from_scan_matrix, np.eye(4))
 
@@ -30,7 +30,7 @@ def test_a_record_written_by_a_later_version_is_still_read(tmp_path: Path) -> No
     assert ScanRecord.load(path) == ScanRecord("a", ScanStatus.REFUSED)
 
 
-def test_a_scan_that_is_left_out_has_no_volume() -> None:
+def test_a_scan_that_is_not_accepted_has_no_volume() -> None:
     refused = ACCEPTED.with_status(ScanStatus.REFUSED, "code", "reason", "remedy")
     assert (refused.volume, refused.mask, refused.template_from_scan) == ("", "", ())
     assert (refused.subject, refused.content_hash) == (ACCEPTED.subject, ACCEPTED.content_hash)

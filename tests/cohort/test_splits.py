@@ -1,4 +1,4 @@
-"""Splits are by subject, repeat, and honour what a manifest says."""
+"""Splits by subject: reproducible, and as the manifest requires."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def subjects(records: list[ScanRecord]) -> set[str]:
     return {record.subject for record in records}
 
 
-def test_all_scans_of_a_subject_stand_on_one_side() -> None:
+def test_all_scans_of_a_subject_are_in_one_split() -> None:
     parts = split_by_subject(scans(30, n_sessions=3), FRACTIONS)
     refuse_overlap(parts)
     assert sum(map(len, parts.values())) == 90
 
 
-def test_the_shares_are_those_asked_for() -> None:
+def test_the_splits_have_the_given_fractions() -> None:
     parts = split_by_subject(scans(100), FRACTIONS)
     assert {name: len(records) for name, records in parts.items()} == {"train": 70, "validation": 10, "test": 20}
 
@@ -41,7 +41,7 @@ def test_the_split_does_not_depend_on_the_order_of_the_scans() -> None:
     assert {n: subjects(r) for n, r in forwards.items()} == {n: subjects(r) for n, r in backwards.items()}
 
 
-def test_another_seed_deals_otherwise() -> None:
+def test_another_seed_gives_another_split() -> None:
     first, second = split_by_subject(scans(40), FRACTIONS, 0), split_by_subject(scans(40), FRACTIONS, 1)
     assert subjects(first["test"]) != subjects(second["test"])
 
@@ -56,14 +56,14 @@ def test_fractions_below_one_leave_subjects_out() -> None:
     assert {name: len(records) for name, records in parts.items()} == {"train": 30, "test": 20}
 
 
-def test_a_given_split_is_honoured() -> None:
+def test_a_split_of_the_manifest_is_kept() -> None:
     records = [replace(r, split="test") if r.subject < "sub-005" else r for r in scans(50)]
     parts = split_by_subject(records, FRACTIONS)
     assert {f"sub-{s:03d}" for s in range(5)} <= subjects(parts["test"])
     refuse_overlap(parts)
 
 
-def test_a_subject_given_two_splits_is_leakage() -> None:
+def test_a_subject_in_two_splits_is_leakage() -> None:
     first, second = scans(1, n_sessions=2)
     with pytest.raises(LeakageError, match="sub-000"):
         split_by_subject([replace(first, split="train"), replace(second, split="test")], FRACTIONS)

@@ -51,21 +51,21 @@ class Scans:
         return brain(index)
 
 
-def test_a_dark_lesion_loses_the_stated_share_of_signal_at_its_core(rng: np.random.Generator) -> None:
+def test_a_dark_lesion_decreases_the_signal_by_its_strength(rng: np.random.Generator) -> None:
     voxels, mask = brain()
     planted = plant(voxels, mask, ball(), "dark", 0.4, rng)
     core = ball(radius=1.5)
     np.testing.assert_allclose(planted.voxels[core] / voxels[core], 0.6, atol=0.01)
 
 
-def test_a_bright_lesion_gains_the_stated_share(rng: np.random.Generator) -> None:
+def test_a_bright_lesion_increases_the_signal_by_its_strength(rng: np.random.Generator) -> None:
     voxels, mask = brain()
     core = ball(radius=1.5)
     planted = plant(voxels, mask, ball(), "bright", 0.3, rng)
     np.testing.assert_allclose(planted.voxels[core] / voxels[core], 1.3, atol=0.01)
 
 
-def test_signal_loss_is_counted_from_the_intensity_without_signal(rng: np.random.Generator) -> None:
+def test_signal_loss_is_relative_to_the_intensity_of_zero_signal(rng: np.random.Generator) -> None:
     voxels, mask = brain()
     planted = plant(voxels - 100, mask, ball(), "dark", 0.4, rng, no_signal=-100.0)
     np.testing.assert_allclose(
@@ -110,7 +110,7 @@ def test_every_kind_changes_the_lesion_and_nothing_outside_the_brain(kind: Kind,
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_seed_plants_one_lesion(kind: Kind) -> None:
+def test_the_same_seed_plants_the_same_lesion(kind: Kind) -> None:
     voxels, mask = brain()
     first, second = (plant(voxels, mask, ball(), kind, 0.4, np.random.default_rng(3)) for _ in range(2))
     np.testing.assert_array_equal(first.voxels, second.voxels)
@@ -122,7 +122,7 @@ def test_a_dark_lesion_has_soft_edges(rng: np.random.Generator) -> None:
     assert ((loss > 0.05) & (loss < 0.35)).sum() > 50
 
 
-def test_planting_leaves_the_healthy_scan_as_it_was(rng: np.random.Generator) -> None:
+def test_planting_does_not_change_the_healthy_scan(rng: np.random.Generator) -> None:
     voxels, mask = brain()
     before = voxels.copy()
     plant(voxels, mask, ball(), "dark", 0.4, rng)
@@ -144,12 +144,12 @@ def test_an_unknown_kind_is_refused_with_the_known_ones(rng: np.random.Generator
 
 def test_a_lesion_outside_the_brain_is_refused(rng: np.random.Generator) -> None:
     voxels, mask = brain()
-    with pytest.raises(InputError, match="does not touch the foreground"):
+    with pytest.raises(InputError, match="does not overlap the foreground"):
         plant(voxels, mask, ~mask, "dark", 0.4, rng)
 
 
 @pytest.mark.parametrize("volume_ml", [0.5, 3.0, 20.0])
-def test_a_blob_has_about_the_volume_asked_for_in_one_piece(volume_ml: float, rng: np.random.Generator) -> None:
+def test_a_blob_is_connected_and_has_about_the_given_volume(volume_ml: float, rng: np.random.Generator) -> None:
     _, mask = brain()
     for _ in range(5):
         blob = random_blob(mask, volume_ml, GRID.voxel_ml, rng)
@@ -164,7 +164,7 @@ def test_a_blob_larger_than_the_brain_is_refused(rng: np.random.Generator) -> No
         random_blob(mask, 1e5, GRID.voxel_ml, rng)
 
 
-def test_real_shapes_come_on_the_grid_asked_for(tmp_path: Path) -> None:
+def test_real_shapes_are_resampled_to_the_given_grid(tmp_path: Path) -> None:
     # the same ball, stored with a flipped first axis
     affine = GRID.affine.copy()
     affine[0, 0], affine[0, 3] = -2.0, 2.0 * (GRID.shape[0] - 1)
@@ -186,7 +186,7 @@ def test_resampling_keeps_a_lesions_volume() -> None:
     assert moved.sum() * fine.voxel_ml == pytest.approx(ball(radius=6).sum() * GRID.voxel_ml, rel=0.1)
 
 
-def test_a_lesion_lands_at_its_place_in_an_oblique_scan(rng: np.random.Generator) -> None:
+def test_a_lesion_is_planted_at_its_position_in_an_oblique_scan(rng: np.random.Generator) -> None:
     c, s = np.cos(0.3), np.sin(0.3)
     oblique = np.array([[-1.5 * c, -s, 0, 40], [-1.5 * s, c, 0, 20], [0, 0, 1.25, -10], [0, 0, 0, 1]])
     scan = make_volume((40, 44, 36), 1.0).with_voxels(np.full((40, 44, 36), 80.0), Geometry((40, 44, 36), oblique))
@@ -210,7 +210,7 @@ def test_a_lesion_in_a_scan_stays_inside_the_brain(rng: np.random.Generator) -> 
     np.testing.assert_array_equal(planted.voxels[~mask], voxels[~mask])
 
 
-def test_planted_validation_scans_repeat_with_their_seed() -> None:
+def test_planted_scans_are_reproducible_by_their_seed() -> None:
     first, second, other = (list(planted_scans(Scans(), seed, kinds=KINDS)) for seed in (1, 1, 2))
     assert [scan.kind for scan in first] == list(KINDS)
     for a, b in zip(first, second, strict=True):
@@ -218,7 +218,7 @@ def test_planted_validation_scans_repeat_with_their_seed() -> None:
     assert any((a.lesion != b.lesion).any() for a, b in zip(first, other, strict=True))
 
 
-def test_planted_validation_scans_take_real_shapes_that_fit() -> None:
+def test_planted_scans_use_real_shapes_that_fit() -> None:
     _, mask = brain()
     for scan in planted_scans(Scans(), 0, shapes=[ball()]):
         np.testing.assert_array_equal(scan.lesion, ball() & scan.mask)

@@ -1,4 +1,4 @@
-"""The manifest keeps every scan that was found, and its record says the same."""
+"""The manifest of a cohort: one row per scan."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ACCEPTED = ScanRecord(
 REFUSED = ScanRecord("sub-02_T1w", ScanStatus.REFUSED, reason_code="not_3d", reason="found 4D", remedy="split it")
 
 
-def test_records_survive_the_manifest(tmp_path: Path) -> None:
+def test_records_written_to_the_manifest_are_read_back(tmp_path: Path) -> None:
     write_manifest(tmp_path, [ACCEPTED, REFUSED])
     assert read_records(tmp_path) == [ACCEPTED, REFUSED]
 
@@ -38,9 +38,9 @@ def test_records_survive_the_manifest(tmp_path: Path) -> None:
 def test_the_manifest_has_the_documented_columns_in_both_forms(tmp_path: Path) -> None:
     write_manifest(tmp_path, [ACCEPTED, REFUSED])
     assert list(read_manifest(tmp_path).columns) == list(COLUMNS)
-    people = pd.read_csv(tmp_path / "manifest.tsv", sep="\t")
-    assert list(people.columns) == list(COLUMNS)
-    assert people.loc[0, "shape"] == "3 4 5"
+    human_readable = pd.read_csv(tmp_path / "manifest.tsv", sep="\t")
+    assert list(human_readable.columns) == list(COLUMNS)
+    assert human_readable.loc[0, "shape"] == "3 4 5"
 
 
 def test_an_empty_manifest_can_be_written_and_read(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_only_accepted_scans_have_a_volume() -> None:
     assert accepted([ACCEPTED, REFUSED]) == [ACCEPTED]
 
 
-def test_no_cohort_is_an_error_that_says_how_to_make_one(tmp_path: Path) -> None:
+def test_a_missing_cohort_is_an_error_that_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(CohortError, match="anomaly ingest"):
         read_manifest(tmp_path)
 

@@ -1,4 +1,4 @@
-"""Volumes are read when asked for, from a memory map that cannot change the file."""
+"""Volumes of a cohort, as memory maps that cannot change the file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def cohort(tmp_path: Path) -> Path:
     return tmp_path / "cohort"
 
 
-def test_the_accepted_scans_are_there_in_order(cohort: Path) -> None:
+def test_the_accepted_scans_are_in_the_order_of_the_manifest(cohort: Path) -> None:
     volumes = CohortVolumes(cohort)
     assert [record.scan_id for record in volumes.records] == ["sub-a_T1w", "sub-b_T1w", "sub-c_T1w"]
     assert len(volumes) == 3
@@ -37,7 +37,7 @@ def test_voxels_are_zero_outside_the_mask(cohort: Path) -> None:
     assert not voxels[~mask].any()
 
 
-def test_a_volume_is_mapped_not_read(cohort: Path) -> None:
+def test_a_volume_is_memory_mapped(cohort: Path) -> None:
     voxels, _ = CohortVolumes(cohort)[0]
     assert isinstance(voxels, np.memmap)
     assert voxels.flags.writeable
@@ -45,7 +45,7 @@ def test_a_volume_is_mapped_not_read(cohort: Path) -> None:
     assert CohortVolumes(cohort)[0][0].max() != 7
 
 
-def test_chosen_scans_are_selected(cohort: Path) -> None:
+def test_scans_can_be_selected(cohort: Path) -> None:
     volumes = CohortVolumes(cohort)
     chosen = volumes.select(volumes.records[1:2])
     np.testing.assert_array_equal(chosen[0][0], volumes[1][0])
@@ -56,7 +56,7 @@ def test_iterating_ends(cohort: Path) -> None:
     assert len(list(CohortVolumes(cohort))) == 3
 
 
-def test_no_accepted_scan_is_an_error(cohort: Path) -> None:
+def test_a_selection_without_accepted_scans_is_an_error(cohort: Path) -> None:
     with pytest.raises(CohortError, match="no accepted scan"):
         CohortVolumes(cohort, [])
 

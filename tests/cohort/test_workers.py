@@ -1,4 +1,4 @@
-"""Work over processes keeps its order and survives the death of a process."""
+"""Running tasks in worker processes: order, and crashes."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ def on_crash(number: int, reason: str) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("jobs", [0, 1, 2])
-def test_results_come_in_the_order_of_the_tasks(jobs: int) -> None:
+def test_results_are_in_the_order_of_the_tasks(jobs: int) -> None:
     assert list(run_in_order(square, range(7), on_crash, jobs)) == [0, 1, 4, 9, 16, 25, 36]
 
 
 @pytest.mark.slow
-def test_a_task_that_kills_its_process_is_lost_alone() -> None:
+def test_only_the_task_that_crashes_its_process_fails() -> None:
     assert list(run_in_order(square_or_die, range(7), on_crash, 2)) == [0, 1, 4, -1, 16, 25, 36]
 
 
 @pytest.mark.slow
-def test_a_task_whose_process_is_killed_once_is_tried_again(tmp_path: Path) -> None:
+def test_a_task_whose_process_crashes_once_is_tried_again(tmp_path: Path) -> None:
     tasks = [(tmp_path, number) for number in (0, 1, 2, 4)]
     assert list(run_in_order(die_once, tasks, lambda *_: -1, 2)) == [0, 1, 2, 4]
 
@@ -38,7 +38,7 @@ def test_numeric_libraries_use_one_thread(jobs: int) -> None:
 
 
 @pytest.mark.slow
-def test_no_more_tasks_are_taken_than_the_workers_can_soon_do() -> None:
+def test_tasks_are_taken_only_a_few_ahead() -> None:
     taken = []
 
     def tasks() -> object:
