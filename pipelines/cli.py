@@ -211,7 +211,7 @@ def benchmark(
     typer.echo(table.read_text(encoding="utf-8"))
 
 
-@app.command(epilog="anomaly validate mnist | anomaly validate avatars --family vae --family gan -o validation/")
+@app.command(epilog="anomaly validate mnist | anomaly validate avatars --family vae --family dae -o validation/")
 def validate(
     task: Annotated[str, typer.Argument(help="digits, mnist or avatars: NAME-small is run; or a YAML file.")],
     output: Annotated[

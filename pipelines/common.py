@@ -7,6 +7,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
+from anomaly.core.aliases import current_config_name
 from anomaly.core.errors import AnomalyError, ConfigError, InputError, PolicyError, unknown_name
 from anomaly.core.files import append_line
 from anomaly.core.provenance import command_line, now, user_name
@@ -48,12 +49,12 @@ def find_config(name_or_path: str | Path, kind: str) -> Path:
         if not path.is_file():
             raise ConfigError(f"no configuration at {path}; give a shipped name or the path of a YAML file")
         return path
-    shipped = shipped_configs(kind)
-    if str(name_or_path) not in shipped:
-        raise ConfigError(
-            unknown_name(f"{kind} config", str(name_or_path), list(shipped)) + ", or a path to a .yaml"
-        )
-    return shipped[str(name_or_path)]
+    shipped, name = shipped_configs(kind), str(name_or_path)
+    if kind == "models":
+        name = current_config_name(name)
+    if name not in shipped:
+        raise ConfigError(unknown_name(f"{kind} config", name, list(shipped)) + ", or a path to a .yaml")
+    return shipped[name]
 
 
 def audit(folder: Path, verb: str, **facts: Any) -> None:

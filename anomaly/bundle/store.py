@@ -21,6 +21,7 @@ from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file as save_tensors
 
 from anomaly.bundle.config import ExperimentConfig, ModelConfig
+from anomaly.core.aliases import current_metadata
 from anomaly.core.config import dump_yaml, load_yaml
 from anomaly.core.errors import BundleError
 from anomaly.core.files import atomic_path, read_json, sha256_of_file, write_json, write_text
@@ -214,4 +215,4 @@ def verified_metadata(folder: Path) -> dict[str, Any]:
                 f"{file}: found {found[:12]}, expected {expected[:12]}; the model was altered or damaged after it "
                 "was saved, restore it from where it was made"
             )
-    return metadata
+    return current_metadata(metadata)

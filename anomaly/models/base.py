@@ -36,7 +36,7 @@ class Evidence:
     ----------
     maps
         Name → ``(B, 1, *S)``. ``"residual"`` is signed: the image minus what was expected, in the image's
-        intensity units (or in standard deviations); so are ``"departure"``, ``"pca"`` and ``"restoration"``,
+        intensity units (or in standard deviations); so are ``"mean_deviation"``, ``"pca"`` and ``"restoration"``,
         against other expectations. Every other map is unsigned, larger = more anomalous.
     terms
         Name → ``(B,)``, one number per image, larger = more anomalous, e.g. ``"kl"``, ``"negative_elbo"``.

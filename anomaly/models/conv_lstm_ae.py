@@ -49,7 +49,7 @@ State = tuple[Tensor, Tensor]
 class RecurrentSettings(LatentSettings):
     """Settings of the recurrent autoencoder."""
 
-    family: Literal["recurrent"] = "recurrent"
+    family: Literal["conv_lstm_ae"] = "conv_lstm_ae"
     view: ImageView = ImageView(kind="slice", axis=2, neighbours=1)
     cell: Literal["convlstm", "lstm"] = Field("convlstm", description="what walks along the slices")
     memory: int = Field(32, ge=1, description="maps (convlstm) or numbers (lstm) a cell remembers, each way")
@@ -150,7 +150,7 @@ class RecurrentNetwork(LatentNetwork):
 class RecurrentAutoencoder(LatentDetector):
     """Residual of the middle slice, rebuilt from a walk along its neighbours."""
 
-    family = "recurrent"
+    family = "conv_lstm_ae"
     Settings: ClassVar[type[ModelSettings]] = RecurrentSettings
     settings: RecurrentSettings
 

@@ -11,10 +11,10 @@ The skip connections of the U-Net keep fine anatomy; the corruption must therefo
 network learns to pass lesions through. Beside the image, the network sees what a radiologist compares with: the
 mirror image (the other hemisphere) and the healthy mean at the place.
 
-Two simple models can speak beside the network, because their errors differ from its own: ``departure``, the image
-minus the healthy mean, and ``pca``, the residual outside the subspace of healthy scans. Scoring standardises and
-adds them up as its settings say. An optional second output, ``severity``, says how sure the network is that a
-voxel was changed: log-odds of "too dark" and "too bright", trained by cross-entropy.
+Two simple models can speak beside the network, because their errors differ from its own: ``mean_deviation``, the
+image minus the healthy mean, and ``pca``, the residual outside the subspace of healthy scans. Scoring standardises
+and adds them up as its settings say. An optional second output, ``change_logit``, says how sure the network is that
+a voxel was changed: log-odds of "too dark" and "too bright", trained by cross-entropy.
 
 Source: Kascenas, Pugeault & O'Neil 2022, "Denoising Autoencoders for Unsupervised Anomaly Detection in Brain
 MRI" (coarse noise); Naval Marimont et al. 2023, "DISYRE" (many kinds of synthetic change); Tan et al. 2022,
@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from anomaly.core.errors import TrainingError
 from anomaly.core.image_views import VolumeSource
 from anomaly.models.base import Evidence, ModelSettings, StepInfo
-from anomaly.models.components.change_logit import RARE, severity_loss, severity_target, signed_severity
+from anomaly.models.components.change_logit import RARE, change_logit_loss, change_target, signed_change_logit
 from anomaly.models.components.closed_form import principal_components
 from anomaly.models.components.context_unet import (
     ContextUNetSettings,
@@ -54,7 +54,7 @@ class DenoisingSettings(ContextUNetSettings):
     family: Literal["dae"] = "dae"
     changed_weight: float = Field(3.0, ge=0, description="λ: extra weight of the loss inside local changes")
     error_sd: float = Field(0.16, gt=0, description="s: the error that counts ½, intensity units")
-    severity_weight: float = Field(1.0, ge=0, description="weight of the severity loss; 0 = no severity output")
+    change_logit_weight: float = Field(1.0, ge=0, description="weight of its loss; 0 = no map change_logit")
     components: int = Field(0, ge=0, description="principal components of the map pca; 0 = no such map")
     corruption: CorruptionSettings = CorruptionSettings()
 
@@ -90,7 +90,7 @@ class DenoisingAutoencoder(NetworkDetector):
         self.register_buffer("mean", torch.zeros(1, 1, *shape) if settings.atlas else None)
         self.register_buffer("sd", torch.ones(1, 1, *shape) if settings.atlas else None)
         self.register_buffer("components", torch.zeros(k, math.prod(shape)) if k else None)
-        return context_unet(settings, settings.shown, 3 if settings.severity_weight else 1)
+        return context_unet(settings, settings.shown, 3 if settings.change_logit_weight else 1)
 
     def check(self, train: VolumeSource) -> None:
         """Refuse more principal components than half of the scans can give."""
@@ -115,28 +115,30 @@ class DenoisingAutoencoder(NetworkDetector):
             self.components = principal_components(half, self.settings.components)[1]
 
     def corrupt(self, images: Tensor, mask: Tensor, rng: torch.Generator) -> tuple[Tensor, ...]:
-        """Return corrupted images ``(B, C, *S)``, what was added, its weight (both ``(B, 1, *S)``) and severity.
+        """Return corrupted images ``(B, C, *S)``, what was added, its weight (both ``(B, 1, *S)``) and target.
 
-        The severity ``(B, 2, *S)``, 0 to 1, of turning too dark and of turning too bright, is there where the
-        settings ask for it.
+        The target ``(B, 2, *S)``, 0 to 1, is how much a voxel turned too dark and how much too bright. It is
+        absent if ``change_logit_weight`` is 0.
         """
         settings = self.settings
         corrupted, changed = corrupt(images, mask, slab_spacing(self.view, self.grid), settings.corruption, rng)
         moved = target_slice(corrupted) - target_slice(images)
         weight = torch.add(mask, changed, alpha=settings.changed_weight)  # outside the mask nothing is changed
-        if not settings.severity_weight:
+        if not settings.change_logit_weight:
             return corrupted, moved, weight
-        return corrupted, moved, weight, severity_target(moved, changed)
+        return corrupted, moved, weight, change_target(moved, changed)
 
     def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
-        """Return the weighted squared error of undoing the corruption, and the severity loss."""
+        """Return the weighted squared error of undoing the corruption, and the loss of the change logits."""
         del images, at
         damaged, moved, weight, *severe = corrupted
         output = self.forward(damaged)
         error = (output[:, :1] + moved) / self.settings.error_sd
         losses = {"restoration": 0.5 * (weight * error**2).sum() / mask.sum().clamp_min(1)}
         for target in severe:  # none or one, as the settings ask
-            losses["severity"] = self.settings.severity_weight * severity_loss(output[:, 1:], target, mask)
+            losses["change_logit"] = self.settings.change_logit_weight * change_logit_loss(
+                output[:, 1:], target, mask
+            )
         return {"loss": torch.stack(list(losses.values())).sum(), **losses}
 
     def reconstruct(self, images: Tensor, mask: Tensor) -> Tensor:
@@ -150,17 +152,17 @@ class DenoisingAutoencoder(NetworkDetector):
         reconstruction = target_slice(images) + output[:, :1]
         maps = {"residual": residual(images, reconstruction, mask)}
         if self.mean is not None:
-            maps["departure"] = residual(images, self.mean, mask)
+            maps["mean_deviation"] = residual(images, self.mean, mask)
             if self.components is not None:
-                flat = maps["departure"].flatten(1)
+                flat = maps["mean_deviation"].flatten(1)
                 inside = (flat @ self.components.T) @ self.components
-                maps["pca"] = apply_mask(maps["departure"] - inside.reshape_as(images), mask)
-        if self.settings.severity_weight:
-            maps["severity"] = apply_mask(signed_severity(output[:, 1:]), mask)
+                maps["pca"] = apply_mask(maps["mean_deviation"] - inside.reshape_as(images), mask)
+        if self.settings.change_logit_weight:
+            maps["change_logit"] = apply_mask(signed_change_logit(output[:, 1:]), mask)
         return Evidence(maps, apply_mask(reconstruction, mask))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the correction g and the two log-odds of severity ``(B, 1 or 3, *S)``."""
+        """Return the correction g and the two log-odds of a change ``(B, 1 or 3, *S)``."""
         settings = self.settings
         shown = add_context_channels(images, settings.mirror, self.mean, self.sd)
         output = predict(self.network, shown, settings.space_to_depth)

@@ -58,7 +58,7 @@ Turn = Literal["critic", "generator", "encoder"]
 class GANSettings(AdversarialSettings):
     """Settings of f-AnoGAN."""
 
-    family: Literal["gan"] = "gan"
+    family: Literal["f_anogan"] = "f_anogan"
     encoder_share: float = Field(0.4, gt=0, lt=1, description="last share of the training, in which E learns")
     feature_weight: float = Field(1.0, ge=0, description="κ: weight of the critic-feature residual in learning E")
     conditional: bool = Field(False, description="tell generator, critic and encoder the covariates, where known")
@@ -124,7 +124,7 @@ class GenerativeAdversarial(AdversarialDetector):
         begins with a step, so it need not be kept.
     """
 
-    family = "gan"
+    family = "f_anogan"
     Settings: ClassVar[type[ModelSettings]] = GANSettings
     settings: GANSettings
     network: GANNetworks

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from anomaly.core.aliases import current_model_settings
 from anomaly.core.errors import ConfigError, unknown_name
 from anomaly.core.volume import Geometry
 
@@ -35,11 +36,11 @@ FAMILIES: dict[str, Family] = {
         "anomaly.models.ae:Autoencoder",
         "autoencoder: a narrow latent can only rebuild normal anatomy; the residual is what it could not",
     ),
-    "stacked": Family(
+    "stacked_ae": Family(
         "anomaly.models.stacked_ae:StackedAutoencoder",
         "stacked autoencoder: layers learn one after another to rebuild their input, then together; residual",
     ),
-    "recurrent": Family(
+    "conv_lstm_ae": Family(
         "anomaly.models.conv_lstm_ae:RecurrentAutoencoder",
         "recurrent autoencoder: a (convolutional) LSTM walks along neighbouring slices to rebuild the middle one",
     ),
@@ -67,7 +68,7 @@ FAMILIES: dict[str, Family] = {
         "anomaly.models.flow:NormalisingFlow",
         "normalising flow: exact log-likelihood of tissue at its place, and the nearest typical image",
     ),
-    "gan": Family(
+    "f_anogan": Family(
         "anomaly.models.f_anogan:GenerativeAdversarial",
         "f-AnoGAN: a generator of healthy images, and an encoder that finds the one nearest to a scan",
     ),
@@ -111,7 +112,11 @@ def settings_class(family: str) -> type[ModelSettings]:
 
 
 def parse_settings(values: Mapping[str, Any], where: str) -> ModelSettings:
-    """Check the ``model`` section of a configuration against the family it names."""
+    """Check the ``model`` section of a configuration against the family it names.
+
+    Names of earlier versions are accepted (see :mod:`anomaly.core.aliases`).
+    """
+    values = current_model_settings(values)
     family = values.get("family")
     if not isinstance(family, str):
         raise ConfigError(f"{where}: missing key 'family'; valid: {', '.join(sorted(FAMILIES))}")

@@ -19,8 +19,8 @@ At a high grade the network undoes what is plain, at a low grade what is subtle.
 healthy images at every grade, as the score of a diffusion model does; what was undone in all steps, r, is the
 evidence. A network that restores perfectly gives r = the scan − x in any number of steps.
 
-The second output, ``severity``, says how sure the network is that a voxel was changed: log-odds of "too dark" and
-"too bright", trained by cross-entropy on the size of the graded change; the evidence is the mean over the steps.
+The second output, ``change_logit``, says how sure the network is that a voxel was changed: log-odds of "too dark"
+and "too bright", trained by cross-entropy on the size of the graded change; evidence is the mean over the steps.
 
 Source: Naval Marimont et al. 2023, "DISYRE: Diffusion-Inspired SYnthetic REstoration for Unsupervised Anomaly
 Detection"; Bansal et al. 2022, "Cold Diffusion" (the step). The changes are those of the denoising autoencoder.
@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 from anomaly.core.image_views import VolumeSource
 from anomaly.models.base import Evidence, ModelSettings, StepInfo
-from anomaly.models.components.change_logit import RARE, severity_loss, severity_target, signed_severity
+from anomaly.models.components.change_logit import RARE, change_logit_loss, change_target, signed_change_logit
 from anomaly.models.components.context_unet import (
     ContextUNetSettings,
     add_context_channels,
@@ -50,7 +50,7 @@ from anomaly.models.components.network import NetworkDetector, apply_mask, targe
 from anomaly.models.components.random_fields import foreground_mask
 
 Restorer = Callable[[Tensor, float], tuple[Tensor, Tensor]]
-"""From images ``(B, C, *S)`` of a grade to the healthy images ``(B, C, *S)`` and the severity ``(B, 1, *S)``."""
+"""From images ``(B, C, *S)`` of a grade to healthy images ``(B, C, *S)`` and the change logit ``(B, 1, *S)``."""
 
 
 class RestorationSettings(ContextUNetSettings):
@@ -60,7 +60,7 @@ class RestorationSettings(ContextUNetSettings):
     steps: int = Field(2, ge=1, le=10, description="n: steps of a restoration, one pass of the network each")
     changed_weight: float = Field(3.0, ge=0, description="λ: extra weight of the loss inside local changes")
     error_sd: float = Field(0.16, gt=0, description="s: the error that counts ½, intensity units")
-    severity_weight: float = Field(1.0, gt=0, description="weight of the severity loss")
+    change_logit_weight: float = Field(1.0, gt=0, description="weight of the change_logit loss")
     corruption: CorruptionSettings = CorruptionSettings()
 
 
@@ -73,13 +73,13 @@ class Restoration(NamedTuple):
         ``(B, C, *S)`` restored.
     residual
         ``(B, C, *S)`` what was undone, accumulated over the steps, intensity units.
-    severity
+    change_logit
         ``(B, 1, *S)`` mean over the steps.
     """
 
     images: Tensor
     residual: Tensor
-    severity: Tensor
+    change_logit: Tensor
 
 
 def graded(images: Tensor, corrupted: Tensor, grade: Tensor) -> Tensor:
@@ -89,14 +89,14 @@ def graded(images: Tensor, corrupted: Tensor, grade: Tensor) -> Tensor:
 
 def restored(images: Tensor, restorer: Restorer, steps: int) -> Restoration:
     """Restore images step by step from the highest grade; see the module's docstring."""
-    residual, severity = torch.zeros_like(images), torch.zeros_like(target_slice(images))
+    residual, change_logit = torch.zeros_like(images), torch.zeros_like(target_slice(images))
     grades = [n / steps for n in range(steps, 0, -1)]
     for grade, lower in zip(grades, [*grades[1:], 0.0], strict=True):
         healthy, severe = restorer(images, grade)
         residual = residual + (images - healthy)
-        severity = severity + severe
+        change_logit = change_logit + severe
         images = torch.lerp(healthy, images, lower / grade)
-    return Restoration(images, residual / sum(grades), severity / steps)
+    return Restoration(images, residual / sum(grades), change_logit / steps)
 
 
 class RestorationNetwork(NetworkDetector):
@@ -127,9 +127,9 @@ class RestorationNetwork(NetworkDetector):
             self.mean, self.sd = healthy_mean_and_sd(train)
 
     def corrupt(self, images: Tensor, mask: Tensor, rng: torch.Generator) -> tuple[Tensor, ...]:
-        """Return x_t, its grade ``(B,)``, the weight of the loss ``(B, 1, *S)`` and the severity ``(B, 2, *S)``.
+        """Return x_t, its grade ``(B,)``, the weight of the loss ``(B, 1, *S)`` and the target ``(B, 2, *S)``.
 
-        The severity, 0 to 1, is that of having turned too dark and of having turned too bright.
+        The target, 0 to 1, is how much a voxel turned too dark and how much too bright.
         """
         settings = self.settings
         spacing = slab_spacing(self.view, self.grid)
@@ -137,17 +137,17 @@ class RestorationNetwork(NetworkDetector):
         grade = 1 - torch.rand(len(images), generator=rng, device=images.device)
         damaged = graded(images, corrupted, grade)
         weight = torch.add(mask, changed, alpha=settings.changed_weight)  # outside the mask nothing is changed
-        return damaged, grade, weight, severity_target(target_slice(damaged - images), changed)
+        return damaged, grade, weight, change_target(target_slice(damaged - images), changed)
 
     def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
-        """Return the weighted squared error of the healthy images, and the severity loss."""
+        """Return the weighted squared error of the healthy images, and the loss of the change logits."""
         del at
         damaged, grade, weight, severe = corrupted
         correction, log_odds = self.forward(damaged, grade)
         error = (damaged + correction - images) / self.settings.error_sd
         restoration = 0.5 * (weight * error**2).sum() / (mask.sum().clamp_min(1) * self.view.channels)
-        certainty = self.settings.severity_weight * severity_loss(log_odds, severe, mask)
-        return {"loss": restoration + certainty, "restoration": restoration, "severity": certainty}
+        certainty = self.settings.change_logit_weight * change_logit_loss(log_odds, severe, mask)
+        return {"loss": restoration + certainty, "restoration": restoration, "change_logit": certainty}
 
     def restore(self, images: Tensor, mask: Tensor) -> Restoration:
         """Restore images step by step; background stays background."""
@@ -155,7 +155,7 @@ class RestorationNetwork(NetworkDetector):
 
         def restorer(images: Tensor, grade: float) -> tuple[Tensor, Tensor]:
             correction, log_odds = self.forward(images, images.new_full((len(images),), grade))
-            return images + foreground * correction, signed_severity(log_odds)
+            return images + foreground * correction, signed_change_logit(log_odds)
 
         return restored(images, restorer, self.settings.steps)
 
@@ -164,9 +164,12 @@ class RestorationNetwork(NetworkDetector):
         return target_slice(self.restore(images, mask).images)
 
     def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
-        """Return the accumulated residual and the severity, both negative where too dark."""
-        healthy, residual, severity = self.restore(images, mask)
-        maps = {"residual": apply_mask(target_slice(residual), mask), "severity": apply_mask(severity, mask)}
+        """Return the accumulated residual and the change logit, both negative where too dark."""
+        healthy, residual, change_logit = self.restore(images, mask)
+        maps = {
+            "residual": apply_mask(target_slice(residual), mask),
+            "change_logit": apply_mask(change_logit, mask),
+        }
         return Evidence(maps, apply_mask(target_slice(healthy), mask))
 
     def forward(self, images: Tensor, grade: Tensor) -> tuple[Tensor, Tensor]:

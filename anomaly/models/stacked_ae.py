@@ -43,7 +43,7 @@ from anomaly.models.components.network import crop, pad, target_slice
 class StackedSettings(LatentSettings):
     """Settings of the stacked autoencoder."""
 
-    family: Literal["stacked"] = "stacked"
+    family: Literal["stacked_ae"] = "stacked_ae"
     greedy: bool = Field(True, description="layer by layer, then together; false: together from the start")
     fine_tuning: float = Field(
         0.6, gt=0, lt=1, description="last share of the steps, for all together; layers share the rest equally"
@@ -100,7 +100,7 @@ class Stack(LatentNetwork):
 class StackedAutoencoder(LatentDetector):
     """Residual of an autoencoder whose layers have learnt one after another."""
 
-    family = "stacked"
+    family = "stacked_ae"
     Settings: ClassVar[type[ModelSettings]] = StackedSettings
     settings: StackedSettings
     network: Stack

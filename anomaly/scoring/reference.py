@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from anomaly.core.aliases import MAPS, rename_keys
 from anomaly.core.running_moments import RunningMoments
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
 from anomaly.scoring.acquisition_shift import FEATURES, AcquisitionReference, acquisition_features
@@ -147,4 +148,5 @@ def _floored_sd(moments: RunningMoments, share: float, grid: Geometry, settings:
 
 
 def _with_prefix(arrays: Mapping[str, FloatArray], prefix: str) -> dict[str, FloatArray]:
-    return {name.removeprefix(prefix): values for name, values in arrays.items() if name.startswith(prefix)}
+    found = {name.removeprefix(prefix): values for name, values in arrays.items() if name.startswith(prefix)}
+    return rename_keys(found, MAPS)

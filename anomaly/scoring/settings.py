@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, model_validator
 
+from anomaly.core.aliases import current_scoring_settings
 from anomaly.core.config import Settings
 
 
@@ -73,6 +75,11 @@ class ScoringSettings(EvidenceSettings):
         default="cosine", description="similarity of two codes: their cosine, or the share of equal bits of a hash"
     )
     batch_size: int = Field(default=16, ge=1, description="images per forward pass")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _present_names(cls, values: Any) -> Any:
+        return current_scoring_settings(values) if isinstance(values, Mapping) else values
 
     @model_validator(mode="after")
     def _a_floor_for_every_map(self) -> ScoringSettings:

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from anomaly.cohort.workers import run_in_order
+from anomaly.core.aliases import FAMILIES, current_name
 from anomaly.core.config import load_yaml
 from anomaly.core.errors import AnomalyError, ConfigError, unknown_name
 from anomaly.core.files import atomic_path, write_json
@@ -171,6 +172,7 @@ def chosen(settings: ValidationSettings, families: Sequence[str]) -> ValidationS
     """Return a task with the trials of some families, or of these names, only; ensembles bring their members."""
     if not families:
         return settings
+    families = [name if name in settings.trials else current_name(name, FAMILIES) for name in families]
     known = sorted({*settings.trials, *(trial.family for trial in settings.trials.values())})
     for family in families:
         if family not in known:

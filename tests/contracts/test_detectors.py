@@ -27,7 +27,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "features": (8, 8, 8, 8, 16, 8),
         "space_to_depth": 1,
         "atlas": False,
-        "severity_weight": 1.0,
+        "change_logit_weight": 1.0,
     },
     "restoration": {
         "view": {"kind": "slice", "neighbours": 1},
@@ -40,8 +40,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "vae": {"channels": (8, 16), "latent_size": 8, "kl_gradient": True, "restoration_steps": 2},
     "cvae": {"channels": (8, 16), "latent_size": 8, "context_encoding": 0.2},
     "hvae": {"channels": (8, 16), "latents": (8, 2, 1)},
-    "stacked": {"channels": (8, 16), "latent_size": 8, "fine_tuning": 0.8},
-    "recurrent": {"channels": (8, 16), "latent_size": 8, "memory": 8},
+    "stacked_ae": {"channels": (8, 16), "latent_size": 8, "fine_tuning": 0.8},
+    "conv_lstm_ae": {"channels": (8, 16), "latent_size": 8, "memory": 8},
     "diffusion": {
         "channels": (8, 16),
         "space_to_depth": 1,
@@ -60,7 +60,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "ddim_steps": 2,
     },
     "flow": {"view": {"kind": "slice"}, "space_to_depth": 2, "hidden": 16, "couplings": 4},
-    "gan": {"channels": (8, 16), "latent_size": 8, "critic_steps": 1, "encoder_share": 0.5},
+    "f_anogan": {"channels": (8, 16), "latent_size": 8, "critic_steps": 1, "encoder_share": 0.5},
     "vaegan": {"channels": (8, 16), "latent_size": 8, "critic_steps": 1},
     "atlas": {},
     "pca": {"components": 4},

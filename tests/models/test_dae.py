@@ -37,7 +37,7 @@ def test_a_volume_of_any_shape_is_padded_and_cropped() -> None:
 
 
 def test_volumes_are_learnt_and_the_atlas_is_shown(tmp_path: Path) -> None:
-    detector = new(severity_weight=1.0, components=2)
+    detector = new(change_logit_weight=1.0, components=2)
     training = TrainingSettings(steps=2, batch_size=1, validate_every=1, num_workers=1)
     fit(detector, healthy_cohort(6), [planted_scan()], FitRun(tmp_path, training, device="cpu"))
     assert detector.mean is not None
@@ -49,10 +49,10 @@ def test_volumes_are_learnt_and_the_atlas_is_shown(tmp_path: Path) -> None:
     images, mask = images_of(*healthy_scan(9), detector.view)
     with torch.inference_mode():
         maps = detector.evidence(images, mask).maps
-    assert set(maps) == {"residual", "departure", "pca", "severity"}
-    assert maps["severity"].abs().max() > 0
-    torch.testing.assert_close(maps["departure"], (images - expected) * mask)
-    assert maps["pca"].norm() < maps["departure"].norm()
+    assert set(maps) == {"residual", "mean_deviation", "pca", "change_logit"}
+    assert maps["change_logit"].abs().max() > 0
+    torch.testing.assert_close(maps["mean_deviation"], (images - expected) * mask)
+    assert maps["pca"].norm() < maps["mean_deviation"].norm()
     torch.testing.assert_close(detector.components @ detector.components.T, torch.eye(2), atol=1e-3, rtol=0)
 
 
@@ -62,7 +62,7 @@ def test_more_components_than_half_of_the_scans_can_give_are_refused(tmp_path: P
 
 
 def test_patches_are_learnt(tmp_path: Path) -> None:
-    detector = new(view={"kind": "patch", "size": (8, 8, 8)}, mirror=False, atlas=False, severity_weight=0.0)
+    detector = new(view={"kind": "patch", "size": (8, 8, 8)}, mirror=False, atlas=False, change_logit_weight=0.0)
     training = TrainingSettings(steps=1, batch_size=2, validate_every=1, num_workers=0)
     fit(detector, healthy_cohort(2), [], FitRun(tmp_path, training, device="cpu"))
     with torch.inference_mode():

@@ -85,15 +85,15 @@ def test_a_scan_takes_one_pass_of_the_network_per_step(steps: int) -> None:
 def test_grades_cover_everything_above_0_and_the_damage_is_theirs() -> None:
     detector = new(**SLICES)
     images, mask = images_of(*healthy_scan(0), detector.view)
-    damaged, grade, _, severity = detector.corrupt(images, mask, torch.Generator().manual_seed(0))
+    damaged, grade, _, target = detector.corrupt(images, mask, torch.Generator().manual_seed(0))
     whole, _ = corrupt(
         images, mask, (8.0, 8.0, 8.0), detector.settings.corruption, torch.Generator().manual_seed(0)
     )
     assert ((grade > 0) & (grade <= 1)).all()
     assert len(grade.unique()) == len(images)
     torch.testing.assert_close(damaged, graded(images, whole, grade))
-    assert severity.shape == (len(images), 2, *images.shape[2:])
-    assert (severity.prod(dim=1) == 0).all()  # no voxel has turned both too dark and too bright
+    assert target.shape == (len(images), 2, *images.shape[2:])
+    assert (target.prod(dim=1) == 0).all()  # no voxel has turned both too dark and too bright
 
 
 def test_an_untrained_network_restores_nothing_and_its_loss_is_the_weighted_damage() -> None:
@@ -140,13 +140,13 @@ def test_volumes_slabs_and_patches_are_learnt(changes: dict[str, Any], tmp_path:
     images, mask = images_of(*healthy_scan(9), detector.view)
     with torch.inference_mode():
         evidence = detector.evidence(images, mask)
-    assert set(evidence.maps) == {"residual", "severity"}
+    assert set(evidence.maps) == {"residual", "change_logit"}
     assert evidence.reconstruction.shape == mask.shape
 
 
 @pytest.mark.slow
-def test_a_more_severe_corruption_gives_more_predicted_severity(tmp_path: Path) -> None:
-    detector = new(**SLICES, severity_weight=3.0, steps=2)
+def test_a_more_severe_corruption_gives_a_larger_change_logit(tmp_path: Path) -> None:
+    detector = new(**SLICES, change_logit_weight=3.0, steps=2)
     training = TrainingSettings(steps=60, batch_size=8, learning_rate=5e-3, warmup=2, validate_every=60)
     fit(detector, healthy_cohort(), [], FitRun(tmp_path, training, device="cpu"))
     lesion = images_of(planted_scan().lesion.astype("float32"), planted_scan().mask, detector.view)[0][:, 1:2] > 0
@@ -155,7 +155,7 @@ def test_a_more_severe_corruption_gives_more_predicted_severity(tmp_path: Path) 
         scan = planted_scan(loss=loss)
         with torch.inference_mode():
             maps = detector.evidence(*images_of(scan.voxels, scan.mask, detector.view)).maps
-        means.append(-float(maps["severity"][lesion].mean()))
+        means.append(-float(maps["change_logit"][lesion].mean()))
     assert means == sorted(means)
     assert means[-1] > means[0] + 0.5
 

@@ -2,7 +2,7 @@
 
     s = (max(−d, 0), max(d, 0)) / 0.1, at most 1     too dark and too bright; d the change of intensity, where made
     L = Σ m BCE(log-odds, s) / Σ m                   m the mask
-    severity = log-odds of too bright − log-odds of too dark
+    change_logit = log-odds of too bright − log-odds of too dark
 
 Source: Tan, Hou, Batten, Qiu & Kainz 2022, "Detecting Outliers with Foreign Patch Interpolation" (a network that
 predicts how much each voxel was changed).
@@ -19,7 +19,7 @@ LEAST_SHARE = 0.05  # of a change; less is the soft edge of one
 RARE = 3.0  # log-odds against a change, so that an untrained network says that nothing was changed
 
 
-def severity_target(moved: Tensor, changed: Tensor) -> Tensor:
+def change_target(moved: Tensor, changed: Tensor) -> Tensor:
     """Return s ``(B, 2, *S)``, 0 to 1, of having turned too dark and of having turned too bright.
 
     Parameters
@@ -33,13 +33,13 @@ def severity_target(moved: Tensor, changed: Tensor) -> Tensor:
     return torch.cat([-brighter, brighter], dim=1).clamp_(0, 1)
 
 
-def severity_loss(log_odds: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+def change_logit_loss(log_odds: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """Return the cross-entropy of log-odds and target, both ``(B, 2, *S)``, per voxel inside the mask."""
     inside = mask.float()
     entropy = F.binary_cross_entropy_with_logits(log_odds, target, weight=inside, reduction="sum")
     return entropy / inside.sum().clamp_min(1)
 
 
-def signed_severity(log_odds: Tensor) -> Tensor:
-    """Return the signed severity ``(B, 1, *S)`` of log-odds ``(B, 2, *S)``, negative where too dark."""
+def signed_change_logit(log_odds: Tensor) -> Tensor:
+    """Return the signed change logit ``(B, 1, *S)`` of log-odds ``(B, 2, *S)``, negative where too dark."""
     return log_odds[:, 1:] - log_odds[:, :1]

@@ -63,6 +63,6 @@ def test_each_number_of_draws_has_its_bound(world: World, tmp_path: Path) -> Non
 
 
 def test_what_knows_no_likelihood_is_not_examined(world: World, tmp_path: Path) -> None:
-    silent = type("Silent", (), {"family": "gan"})()
+    silent = type("Silent", (), {"family": "f_anogan"})()
     with pytest.raises(ConfigError, match="leave out the exam likelihood"):
         likelihood(candidate(world, silent, tmp_path))

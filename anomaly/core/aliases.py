@@ -1,0 +1,75 @@
+"""Names of earlier versions and what they are called now.
+
+Files that an earlier version wrote (configurations, models, run folders) still load: whoever reads them passes
+their names through these tables. Writers use the present names only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from anomaly.core.errors import ConfigError
+
+FAMILIES = {"stacked": "stacked_ae", "recurrent": "conv_lstm_ae", "gan": "f_anogan"}
+"""Model families: ``model.family`` of a configuration, ``family`` of ``metadata.json``, ``validate --family``."""
+
+MAPS = {"severity": "change_logit", "departure": "mean_deviation"}
+"""Evidence maps: keys of ``scoring.maps`` and ``scoring.sd_floor``, and of ``reference.safetensors``."""
+
+MODEL_SETTINGS = {"severity_weight": "change_logit_weight"}
+"""Keys of the ``model`` section of a configuration."""
+
+METADATA: dict[str, str] = {}
+"""Keys of the ``metadata.json`` of a model."""
+
+Value = TypeVar("Value")
+
+
+def current_name(name: str, renamed: Mapping[str, str]) -> str:
+    """Return the present name of what may have an earlier one; other names are returned unchanged."""
+    return renamed.get(name, name)
+
+
+def current_config_name(name: str) -> str:
+    """Return the present name of a shipped model configuration, e.g. ``f_anogan-small`` for ``gan-small``."""
+    family, dash, variant = name.partition("-")
+    return current_name(family, FAMILIES) + dash + variant
+
+
+def rename_keys(values: Mapping[str, Value], renamed: Mapping[str, str]) -> dict[str, Value]:
+    """Return a mapping with present names as keys, in the same order.
+
+    Raises
+    ------
+    ConfigError
+        The earlier and the present name of one key are both there.
+    """
+    for old, new in renamed.items():
+        if old in values and new in values:
+            raise ConfigError(f"found both {old!r} and {new!r}, which is the present name of {old!r}; delete one")
+    return {current_name(key, renamed): value for key, value in values.items()}
+
+
+def current_model_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the ``model`` section of a configuration with present names of the family and the keys."""
+    renamed = rename_keys(values, MODEL_SETTINGS)
+    if isinstance(renamed.get("family"), str):
+        renamed["family"] = current_name(renamed["family"], FAMILIES)
+    return renamed
+
+
+def current_scoring_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the ``scoring`` section of a configuration with present names of the maps."""
+    return {
+        key: rename_keys(value, MAPS) if key in {"maps", "sd_floor"} and isinstance(value, Mapping) else value
+        for key, value in values.items()
+    }
+
+
+def current_metadata(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of a model's ``metadata.json`` with present names."""
+    renamed = rename_keys(values, METADATA)
+    if "family" in renamed:
+        renamed["family"] = current_name(renamed["family"], FAMILIES)
+    return renamed

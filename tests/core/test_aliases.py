@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from anomaly.core import aliases
+from anomaly.core.errors import ConfigError
+from anomaly.models.registry import parse_settings
+from anomaly.scoring.reference import HealthyReference
+from anomaly.scoring.settings import ScoringSettings
+from pipelines.common import find_config
+
+
+def test_names_without_an_earlier_name_stay_as_they_are() -> None:
+    assert aliases.current_name("dae", aliases.FAMILIES) == "dae"
+    assert aliases.current_config_name("latent_diffusion-small") == "latent_diffusion-small"
+
+
+@pytest.mark.parametrize(("old", "new"), aliases.FAMILIES.items())
+def test_a_family_is_found_under_its_earlier_name(old: str, new: str) -> None:
+    assert parse_settings({"family": old}, "model").family == new
+    assert find_config(f"{old}-small", "models").name == f"{new}-small.yaml"
+
+
+def test_a_setting_is_read_under_its_earlier_name() -> None:
+    settings = parse_settings({"family": "dae", "severity_weight": 0.5}, "model")
+    assert settings.model_dump()["change_logit_weight"] == 0.5
+
+
+def test_maps_are_read_under_their_earlier_names_and_keep_their_order() -> None:
+    maps = {"severity": 2.0, "residual": 1.0, "departure": 0.5}
+    settings = ScoringSettings.model_validate({"maps": maps, "sd_floor": dict.fromkeys(maps, 0.1)})
+    assert list(settings.maps.items()) == [("change_logit", 2.0), ("residual", 1.0), ("mean_deviation", 0.5)]
+    assert settings.floor_of("mean_deviation") == 0.1
+
+
+def test_a_healthy_reference_is_read_under_earlier_names_of_its_maps() -> None:
+    array = np.ones((2, 2, 2), dtype=np.float32)
+    arrays = {"mean.severity": array, "sd.severity": array, "appearance": array, "acquisition": array[0]}
+    reference = HealthyReference.from_arrays(arrays, {}, {}, {})
+    assert list(reference.mean) == list(reference.sd) == ["change_logit"]
+
+
+def test_the_family_in_the_metadata_of_a_model_gets_its_present_name() -> None:
+    assert aliases.current_metadata({"family": "gan", "model_id": "1"}) == {"family": "f_anogan", "model_id": "1"}
+
+
+def test_the_earlier_and_the_present_name_of_a_key_together_are_refused() -> None:
+    with pytest.raises(ConfigError, match="found both 'severity' and 'change_logit'"):
+        aliases.rename_keys({"severity": 1, "change_logit": 2}, aliases.MAPS)
