@@ -20,7 +20,8 @@ from anomaly.evaluation.detection import METRICS
 from anomaly.evaluation.labels import Matched, Truth, match, read_labels
 from anomaly.evaluation.localisation import ScanLocalisation, oracle_threshold, recall_by_size
 from anomaly.evaluation.masks import localise_files
-from anomaly.runs.reader import read_run_json, read_score_table
+from anomaly.runs.reader import read_run_json
+from anomaly.runs.tables import read_score_table
 
 _KEPT = ("scan_id", "subject", "session", "modality", "status", "ill", "score", "p_value", "flagged", "flagged_ml")
 

@@ -1,4 +1,4 @@
-"""Read a run folder: its settings, the results and the table of its scans, and the volumes of one scan."""
+"""Read a run folder: its settings, the results of its scans, and the volumes of one scan."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from anomaly.core.errors import InputError
 from anomaly.core.files import read_json, sha256_of_json
@@ -20,7 +19,6 @@ from anomaly.runs.layout import (
     NEIGHBOUR_PREFIX,
     NOT_SCORED_TSV,
     SCAN_SCORE,
-    SCORES_PARQUET,
     run_info_path,
     volumes_path,
 )
@@ -30,7 +28,6 @@ PAGE_KEYS = (
     "version", "model", "calibration", "reference_scores", "display", "score_name", "retrieval", "software"
 )  # fmt: skip
 REQUIRED_KEYS = ("created_at", "model", "display", "score_name")
-NUMBER_COLUMNS = ("score", "p_value", "flagged_ml")
 
 
 @dataclass(frozen=True)
@@ -146,24 +143,6 @@ def read_scores(folder: Path) -> list[ScanScore]:
 def read_score(path: Path) -> ScanScore:
     """Return the result of one scan from its ``score.json``."""
     return ScanScore.from_json(read_json(path))
-
-
-def read_score_table(folder: Path) -> pd.DataFrame:
-    """Return ``scores.parquet``, one row per scan; numbers that are missing are NaN.
-
-    Raises
-    ------
-    InputError
-        The folder holds no finished run.
-    """
-    path = folder / SCORES_PARQUET
-    if not path.is_file():
-        raise InputError(f"no finished run in {folder} ({path.name} is missing); make one with `anomaly score`")
-    table = pd.read_parquet(path)
-    for column in NUMBER_COLUMNS:
-        values = table[column] if column in table else pd.Series(np.nan, table.index)
-        table[column] = pd.to_numeric(values, errors="coerce").astype("float64")
-    return table
 
 
 def read_volumes(folder: Path, scan_id: str) -> TemplateVolumes:

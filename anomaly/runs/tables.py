@@ -1,4 +1,4 @@
-"""Write the results of a run as tables: one row per scan, one column per fact."""
+"""Write and read the results of a run as tables: one row per scan, one column per fact."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from anomaly.core.errors import InputError
 from anomaly.core.files import atomic_path
 from anomaly.core.results import ScanScore, ScanStatus
 from anomaly.runs.layout import NOT_SCORED_TSV, SCORES_PARQUET, SCORES_TSV
@@ -18,6 +20,8 @@ COLUMNS = (
     "calibration_id", "map_path", "mask_path",
 )  # fmt: skip
 NOT_SCORED_COLUMNS = ("scan_id", "subject", "modality", "source", "status", "reason_code", "reason", "remedy")
+
+NUMBER_COLUMNS = ("score", "p_value", "flagged_ml")
 
 
 def to_frame(results: Sequence[ScanScore]) -> pd.DataFrame:
@@ -43,6 +47,24 @@ def write_tables(folder: Path, results: Sequence[ScanScore]) -> None:
     not_scored = frame[frame["status"] != ScanStatus.SCORED.value]
     with atomic_path(folder / NOT_SCORED_TSV) as temporary:
         not_scored[list(NOT_SCORED_COLUMNS)].to_csv(temporary, sep="\t", index=False, na_rep="n/a")
+
+
+def read_score_table(folder: Path) -> pd.DataFrame:
+    """Return ``scores.parquet``, one row per scan; numbers that are missing are NaN.
+
+    Raises
+    ------
+    InputError
+        The folder holds no finished run.
+    """
+    path = folder / SCORES_PARQUET
+    if not path.is_file():
+        raise InputError(f"no finished run in {folder} ({path.name} is missing); make one with `anomaly score`")
+    table = pd.read_parquet(path)
+    for column in NUMBER_COLUMNS:
+        values = table[column] if column in table else pd.Series(np.nan, table.index)
+        table[column] = pd.to_numeric(values, errors="coerce").astype("float64")
+    return table
 
 
 def _row(result: ScanScore) -> dict[str, Any]:

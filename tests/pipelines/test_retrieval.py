@@ -67,7 +67,7 @@ def test_a_training_scan_finds_itself_after_loading(model: Path) -> None:
     assert ages < set(range(40, 55))
 
 
-def test_held_out_healthy_scans_give_the_similarity_a_scale(model: Path, run: Path) -> None:
+def test_the_similarities_of_held_out_healthy_scans_are_in_the_metadata(model: Path, run: Path) -> None:
     known = read_json(model / "metadata.json")["retrieval"]
     assert (known["by"], known["n_scans"], len(known["held_out_nearest"])) == ("cosine", 12, 3)
     assert known["held_out_nearest"] == sorted(known["held_out_nearest"])
@@ -102,7 +102,9 @@ def test_no_training_subject_is_named_in_the_model_or_in_a_run(model: Path, run:
 
 
 @pytest.mark.slow
-def test_without_a_wish_for_neighbours_no_picture_is_kept(cohort: Path, new: Path, tmp_path: Path) -> None:
+def test_with_retrieval_turned_off_no_image_of_a_training_scan_is_saved(
+    cohort: Path, new: Path, tmp_path: Path
+) -> None:
     train(config(tmp_path, retrieval=0), cohort, tmp_path / "model", device="cpu")
     assert not (tmp_path / "model" / INDEX).exists()
     assert load_bundle(tmp_path / "model").scorer.index is None
@@ -115,7 +117,9 @@ def test_without_a_wish_for_neighbours_no_picture_is_kept(cohort: Path, new: Pat
 
 
 @pytest.mark.slow
-def test_a_model_from_before_there_were_neighbours_still_scores(model: Path, new: Path, tmp_path: Path) -> None:
+def test_a_model_of_an_earlier_version_without_an_index_still_scores(
+    model: Path, new: Path, tmp_path: Path
+) -> None:
     old = Path(shutil.copytree(model, tmp_path / "model"))
     (old / INDEX).unlink()
     metadata = read_json(old / "metadata.json")
@@ -126,7 +130,7 @@ def test_a_model_from_before_there_were_neighbours_still_scores(model: Path, new
     assert make_page(tmp_path / "run", "sub-700_T1w").problem == ""
 
 
-def test_a_model_with_other_pictures_than_it_was_saved_with_is_refused(model: Path, tmp_path: Path) -> None:
+def test_a_model_whose_index_was_altered_is_refused(model: Path, tmp_path: Path) -> None:
     altered = Path(shutil.copytree(model, tmp_path / "model"))
     content = bytearray((altered / INDEX).read_bytes())
     content[-1] ^= 1
@@ -135,5 +139,5 @@ def test_a_model_with_other_pictures_than_it_was_saved_with_is_refused(model: Pa
         load_bundle(altered)
 
 
-def test_the_model_card_says_that_pictures_are_inside(model: Path) -> None:
+def test_the_model_card_states_that_images_of_training_scans_are_inside(model: Path) -> None:
     assert "three grey slices and the age of each of 12 training" in (model / "MODEL_CARD.md").read_text()

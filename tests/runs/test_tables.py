@@ -2,10 +2,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import pytest
 
+from anomaly.core.errors import InputError
 from anomaly.core.results import Neighbour, Region, ScanScore, ScanStatus
-from anomaly.runs.tables import to_frame, write_tables
+from anomaly.runs.tables import read_score_table, to_frame, write_tables
 
 REGION = Region(1, 1.25, 9.0, 6.0, (1.0, -2.0, 3.5), (4, 5, 6), "dark")
 SCORED = ScanScore(
@@ -46,3 +49,17 @@ def test_scans_without_a_score_have_a_table_of_their_own(tmp_path: Path) -> None
 
 def test_a_run_without_any_scored_scan_has_the_same_columns() -> None:
     assert {"score", "p_value", "flagged", "map_path"} <= set(to_frame([REFUSED]))
+
+
+def test_a_written_table_is_read_with_nan_for_what_is_missing(tmp_path: Path) -> None:
+    write_tables(tmp_path, [SCORED, REFUSED])
+    table = read_score_table(tmp_path).set_index("scan_id")
+
+    assert table.loc["a", "score"] == 2.0
+    assert np.isnan(table.loc["c", "score"])
+    assert table.dtypes[["score", "p_value", "flagged_ml"]].tolist() == [np.dtype("float64")] * 3
+
+
+def test_a_folder_without_a_finished_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no finished run in .*scores\.parquet is missing"):
+        read_score_table(tmp_path)
