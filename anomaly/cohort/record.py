@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from anomaly.core.aliases import SCAN_RECORD, rename_keys
 from anomaly.core.covariates import covariates
 from anomaly.core.files import read_json, write_json
 from anomaly.core.results import ScanStatus
@@ -113,7 +114,7 @@ class ScanRecord:
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read a record from a file in ``records/``; files of earlier versions are read, too."""
-        return cls._from_values(read_json(path))
+        return cls._from_values(rename_keys(read_json(path), SCAN_RECORD))
 
     def save(self, folder: Path) -> None:
         """Write ``records/<scan_id>.json`` of a cohort folder, atomically."""

@@ -23,6 +23,9 @@ MODEL_SETTINGS = {"severity_weight": "change_logit_weight"}
 METADATA: dict[str, str] = {}
 """Keys of the ``metadata.json`` of a model."""
 
+SCAN_RECORD = {"made_from": "input_hash"}
+"""Keys of the files in the ``records`` folder of a cohort."""
+
 Value = TypeVar("Value")
 
 

@@ -137,6 +137,15 @@ def test_finished_scans_are_not_prepared_again(tmp_path: Path) -> None:
     assert n_times_prepared(log_folder) == {"a": 1, "refuse": 1, "aagain": 1}
 
 
+def test_scans_that_an_earlier_version_finished_are_not_prepared_again(tmp_path: Path) -> None:
+    source, log_folder = put_scans(tmp_path / "in", "a"), tmp_path / "log"
+    build(source, tmp_path / "cohort", log_folder=log_folder)
+    (path,) = (tmp_path / "cohort" / "records").iterdir()
+    path.write_text(path.read_text().replace('"input_hash"', '"made_from"'))
+    build(source, tmp_path / "cohort", log_folder=log_folder)
+    assert n_times_prepared(log_folder) == {"a": 1}
+
+
 def test_a_failed_scan_is_tried_again(tmp_path: Path) -> None:
     source, log_folder = put_scans(tmp_path / "in", "a", "fail"), tmp_path / "log_folder"
     for _ in range(2):

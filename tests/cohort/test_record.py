@@ -23,6 +23,13 @@ def test_a_record_has_the_geometry_of_its_scan() -> None:
     np.testing.assert_array_equal(ACCEPTED.template_from_scan_matrix, np.eye(4))
 
 
+def test_a_record_written_by_an_earlier_version_is_still_read(tmp_path: Path) -> None:
+    path = record_path(tmp_path, "a")
+    path.parent.mkdir()
+    path.write_text('{"scan_id": "a", "status": "refused", "made_from": "hash"}')
+    assert ScanRecord.load(path) == ScanRecord("a", ScanStatus.REFUSED, input_hash="hash")
+
+
 def test_a_record_written_by_a_later_version_is_still_read(tmp_path: Path) -> None:
     path = record_path(tmp_path, "a")
     path.parent.mkdir()

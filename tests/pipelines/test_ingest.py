@@ -1,4 +1,4 @@
-"""Ingest makes a cohort of what it is given, and says what became of each scan."""
+"""Ingesting scans to a cohort, and the summary of it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_good_scans_are_accepted_and_all_others_have_a_reason_and_a_remedy(inges
 
 
 @pytest.mark.slow
-def test_the_cohort_on_disk_says_the_same_as_the_summary(ingested: tuple) -> None:
+def test_the_cohort_on_disk_agrees_with_the_summary(ingested: tuple) -> None:
     summary, output, _ = ingested
     records = read_records(output)
     assert summarise(output, records) == summary
@@ -72,7 +72,7 @@ def test_the_summary_is_plain_json(ingested: tuple) -> None:
 
 
 @pytest.mark.slow
-def test_who_ingested_is_on_record(ingested: tuple) -> None:
+def test_the_user_is_recorded(ingested: tuple) -> None:
     _, output, _ = ingested
     assert '"verb": "ingest"' in (output / "audit.jsonl").read_text()
 
