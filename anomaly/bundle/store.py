@@ -118,8 +118,8 @@ def save_bundle(
         },
     )
     reference = {
-        "score_centre": dict(scorer.reference.score_mean),
-        "score_spread": dict(scorer.reference.score_std),
+        "score_mean": dict(scorer.reference.score_mean),
+        "score_std": dict(scorer.reference.score_std),
         "held_out_scores": {name: list(found) for name, found in scorer.reference.held_out_scores.items()},
     }
     hashed = HASHED if scorer.index is None else (*HASHED, INDEX)
@@ -174,7 +174,7 @@ def load_bundle(folder: Path, device: str = "cpu") -> TrainedBundle:
     detector = _detector(folder, config, grid).to(torch.device(device)).eval()
     arrays = load_arrays(folder / "reference.safetensors")
     reference = HealthyReference.from_arrays(
-        arrays, metadata["score_centre"], metadata["score_spread"], metadata.get("held_out_scores", {})
+        arrays, metadata["score_mean"], metadata["score_std"], metadata.get("held_out_scores", {})
     )
     index = None
     if INDEX in metadata["hashes"]:

@@ -20,11 +20,17 @@ MAPS = {"severity": "change_logit", "departure": "mean_deviation"}
 MODEL_SETTINGS = {"severity_weight": "change_logit_weight"}
 """Keys of the ``model`` section of a configuration."""
 
-METADATA: dict[str, str] = {}
+METADATA = {"score_centre": "score_mean", "score_spread": "score_std"}
 """Keys of the ``metadata.json`` of a model."""
 
 SCAN_RECORD = {"made_from": "input_hash"}
 """Keys of the files in the ``records`` folder of a cohort."""
+
+SCORE_OUTPUTS = {"map_path": "anomaly_map", "mask_path": "flagged_mask"}
+"""Keys of ``score.json`` → names in its ``outputs``."""
+
+SCORE_PROVENANCE = {"look_seconds": "inference_seconds"}
+"""Keys of ``provenance`` in ``score.json``."""
 
 Value = TypeVar("Value")
 
@@ -75,4 +81,13 @@ def current_metadata(values: Mapping[str, Any]) -> dict[str, Any]:
     renamed = rename_keys(values, METADATA)
     if "family" in renamed:
         renamed["family"] = current_name(renamed["family"], FAMILIES)
+    return renamed
+
+
+def current_scan_score(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of a scan's ``score.json`` with present names."""
+    renamed = {key: value for key, value in values.items() if key not in SCORE_OUTPUTS}
+    renamed["provenance"] = rename_keys(values.get("provenance", {}), SCORE_PROVENANCE)
+    if "outputs" not in values:
+        renamed["outputs"] = {new: values[old] for old, new in SCORE_OUTPUTS.items() if values.get(old)}
     return renamed

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Self
 
-_PROVENANCE_ALIASES = {"look_seconds": "inference_seconds"}
+from anomaly.core.aliases import current_scan_score
 
 
 class ScanStatus(StrEnum):
@@ -125,17 +125,9 @@ class ScanScore:
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Return the result that ``dataclasses.asdict`` turned into ``values``; unknown keys are left out."""
         known = {f.name for f in fields(cls)}
-        kept = {name: value for name, value in values.items() if name in known}
-        kept.setdefault("outputs", _outputs_of_earlier_versions(values))
-        kept["provenance"] = {_PROVENANCE_ALIASES.get(k, k): v for k, v in values.get("provenance", {}).items()}
+        kept = {name: value for name, value in current_scan_score(values).items() if name in known}
         kept["status"] = ScanStatus(values["status"])
         kept["regions"] = tuple(Region.from_json(region) for region in values.get("regions", ()))
         kept["neighbours"] = tuple(Neighbour(**neighbour) for neighbour in values.get("neighbours", ()))
         kept["warnings"] = tuple(values.get("warnings", ()))
         return cls(**kept)
-
-
-def _outputs_of_earlier_versions(values: Mapping[str, Any]) -> dict[str, str]:
-    """Return the outputs of a ``score.json`` that names the paths of the map and of the mask instead."""
-    named = {"anomaly_map": values.get("map_path"), "flagged_mask": values.get("mask_path")}
-    return {name: path for name, path in named.items() if path}

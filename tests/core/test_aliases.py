@@ -48,3 +48,18 @@ def test_the_family_in_the_metadata_of_a_model_gets_its_present_name() -> None:
 def test_the_earlier_and_the_present_name_of_a_key_together_are_refused() -> None:
     with pytest.raises(ConfigError, match="found both 'severity' and 'change_logit'"):
         aliases.rename_keys({"severity": 1, "change_logit": 2}, aliases.MAPS)
+
+
+def test_the_statistics_of_scores_in_the_metadata_get_their_present_names() -> None:
+    old = {"score_centre": {"kl": 1.0}, "score_spread": {"kl": 2.0}}
+    assert aliases.current_metadata(old) == {"score_mean": {"kl": 1.0}, "score_std": {"kl": 2.0}}
+
+
+def test_a_score_file_of_an_earlier_version_gets_present_names() -> None:
+    old = {"scan_id": "a", "map_path": "a/map.nii.gz", "mask_path": "", "provenance": {"look_seconds": 0.5}}
+    assert aliases.current_scan_score(old) == {
+        "scan_id": "a",
+        "outputs": {"anomaly_map": "a/map.nii.gz"},
+        "provenance": {"inference_seconds": 0.5},
+    }
+    assert aliases.current_scan_score({"outputs": {"dicom_seg": "a.dcm"}})["outputs"] == {"dicom_seg": "a.dcm"}
