@@ -13,7 +13,7 @@ from anomaly.bundle.card import model_card
 from anomaly.bundle.config import ExperimentConfig, load_experiment
 from anomaly.bundle.store import refuse_to_overwrite, save_bundle
 from anomaly.cohort.splits import split_by_subject
-from anomaly.cohort.synthetic import Kind, planted_scans
+from anomaly.cohort.synthetic import planted_scans
 from anomaly.cohort.table import ScanRecord
 from anomaly.cohort.volumes import CohortVolumes
 from anomaly.core.errors import BundleError, CohortError
@@ -35,7 +35,6 @@ INTENDED_USE = (
     "radiologist. Not for diagnosis, not for ruling out disease."
 )
 
-VALIDATION_LESIONS: tuple[Kind, ...] = ("dark", "dark", "bright", "texture")
 
 FEWEST_SUBJECTS = 3  # two scans are the least that anything can be learnt from
 
@@ -83,7 +82,7 @@ def train(
         folder=output / "training", training=settings, seed=settings.seed if seed is None else seed, device=device,
         devices=devices, compile=compiled, progress=progress,
     )  # fmt: skip
-    report = fit(detector, volumes, list(planted_scans(held_out, seed=0, kinds=VALIDATION_LESIONS)), run)
+    report = fit(detector, volumes, list(planted_scans(held_out, seed=0, kinds=experiment.lesion_kinds)), run)
     progress(0, len(volumes), "learning the healthy reference")
     scorer = Scorer(detector, experiment.scoring).learn_reference(volumes, held_out)
     display = _display(scorer)

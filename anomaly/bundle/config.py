@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
+from anomaly.cohort.synthetic import Kind
 from anomaly.core.config import Settings, load_yaml
 from anomaly.core.errors import ConfigError, unknown_name
 from anomaly.core.volume import Modality
@@ -43,6 +44,14 @@ class ModelConfig(Settings):
         return self.preprocessing.modality
 
 
+TYPICAL_LESIONS: dict[Modality, tuple[Kind, ...]] = {
+    Modality.T1W: ("dark", "dark", "bright", "texture"),  # most lesions are dark on T1w
+    Modality.T2W: ("bright", "bright", "dark", "texture"),  # oedema, gliosis and demyelination are bright
+    Modality.FLAIR: ("bright", "bright", "dark", "texture"),
+    Modality.CT: ("bright", "dark", "bright", "dark"),  # haemorrhage is bright, infarction is dark
+}
+
+
 class ExperimentConfig(ModelConfig):
     """Everything needed to train a model and to score with it."""
 
@@ -54,6 +63,18 @@ class ExperimentConfig(ModelConfig):
     validation_fraction: float = Field(
         default=0.12, gt=0, lt=1, description="share of the training subjects that choose the checkpoint"
     )
+
+    validation_lesions: tuple[Kind, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="kinds of lesions planted in the validation scans, in turn, to choose the checkpoint: dark, "
+        "bright, texture, mass_effect; null = those typical of the modality",
+    )
+
+    @property
+    def lesion_kinds(self) -> tuple[Kind, ...]:
+        """Kinds of lesions that choose the checkpoint: the setting, or those typical of the modality."""
+        return self.validation_lesions or TYPICAL_LESIONS.get(self.modality, TYPICAL_LESIONS[Modality.T1W])
 
     def model_settings(self) -> ModelSettings:
         """Return the settings of the family."""

@@ -6,7 +6,7 @@ import torch
 
 from anomaly.core.errors import TrainingError
 
-ACCELERATORS = {"auto": "auto", "cpu": "cpu", "cuda": "gpu"}
+KINDS = ("auto", "cpu", "cuda")
 
 
 def find_devices(device: str, count: int = 1) -> tuple[str, int | list[int]]:
@@ -23,12 +23,12 @@ def find_devices(device: str, count: int = 1) -> tuple[str, int | list[int]]:
         If there is no such device, or there are too few.
     """
     kind, _, number = device.partition(":")
-    if kind not in ACCELERATORS or (number and not (kind == "cuda" and number.isdecimal())):
+    if kind not in KINDS or (number and not (kind == "cuda" and number.isdecimal())):
         raise TrainingError(f"unknown device {device!r}; expected auto, cpu, cuda or cuda:N")
     if not on_gpu(device):
         if kind == "cuda":
             raise TrainingError(f"found no CUDA device for {device!r}; give --device cpu, or check the driver")
-        return ACCELERATORS[kind], count
+        return "cpu", count
     found = torch.cuda.device_count()
     chosen = [int(number)] if number else list(range(count))
     if len(chosen) != count or max(chosen) >= found:

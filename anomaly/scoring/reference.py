@@ -101,7 +101,7 @@ def fit_reference(
         features.append(acquisition_features(voxels, mask))
     return HealthyReference(
         mean={name: _covered_mean(moments) for name, moments in of_maps.items()},
-        sd={name: _floored_sd(found, settings.floor_of(name), grid, settings) for name, found in of_maps.items()},
+        sd={name: floored_sd(found, settings.floor_of(name), grid, settings) for name, found in of_maps.items()},
         mean_image=_covered_mean(of_voxels),
         acquisition=AcquisitionReference(
             np.array(features, dtype=np.float32).reshape(len(features), len(FEATURES))
@@ -133,7 +133,7 @@ def sigma_in_voxels(sigma_mm: float, grid: Geometry) -> tuple[float, float, floa
     return i, j, k
 
 
-def _floored_sd(moments: RunningMoments, share: float, grid: Geometry, settings: ScoringSettings) -> FloatArray:
+def floored_sd(moments: RunningMoments, share: float, grid: Geometry, settings: ScoringSettings) -> FloatArray:
     """Smooth the SD, fill it where few brains reach with the SD of the most variable voxels, and add the floor.
 
     ``share`` is the floor as a share of the median SD.

@@ -1,7 +1,7 @@
-"""The endless, reproducible stream of training batches.
+"""Reproducible training batches.
 
-The batch of step t depends on the seed and on t alone, never on what was read before. A training that was
-killed and resumed therefore sees the very batches an uninterrupted one would have seen.
+Batch t depends on the seed and on t only, never on what was read before. A resumed training therefore sees the same
+batches as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -101,40 +101,31 @@ class ImageBatches:
 
 
 class StepLoader(Generic[T]):
-    """Batches of one stretch of training, made ahead by threads. What lightning calls a data loader.
+    """Makes batches ahead in threads.
 
     Parameters
     ----------
     make
-        Returns the batch of a step.
-    first
-        Returns the step to start at, asked anew at every iteration: training may have been resumed.
-    length
-        Batches per stretch.
+        Returns the batch of a number.
+    numbers
+        The batches to make, in order.
     threads
         Threads that make batches; 0 makes them in line. Threads need no copies and no pickling, and numpy and
-        torch let go of the interpreter while they compute.
+        torch release the interpreter lock while they compute.
     """
 
-    def __init__(self, make: Callable[[int], T], first: Callable[[], int], length: int, threads: int) -> None:
-        self.make, self.first, self.length, self.threads = make, first, length, threads
-
-    def __len__(self) -> int:
-        return self.length
+    def __init__(self, make: Callable[[int], T], numbers: range, threads: int) -> None:
+        self.make, self.numbers, self.threads = make, numbers, threads
 
     def __iter__(self) -> Iterator[T]:
-        start = self.first()
-        steps = range(start, start + self.length)
-        if self.threads == 0:
-            return map(self.make, steps)
-        return self._make_ahead(steps)
+        return map(self.make, self.numbers) if self.threads == 0 else self._make_ahead()
 
-    def _make_ahead(self, steps: range) -> Iterator[T]:
+    def _make_ahead(self) -> Iterator[T]:
         with ThreadPoolExecutor(self.threads, thread_name_prefix="batches") as pool:
             waiting: deque[Future[T]] = deque()
             try:
-                for step in steps:
-                    waiting.append(pool.submit(self.make, step))
+                for number in self.numbers:
+                    waiting.append(pool.submit(self.make, number))
                     if len(waiting) > self.threads:
                         yield waiting.popleft().result()
                 while waiting:

@@ -1,10 +1,9 @@
-"""Several processes that train one model together, each on a device of its own.
+"""Run several processes that train one model together, each on its own device.
 
-They are spawned, not started by running the command again as lightning would: a notebook, a test or a program that
-trains in the middle of its work has no such command, and with one, every process would go on to write the bundle.
-Here the calling process only waits, hears of progress and errors, and goes on alone. Spawning serves a CPU and a
-GPU alike, where a fork must not follow the first use of CUDA or of threads. If the calling process dies, so do the
-others.
+The processes are spawned. Lightning would run the command of the program again instead, which a notebook or a test
+does not have, and every process would go on to write the bundle. Here the calling process waits, receives progress
+and errors, and continues alone. Spawning works for CPU and GPU; a fork must not follow the first use of CUDA or of
+threads. If the calling process dies, the others end too.
 """
 
 from __future__ import annotations
@@ -21,14 +20,13 @@ from torch.multiprocessing.spawn import ProcessException, ProcessExitedException
 
 from anomaly.core.errors import AnomalyError, TrainingError
 from anomaly.core.processes import exit_with_parent
-
-Report = Callable[[int, int, str], None]
+from anomaly.core.progress import Progress
 
 LISTEN_EVERY_SECONDS = 0.2
 GRACE_SECONDS = 5.0  # for the others to notice that one of them has failed
 
 
-def run_together(work: Callable[[Report], None], count: int, report: Report | None) -> None:
+def run_processes(work: Callable[[Progress], None], count: int, report: Progress | None) -> None:
     """Run ``work`` in ``count`` processes until all are done; each finds its rank where lightning looks for it.
 
     Parameters
@@ -73,7 +71,7 @@ def _process(rank: int, packed: bytes, port: int, channel: Any) -> None:
     here = {"NODE_RANK": "0", "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ.update(here)
     exit_with_parent()
-    work: Callable[[Report], None] = pickle.loads(packed)  # noqa: S301 - made by the parent process a moment ago
+    work: Callable[[Progress], None] = pickle.loads(packed)  # noqa: S301 - made by the parent process a moment ago
     try:
         work(lambda *told: channel.put(told))
     except AnomalyError as error:
@@ -93,7 +91,7 @@ def _environment(**values: str) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _hear(channel: Any, report: Report | None) -> None:
+def _hear(channel: Any, report: Progress | None) -> None:
     while not channel.empty():
         told = channel.get()
         if isinstance(told, AnomalyError):

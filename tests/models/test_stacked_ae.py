@@ -12,8 +12,10 @@ from anomaly.models.base import Embedder, StepInfo
 from anomaly.models.components.losses import l2
 from anomaly.models.components.network import target_slice
 from anomaly.models.stacked_ae import StackedAutoencoder, StackedSettings
-from anomaly.training.module import TrainingModule
+from anomaly.training.batches import Batch
+from anomaly.training.loop import make_optimizer
 from anomaly.training.settings import TrainingSettings
+from anomaly.training.step import TrainingStep
 from tests.models.factories import GRID, healthy_scan, images_of
 
 STEPS = 10
@@ -35,12 +37,12 @@ def changed_by_each_step(detector: StackedAutoencoder) -> list[set[int]]:
     """Return the layers whose weights every step of a training changes."""
     images, mask = images_of(*healthy_scan(0), detector.view)
     about = torch.from_numpy(UNKNOWN_COVARIATES).expand(len(images), -1)
-    module = TrainingModule(detector, TrainingSettings(steps=STEPS, learning_rate=1e-3, warmup=0), "")
-    optimiser = module.configure_optimizers()["optimizer"]
+    settings = TrainingSettings(steps=STEPS, learning_rate=1e-3, warmup=0)
+    module, optimiser = TrainingStep(detector, settings), make_optimizer(detector, settings)
     changed = []
     for step in range(STEPS):
         before = [[weight.clone() for weight in layer.parameters()] for layer in detector.network.layers]
-        module.training_step((step, images, mask, about), 0).backward()
+        module(Batch(step, images, mask, about))["loss"].backward()
         optimiser.step()
         optimiser.zero_grad()
         changed.append({k for k, layer in enumerate(detector.network.layers) if differs(before[k], layer)})

@@ -29,7 +29,7 @@ TRAINING = TrainingSettings(steps=12, batch_size=2, warmup=2, validate_every=4, 
 AS_THEY_ARE = AugmentationSettings(flip=0, deform=0, gamma=0, brightness=0, bias_field=0, noise=0, blur=0)
 
 
-def trained(detector: Autoencoder, folder: Path, training: TrainingSettings = TRAINING, **run: Any) -> FitReport:
+def train(detector: Autoencoder, folder: Path, training: TrainingSettings = TRAINING, **run: Any) -> FitReport:
     run = {"device": "cpu", "devices": 2} | run
     return fit(detector, healthy_cohort(4), [planted_scan()], FitRun(folder, training, **run))
 
@@ -84,7 +84,7 @@ class BothBatches(ImageBatches):
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Autoencoder, FitReport, list[int], Path]:
     detector, told, folder = new(Slow), list[int](), tmp_path_factory.mktemp("together")
-    report = trained(detector, folder, progress=lambda done, total, message: told.append(done))
+    report = train(detector, folder, progress=lambda done, total, message: told.append(done))
     return detector, report, told, folder
 
 
@@ -93,10 +93,10 @@ def test_two_processes_learn_what_one_learns_from_both_their_batches(
 ) -> None:
     training = TRAINING.model_copy(update={"augmentation": AS_THEY_ARE, "ema_decay": 0.0, "accumulate": 2})
     two, half, one = (new(TakesTurns) for _ in range(3))
-    trained(two, tmp_path / "two", training)
-    trained(half, tmp_path / "half", training, devices=1)
-    monkeypatch.setattr("anomaly.training.fit.ImageBatches", BothBatches)
-    trained(one, tmp_path / "one", training, devices=1)
+    train(two, tmp_path / "two", training)
+    train(half, tmp_path / "half", training, devices=1)
+    monkeypatch.setattr("anomaly.training.loop.ImageBatches", BothBatches)
+    train(one, tmp_path / "one", training, devices=1)
     images, mask = images_of(*healthy_scan(0), one.view)
     # What they answer, not their weights: those that change nothing, before a normalisation, learn from rounding.
     after, with_half, alone = (detector.reconstruct(images, mask).detach() for detector in (two, half, one))
@@ -122,10 +122,10 @@ def test_a_killed_training_of_two_processes_resumes_to_the_same_weights(
             raise KilledError
 
     with pytest.raises(KilledError):
-        trained(new(Slow), tmp_path, progress=kill)
+        train(new(Slow), tmp_path, progress=kill)
     told: list[int] = []
     resumed = new(Slow)
-    assert trained(resumed, tmp_path, progress=lambda done, total, message: told.append(done)).steps == 12
+    assert train(resumed, tmp_path, progress=lambda done, total, message: told.append(done)).steps == 12
     assert told[0] in {5, 9}  # not from the beginning
     assert same_state(resumed, together[0])
 
@@ -134,25 +134,25 @@ def test_a_training_of_two_processes_is_not_continued_by_one(
     together: tuple[Autoencoder, FitReport, list[int], Path],
 ) -> None:
     with pytest.raises(TrainingError, match=r"2 device\(s\), which 1 cannot continue.*--devices 2"):
-        trained(new(Slow), together[3], devices=1)
+        train(new(Slow), together[3], devices=1)
 
 
 def test_all_processes_stop_early_together(tmp_path: Path) -> None:
     training = TRAINING.model_copy(update={"steps": 100, "patience": 1, "learning_rate": 1e-12, "ema_decay": 0.0})
-    report = trained(new(), tmp_path, training)
+    report = train(new(), tmp_path, training)
     assert report.steps == 8
     assert "stopped early" in report.notes[0]
 
 
 def test_what_went_wrong_in_one_process_is_told(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"at step 6: loss = nan"):
-        trained(new(ExplodesInOneProcess), tmp_path)
-    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 4
+        train(new(ExplodesInOneProcess), tmp_path)
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["state"]["step"] == 4
 
 
 def test_the_death_of_one_process_is_explained(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"one of 2 training processes ended from outside.*SIGKILL"):
-        trained(new(DiesInOneProcess), tmp_path)
+        train(new(DiesInOneProcess), tmp_path)
 
 
 @pytest.mark.parametrize(("device", "devices"), [("cuda", 2), ("cuda:x", 1), ("tpu", 1), ("cpu:1", 1)])
@@ -161,7 +161,7 @@ def test_a_device_that_is_not_there_is_refused(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(TrainingError, match=r"unknown device|no CUDA device"):
-        trained(new(), tmp_path, device=device, devices=devices)
+        train(new(), tmp_path, device=device, devices=devices)
 
 
 def test_more_devices_than_there_are_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,4 +169,4 @@ def test_more_devices_than_there_are_is_refused(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     for device, devices in (("cuda", 2), ("cuda:1", 1), ("cuda:0", 2)):
         with pytest.raises(TrainingError, match=r"found 1 CUDA device\(s\)"):
-            trained(new(), tmp_path, device=device, devices=devices)
+            train(new(), tmp_path, device=device, devices=devices)

@@ -15,13 +15,10 @@ from anomaly.core.errors import TrainingError
 from anomaly.core.volume import Geometry
 from anomaly.models.ae import Autoencoder, AutoencoderSettings
 from anomaly.models.base import Diagnostics, StepInfo
-from anomaly.models.dae import DenoisingAutoencoder, DenoisingSettings
-from anomaly.training.batches import Batch, ImageBatches
-from anomaly.training.fit import fit, fresh_batches
-from anomaly.training.gradient_monitor import GradientMonitor
-from anomaly.training.module import GPU_CHECK_EVERY, TrainingModule, learning_rate_share
+from anomaly.training.fit import fit
+from anomaly.training.gradient_monitor import GPU_CHECK_EVERY, GradientMonitor
 from anomaly.training.run import FitReport, FitRun
-from anomaly.training.settings import AugmentationSettings, TrainingSettings
+from anomaly.training.settings import TrainingSettings
 from tests.models.factories import GRID, MemoryCohort, healthy_cohort, healthy_scan, planted_scan
 
 pytestmark = pytest.mark.slow
@@ -37,7 +34,7 @@ def new(kind: type[Autoencoder] = Autoencoder, grid: Geometry = GRID) -> Autoenc
     return kind(AutoencoderSettings(channels=(8, 16), latent_size=4), grid)
 
 
-def trained(detector: Autoencoder, folder: Path, training: TrainingSettings = TRAINING, **run: Any) -> FitReport:
+def train(detector: Autoencoder, folder: Path, training: TrainingSettings = TRAINING, **run: Any) -> FitReport:
     return fit(detector, healthy_cohort(4), [planted_scan()], FitRun(folder, training, device="cpu", **run))
 
 
@@ -58,7 +55,7 @@ def killed_after(steps: int) -> Any:
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Autoencoder:
     detector = new()
-    trained(detector, tmp_path_factory.mktemp("uninterrupted"))
+    train(detector, tmp_path_factory.mktemp("uninterrupted"))
     return detector
 
 
@@ -66,11 +63,11 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Autoencoder:
 def test_a_killed_training_resumes_to_the_same_weights(
     steps: int, uninterrupted: Autoencoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("anomaly.training.callbacks.Progress.TELL_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr("anomaly.training.loop.REPORT_EVERY_SECONDS", 0.0)
     with pytest.raises(KilledError):
-        trained(new(), tmp_path, progress=killed_after(steps))
+        train(new(), tmp_path, progress=killed_after(steps))
     resumed = new()
-    report = trained(resumed, tmp_path)
+    report = train(resumed, tmp_path)
     assert report.steps == 12
     assert same_state(resumed, uninterrupted)
 
@@ -79,7 +76,7 @@ def test_a_killed_training_resumes_to_the_same_weights(
 def test_a_training_killed_again_and_again_validates_at_the_steps_of_one_that_was_not(
     accumulate: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("anomaly.training.callbacks.Progress.TELL_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr("anomaly.training.loop.REPORT_EVERY_SECONDS", 0.0)
     validated: list[int] = []
 
     class Notes(Autoencoder):
@@ -90,26 +87,26 @@ def test_a_training_killed_again_and_again_validates_at_the_steps_of_one_that_wa
     training = TRAINING.model_copy(update={"steps": 18, "accumulate": accumulate})
     for step in (6, 10, 14):
         with pytest.raises(KilledError):
-            trained(new(Notes), tmp_path / "killed", training, progress=killed_after(step))
+            train(new(Notes), tmp_path / "killed", training, progress=killed_after(step))
     killed, uninterrupted = new(Notes), new(Notes)
-    assert trained(killed, tmp_path / "killed", training).validation["best_step"] == 18
+    assert train(killed, tmp_path / "killed", training).validation["best_step"] == 18
     assert validated == [4, 8, 12, 16, 18]
-    trained(uninterrupted, tmp_path / "whole", training)
+    train(uninterrupted, tmp_path / "whole", training)
     assert same_state(killed, uninterrupted)
 
 
 def test_a_killed_training_keeps_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anomaly.training.callbacks.Progress.TELL_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr("anomaly.training.loop.REPORT_EVERY_SECONDS", 0.0)
     with pytest.raises(KilledError):
-        trained(new(), tmp_path, progress=killed_after(6))
+        train(new(), tmp_path, progress=killed_after(6))
     assert "planted_ap" in next(tmp_path.rglob("metrics.csv")).read_text()
 
 
 def test_a_finished_training_is_not_repeated(uninterrupted: Autoencoder, tmp_path: Path) -> None:
-    trained(new(), tmp_path)
+    train(new(), tmp_path)
     again = new()
     told: list[int] = []
-    trained(again, tmp_path, progress=lambda done, total, message: told.append(done))
+    train(again, tmp_path, progress=lambda done, total, message: told.append(done))
     assert not told
     assert same_state(again, uninterrupted)
 
@@ -129,12 +126,12 @@ def parameters_of(part: nn.Module) -> list[Tensor]:
 
 
 def test_parts_that_take_turns_learn_in_their_turn_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anomaly.training.callbacks.Progress.TELL_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr("anomaly.training.loop.REPORT_EVERY_SECONDS", 0.0)
     fresh, half, whole = (new(TakesTurns) for _ in range(3))
     training = TRAINING.model_copy(update={"ema_decay": 0.0})
     with pytest.raises(KilledError):
-        trained(half, tmp_path, training=training, progress=killed_after(6))
-    trained(whole, tmp_path / "whole", training=training)
+        train(half, tmp_path, training=training, progress=killed_after(6))
+    train(whole, tmp_path / "whole", training=training)
     for part in ("decode", "encode"):
         start, middle, end = (parameters_of(getattr(d.network.convolutions, part)) for d in (fresh, half, whole))
         moved = [not torch.equal(a, b) for a, b in zip(start, middle, strict=True)]
@@ -146,7 +143,7 @@ def test_parts_that_take_turns_learn_in_their_turn_only(tmp_path: Path, monkeypa
 
 
 def test_no_weights_are_kept_before_they_can_be_validated(tmp_path: Path) -> None:
-    assert trained(new(TakesTurns), tmp_path).validation["best_step"] in {8, 12}
+    assert train(new(TakesTurns), tmp_path).validation["best_step"] in {8, 12}
 
 
 def test_a_loss_is_told_the_covariates_of_its_images(tmp_path: Path) -> None:
@@ -158,24 +155,24 @@ def test_a_loss_is_told_the_covariates_of_its_images(tmp_path: Path) -> None:
             told.append(at.covariates)
             return super().loss(images, mask, at, *corrupted)
 
-    trained(new(Listens), tmp_path)
+    train(new(Listens), tmp_path)
     ages = torch.cat(told)[:, 0]
     assert set(ages.tolist()) == {20.0, 21.0, 22.0, 23.0}
 
 
 def test_without_resume_a_training_starts_anew(uninterrupted: Autoencoder, tmp_path: Path) -> None:
-    trained(new(), tmp_path)
+    train(new(), tmp_path)
     again = new()
     told: list[int] = []
-    trained(again, tmp_path, resume=False, progress=lambda done, total, message: told.append(done))
+    train(again, tmp_path, resume=False, progress=lambda done, total, message: told.append(done))
     assert told
     assert same_state(again, uninterrupted)
 
 
 def test_without_resume_nothing_of_an_earlier_training_is_left(tmp_path: Path) -> None:
-    trained(new(), tmp_path)
+    train(new(), tmp_path)
     with pytest.raises(KilledError):
-        trained(new(), tmp_path, resume=False, progress=killed_after(1))
+        train(new(), tmp_path, resume=False, progress=killed_after(1))
     assert not (tmp_path / "last.ckpt").exists()
     assert not (tmp_path / "best.safetensors").exists()
 
@@ -186,30 +183,30 @@ def test_an_interrupt_is_passed_on_and_the_next_one_is_heard(tmp_path: Path) -> 
 
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        trained(new(), tmp_path, progress=interrupt)
+        train(new(), tmp_path, progress=interrupt)
     assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_checkpoint_of_other_settings_is_not_continued(tmp_path: Path) -> None:
-    trained(new(), tmp_path)
+    train(new(), tmp_path)
     other = TRAINING.model_copy(update={"learning_rate": 0.5})
     with pytest.raises(TrainingError, match="other settings"):
-        trained(new(), tmp_path, training=other)
+        train(new(), tmp_path, training=other)
 
 
 def test_the_seed_decides_the_weights(uninterrupted: Autoencoder, tmp_path: Path) -> None:
     other = new()
-    trained(other, tmp_path, seed=1)
+    train(other, tmp_path, seed=1)
     assert not same_state(other, uninterrupted)
 
 
 def test_adding_up_gradients_takes_as_many_steps(tmp_path: Path) -> None:
     training = TRAINING.model_copy(update={"accumulate": 2, "steps": 5})
-    assert trained(new(), tmp_path, training=training).steps == 5
+    assert train(new(), tmp_path, training=training).steps == 5
 
 
 def test_the_folder_holds_checkpoint_weights_and_logs(tmp_path: Path) -> None:
-    trained(new(), tmp_path)
+    train(new(), tmp_path)
     names = {path.name for path in tmp_path.rglob("*") if path.is_file()}
     assert {"last.ckpt", "best.safetensors", "metrics.csv"} <= names
     assert any("tfevents" in name for name in names)
@@ -221,21 +218,11 @@ def test_training_says_nothing_but_through_its_callback(
 ) -> None:
     told: list[tuple[int, int, str]] = []
     with caplog.at_level(logging.INFO):
-        trained(new(), tmp_path, progress=lambda *what: told.append(what))
+        train(new(), tmp_path, progress=lambda *what: told.append(what))
     assert capfd.readouterr() == ("", "")
     assert not caplog.records
     assert told[-1][:2] == (12, 12)
     assert told[-1][2].startswith("loss ")
-
-
-def test_a_batch_made_ready_ahead_is_the_one_made_within_the_step() -> None:
-    detector = DenoisingAutoencoder(DenoisingSettings(features=(8, 8, 8, 8, 16, 8), atlas=False), GRID)
-    module = TrainingModule(detector, TRAINING, "test")
-    batch = ImageBatches(healthy_cohort(4), detector.view, batch_size=2, seed=0).batch(5)
-    ahead, within = (module.training_step(b, 0) for b in (module.ready(batch), batch))
-    assert torch.equal(ahead, within)
-    other = module.training_step(ImageBatches(healthy_cohort(4), detector.view, 2, seed=0).batch(6), 0)
-    assert not torch.equal(ahead, other)
 
 
 class Explodes(Autoencoder):
@@ -259,11 +246,11 @@ def test_a_loss_or_gradient_that_is_not_finite_is_explained_and_the_last_good_we
     kind: type[Autoencoder], tmp_path: Path
 ) -> None:
     with pytest.raises(TrainingError, match=r"at step 6: .*Lower training\.learning_rate"):
-        trained(new(kind), tmp_path)
+        train(new(kind), tmp_path)
     assert (tmp_path / "best.safetensors").is_file()
     checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    assert checkpoint["global_step"] == 4
-    assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
+    assert checkpoint["state"]["step"] == 4
+    assert all(value.isfinite().all() for value in checkpoint["detector"].values())
 
 
 class OverflowsOnce(Autoencoder):
@@ -276,13 +263,13 @@ class OverflowsOnce(Autoencoder):
 
 def test_a_rare_overflow_in_mixed_precision_is_left_out(tmp_path: Path) -> None:
     detector = new(OverflowsOnce)
-    assert trained(detector, tmp_path, training=TRAINING.model_copy(update={"precision": "bf16"})).steps == 12
+    assert train(detector, tmp_path, training=TRAINING.model_copy(update={"precision": "bf16"})).steps == 12
     assert all(value.isfinite().all() for value in detector.state_dict().values())
 
 
 def test_a_series_of_overflows_is_refused_in_mixed_precision_too(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="at step 9: gradient norm"):
-        trained(new(ExplodesInTheGradient), tmp_path, training=TRAINING.model_copy(update={"precision": "bf16"}))
+        train(new(ExplodesInTheGradient), tmp_path, training=TRAINING.model_copy(update={"precision": "bf16"}))
 
 
 class OverflowsInOnePart(TakesTurns):
@@ -298,14 +285,12 @@ class OverflowsInOnePart(TakesTurns):
 
 def test_a_series_of_overflows_is_counted_for_each_part_that_takes_its_turn(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="at step 7: gradient norm"):
-        trained(new(OverflowsInOnePart), tmp_path, training=TRAINING.model_copy(update={"precision": "bf16"}))
+        train(new(OverflowsInOnePart), tmp_path, training=TRAINING.model_copy(update={"precision": "bf16"}))
 
 
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look at the numbers of every tenth step of a part only."""
-    monkeypatch.setattr(
-        TrainingModule, "_checks", lambda self: self._turns[self._learning[0]] % GPU_CHECK_EVERY == 0
-    )
+    monkeypatch.setattr(GradientMonitor, "checks", lambda self, part: self._steps[part] % GPU_CHECK_EVERY == 0)
 
 
 def test_an_overflow_that_nobody_looks_at_does_not_reach_the_weights(
@@ -313,28 +298,14 @@ def test_an_overflow_that_nobody_looks_at_does_not_reach_the_weights(
 ) -> None:
     as_on_a_gpu(monkeypatch)
     detector = new(OverflowsOnce)
-    trained(detector, tmp_path, training=TRAINING.model_copy(update={"precision": "bf16"}))
+    train(detector, tmp_path, training=TRAINING.model_copy(update={"precision": "bf16"}))
     assert all(value.isfinite().all() for value in detector.state_dict().values())
 
 
 def test_every_part_that_takes_its_turn_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     as_on_a_gpu(monkeypatch)
     with pytest.raises(TrainingError, match="at step 1: gradient norm"):
-        trained(new(OverflowsInOnePart), tmp_path)
-
-
-def test_batches_are_made_in_float32_where_the_network_runs_in_bfloat16() -> None:
-    deform = AugmentationSettings(deform=1.0, translate=2.0, rotate=4.0, elastic=0.3)
-    settings = TRAINING.model_copy(update={"augmentation": deform})
-    module = TrainingModule(DenoisingAutoencoder(DenoisingSettings(), GRID), settings, "")
-    images = torch.rand((1, 1, *GRID.shape), generator=torch.Generator().manual_seed(0))
-    batch = Batch(0, images, images > 0.1, torch.full((1, 2), torch.nan))
-    plain = module.ready(batch)
-    with torch.autocast("cpu", torch.bfloat16):
-        within = module.ready(batch)
-        assert module.training_step(batch, 0).isfinite()
-    assert torch.equal(plain.images, within.images)
-    assert all(torch.equal(a, b) for a, b in zip(plain.corrupted, within.corrupted, strict=True))
+        train(new(OverflowsInOnePart), tmp_path)
 
 
 def test_scans_that_are_not_finite_are_explained(tmp_path: Path) -> None:
@@ -355,21 +326,14 @@ class ExplodesFinitely(Autoencoder):
 def test_a_series_of_huge_gradients_is_warned_of_and_noted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("anomaly.training.callbacks.Progress.TELL_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr("anomaly.training.loop.REPORT_EVERY_SECONDS", 0.0)
     training = TRAINING.model_copy(update={"steps": 44, "learning_rate": 1e-5})
     with caplog.at_level(logging.WARNING), pytest.raises(KilledError):
-        trained(new(ExplodesFinitely), tmp_path, training, progress=killed_after(41))
+        train(new(ExplodesFinitely), tmp_path, training, progress=killed_after(41))
     assert len(caplog.messages) == 1
     assert caplog.messages[0].startswith("step 34: the gradient explodes: norm ")
-    report = trained(new(ExplodesFinitely), tmp_path, training)
+    report = train(new(ExplodesFinitely), tmp_path, training)
     assert "the gradient exploded 1 time(s), first at step 34" in report.notes[-1]
-
-
-def test_a_few_huge_gradients_are_rare_batches_and_a_series_is_told_once() -> None:
-    watch, usual = GradientMonitor(), [1.0, 1.2, 0.8] * 10
-    assert not any(watch.explodes(norm) for norm in [*usual, 1e6, 1.0, *[1e6] * 4, 1.0])
-    assert [watch.explodes(1e6) for _ in range(6)] == [False] * 4 + [True, False]
-    assert watch.usual == 1.0
 
 
 def test_too_little_memory_is_explained(tmp_path: Path) -> None:
@@ -378,39 +342,30 @@ def test_too_little_memory_is_explained(tmp_path: Path) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nGPU 0 has ...")
 
     with pytest.raises(TrainingError, match=r"batch of 2 \(CUDA out of memory.*lower training\.batch_size"):
-        trained(new(Exhausts), tmp_path)
+        train(new(Exhausts), tmp_path)
 
 
 def test_a_damaged_checkpoint_is_explained(tmp_path: Path) -> None:
-    trained(new(), tmp_path)
+    train(new(), tmp_path)
     whole = (tmp_path / "last.ckpt").read_bytes()
     (tmp_path / "last.ckpt").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(TrainingError, match=r"last\.ckpt is damaged.*delete it"):
-        trained(new(), tmp_path)
+        train(new(), tmp_path)
 
 
 def test_early_stopping_stops_and_stays_stopped(tmp_path: Path) -> None:
     training = TRAINING.model_copy(update={"steps": 100, "patience": 1, "learning_rate": 1e-12, "ema_decay": 0.0})
-    report = trained(new(), tmp_path, training=training)
+    report = train(new(), tmp_path, training=training)
     assert report.steps < 100
     assert "stopped early" in report.notes[0]
-    assert trained(new(), tmp_path, training=training).steps == report.steps
+    assert train(new(), tmp_path, training=training).steps == report.steps
 
 
 def test_the_weights_that_are_kept_are_the_best_validated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = iter([0.2, 0.5, 0.1])
-    monkeypatch.setattr("anomaly.training.callbacks.planted_precision", lambda *_: next(scores))
-    report = trained(new(), tmp_path)
+    monkeypatch.setattr("anomaly.training.loop.planted_precision", lambda *_: next(scores))
+    report = train(new(), tmp_path)
     assert report.validation == {"planted_ap": 0.5, "best_step": 8}
-
-
-def test_the_learning_rate_rises_and_falls_to_zero() -> None:
-    settings = TrainingSettings(steps=100, warmup=10)
-    shares = [learning_rate_share(step, settings) for step in range(101)]
-    assert shares[0] < 0.1
-    assert shares[10] == 1
-    assert shares[10:] == sorted(shares[10:], reverse=True)
-    assert shares[100] == 0
 
 
 def test_networks_start_from_the_seed_wherever_they_are_made() -> None:
@@ -431,29 +386,12 @@ class Coughs(Autoencoder):
         return Diagnostics({"first_voxels": float(images.sum())}, ("it coughs; give it a rest",))
 
 
-def test_diagnostics_are_logged_at_every_validation_and_reported_at_the_end(
+def test_what_a_learner_says_of_its_health_is_logged_at_every_validation_and_reported_at_last(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        report = trained(new(Coughs), tmp_path)
+        report = train(new(Coughs), tmp_path)
     assert caplog.messages == [f"step {step}: it coughs; give it a rest" for step in (4, 8, 12)]
     assert "it coughs; give it a rest" in report.notes
     logged = pd.read_csv(next(tmp_path.rglob("metrics.csv")))["first_voxels"].dropna().tolist()
     assert logged == pytest.approx([report.validation["first_voxels"]] * 3)  # the same batches each time
-
-
-def test_batches_that_health_looks_at_are_never_trained_on(tmp_path: Path) -> None:
-    module = TrainingModule(new(), TRAINING, "test")
-    cohort = healthy_cohort(4)
-    first = next(fresh_batches(module, cohort))[0]
-    seen = [module.ready(ImageBatches(cohort, module.detector.view, 2, seed=0).batch(n)).images for n in range(12)]
-    assert not any(torch.equal(first, images) for images in seen)
-
-
-def test_a_detector_sets_the_betas_of_its_optimiser() -> None:
-    class Forgets(Autoencoder):
-        betas = (0.0, 0.9)
-
-    for detector, betas in ((new(), (0.9, 0.999)), (new(Forgets), (0.0, 0.9))):
-        optimizer = TrainingModule(detector, TRAINING, "test").configure_optimizers()["optimizer"]
-        assert optimizer.param_groups[0]["betas"] == betas

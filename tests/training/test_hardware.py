@@ -13,7 +13,7 @@ from anomaly.models.ae import Autoencoder
 from anomaly.models.base import Detector
 from anomaly.models.dae import DenoisingAutoencoder, DenoisingSettings
 from anomaly.models.f_anogan import GANSettings, GenerativeAdversarial
-from anomaly.training.fit import fit, losses_of_every_turn
+from anomaly.training.fit import fit, losses_of_every_part
 from anomaly.training.hardware import matmul_precision, outermost_calls, prepared_for_device
 from anomaly.training.run import FitRun
 from anomaly.training.settings import TrainingSettings
@@ -42,7 +42,7 @@ def test_torch_computes_fast_for_as_long_as_it_trains_on_a_gpu(
 
 
 def losses(detector: Any) -> Iterator[Tensor]:
-    return losses_of_every_turn(healthy_cohort(2), TRAINING, detector)
+    return losses_of_every_part(healthy_cohort(2), TRAINING, detector)
 
 
 def dae() -> Detector:

@@ -20,11 +20,11 @@ from anomaly.core.image_views import VolumeSource
 from anomaly.models.base import StepInfo
 from anomaly.models.device import on_gpu
 from anomaly.training.batches import Batch, ImageBatches
-from anomaly.training.fit import train_network
+from anomaly.training.fit import fit
 from anomaly.training.hardware import in_bfloat16
-from anomaly.training.module import TrainingModule
 from anomaly.training.run import FitRun
 from anomaly.training.settings import TrainingSettings
+from anomaly.training.step import TrainingStep
 
 WARM_UP = 3
 TURNS = 7  # each compares neighbours in time, so that a machine whose speed drifts moves their median little
@@ -105,7 +105,7 @@ def step_seconds(detector: Any, source: VolumeSource, settings: TrainingSettings
     watch = _Stopwatch(detector.loss, WARM_UP, WARM_UP + steps, "cuda" if on_gpu(run.device) else "cpu")
     detector.loss = watch
     try:
-        train_network(detector, source, [], replace(run, training=_timed(settings, steps)))
+        fit(detector, source, [], replace(run, training=_timed(settings, steps)))
     finally:
         del detector.loss
         shutil.rmtree(run.folder, ignore_errors=True)
@@ -119,7 +119,7 @@ def step_flop(detector: Any, source: VolumeSource, settings: TrainingSettings, d
     operations. It is the mean over steps; each costs what the first one costs that has the same part learn.
     """
     settings = _timed(settings, steps)
-    module = TrainingModule(copy.deepcopy(detector), settings, "").train().to(device)
+    module = TrainingStep(copy.deepcopy(detector), settings).train().to(device)
     stream = ImageBatches(source, detector.view, settings.batch_size, settings.seed)
     found: dict[nn.Module, int] = {}
     parts = [module.detector.trainable_part(step, settings.steps) for step in range(WARM_UP, WARM_UP + steps)]
@@ -127,9 +127,9 @@ def step_flop(detector: Any, source: VolumeSource, settings: TrainingSettings, d
         if part not in found:
             batch = stream.batch(step)
             images, mask, covariates = (tensor.to(device) for tensor in batch[1:])
-            ready = module.ready(Batch(step, images, mask, covariates))
+            ready = module.prepare(Batch(step, images, mask, covariates))
             with FlopCounterMode(display=False) as counter:
-                module.training_step(ready, 0).backward()
+                module(ready)["loss"].backward()
             found[part] = int(counter.get_total_flops())
     return statistics.mean(found[part] for part in parts)
 
@@ -182,7 +182,7 @@ def _full_step_seconds(
     clock = _Clocked(detector.loss)
     detector.loss = clock
     try:
-        train_network(detector, source, [], FitRun(folder, timed, device=device, resume=False))
+        fit(detector, source, [], FitRun(folder, timed, device=device, resume=False))
     finally:
         del detector.loss
         shutil.rmtree(folder, ignore_errors=True)  # checkpoints of every turn would fill a disk

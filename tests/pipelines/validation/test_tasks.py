@@ -16,7 +16,8 @@ import anomaly.models.vae
 from anomaly.models.components.diffusion_process import DiffusionProcess
 from anomaly.models.diffusion import DiffusionModel
 from anomaly.models.f_anogan import GenerativeAdversarial
-from anomaly.training.module import TrainingModule
+from anomaly.training.loop import TrainingLoop
+from anomaly.training.step import TrainingStep
 from pipelines.common import find_config
 from pipelines.validation.datasets.digits import load_digits
 from pipelines.validation.report.result import Verdict
@@ -71,14 +72,20 @@ def test_every_family_passes_on_mnist(trial: str, folder: Path) -> None:
 
 
 def without_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    step = TrainingModule.training_step
-    monkeypatch.setattr(TrainingModule, "training_step", lambda *args: step(*args) * 0.0)
-    monkeypatch.setattr(TrainingModule, "on_after_backward", note_gradients)
+    losses, clip = TrainingStep.forward, TrainingLoop._clip
+
+    def without_loss(*args: Any) -> dict[str, Tensor]:
+        values = losses(*args)
+        return values | {"loss": values["loss"] * 0.0}
+
+    def note_gradients(loop: TrainingLoop) -> None:
+        gradients = [w.grad for w in loop.detector.parameters() if w.grad is not None]
+        GRADIENTS.append(max(float(gradient.abs().max()) for gradient in gradients))
+        clip(loop)
+
+    monkeypatch.setattr(TrainingStep, "forward", without_loss)
+    monkeypatch.setattr(TrainingLoop, "_clip", note_gradients)
     GRADIENTS.clear()
-
-
-def note_gradients(learner: TrainingModule) -> None:
-    GRADIENTS.append(max(float(w.grad.abs().max()) for w in learner.parameters() if w.grad is not None))
 
 
 def with_negative_kl(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +93,7 @@ def with_negative_kl(monkeypatch: pytest.MonkeyPatch) -> None:
         return lambda *args: -function(*args)
 
     monkeypatch.setattr(
-        anomaly.models.vae, "kl_units", upside_down(anomaly.models.components.variational.kl_per_dim)
+        anomaly.models.vae, "kl_per_dim", upside_down(anomaly.models.components.variational.kl_per_dim)
     )
 
 

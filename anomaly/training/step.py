@@ -1,0 +1,101 @@
+"""One training step: prepare a batch, and compute the loss of the part that is trained."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from anomaly.models.base import StepInfo
+from anomaly.models.components.network import NetworkDetector
+from anomaly.training.augment import augment
+from anomaly.training.batches import Batch
+from anomaly.training.settings import TrainingSettings
+
+AUGMENTATION_STREAM, LOSS_STREAM = 1, 2  # random streams of one batch
+
+
+class PreparedBatch(NamedTuple):
+    """An augmented batch, and the corrupted images that the detector made from it."""
+
+    number: int
+    images: Tensor
+    mask: Tensor
+    covariates: Tensor
+    corrupted: tuple[Tensor, ...]
+
+
+class TrainingStep(nn.Module):
+    """Computes losses of a detector.
+
+    Parameters
+    ----------
+    detector
+        The model to train.
+    settings
+        The recipe of the training.
+    mixed_precision
+        Whether the loss is computed in bfloat16 where torch's autocast allows it.
+    rank
+        Number of this process among several that train together.
+    """
+
+    def __init__(
+        self, detector: NetworkDetector, settings: TrainingSettings, mixed_precision: bool = False, rank: int = 0
+    ) -> None:
+        super().__init__()
+        self.detector = detector
+        self.settings = settings
+        self.mixed_precision = mixed_precision
+        self.rank = rank
+        self._trained: tuple[nn.Module, ...] = ()  # a tuple keeps it out of the module's state
+
+    @property
+    def device(self) -> torch.device:
+        """Where the detector is."""
+        return next(self.detector.parameters()).device
+
+    @property
+    def trained_part(self) -> nn.Module:
+        """The part of the detector that the latest step trained."""
+        return self._trained[0]
+
+    @torch.no_grad()
+    def prepare(self, batch: Batch) -> PreparedBatch:
+        """Augment and corrupt a batch on its device: ahead of its step on a CPU, within it on a GPU.
+
+        Always in float32: in bfloat16, sampling positions would be off by a voxel.
+        """
+        number, images, mask, covariates = batch
+        rng = self._generator(number, AUGMENTATION_STREAM)
+        with torch.autocast(self.device.type, enabled=False):
+            images, mask = augment(images, mask, self.detector.view, self.settings.augmentation, rng)
+            corrupted = self.detector.corrupt(images, mask, rng)
+        return PreparedBatch(number, images, mask, covariates, corrupted)
+
+    def forward(self, batch: Batch | PreparedBatch) -> dict[str, Tensor]:
+        """Return the losses of a batch by name; ``"loss"`` is minimised."""
+        prepared = batch if isinstance(batch, PreparedBatch) else self.prepare(batch)
+        step, steps = prepared.number // self.settings.accumulate, self.settings.steps
+        self._train_only(self.detector.trainable_part(step, steps))
+        info = StepInfo(step, steps, self._generator(prepared.number, LOSS_STREAM), prepared.covariates)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed_precision):
+            return self.detector.loss(prepared.images, prepared.mask, info, *prepared.corrupted)
+
+    def _train_only(self, part: nn.Module) -> None:
+        """Compute gradients for one part only."""
+        if self._trained == (part,):
+            return
+        self._trained = (part,)
+        chosen = {id(parameter) for parameter in part.parameters()}
+        for parameter in self.detector.parameters():
+            parameter.requires_grad_(id(parameter) in chosen)
+
+    def _generator(self, number: int, stream: int) -> torch.Generator:
+        """Return the random numbers of one batch: they depend on seed, rank and batch number only."""
+        sequence = np.random.SeedSequence([self.settings.seed, self.rank, number, stream])
+        words = sequence.generate_state(2, np.uint32)
+        seed = (int(words[0]) << 31) ^ int(words[1])
+        return torch.Generator(device=self.device).manual_seed(seed)
