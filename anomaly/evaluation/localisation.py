@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from anomaly.core.overlap import dice
 from anomaly.core.volume import FloatArray, MaskArray
 from anomaly.evaluation.detection import Floats, average_precision_of, counts_at_positives
 
@@ -108,12 +109,6 @@ def voxel_average_precision(evidence: FloatArray, lesion: MaskArray, brain: Mask
         return 0.0
     found = average_precision_of(evidence[inside], evidence[brain & ~lesion])
     return found * float(inside.sum() / lesion.sum())
-
-
-def dice(flagged: MaskArray, lesion: MaskArray) -> float:
-    """Return ``2 |A ∩ B| / (|A| + |B|)`` (Dice 1945); 1 if both are empty."""
-    total = int(flagged.sum()) + int(lesion.sum())
-    return 1.0 if total == 0 else float(2 * (flagged & lesion).sum() / total)
 
 
 def dice_at(evidence: FloatArray, lesion: MaskArray, brain: MaskArray, threshold: float) -> float:

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from anomaly.core.config import Settings
 from anomaly.core.errors import ScanRefusedError
+from anomaly.core.overlap import dice
 from anomaly.core.volume import AffineArray, Geometry, MaskArray, Modality, Volume
 from anomaly.preprocessing.affine_fit import FixedImage, Metric, fit_affine, metric_value, to_itk
 from anomaly.preprocessing.grid import resample, resample_mask, world_grid
@@ -216,12 +217,6 @@ def _assess(brain: Volume, mask: MaskArray, template_from_scan: AffineArray) -> 
         rotation_deg=_rotation_deg(template_from_scan),
         volume_ratio=float(np.linalg.det(template_from_scan[:3, :3])),
     )
-
-
-def dice(a: MaskArray, b: MaskArray) -> float:
-    """Return the Dice overlap of two masks, 0 to 1; 0 where both are empty."""
-    total = int(a.sum()) + int(b.sum())
-    return 2.0 * int((a & b).sum()) / total if total else 0.0
 
 
 def _correlation(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> float:

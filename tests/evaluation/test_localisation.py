@@ -6,7 +6,6 @@ from sklearn import metrics
 
 from anomaly.evaluation.localisation import (
     LesionFound,
-    dice,
     dice_at,
     dice_curve,
     dice_thresholds,
@@ -60,14 +59,6 @@ def test_lesion_outside_the_brain_counts_as_missed() -> None:
 def test_an_empty_lesion_has_no_average_precision() -> None:
     evidence, lesion, brain = scan(0)
     assert np.isnan(voxel_average_precision(evidence, lesion & False, brain))
-
-
-def test_dice_by_hand() -> None:
-    first, second = np.zeros((2, 2, 2), dtype=bool), np.zeros((2, 2, 2), dtype=bool)
-    assert dice(first, second) == 1.0
-    first[0, 0] = True  # two voxels
-    second[0] = True  # four voxels
-    assert dice(first, second) == 2 * 2 / (2 + 4)
 
 
 def test_the_oracle_is_the_best_over_every_threshold() -> None:

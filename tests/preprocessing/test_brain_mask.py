@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from anomaly.core.errors import ConfigError, ScanRefusedError
+from anomaly.core.overlap import dice
 from anomaly.core.volume import Modality
 from anomaly.preprocessing.brain_mask import BrainMaskSettings, find_brain, foreground, is_extracted
-from anomaly.preprocessing.registration import dice
 from tests.preprocessing.phantoms import brain, head, placement
 
 

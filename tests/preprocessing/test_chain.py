@@ -9,12 +9,13 @@ import pytest
 
 from anomaly.core.config import load_yaml
 from anomaly.core.errors import ConfigError, ScanRefusedError
+from anomaly.core.overlap import dice
 from anomaly.core.volume import MaskArray, Modality, Volume
 from anomaly.io.nifti import read_nifti
 from anomaly.preprocessing.bias_field import BiasFieldSettings
 from anomaly.preprocessing.chain import Chain, ChainSettings, Prepared
 from anomaly.preprocessing.grid import GridSettings, to_scan_grid
-from anomaly.preprocessing.registration import RegistrationSettings, dice
+from anomaly.preprocessing.registration import RegistrationSettings
 from tests.preprocessing.phantoms import brain, head, placement
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "preprocessing"

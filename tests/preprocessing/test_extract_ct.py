@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from anomaly.core.errors import ScanRefusedError
+from anomaly.core.overlap import dice
 from anomaly.core.volume import Modality
 from anomaly.preprocessing.extract_ct import ExtractCtSettings, extract_ct
 from anomaly.preprocessing.extract_mr import ExtractMrSettings
-from anomaly.preprocessing.registration import dice
 from tests.preprocessing.phantoms import head, placement
 
 QUICK = ExtractMrSettings(iterations=(30, 30, 10), sampling=0.05, grow_mm=0)

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from anomaly.core.overlap import dice
 from anomaly.core.volume import Modality
 from anomaly.io.nifti import read_nifti
 from anomaly.preprocessing.extract_mr import ExtractMrSettings, extract_mr
 from anomaly.preprocessing.orient import to_ras
-from anomaly.preprocessing.registration import dice
 from tests.preprocessing.phantoms import head, placement
 
 QUICK = ExtractMrSettings(iterations=(30, 30, 10), sampling=0.05, grow_mm=0)

@@ -11,7 +11,6 @@ from anomaly.preprocessing.registration import (
     Registration,
     RegistrationSettings,
     check_registration,
-    dice,
     register,
 )
 from anomaly.preprocessing.template import load_template
@@ -86,8 +85,3 @@ def test_each_limit_refuses_with_what_was_found_and_expected(numbers: dict[str, 
 
 def test_a_good_registration_passes() -> None:
     check_registration(Registration(np.eye(4), 0.95, 0.7, 5.0, 1.3), RegistrationSettings())
-
-
-def test_dice_of_equal_disjoint_and_empty_masks() -> None:
-    full, empty = np.ones((2, 2, 2), bool), np.zeros((2, 2, 2), bool)
-    assert (dice(full, full), dice(full, empty), dice(empty, empty)) == (1.0, 0.0, 0.0)

@@ -18,13 +18,13 @@ import numpy as np
 
 from anomaly.core.config import load_yaml
 from anomaly.core.errors import ScanRefusedError
+from anomaly.core.overlap import dice
 from anomaly.core.volume import Modality, Volume
 from anomaly.io.nifti import read_nifti
 from anomaly.preprocessing.brain_mask import find_brain
 from anomaly.preprocessing.chain import Chain, ChainSettings, Prepared
 from anomaly.preprocessing.intensity import tissue_mode
 from anomaly.preprocessing.orient import to_ras
-from anomaly.preprocessing.registration import dice
 from anomaly.preprocessing.template import template_on
 
 SURE_TISSUE = 0.9
