@@ -190,11 +190,13 @@ def load_model(
     --------
     >>> import anomaly
     >>> model = anomaly.load_model("model/")
-    >>> result = model.score("sample_data/images/sub-01_T1w.nii.gz")
+    >>> result = model.score("sample_data/mr/sub-53/anat/sub-53_T1w.nii.gz")
     >>> result.evidence.shape == result.geometry.shape
     True
-    >>> sorted(result.scores)[0]
-    'combined'
+    >>> result.score == result.scores[result.score_name]
+    True
+    >>> result.p_value is None  # until the model is calibrated with `anomaly calibrate`
+    True
     """
     path = Path(folder)
     bundle = open_bundle(path, choose_device(device))

@@ -69,7 +69,7 @@ def load_scan(path: str | Path, modality: Modality | str = Modality.UNKNOWN) -> 
     Examples
     --------
     >>> import anomaly
-    >>> scan = anomaly.load_scan("sample_data/images/sub-01_T1w.nii.gz")
+    >>> scan = anomaly.load_scan("sample_data/mr/sub-53/anat/sub-53_T1w.nii.gz")
     >>> scan.modality.value, scan.voxels.ndim
     ('T1w', 3)
     """

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import doctest
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from anomaly.core.errors import ConfigError, ScanRefusedError, UncalibratedError
 from anomaly.core.scan_result import ScanResult
 from anomaly.inference.model import Model, load_model
 from anomaly.inference.template_scan import TemplateScan
+from anomaly.runs.reader import read_volumes
 from pipelines.ingest import ingest
 from pipelines.scan_input import open_scans
 from pipelines.score import ScoreRequest, score
@@ -115,28 +117,39 @@ def test_quality_warnings_of_the_scan_come_first(model: Model, scan: TemplateSca
     )
 
 
-@pytest.mark.slow
-def test_one_call_gives_what_the_command_line_writes(
-    sample_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Runs the example of the documentation on the sample data."""
+@pytest.fixture(scope="module")
+def sample_model(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder that holds ``model/``, an atlas of six scans, and ``sample_data/``."""
+    folder = tmp_path_factory.mktemp("sample")
     scans = [sample_data / "mr" / f"sub-{n:02d}" for n in range(1, 7)]
-    ingest(scans, tmp_path / "cohort", preprocessing="t1w-4mm", jobs=1)
-    train("atlas-small", tmp_path / "cohort", tmp_path / "model")
-    new = sample_data / "mr" / "sub-53" / "anat" / "sub-53_T1w.nii.gz"
-    score(ScoreRequest(tmp_path / "model", (new,), tmp_path / "run", jobs=1))
-    table = pd.read_parquet(tmp_path / "run" / "scores.parquet").iloc[0]
+    ingest(scans, folder / "cohort", preprocessing="t1w-4mm", jobs=1)
+    train("atlas-small", folder / "cohort", folder / "model")
+    (folder / "sample_data").symlink_to(sample_data)
+    return folder
 
-    monkeypatch.chdir(tmp_path)
-    model = anomaly.load_model("model/")
-    result = model.score(new)
-    loaded = model.score(anomaly.load_scan(new))
 
-    assert result.scores == loaded.scores
-    assert result.scores == {name: table[f"score_{name}"] for name in result.scores}
-    assert result.score == table["score"]
-    np.testing.assert_array_equal(result.evidence, loaded.evidence)
-    assert result.evidence.shape == anomaly.load_scan(new).voxels.shape
+@pytest.mark.slow
+def test_one_call_gives_what_the_command_line_writes(sample_model: Path, sample_data: Path, tmp_path: Path) -> None:
+    path = sample_data / "mr" / "sub-53" / "anat" / "sub-53_T1w.nii.gz"
+    score(ScoreRequest(sample_model / "model", (path,), tmp_path, jobs=1))
+    row = pd.read_parquet(tmp_path / "scores.parquet").iloc[0]
+    model = anomaly.load_model(sample_model / "model")
+    result, of_loaded_scan = model.score(path), model.score(anomaly.load_scan(path))
+
+    assert result.scores == {name: row[f"score_{name}"] for name in result.scores}
+    assert result.score == row["score"]
+    assert result.scores == of_loaded_scan.scores
+    np.testing.assert_array_equal(result.evidence, of_loaded_scan.evidence)
+    np.testing.assert_array_equal(
+        result.template.evidence.astype(np.float16), read_volumes(tmp_path, "sub-53_T1w").evidence
+    )
+
+
+@pytest.mark.slow
+def test_the_example_of_the_docstring_runs(sample_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(sample_model)
+    (example,) = doctest.DocTestFinder().find(load_model, "load_model")
+    assert doctest.DocTestRunner().run(example) == (0, 6)
 
 
 def test_the_public_names_of_the_package_are_imported_when_they_are_used() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import doctest
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -36,12 +38,15 @@ def test_a_nifti_file_is_one_scan(t1w: Path) -> None:
     assert load_scan(str(t1w)).voxels.dtype == np.float32
 
 
-@pytest.mark.parametrize("series", ["mr", "ct"])
-def test_a_dicom_folder_or_zip_is_one_scan(series: str, sample_data: Path) -> None:
-    found = sorted((sample_data / "dicom" / series).iterdir())
-    scan = load_scan(sample_data / "dicom" / series if found[0].is_file() and len(found) > 1 else found[0])
-    assert scan.modality is not Modality.UNKNOWN
-    assert scan.voxels.ndim == 3
+def test_a_dicom_folder_is_one_scan_and_so_is_a_zip_of_it(sample_data: Path, tmp_path: Path) -> None:
+    folder = sample_data / "dicom" / "ct" / "sub-62"
+    with zipfile.ZipFile(tmp_path / "series.zip", "w") as archive:
+        for path in sorted(folder.iterdir()):
+            archive.write(path, path.name)
+    scan, zipped = load_scan(folder), load_scan(tmp_path / "series.zip")
+
+    assert scan.modality is Modality.CT
+    np.testing.assert_array_equal(scan.voxels, zipped.voxels)
 
 
 def test_several_scans_are_named_and_refused(sample_data: Path) -> None:
@@ -97,3 +102,9 @@ def test_a_scan_of_unknown_modality_is_taken_for_the_chains_with_a_warning(chain
     prepared = prepare_volume(replace(load_scan(t1w), modality=Modality.UNKNOWN), chain)
     assert len(prepared.warnings) == 1
     assert "T1w" in prepared.warnings[0]
+
+
+def test_the_example_of_the_docstring_runs(sample_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(sample_data.parent)
+    (example,) = doctest.DocTestFinder().find(load_scan, "load_scan")
+    assert doctest.DocTestRunner().run(example) == (0, 3)

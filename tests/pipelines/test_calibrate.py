@@ -13,7 +13,7 @@ from tests.pipelines.cohorts import add_refused, make_cohort
 from tests.pipelines.conftest import Trained
 
 
-def test_one_scoring_gives_a_record_for_each_alpha(trained: Trained) -> None:
+def test_each_alpha_has_a_record_of_its_own(trained: Trained) -> None:
     strict, loose = (calibrations.for_alpha(trained.model, alpha).record for alpha in (0.05, 0.10))
 
     assert strict.threshold > loose.threshold
@@ -31,7 +31,7 @@ def test_the_first_alpha_of_a_call_is_what_score_uses_by_default(trained: Traine
     assert newest.record.alpha == 0.05
 
 
-def test_every_score_has_a_reference(trained: Trained) -> None:
+def test_every_score_has_reference_values(trained: Trained) -> None:
     calibration = calibrations.for_alpha(trained.model, 0.05)
 
     assert {"reconstruction", "combined"} <= set(calibration.score_names)

@@ -29,14 +29,14 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ill(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_cohort(tmp_path_factory.mktemp("ill") / "cohort", range(400, 403), lesion=True)
+def abnormal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_cohort(tmp_path_factory.mktemp("abnormal") / "cohort", range(400, 403), lesion=True)
 
 
 @pytest.fixture(scope="module")
-def run(trained: Trained, cohort: Path, ill: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(trained: Trained, cohort: Path, abnormal: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("run")
-    score(ScoreRequest(trained.model, (cohort, ill), output, alpha=0.05))
+    score(ScoreRequest(trained.model, (cohort, abnormal), output, alpha=0.05))
     return output
 
 
@@ -63,10 +63,10 @@ def test_every_scan_has_a_row_and_lesions_are_flagged(run: Path) -> None:
 
 
 def test_a_refused_scan_gets_no_score_but_a_row_with_reason_and_remedy(run: Path) -> None:
-    left_out = pd.read_csv(run / "refused_failed.tsv", sep="\t").set_index("scan_id")
+    not_scored = pd.read_csv(run / "refused_failed.tsv", sep="\t").set_index("scan_id")
 
-    assert left_out.loc["sub-bad_T1w", "reason"] == "found 4 axes; expected 3"
-    assert left_out.loc["sub-bad_T1w", "remedy"] == "give single volumes"
+    assert not_scored.loc["sub-bad_T1w", "reason"] == "found 4 axes; expected 3"
+    assert not_scored.loc["sub-bad_T1w", "remedy"] == "give single volumes"
     assert np.isnan(table(run).loc["sub-bad_T1w", "score"])
 
 
@@ -89,13 +89,13 @@ def test_a_flagged_region_is_listed_in_both_spaces_with_its_polarity(run: Path) 
 
 
 def test_an_interrupted_run_continues_to_the_same_result(
-    run: Path, trained: Trained, cohort: Path, ill: Path, tmp_path: Path
+    run: Path, trained: Trained, cohort: Path, abnormal: Path, tmp_path: Path
 ) -> None:
     def stop_after_three(done: int, total: int, message: str) -> None:
         if done == 3:
             raise KeyboardInterrupt
 
-    request = ScoreRequest(trained.model, (cohort, ill), tmp_path, alpha=0.05)
+    request = ScoreRequest(trained.model, (cohort, abnormal), tmp_path, alpha=0.05)
     with pytest.raises(KeyboardInterrupt):
         score(request, stop_after_three)
     assert not (tmp_path / "scores.parquet").exists()
@@ -118,16 +118,18 @@ def test_a_scan_that_breaks_the_software_fails_alone(trained: Trained, tmp_path:
     assert "sub-311_T1w" in (tmp_path / "run" / "refused_failed.tsv").read_text()
 
 
-def test_a_run_folder_of_another_calibration_is_not_mixed_up(run: Path, trained: Trained, cohort: Path) -> None:
+def test_results_of_another_calibration_in_the_folder_are_refused(
+    run: Path, trained: Trained, cohort: Path
+) -> None:
     with pytest.raises(BundleError, match=r"holds results of model .*choose another folder, or --overwrite"):
         score(ScoreRequest(trained.model, (cohort,), run, alpha=0.10))
 
 
 def test_a_calibration_for_another_rate_than_asked_for_is_refused(
-    trained: Trained, ill: Path, tmp_path: Path
+    trained: Trained, abnormal: Path, tmp_path: Path
 ) -> None:
     found = calibrations.for_alpha(trained.model, 0.10).record.calibration_id
-    request = ScoreRequest(trained.model, (ill,), tmp_path / "run", alpha=0.05, calibration=found)
+    request = ScoreRequest(trained.model, (abnormal,), tmp_path / "run", alpha=0.05, calibration=found)
 
     with pytest.raises(ConfigError, match=r"target false-positive rate of 0\.1, but alpha 0\.05"):
         score(request)
@@ -137,23 +139,23 @@ def test_a_calibration_for_another_rate_than_asked_for_is_refused(
 @pytest.mark.parametrize(
     ("device", "message"), [("gpu", "unknown device 'gpu'"), ("cuda:99", r"found (no|\d+) CUDA device")]
 )
-def test_a_device_that_is_not_there_is_refused(
-    device: str, message: str, trained: Trained, ill: Path, tmp_path: Path
+def test_a_device_that_does_not_exist_is_refused(
+    device: str, message: str, trained: Trained, abnormal: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(TrainingError, match=message):
-        score(ScoreRequest(trained.model, (ill,), tmp_path / "run", device=device))
+        score(ScoreRequest(trained.model, (abnormal,), tmp_path / "run", device=device))
 
 
-def test_without_a_calibration_nothing_is_flagged(trained: Trained, ill: Path, tmp_path: Path) -> None:
+def test_without_a_calibration_nothing_is_flagged(trained: Trained, abnormal: Path, tmp_path: Path) -> None:
     model = Path(shutil.copytree(trained.model, tmp_path / "model"))
     shutil.rmtree(model / "calibrations")
-    summary = score(ScoreRequest(model, (ill,), tmp_path / "run"))
+    summary = score(ScoreRequest(model, (abnormal,), tmp_path / "run"))
 
     assert summary["calibration_id"] is None
     assert table(tmp_path / "run")["flagged"].isna().all()
     assert table(tmp_path / "run")["score"].notna().all()
     with pytest.raises(UncalibratedError, match="run `anomaly calibrate`"):
-        score(ScoreRequest(model, (ill,), tmp_path / "other", alpha=0.05))
+        score(ScoreRequest(model, (abnormal,), tmp_path / "other", alpha=0.05))
 
 
 def test_a_scan_unlike_the_training_scans_is_refused(trained: Trained, tmp_path: Path) -> None:
@@ -169,7 +171,7 @@ def test_a_scan_unlike_the_training_scans_is_refused(trained: Trained, tmp_path:
     assert summary["not_scored"][0]["reason"].startswith("found a correlation of -")
 
 
-def test_a_scan_as_from_another_scanner_is_scored_and_marked(trained: Trained, tmp_path: Path) -> None:
+def test_a_scan_as_from_another_scanner_is_scored_with_a_warning(trained: Trained, tmp_path: Path) -> None:
     train(trained.config, make_cohort(tmp_path / "training", range(500, 530)), tmp_path / "model")
     new = make_cohort(tmp_path / "new", [600, 601])
     volume = new / "volumes" / "sub-601_T1w.nii"
@@ -186,7 +188,7 @@ def test_a_scan_as_from_another_scanner_is_scored_and_marked(trained: Trained, t
     assert read_json(tmp_path / "run" / "sub-601_T1w" / "score.json")["numbers"]["acquisition_p"] < 1e-4
 
 
-def test_the_run_says_which_model_and_calibration_made_it(run: Path, trained: Trained) -> None:
+def test_run_json_names_the_model_and_the_calibration(run: Path, trained: Trained) -> None:
     facts = json.loads((run / "run.json").read_text())
 
     assert facts["model"]["model_id"] == read_json(trained.model / "metadata.json")["model_id"]
