@@ -123,15 +123,15 @@ class ScanRecord:
     @classmethod
     def _from_values(cls, values: dict[str, Any]) -> Self:
         known = {f.name for f in fields(cls)}
-        kept = {key: value for key, value in values.items() if key in known}
-        age = kept.get("age")
-        kept["age"] = None if age is None or np.isnan(age) else float(age)
-        kept["status"] = ScanStatus(kept["status"])
-        kept["warnings"] = tuple(kept.get("warnings", ()))
-        kept["shape"] = tuple(int(n) for n in kept.get("shape", ()))
+        arguments = {key: value for key, value in values.items() if key in known}
+        age = arguments.get("age")
+        arguments["age"] = None if age is None or np.isnan(age) else float(age)
+        arguments["status"] = ScanStatus(arguments["status"])
+        arguments["warnings"] = tuple(arguments.get("warnings", ()))
+        arguments["shape"] = tuple(int(n) for n in arguments.get("shape", ()))
         for name in ("affine", "template_from_scan"):
-            kept[name] = tuple(float(v) for v in kept.get(name, ()))
-        return cls(**kept)
+            arguments[name] = tuple(float(v) for v in arguments.get(name, ()))
+        return cls(**arguments)
 
 
 def record_path(folder: Path, scan_id: str) -> Path:

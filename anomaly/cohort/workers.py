@@ -121,7 +121,7 @@ def _result(task: Task, future: Future[Any], on_crash: Callable[[Task, str], Res
         result: Result = future.result()
         return result
     if isinstance(error, BrokenProcessPool):
-        return on_crash(task, "its process was killed while working on it alone, perhaps for want of memory")
+        return on_crash(task, "its process was killed while working on it alone, possibly because memory ran out")
     return on_crash(task, f"its process reported {type(error).__name__}")
 
 

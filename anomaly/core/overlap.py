@@ -8,8 +8,8 @@ from anomaly.core.volume import MaskArray
 def dice(first: MaskArray, second: MaskArray) -> float:
     """Return the Dice coefficient of two masks, ``2 |A ∩ B| / (|A| + |B|)`` (Dice 1945), from 0 to 1.
 
-    Two empty masks have Dice 1: nothing was there and nothing was marked, so they agree completely. A mean over
-    scans then counts such a scan, where NaN would drop it.
+    Two empty masks have Dice 1, because they agree completely: there is no lesion, and none was marked. So a mean
+    over scans counts such a scan, which NaN would exclude.
 
     Parameters
     ----------

@@ -1,10 +1,10 @@
-"""Mean and standard deviation of many arrays of one shape, which need not be in memory together.
+"""Mean and standard deviation of many arrays of one shape, without holding all of them in memory.
 
 Elementwise, over the arrays whose mask covers an element:
 
     mean = Σ x / n,    variance = (Σ x² / n − mean²) · n / (n − ddof)
 
-The sums are float64. Float32 image intensities of order 1 lose nothing in them that a float32 result would show.
+The sums are float64. For float32 intensities of order 1, their rounding error is far below float32 precision.
 """
 
 from __future__ import annotations

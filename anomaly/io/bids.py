@@ -74,7 +74,7 @@ def parse_scan_name(path: Path) -> ScanName:
 
 
 def is_unsupported_image(name: ScanName) -> bool:
-    """Return whether the suffix is that of a kind of image that no model supports."""
+    """Return whether the suffix names a kind of image that no model supports."""
     return name.suffix.lower() in UNSUPPORTED_SUFFIXES
 
 

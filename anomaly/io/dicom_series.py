@@ -118,7 +118,7 @@ def read_header(file: StoredFile, content: bytes | io.BufferedIOBase | Any) -> H
     Parameters
     ----------
     file
-        Where the content comes from.
+        The file of the content.
     content
         Bytes of the file, or a stream of them; pixels are not read.
 

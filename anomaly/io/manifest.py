@@ -64,7 +64,7 @@ def _check_columns(path: Path, found: list[str]) -> None:
 
 def _parse_row(manifest: Path, line: int, values: dict[str, object]) -> ManifestRow:
     if values.pop("", None):
-        raise InputError(f"{manifest}, line {line}: more values than columns; quote values that hold a comma")
+        raise InputError(f"{manifest}, line {line}: more values than columns; quote values that contain a comma")
     text = {key: str(value).strip() for key, value in values.items()}
     if not text["path"]:
         raise InputError(f"{manifest}, line {line}: the path is empty")
