@@ -159,7 +159,7 @@ def read_volumes(folder: Path, scan_id: str) -> TemplateVolumes:
 def read_neighbours(folder: Path, scan_id: str) -> dict[str, npt.NDArray[np.uint8]]:
     """Return the middle slices of the most similar healthy scans, plane → ``(k, across, up)``.
 
-    Empty where the model does not look for them.
+    Empty for a model without an index of its training scans.
     """
     with volumes_path(folder, scan_id).open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
         names = [name for name in arrays.files if name.startswith(NEIGHBOUR_PREFIX)]

@@ -33,9 +33,9 @@ def healthy(seed: int) -> tuple[FloatArray, MaskArray]:
 
 def with_lesion(voxels: FloatArray) -> FloatArray:
     """Return the scan with a dark lesion in the middle."""
-    ill = voxels.copy()
-    ill[6:10, 7:11, 5:9] *= 0.4
-    return ill
+    abnormal = voxels.copy()
+    abnormal[6:10, 7:11, 5:9] *= 0.4
+    return abnormal
 
 
 def make_cohort(folder: Path, subjects: Sequence[int], *, lesion: bool = False, split: str = "") -> Path:

@@ -97,3 +97,42 @@ def test_a_cohort_without_a_scan_to_calibrate_with_says_why(trained: Trained, tm
 
     with pytest.raises(CohortError, match=r"found no accepted healthy T1w scan.*sub-bad_T1w: found 4 axes"):
         calibrate(trained.model, cohort, [0.05], "nothing there")
+
+
+def test_a_scan_that_fails_is_named_and_the_others_calibrate(trained: Trained, tmp_path: Path) -> None:
+    cohort = make_cohort(tmp_path / "cohort", range(200, 224))
+    (cohort / "volumes" / "sub-211_T1w.nii").write_bytes(b"broken")
+    model = Path(shutil.copytree(trained.model, tmp_path / "model"))
+
+    summary = calibrate(model, cohort, [0.05], "with a damaged file")
+
+    assert (summary["healthy_scans"], summary["refused"]) == (23, 1)
+    assert [(scan["scan_id"], scan["status"]) for scan in summary["not_scored"]] == [("sub-211_T1w", "failed")]
+
+
+def test_an_interrupted_calibration_does_not_score_a_scan_twice(trained: Trained, tmp_path: Path) -> None:
+    cohort = make_cohort(tmp_path / "cohort", range(200, 224))
+    model = Path(shutil.copytree(trained.model, tmp_path / "model"))
+
+    def stop_after_ten(done: int, total: int, message: str) -> None:
+        if done == 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(model, cohort, [0.05], "interrupted", progress=stop_after_ten)
+    scored = {path: path.stat().st_mtime_ns for path in (model / "calibration_scans").rglob("score.json")}
+    first = calibrate(model, cohort, [0.05], "continued")
+    whole = calibrate(Path(shutil.copytree(trained.model, tmp_path / "other")), cohort, [0.05], "at once")
+
+    assert len(scored) >= 24 + 8  # those of the fixture, and those before the interrupt
+    assert all(path.stat().st_mtime_ns == when for path, when in scored.items())
+    assert first["calibrations"][0]["threshold"] == whole["calibrations"][0]["threshold"]
+
+
+def test_healthy_scans_none_of_which_can_be_scored_are_an_error(trained: Trained, tmp_path: Path) -> None:
+    cohort = make_cohort(tmp_path / "cohort", range(200, 224))
+    for volume in (cohort / "volumes").iterdir():
+        volume.write_bytes(b"broken")
+    model = Path(shutil.copytree(trained.model, tmp_path / "model"))
+    with pytest.raises(CohortError, match="none of 24 healthy scans could be scored; sub-200_T1w: CohortError"):
+        calibrate(model, cohort, [0.05], "damaged files")

@@ -61,9 +61,9 @@ def test_another_scanner_or_protocol_has_a_small_p_value_and_a_named_feature(
 
 
 def test_a_lesion_is_not_taken_for_another_scanner(reference: AcquisitionReference) -> None:
-    ill = scan(3000)
-    ill[9:13, 9:13, 9:13] *= 0.4
-    assert p_value(reference, ill) > ALPHA
+    abnormal = scan(3000)
+    abnormal[9:13, 9:13, 9:13] *= 0.4
+    assert p_value(reference, abnormal) > ALPHA
 
 
 def test_with_too_few_training_scans_there_is_no_result(reference: AcquisitionReference) -> None:

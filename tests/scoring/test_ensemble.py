@@ -53,9 +53,9 @@ def ensemble_of(
 def scan(factor: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     """Return a new scan, with a lesion unless the factor is 1."""
     voxels, mask = Scans(24)[22]
-    ill = voxels.copy()
-    ill[6:10, 7:11, 5:8] *= factor
-    return ill, mask
+    abnormal = voxels.copy()
+    abnormal[6:10, 7:11, 5:8] *= factor
+    return abnormal, mask
 
 
 def test_merging_follows_the_formulas() -> None:
@@ -69,7 +69,7 @@ def test_merging_follows_the_formulas() -> None:
 
 
 @pytest.mark.parametrize("how", ["fisher", "bonferroni", "mean"])
-def test_very_small_p_values_are_still_told_apart(how: MergeMethod) -> None:
+def test_very_small_p_values_are_still_distinguished(how: MergeMethod) -> None:
     tiny = np.array([[-300.0, -700.0], [-300.0, -700.0]])
 
     assert merge_log_p_values(tiny, how)[1] > merge_log_p_values(tiny, how)[0]
@@ -134,10 +134,10 @@ def test_a_lesion_raises_the_score_of_each_member_and_of_the_ensemble(
     members: dict[str, Scorer], how: MergeMethod, kind: PValueKind
 ) -> None:
     scorer = ensemble_of(members, how=how, p_values=kind)
-    healthy, ill = scorer.score(*scan()).scores, scorer.score(*scan(0.3)).scores
+    healthy, abnormal = scorer.score(*scan()).scores, scorer.score(*scan(0.3)).scores
 
-    assert list(ill) == ["sharp", "smooth", "ensemble"]
-    assert all(ill[name] > healthy[name] for name in ill)
+    assert list(abnormal) == ["sharp", "smooth", "ensemble"]
+    assert all(abnormal[name] > healthy[name] for name in abnormal)
 
 
 def test_the_score_of_a_member_is_its_score_alone(members: dict[str, Scorer]) -> None:

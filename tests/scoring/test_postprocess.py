@@ -12,14 +12,14 @@ def test_a_constant_stays_constant_up_to_the_edge_of_the_mask() -> None:
     assert not smoothed[~mask].any()
 
 
-def test_what_lies_outside_the_mask_does_not_leak_in() -> None:
+def test_values_outside_the_mask_have_no_influence() -> None:
     mask = ball()
     values = np.where(mask, 0, 1000).astype(np.float32)
 
     assert not smooth_inside(values, mask, (2.0, 2.0, 2.0)).any()
 
 
-def test_smoothing_by_nothing_and_a_median_of_one_voxel_change_nothing() -> None:
+def test_a_sigma_of_0_and_a_median_of_one_voxel_change_nothing() -> None:
     mask, values = ball(), np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
 
     np.testing.assert_array_equal(smooth_inside(values, mask, (0, 0, 0)), np.where(mask, values, 0))
@@ -33,7 +33,7 @@ def test_a_median_filter_removes_a_single_bright_voxel() -> None:
     assert median_inside(values, mask, 3).max() == 0
 
 
-def test_erosion_is_measured_in_millimetres_and_sees_the_edge_of_the_field_of_view() -> None:
+def test_erosion_is_measured_in_millimetres_and_starts_at_the_edge_of_the_field_of_view_too() -> None:
     mask = np.ones((9, 9, 9), dtype=bool)
 
     assert eroded(mask, 0, (2.0, 2.0, 2.0)).all()

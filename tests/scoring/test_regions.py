@@ -16,7 +16,7 @@ def two_blobs() -> np.ndarray:
     return evidence
 
 
-def test_regions_smaller_than_the_least_volume_are_dropped() -> None:
+def test_regions_smaller_than_the_limit_are_dropped() -> None:
     mask = flagged_mask(two_blobs(), 4.0, GRID, min_region_ml=0.05)
 
     assert not mask[18, 18, 18]

@@ -43,10 +43,10 @@ def test_a_lesion_stands_out_and_keeps_its_sign(scorer: Scorer, factor: float, s
 
 def test_a_lesion_raises_every_score(scorer: Scorer) -> None:
     healthy = scorer.score(*Scans(13)[12]).scores
-    ill = scorer.score(*planted(0.3)[:2]).scores
+    abnormal = scorer.score(*planted(0.3)[:2]).scores
 
-    assert {name for name in ill if ill[name] > healthy[name]} == set(ill)
-    assert {"reconstruction", "reconstruction_p99", "reconstruction_mean", "kl", "combined"} == set(ill)
+    assert {name for name in abnormal if abnormal[name] > healthy[name]} == set(abnormal)
+    assert {"reconstruction", "reconstruction_p99", "reconstruction_mean", "kl", "combined"} == set(abnormal)
 
 
 def test_the_scores_of_held_out_scans_are_part_of_the_reference(scorer: Scorer) -> None:
