@@ -1,4 +1,4 @@
-"""Test scans of a benchmark with synthetic lesions, planted before anything else is done to them.
+"""Plant synthetic lesions in the raw test scans of a benchmark, before any preprocessing.
 
 ::
 
@@ -28,7 +28,8 @@ from anomaly.core.volume import Geometry, MaskArray
 from anomaly.export.nifti import write_nifti
 from anomaly.io.nifti import read_nifti
 
-LEAST_LESION_ML = 0.2
+MIN_LESION_ML = 0.2  # of the part inside the brain
+MAX_SHAPE_DRAWS = 100
 
 
 class PlantedSettings(Settings):
@@ -44,8 +45,8 @@ class PlantedSettings(Settings):
 
 
 @dataclass(frozen=True)
-class _Copy:
-    """One scan to be written: which lesion goes into which test scan, and where the files lie."""
+class _PlantedCopy:
+    """A copy of a test scan to be written: its kind of lesion, its seed and its files."""
 
     record: ScanRecord
     kind: Kind
@@ -69,21 +70,22 @@ class _Copy:
 def plant_test_scans(
     settings: PlantedSettings, shapes: Path | None, cohort: Path, output: Path, progress: Progress
 ) -> Path:
-    """Write the test scans of a cohort with lesions, and the labels of each kind, and return their manifest.
+    """Write copies of the test scans with lesions and the labels of each kind; return the manifest of the copies.
 
-    What an earlier call wrote stays. The same seed plants the same lesions; more copies do not change the first.
+    Existing files are kept. The same seed plants the same lesions; a larger number of copies does not change the
+    first ones.
 
     Parameters
     ----------
     shapes
-        Folder of lesion masks in MNI space; random blobs without.
+        Folder of lesion masks in MNI space; None = random blobs.
     output
         Folder for ``raw/`` and ``labels-<kind>.tsv``.
 
     Raises
     ------
     CohortError
-        If no scan of the cohort is a healthy test scan, or one of them is not a NIfTI file.
+        The cohort has no healthy test scan, or one of them is not a NIfTI file.
     """
     test = healthy_test_scans(cohort)
     raw, volumes = output / "raw", CohortVolumes(cohort, test)
@@ -101,7 +103,7 @@ def plant_test_scans(
 
 
 def healthy_test_scans(cohort: Path) -> list[ScanRecord]:
-    """Return the scans of a benchmark's cohort that lesions are planted in and that must not be flagged."""
+    """Return the healthy test scans of a cohort: lesions are planted in them, and unchanged they are negatives."""
     test = [r for r in read_records(cohort) if r.split == "test" and r.group in {"", "healthy"}]
     if not test:
         raise CohortError(
@@ -121,22 +123,22 @@ def write_labels(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         pd.DataFrame(rows).to_csv(temporary, sep="\t", index=False)
 
 
-def _copies(settings: PlantedSettings, test: Sequence[ScanRecord]) -> Iterator[_Copy]:
+def _copies(settings: PlantedSettings, test: Sequence[ScanRecord]) -> Iterator[_PlantedCopy]:
     for kind in settings.kinds:
         for index, record in enumerate(test):
             for number in range(1, settings.per_subject + 1):
-                yield _Copy(record, kind, number, (settings.seed, KINDS.index(kind), index, number))
+                yield _PlantedCopy(record, kind, number, (settings.seed, KINDS.index(kind), index, number))
 
 
 def _plant(
-    copy: _Copy,
+    copy: _PlantedCopy,
     cohort: Path,
     raw: Path,
     shapes: Sequence[MaskArray] | None,
     grid: Geometry,
     settings: PlantedSettings,
 ) -> None:
-    """Write one raw scan with one lesion; the mask last, because it says that both are there."""
+    """Write a raw scan with one lesion, then its mask; an existing mask means that both are complete."""
     record, rng = copy.record, np.random.default_rng(copy.seed)
     if "#" in record.source:
         raise CohortError(
@@ -147,8 +149,8 @@ def _plant(
     brain = CohortVolumes(cohort, [record])[0][1]
     lesion = _lesion(brain, shapes, grid, settings, rng)
     strength = draw_strength(copy.kind, rng)
-    between = record.template_from_scan_matrix
-    planted, mask = plant_in_scan(scan, between, lesion, grid, copy.kind, strength, rng)
+    matrix = record.template_from_scan_matrix
+    planted, mask = plant_in_scan(scan, matrix, lesion, grid, copy.kind, strength, rng)
     write_nifti(raw / copy.scan, planted.voxels, scan.geometry)
     write_nifti(raw / copy.mask, mask, scan.geometry, "uint8")
 
@@ -160,23 +162,23 @@ def _lesion(
     settings: PlantedSettings,
     rng: np.random.Generator,
 ) -> MaskArray:
-    """Return a real shape, mirrored half of the time, that lies in the brain, or a random blob."""
+    """Return a random blob, or a real shape inside the brain, mirrored with probability 1/2."""
     if shapes is None:
         volume = float(np.exp(rng.uniform(*np.log(settings.volume_ml))))
         return random_blob(brain, volume, grid.voxel_ml, rng)
-    for _ in range(100):
+    for _ in range(MAX_SHAPE_DRAWS):
         shape = shapes[int(rng.integers(len(shapes)))]
         shape = shape[::-1] if rng.random() < 0.5 else shape
         inside = (shape & brain).sum()
-        if inside * grid.voxel_ml >= LEAST_LESION_ML and inside >= 0.5 * shape.sum():
+        if inside * grid.voxel_ml >= MIN_LESION_ML and inside >= 0.5 * shape.sum():
             return shape
     raise ConfigError(
-        "no lesion shape lies in the brain in 100 tries; check that the shapes are masks in MNI space"
+        f"none of {MAX_SHAPE_DRAWS} lesion shapes lies in the brain; check that the shapes are masks in MNI space"
     )
 
 
-def _write_manifest(path: Path, copies: Sequence[_Copy]) -> Path:
-    """Say of whom every copy is, so that the copies of a subject stay together whatever its files are called."""
+def _write_manifest(path: Path, copies: Sequence[_PlantedCopy]) -> Path:
+    """Write the manifest with the subject of every copy, so that the copies of a subject stay together."""
     rows = [
         {
             "path": str(copy.scan),

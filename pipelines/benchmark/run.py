@@ -1,9 +1,9 @@
-"""Several models, one cohort, one protocol, one table.
+"""Compare several models on one cohort.
 
-The healthy scans are split by subject (train, calibration, test); synthetic lesions are planted in the *raw* test
-scans, which then go through everything a scan goes through; every model is trained, calibrated and run on the same
-scans; models may be merged, and an ensemble is one more model; differences are paired over subjects. Real cases,
-where there are any, are a sanity check beside it. What an earlier call has done is not done again.
+The healthy scans are split by subject into training, calibration and test scans. Synthetic lesions are planted in
+the *raw* test scans, which are then preprocessed like any other scan. Every model is trained, calibrated and
+evaluated on the same scans; an ensemble of trained models is one more model. Differences are paired over subjects.
+Real cases, if there are any, are a sanity check. A repeated call continues where an earlier one stopped.
 
 ::
 
@@ -35,7 +35,7 @@ from anomaly.core.results import ScanStatus
 from anomaly.models.device import choose_device
 from anomaly.runs.reader import read_scores
 from pipelines.benchmark.planted_lesions import healthy_test_scans, label_row, plant_test_scans, write_labels
-from pipelines.benchmark.settings import BenchmarkSettings, EnsembleOf
+from pipelines.benchmark.settings import BenchmarkSettings, EnsembleSettings
 from pipelines.benchmark.speed.network_passes import network_passes
 from pipelines.benchmark.tables import Results, write_results
 from pipelines.calibrate import calibrate
@@ -50,8 +50,8 @@ SPLITS = ("train", "calibration", "test")
 
 
 @dataclass(frozen=True)
-class _Bench:
-    """Where everything lies and how it is run; the same for each model."""
+class _Benchmark:
+    """Settings, folders and hardware of a benchmark, the same for each model."""
 
     settings: BenchmarkSettings
     output: Path
@@ -94,9 +94,9 @@ def benchmark(
     Raises
     ------
     InputError
-        The healthy scans are not there.
+        The healthy scans were not found.
     BundleError
-        An ensemble that is there already is not the one that the config describes.
+        An ensemble of an earlier call differs from the one that the config describes.
     """
     path = find_config(config, "benchmarks")
     settings = BenchmarkSettings.parse(load_yaml(path), where=str(path))
@@ -106,26 +106,26 @@ def benchmark(
     cohort = _healthy_cohort(settings, root, output, jobs, progress)
     planted = _planted_cohort(settings, root, output, cohort, jobs, progress)
     cases = _case_cohort(settings, root, output, cohort, jobs, progress)
-    bench = _Bench(settings, output, (cohort, planted, *([cases] if cases else ())), jobs, device, progress)
+    bench = _Benchmark(settings, output, (cohort, planted, *([cases] if cases else ())), jobs, device, progress)
     results = Results(settings.name, settings.entries, _measured_on(cohort, settings))
-    for name in _made(bench):
+    for name in _train_models(bench):
         _calibrate(bench, name)
         _score(bench, name)
         results.add_model(name, read_json(bench.model(name) / "metadata.json"), _cost_of_scoring(bench, name))
         for kind in bench.kinds:
-            results.add(name, kind, *_evaluated(bench, name, kind))
+            results.add(name, kind, *_evaluate(bench, name, kind))
     return write_results(results, output)
 
 
 def _healthy_cohort(settings: BenchmarkSettings, root: Path, output: Path, jobs: int, progress: Progress) -> Path:
-    """Ingest the healthy scans and write the split into the manifest, so that every step sees the same."""
+    """Ingest the healthy scans and write their split into the manifest, where every later step reads it."""
     cohort = output / "cohort"
     ingest([root / settings.healthy], cohort, preprocessing=settings.preprocessing, jobs=jobs, progress=progress)
     records = read_records(cohort)
     accepted = [record for record in records if record.status is ScanStatus.ACCEPTED]
     shares = {name: getattr(settings.split, name) for name in SPLITS}
-    parts = split_by_subject(accepted, shares, seed=settings.split.seed)
-    split_of = {record.scan_id: name for name in SPLITS for record in parts[name]}
+    splits = split_by_subject(accepted, shares, seed=settings.split.seed)
+    split_of = {record.scan_id: name for name in SPLITS for record in splits[name]}
     write_manifest(cohort, [replace(r, split=split_of.get(r.scan_id, "unused")) for r in records])
     return cohort
 
@@ -145,7 +145,7 @@ def _planted_cohort(
 def _case_cohort(
     settings: BenchmarkSettings, root: Path, output: Path, cohort: Path, jobs: int, progress: Progress
 ) -> Path | None:
-    """Ingest real cases; their masks lie beside the scans."""
+    """Ingest the real cases and write their labels; the lesion masks are next to the scans."""
     if settings.cases is None:
         return None
     prepared = output / "cases"
@@ -160,33 +160,36 @@ def _case_cohort(
     return prepared
 
 
-def _made(bench: _Bench) -> Iterator[str]:
-    """Train each model, and merge each ensemble, unless an earlier call has, and yield their names."""
+def _train_models(bench: _Benchmark) -> Iterator[str]:
+    """Train each model and merge each ensemble, unless that was done before; yield their names."""
     for config, seed, name in bench.settings.trainings:
         if not (bench.model(name) / "metadata.json").is_file():
             train(config, bench.cohort, bench.model(name), seed=seed, device=bench.device, progress=bench.progress)
         yield name
-    for name, of in bench.settings.ensembles.items():
+    for name, merged in bench.settings.ensembles.items():
         if (bench.model(name) / "metadata.json").is_file():
-            _refuse_another_ensemble(bench, name, of)
+            _refuse_another_ensemble(bench, name, merged)
         else:
-            ensemble([bench.model(member) for member in of.members], bench.model(name), of.merge)
+            ensemble([bench.model(member) for member in merged.members], bench.model(name), merged.merge)
         yield name
 
 
-def _refuse_another_ensemble(bench: _Bench, name: str, of: EnsembleOf) -> None:
+def _refuse_another_ensemble(bench: _Benchmark, name: str, expected: EnsembleSettings) -> None:
+    """Raise :class:`BundleError` if the bundle of an ensemble was merged from other models or in another way."""
     folder = bench.model(name)
-    members = [(member, read_json(bench.model(member) / "metadata.json")["model_id"]) for member in of.members]
-    merged = read_json(folder / "metadata.json").get("members", {})
+    members = [
+        (member, read_json(bench.model(member) / "metadata.json")["model_id"]) for member in expected.members
+    ]
+    found = read_json(folder / "metadata.json").get("members", {})
     merge = load_yaml(folder / "config.yaml").get("merge")
-    if merge != of.merge.model_dump(mode="json") or list(merged.items()) != members:
+    if merge != expected.merge.model_dump(mode="json") or list(found.items()) != members:
         raise BundleError(
-            f"{folder} was merged from other models, or otherwise, than ensembles.{name} says; give that ensemble "
-            f"another name, or remove {folder} and {bench.output / 'runs' / name}"
+            f"{folder} was merged from other models or with other settings than ensembles.{name} says; give that "
+            f"ensemble another name, or remove {folder} and {bench.output / 'runs' / name}"
         )
 
 
-def _calibrate(bench: _Bench, name: str) -> None:
+def _calibrate(bench: _Benchmark, name: str) -> None:
     model, settings = bench.model(name), bench.settings
     if list((model / "calibrations").glob("*.json")):
         return
@@ -201,7 +204,7 @@ def _calibrate(bench: _Bench, name: str) -> None:
     )
 
 
-def _score(bench: _Bench, name: str) -> None:
+def _score(bench: _Benchmark, name: str) -> None:
     request = ScoreRequest(
         model=bench.model(name),
         sources=bench.sources,
@@ -214,20 +217,20 @@ def _score(bench: _Bench, name: str) -> None:
     score(request, bench.progress)
 
 
-def _evaluated(bench: _Bench, name: str, kind: str) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
-    """Return the per-scan table and the promises of a run, measured unless an earlier call measured this run."""
+def _evaluate(bench: _Benchmark, name: str, kind: str) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+    """Return the per-scan table and the promises of a run, measured unless this run was evaluated before."""
     run, labels = bench.output / "runs" / name, bench.output / "planted" / f"labels-{kind}.tsv"
     folder = bench.output / "evaluation" / name / kind
-    measured = {path.name: sha256_of_file(path) for path in (run / "scores.parquet", labels)}
-    note = folder / "measured.json"
-    if not note.is_file() or read_json(note) != measured:
+    inputs = {path.name: sha256_of_file(path) for path in (run / "scores.parquet", labels)}
+    record = folder / "measured.json"
+    if not record.is_file() or read_json(record) != inputs:
         evaluate(run, labels, output=folder)
-        write_json(note, measured)
+        write_json(record, inputs)
     return read_per_scan(folder), read_json(folder / "metrics.json")["promises"]
 
 
-def _cost_of_scoring(bench: _Bench, name: str) -> dict[str, float | None]:
-    """Return seconds per scan in the networks (median of the run, where it noted them) and passes per image."""
+def _cost_of_scoring(bench: _Benchmark, name: str) -> dict[str, float | None]:
+    """Return the median seconds per scan in the networks, if the run recorded them, and passes per image."""
     found = [score.provenance for score in read_scores(bench.output / "runs" / name)]
     seconds = [provenance["inference_seconds"] for provenance in found if "inference_seconds" in provenance]
     return {
@@ -236,13 +239,13 @@ def _cost_of_scoring(bench: _Bench, name: str) -> dict[str, float | None]:
     }
 
 
-def _members(bench: _Bench, name: str) -> tuple[str, ...]:
-    of = bench.settings.ensembles.get(name)
-    return (name,) if of is None else of.members
+def _members(bench: _Benchmark, name: str) -> tuple[str, ...]:
+    merged = bench.settings.ensembles.get(name)
+    return (name,) if merged is None else merged.members
 
 
-def _passes(bench: _Bench, name: str) -> float:
-    """Return the network passes per image of a trained model, counted once on a test scan."""
+def _passes(bench: _Benchmark, name: str) -> float:
+    """Return the network passes per image of a trained model, counted on one test scan and then stored."""
     model_id = read_json(bench.model(name) / "metadata.json")["model_id"]
     note = bench.output / "evaluation" / name / "passes.json"
     if not note.is_file() or read_json(note)["model_id"] != model_id:

@@ -1,4 +1,4 @@
-"""What a benchmark compares, on which scans."""
+"""Settings of a benchmark: its scans, models and planted lesions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipelines.benchmark.tables import Entry
 
 
 class SplitSettings(Settings):
-    """How many subjects go where; the rest is left out. Subjects the manifest has split already stay there."""
+    """Shares of the subjects in each split; the rest is unused. Splits in the manifest take precedence."""
 
     train: float = Field(default=0.655, gt=0, lt=1, description="share of the subjects")
     calibration: float = Field(default=0.155, gt=0, lt=1)
@@ -23,33 +23,33 @@ class SplitSettings(Settings):
     seed: int = 0
 
 
-class EnsembleOf(MergeSettings):
-    """Models of the benchmark that are merged into one."""
+class EnsembleSettings(MergeSettings):
+    """An ensemble of models of the benchmark."""
 
     members: tuple[str, ...] = Field(
         min_length=2,
-        description="names of the models, <name>-seed<k> where there are seeds; the first shows its maps",
+        description="names of models, <name>-seed<k> for one with seeds; the first gives the reconstruction",
     )
 
     @property
     def merge(self) -> MergeSettings:
-        """How they are merged."""
+        """The settings of the merging, without the members."""
         return MergeSettings(how=self.how, p_values=self.p_values, weights=self.weights)
 
 
 class BenchmarkSettings(Settings):
-    """A benchmark: data, split, models, lesions."""
+    """A benchmark: data, splits, models and lesions."""
 
     name: str
     healthy: Path = Field(description="healthy scans, relative to --data")
-    preprocessing: str = Field(description="the chain all models share")
+    preprocessing: str = Field(description="preprocessing config, shared by all models")
     models: tuple[str, ...] = Field(min_length=1, description="model configs: shipped names, or YAML files")
     baselines: tuple[str, ...] = Field(default=(), description="which of the models are baselines")
     seeds: dict[str, tuple[int, ...]] = Field(
-        default_factory=dict, description="models trained once for each seed, instead of once with their own"
+        default_factory=dict, description="by model: the seeds to train it with, instead of the seed of its config"
     )
-    ensembles: dict[str, EnsembleOf] = Field(
-        default_factory=dict, description="by name: models that are merged when they are trained"
+    ensembles: dict[str, EnsembleSettings] = Field(
+        default_factory=dict, description="by name: trained models to merge"
     )
     split: SplitSettings = SplitSettings()
     planted: PlantedSettings = PlantedSettings()
@@ -62,18 +62,18 @@ class BenchmarkSettings(Settings):
         _refuse_unknown("baselines", (Path(config).stem for config in self.baselines), models)
         _refuse_unknown("seeds", self.seeds, models)
         trained = [name for _, _, name in self.trainings]
-        for name, of in self.ensembles.items():
-            _refuse_unknown(f"ensembles.{name}.members", of.members, trained)
-            _refuse_unknown(f"ensembles.{name}.weights", of.weights, list(of.members))
+        for name, merged in self.ensembles.items():
+            _refuse_unknown(f"ensembles.{name}.members", merged.members, trained)
+            _refuse_unknown(f"ensembles.{name}.weights", merged.weights, list(merged.members))
         names = [*trained, *self.ensembles]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"found {', '.join(twice)} more than once; expected a name of its own for each model")
+            raise ValueError(f"found {', '.join(twice)} more than once; expected a different name for each model")
         return self
 
     @property
     def trainings(self) -> Iterator[tuple[str, int | None, str]]:
-        """Config, seed (None = its own) and name of each model to be trained."""
+        """Yield config, seed (None = that of the config) and name of each model to train."""
         for config in self.models:
             name = Path(config).stem
             seeds = self.seeds.get(name, ())
@@ -83,12 +83,12 @@ class BenchmarkSettings(Settings):
 
     @property
     def entries(self) -> tuple[Entry, ...]:
-        """The rows of the tables: models, in their order, then ensembles."""
+        """Entries of the tables: models in the order of the config, then ensembles."""
         baselines = {Path(config).stem for config in self.baselines}
         rows = []
         for config in self.models:
             stem = Path(config).stem
-            trained = tuple(name for of, _, name in self.trainings if of == config)
+            trained = tuple(name for trained_config, _, name in self.trainings if trained_config == config)
             label = f"{stem} ({len(trained)} seeds)" if len(trained) > 1 else trained[0]
             rows.append(Entry(label, trained, "baseline" if stem in baselines else "family"))
         return (*rows, *(Entry(name, (name,), "ensemble") for name in self.ensembles))

@@ -22,7 +22,7 @@ METRICS = {
     "auroc": "scan AUROC",
     "sensitivity_at_95_specificity": "sensitivity at 95 % specificity",
 }
-MEASURED = ("voxel_average_precision", "oracle_dice_one_threshold", "auroc")
+COMPARED_METRICS = ("voxel_average_precision", "oracle_dice_one_threshold", "auroc")
 TITLES = {
     "dark": "Planted dark lesions (15 to 50 % signal loss)",
     "bright": "Planted bright lesions (15 to 50 % signal gain)",
@@ -33,17 +33,18 @@ TITLES = {
 
 
 @dataclass(frozen=True)
-class Row:
-    """One measured figure, and the limit it should keep."""
+class Measurement:
+    """A measured figure and the limit that it should not exceed or fall below."""
 
-    what: str
-    found: str
+    name: str
+    value: str
     limit: str = ""
 
 
-def measured_table(rows: Iterable[Row]) -> str:
-    """Return measured figures as a table."""
-    return markdown(pd.DataFrame([{"what": r.what, "measured": r.found, "limit": r.limit} for r in rows]))
+def measurement_table(measurements: Iterable[Measurement]) -> str:
+    """Return measured figures as a Markdown table."""
+    rows = [{"what": m.name, "measured": m.value, "limit": m.limit} for m in measurements]
+    return markdown(pd.DataFrame(rows))
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Entry:
     Parameters
     ----------
     models
-        Names of the bundles behind it.
+        Names of its bundles.
     """
 
     name: str
@@ -63,7 +64,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Pairing:
-    """Two models on one kind of lesion by one metric; positive = the first is better."""
+    """The difference of two models on one kind of lesion by one metric; positive = the first is better."""
 
     kind: str
     metric: str
@@ -74,30 +75,30 @@ class Pairing:
 
 
 class Results:
-    """What a benchmark has found so far.
+    """The results of a benchmark, added model by model.
 
     Parameters
     ----------
     name
-        Of the benchmark.
+        Name of the benchmark.
     entries
         The rows of its tables.
     measured_on
-        Data and numbers of scans.
+        The data and the numbers of scans.
     """
 
     def __init__(self, name: str, entries: Sequence[Entry], measured_on: Mapping[str, Any]):
         self.name = name
         self.entries = tuple(entries)
         self.measured_on = dict(measured_on)
-        self.facts: dict[str, dict[str, Any]] = {}
+        self.model_info: dict[str, dict[str, Any]] = {}
         self.per_scan: dict[str, dict[str, pd.DataFrame]] = {}
         self.promises: dict[str, list[dict[str, Any]]] = {}
 
     def add_model(self, model: str, metadata: Mapping[str, Any], scoring: Mapping[str, float | None]) -> None:
-        """Note what a model is and what it cost; ``scoring`` is ``seconds_per_scan`` and ``passes_per_image``."""
+        """Add what a model is and its cost; ``scoring`` holds ``seconds_per_scan`` and ``passes_per_image``."""
         training = metadata["training"]
-        self.facts[model] = {
+        self.model_info[model] = {
             "family": metadata["family"],
             "members": list(metadata.get("members", ())),
             "parameters": training["n_parameters"],
@@ -108,37 +109,37 @@ class Results:
         }
 
     def add(self, model: str, kind: str, per_scan: pd.DataFrame, promises: Sequence[dict[str, Any]]) -> None:
-        """Note the evaluation of a model on one kind of lesion."""
+        """Add the evaluation of a model on one kind of lesion."""
         self.per_scan.setdefault(kind, {})[model] = per_scan
         self.promises[model] = list(promises)
 
     def comparisons(self) -> dict[str, Comparison]:
-        """Return for each kind of lesion all rows on the scans they share."""
+        """Compare all entries, for each kind of lesion on the scans that all of them scored."""
         return {
             kind: compare({entry.name: [tables[model] for model in entry.models] for entry in self.entries})
             for kind, tables in self.per_scan.items()
         }
 
     def pairings(self, comparisons: Mapping[str, Comparison]) -> list[Pairing]:
-        """Return the best family against the best baseline, and each ensemble against the best single model."""
+        """Compare the best family with the best baseline, and each ensemble with the best single model."""
         return [
             Pairing(kind, metric, first, second, roles, comparison.difference(first, second, metric))
             for kind, comparison in comparisons.items()
             if kind != "cases"
-            for metric in MEASURED
+            for metric in COMPARED_METRICS
             for first, second, roles in self._pairs(comparison, metric)
         ]
 
     def _pairs(self, comparison: Comparison, metric: str) -> Iterator[tuple[str, str, tuple[str, str]]]:
-        named = {
+        names = {
             kind: [entry.name for entry in self.entries if entry.kind == kind]
             for kind in ("family", "baseline", "ensemble")
         }
-        family, baseline = (comparison.best(metric, named[kind]) for kind in ("family", "baseline"))
-        single = comparison.best(metric, [*named["family"], *named["baseline"]])
+        family, baseline = (comparison.best(metric, names[kind]) for kind in ("family", "baseline"))
+        single = comparison.best(metric, [*names["family"], *names["baseline"]])
         if family and baseline:
             yield family, baseline, ("best family", "best baseline")
-        for ensemble in named["ensemble"] if single else ():
+        for ensemble in names["ensemble"] if single else ():
             if comparison.best(metric, [ensemble]):
                 yield ensemble, str(single), ("ensemble", "best single model")
 
@@ -147,7 +148,7 @@ def write_results(results: Results, output: Path) -> Path:
     """Write ``results.md`` and ``results.json`` and return the path of the former."""
     comparisons = results.comparisons()
     pairings = results.pairings(comparisons)
-    parts = [
+    sections = [
         f"## {results.name}",
         "",
         _measured_on(results),
@@ -156,25 +157,25 @@ def write_results(results: Results, output: Path) -> Path:
         _promise_text(results),
     ]
     for kind, comparison in comparisons.items():
-        parts += ["", f"### {TITLES.get(kind, kind)}", "", _sizes(comparison), "", markdown(_table(comparison))]
-        shown = [pairing for pairing in pairings if pairing.kind == kind]
-        if shown:
-            parts += [markdown(_pairing_table(shown))]
-    write_text(output / "results.md", "\n".join(parts) + "\n")
+        sections += ["", f"### {TITLES.get(kind, kind)}", "", _sizes(comparison), "", markdown(_table(comparison))]
+        pairs = [pairing for pairing in pairings if pairing.kind == kind]
+        if pairs:
+            sections += [markdown(_pairing_table(pairs))]
+    write_text(output / "results.md", "\n".join(sections) + "\n")
     write_json(output / "results.json", as_json(_numbers(results, comparisons, pairings)))
     return output / "results.md"
 
 
 def _measured_on(results: Results) -> str:
-    found = results.measured_on
+    data = results.measured_on
     text = (
-        f"Measured on `{found['healthy']}`, split by subject: {found['train']} scans to train on, "
-        f"{found['calibration']} to calibrate with, {found['test']} to test. In brackets: 95 % percentile "
-        "intervals of 2,000 bootstrap draws over subjects. Differences are paired over subjects. Which model is "
-        "the best is read off the same test scans, line by line, so its own figure is a little too good."
+        f"Measured on `{data['healthy']}`, split by subject: {data['train']} scans to train on, "
+        f"{data['calibration']} to calibrate with, {data['test']} to test. In brackets: 95 % percentile "
+        "intervals of 2,000 bootstrap draws over subjects. Differences are paired over subjects. The best model of "
+        "each line is chosen on the same test scans, so its own figure is slightly optimistic."
     )
     if any(len(entry.models) > 1 for entry in results.entries):
-        text += " Where a model was trained from several seeds: the mean over them ± their standard deviation."
+        text += " For a model trained with several seeds: the mean over the seeds ± their standard deviation."
     return text
 
 
@@ -190,21 +191,21 @@ def _cost_table(results: Results) -> pd.DataFrame:
             "parameters": f"{facts['parameters']:,}",
             "steps": facts["steps"],
             "training, minutes": f"{facts['training_minutes']:.1f}",
-            "scoring, s per scan": _plain(facts["seconds_per_scan"], ".2f"),
-            "network passes per image": _plain(facts["passes_per_image"], "g"),
+            "scoring, s per scan": _number(facts["seconds_per_scan"], ".2f"),
+            "network passes per image": _number(facts["passes_per_image"], "g"),
             "model id": f"`{facts['model_id']}`",
         }
-        for name, facts in results.facts.items()
+        for name, facts in results.model_info.items()
     ]
     return pd.DataFrame(rows)
 
 
 def _family(facts: Mapping[str, Any]) -> str:
-    of = ", ".join(facts["members"])
-    return f"{facts['family']} of {of}" if of else str(facts["family"])
+    members = ", ".join(facts["members"])
+    return f"{facts['family']} of {members}" if members else str(facts["family"])
 
 
-def _plain(value: float | None, form: str) -> str:
+def _number(value: float | None, form: str) -> str:
     return NOTHING if value is None else f"{value:{form}}"
 
 
@@ -263,7 +264,7 @@ def _numbers(
     return {
         "name": results.name,
         "measured_on": results.measured_on,
-        "models": results.facts,
+        "models": results.model_info,
         "promises": results.promises,
         "lesions": {
             kind: {

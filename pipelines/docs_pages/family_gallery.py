@@ -1,8 +1,7 @@
-"""Pictures of what each model has learnt, for docs/families.md: planted lesions, pseudo-healthy scans, samples.
+"""Draw the figures of docs/families.md: planted lesions, pseudo-healthy scans and samples of each model.
 
-``python -m pipelines.docs_pages.family_gallery work/families`` draws every model of a finished benchmark. The
-scans are healthy ones
-that the training held out; the lesions are synthetic and outlined.
+``python -m pipelines.docs_pages.family_gallery work/families`` draws every model of a finished benchmark. The scans
+are healthy scans that training held out. The lesions are synthetic and outlined.
 """
 
 from __future__ import annotations
@@ -26,45 +25,47 @@ from anomaly.core.files import atomic_path
 from anomaly.core.image_views import Array
 from anomaly.models.base import Detector, Generator
 from anomaly.scoring.scorer import Scorer
-from pipelines.benchmark.studies.evidence import Benched, open_model
+from pipelines.benchmark.studies.common import BenchmarkModel, load_benchmark_model
 
-PICTURES = Path(__file__).resolve().parents[2] / "docs" / "images" / "families"
+IMAGE_FOLDER = Path(__file__).resolve().parents[2] / "docs" / "images" / "families"
 KINDS: tuple[Kind, ...] = ("dark", "bright")
-SCAN = {"dark": 1, "bright": 7}  # which of the held-out scans is shown
-SAMPLES = 6
+HELD_OUT_SCAN = {"dark": 1, "bright": 7}  # index of the held-out scan for each kind of lesion
+N_SAMPLES = 6
 SEED = 11
-INCHES, DPI, COLOURS = 1.6, 110, 128
+PANEL_INCHES, DPI, PALETTE_COLOURS = 1.6, 110, 128
 TITLES = ("scan, lesion outlined", "pseudo-healthy", "residual", "evidence")
 EVIDENCE_MAX = 8.0  # healthy standard deviations
 
 
-def gallery(models: Sequence[Path], cohort: Path, shapes: Path | None, output: Path = PICTURES) -> list[Path]:
-    """Draw one picture per model and return their paths.
+def gallery(models: Sequence[Path], cohort: Path, shapes: Path | None, output: Path = IMAGE_FOLDER) -> list[Path]:
+    """Draw one figure for each model and return their paths.
 
     Parameters
     ----------
     models
         Bundles, all trained on ``cohort``.
     shapes
-        Folder of lesion masks in MNI space; random blobs without.
+        Folder of lesion masks in MNI space; None = random blobs.
     """
     drawn = []
     for path in models:
-        model = open_model(path, cohort)
-        picture = output / f"{path.name}.png"
-        with atomic_path(picture) as temporary:
+        model = load_benchmark_model(path, cohort)
+        figure = output / f"{path.name}.png"
+        with atomic_path(figure) as temporary:
             temporary.write_bytes(draw(model, shapes))
-        drawn.append(picture)
+        drawn.append(figure)
     return drawn
 
 
-def draw(model: Benched, shapes: Path | None) -> bytes:
-    """Return the picture of one model as PNG."""
+def draw(model: BenchmarkModel, shapes: Path | None) -> bytes:
+    """Return the figure of one model as PNG."""
     rows = [_restored(model.scorer, scan) for scan in _lesions(model, shapes)]
     detector = model.scorer.detector
     samples = samples_of(detector) if isinstance(detector, Generator) else []
     columns = max(len(TITLES), len(samples))
-    figure = Figure(figsize=(columns * INCHES, (len(rows) + bool(samples)) * INCHES * 1.25), facecolor="black")
+    figure = Figure(
+        figsize=(columns * PANEL_INCHES, (len(rows) + bool(samples)) * PANEL_INCHES * 1.25), facecolor="black"
+    )
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(len(rows) + bool(samples), columns, wspace=0.03, hspace=0.12,
                                left=0.01, right=0.99, bottom=0.01, top=0.93)  # fmt: skip
@@ -94,9 +95,9 @@ def draw(model: Benched, shapes: Path | None) -> bytes:
 
 
 def samples_of(detector: Generator) -> list[Array]:
-    """Return the middle planes of a few new images, as they are drawn."""
+    """Sample a few images and return their middle planes, oriented for display."""
     with torch.inference_mode():
-        images = detector.sample(SAMPLES, torch.Generator().manual_seed(SEED)).cpu().numpy()
+        images = detector.sample(N_SAMPLES, torch.Generator().manual_seed(SEED)).cpu().numpy()
     middle = images[:, images.shape[1] // 2]
     assert isinstance(detector, Detector)  # noqa: S101 - a Protocol cannot say so
     axis = detector.view.axis if middle.ndim == 4 else None
@@ -104,17 +105,17 @@ def samples_of(detector: Generator) -> list[Array]:
     return [_upright(plane) for plane in planes]
 
 
-def _lesions(model: Benched, shapes: Path | None) -> list[PlantedScan]:
+def _lesions(model: BenchmarkModel, shapes: Path | None) -> list[PlantedScan]:
     masks = None if shapes is None else lesion_shapes(shapes, model.held_out.grid)
     found = []
     for kind in KINDS:
         scans = list(planted_scans(model.held_out, seed=SEED, kinds=(kind,), shapes=masks))
-        found.append(scans[SCAN[kind] % len(scans)])
+        found.append(scans[HELD_OUT_SCAN[kind] % len(scans)])
     return found
 
 
 def _restored(scorer: Scorer, scan: PlantedScan) -> tuple[Array, Array, Array, Array, Array]:
-    """Return the axial slice with most of the lesion: scan, lesion, pseudo-healthy scan, residual, evidence."""
+    """Return scan, lesion, pseudo-healthy scan, residual and evidence in the slice with the largest lesion area."""
     raw = scorer.infer(scan.voxels, scan.mask)
     scored = scorer.postprocess(raw, scan.voxels, scan.mask)
     k = int(scan.lesion.sum(axis=(0, 1)).argmax())
@@ -133,10 +134,10 @@ def _grey(axes: Any, plane: Array, highest: float) -> None:
 
 
 def _png(figure: Figure) -> bytes:
-    """Return a figure as PNG of few colours, so that the pictures of all families weigh little."""
+    """Return a figure as PNG with a small palette, to keep the files small."""
     drawn, small = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, dpi=DPI, format="png", facecolor="black")
-    Image.open(drawn).convert("RGB").quantize(COLOURS).save(small, format="png", optimize=True)
+    Image.open(drawn).convert("RGB").quantize(PALETTE_COLOURS).save(small, format="png", optimize=True)
     return small.getvalue()
 
 
@@ -146,13 +147,13 @@ def main() -> None:
     parser.add_argument("benchmark", type=Path, help="folder of a finished benchmark")
     parser.add_argument("--data", type=Path, default=os.environ.get("ANOMALY_DATA"), help="holds lesion_shapes/")
     parser.add_argument("--models", default="", help="names, comma-separated; default all of the benchmark")
-    parser.add_argument("--output", "-o", type=Path, default=PICTURES)
-    chosen = parser.parse_args()
-    folder = chosen.benchmark / "models"
+    parser.add_argument("--output", "-o", type=Path, default=IMAGE_FOLDER)
+    options = parser.parse_args()
+    folder = options.benchmark / "models"
     single = [path for path in sorted(folder.iterdir()) if not (path / "members").is_dir()]  # no ensembles
-    models = [folder / name for name in chosen.models.split(",")] if chosen.models else single
-    shapes = None if chosen.data is None else Path(chosen.data) / "lesion_shapes"
-    for path in gallery(models, chosen.benchmark / "cohort", shapes, chosen.output):
+    models = [folder / name for name in options.models.split(",")] if options.models else single
+    shapes = None if options.data is None else Path(options.data) / "lesion_shapes"
+    for path in gallery(models, options.benchmark / "cohort", shapes, options.output):
         print(path)
 
 

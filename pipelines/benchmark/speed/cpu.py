@@ -1,7 +1,7 @@
-"""Speed and memory, measured. ``make bench`` runs it; docs/benchmarks.md holds what it printed.
+"""Measure speed and memory on a CPU. ``make bench`` prints the table; docs/benchmarks.md holds a copy.
 
-Ingest seconds are processor seconds of one core. The other figures are ratios or differences of one run, because
-times on a shared machine are noisy.
+Ingest is timed in processor seconds of one core. The other figures are ratios or differences within one run,
+because wall times on a shared machine are noisy.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ from anomaly.io.nifti import read_nifti
 from anomaly.models.registry import create
 from anomaly.preprocessing.chain import Chain
 from anomaly.training.settings import TrainingSettings
-from pipelines.benchmark.tables import Row, measured_table
+from pipelines.benchmark.tables import Measurement, measurement_table
 from pipelines.common import SAMPLE
 from pipelines.ingest import ingest, load_chain
 from pipelines.score import ScoreRequest, score
 from pipelines.train import train
 
-BATCH_SIZES = (10, 150, 300)
+SCAN_COUNTS = (10, 150, 300)  # scored in one run, to see whether memory grows
 
 
-def bench(data: Path | None, model: Path | None, cohort: Path | None) -> list[Row]:
-    """Measure everything.
+def measure_speed(data: Path | None, model: Path | None, cohort: Path | None) -> list[Measurement]:
+    """Measure ingest, scoring, memory and training.
 
     Parameters
     ----------
     data
-        Real scans (``ixi/`` and ``pathology/``); without them ingest is measured on the sample.
+        Folder of real scans (``ixi/`` and ``pathology/``); without it, ingest is measured on the sample.
     model, cohort
-        A trained bundle and a cohort of its chain; a small model is trained on the sample where none is given.
+        A trained bundle and a cohort with its preprocessing; without them, a small model is trained on the sample.
     """
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        rows = [*ingest_seconds(data)]
+        rows = list(ingest_seconds(data))
         if model is None or cohort is None:
             model, cohort = _small_model(work)
         rows += [forward_share(model, cohort, work), memory_growth(model, cohort, work)]
@@ -56,64 +56,66 @@ def bench(data: Path | None, model: Path | None, cohort: Path | None) -> list[Ro
     return rows
 
 
-def ingest_seconds(data: Path | None) -> Iterable[Row]:
-    """Yield processor seconds of the chain per scan, on one core; the first scan warms up and is not counted."""
+def ingest_seconds(data: Path | None) -> Iterable[Measurement]:
+    """Yield processor seconds of the preprocessing per scan, on one core, without the first scan (warm-up)."""
     if data is None:
         scans = sorted((SAMPLE / "mr").glob("sub-0[1-6]/anat/*_T1w.nii.gz"))
-        yield Row("ingest, sample brain, 4 mm", _seconds(scans, "t1w-4mm"))
+        yield Measurement("ingest, sample brain, 4 mm", _seconds(scans, "t1w-4mm"))
         return
     brains = sorted((data / "ixi").glob("sub-*/anat/*_T1w.nii.gz"))[:7]
-    yield Row("ingest, 2 mm brain (IXI)", _seconds(brains, "t1w"), "≤ 4 s")
+    yield Measurement("ingest, 2 mm brain (IXI)", _seconds(brains, "t1w"), "≤ 4 s")
     fine = sorted((data / "pathology").glob("sub-TCGA*/anat/*_T1w.nii.gz"))
-    yield Row("ingest, 1 mm brain, 240 × 240 × 155 (TCGA)", _seconds([brains[0], *fine], "t1w"), "≤ 12 s")
+    yield Measurement("ingest, 1 mm brain, 240 × 240 × 155 (TCGA)", _seconds([brains[0], *fine], "t1w"), "≤ 12 s")
 
 
-def forward_share(model: Path, cohort: Path, work: Path) -> Row:
-    """Return the share of the scoring loop that is spent in the network's forward pass."""
-    spent = 0.0
+def forward_share(model: Path, cohort: Path, work: Path) -> Measurement:
+    """Measure the share of the scoring loop's time that is spent in the network."""
+    network_seconds = 0.0
     bundle = load_bundle(model)
     evidence = type(bundle.scorer.detector).evidence
 
-    def clocked(self: Any, *arguments: Any) -> Any:
-        nonlocal spent
+    def timed_evidence(self: Any, *arguments: Any) -> Any:
+        nonlocal network_seconds
         began = time.perf_counter()
         try:
             return evidence(self, *arguments)
         finally:
-            spent += time.perf_counter() - began
+            network_seconds += time.perf_counter() - began
 
     first: list[tuple[float, float]] = []
     last: list[tuple[float, float]] = []
 
-    def watch(done: int, total: int, message: str) -> None:
+    def record(done: int, total: int, message: str) -> None:
         del total, message
-        (first if done == 1 else last).append((time.perf_counter(), spent))
+        (first if done == 1 else last).append((time.perf_counter(), network_seconds))
 
     folder = _copies(cohort, work / "share", 30)
-    type(bundle.scorer.detector).evidence = clocked  # type: ignore[assignment, method-assign]
+    type(bundle.scorer.detector).evidence = timed_evidence  # type: ignore[assignment, method-assign]
     try:
-        score(ScoreRequest(model, (folder,), work / "share_run"), watch)
+        score(ScoreRequest(model, (folder,), work / "share_run"), record)
     finally:
         type(bundle.scorer.detector).evidence = evidence  # type: ignore[method-assign]
-    (start, spent_before), (end, spent_after) = first[0], last[-1]
-    share = (spent_after - spent_before) / (end - start)
+    (start, network_before), (end, network_after) = first[0], last[-1]
+    share = (network_after - network_before) / (end - start)
     per_scan = (end - start) / 29
-    return Row(f"scoring, share of time in the network ({per_scan:.2f} s per scan)", f"{share:.0%}", "≥ 80 %")
+    return Measurement(
+        f"scoring, share of time in the network ({per_scan:.2f} s per scan)", f"{share:.0%}", "≥ 80 %"
+    )
 
 
-def memory_growth(model: Path, cohort: Path, work: Path) -> Row:
-    """Return the peak memory of ``anomaly score`` on few and on many scans, each in a process of its own."""
+def memory_growth(model: Path, cohort: Path, work: Path) -> Measurement:
+    """Measure the peak memory of ``anomaly score`` on few and on many scans, each in its own process."""
     peaks = {}
-    for n in BATCH_SIZES:
+    for n in SCAN_COUNTS:
         folder = _copies(cohort, work / f"copies{n}", n)
         command = [sys.executable, "-m", "anomaly", "score", str(model), str(folder), "-o", str(work / f"run{n}")]
         peaks[n] = _peak_mebibytes([*command, "-q"])
-    found = ", ".join(f"{peak:.0f} MiB for {n} scans" for n, peak in peaks.items())
-    return Row("scoring, peak memory", found, "does not grow")
+    text = ", ".join(f"{peak:.0f} MiB for {n} scans" for n, peak in peaks.items())
+    return Measurement("scoring, peak memory", text, "does not grow")
 
 
-def step_ratio(cohort: Path, model: Path, precision: str, work: Path) -> Row:
-    """Return what a training step costs, relative to the bare network step."""
+def step_ratio(cohort: Path, model: Path, precision: str, work: Path) -> Measurement:
+    """Measure the time of a training step relative to that of the bare network step."""
     from pipelines.benchmark.speed.step_timing import step_overhead
 
     experiment = load_bundle(model).config
@@ -123,7 +125,7 @@ def step_ratio(cohort: Path, model: Path, precision: str, work: Path) -> Row:
     cost = step_overhead(detector, source, settings, work / f"steps-{precision}")
     name = f"training step, full over bare, {experiment.name}, {'float32' if precision == '32' else 'bfloat16'}"
     seconds = f"{statistics.median(cost.full):.3f} s over {statistics.median(cost.bare):.3f} s"
-    return Row(name, f"{cost.ratio:.2f} ({seconds})", "≤ 1.15")
+    return Measurement(name, f"{cost.ratio:.2f} ({seconds})", "≤ 1.15")
 
 
 def _seconds(scans: list[Path], chain: str) -> str:
@@ -146,7 +148,7 @@ def _small_model(work: Path) -> tuple[Path, Path]:
 
 
 def _copies(cohort: Path, folder: Path, n: int) -> Path:
-    """Return a cohort of n scans whose volumes are those of another, again and again."""
+    """Write a cohort of ``n`` scans that repeats the volumes of another cohort, and return its folder."""
     records = accepted(read_records(cohort))
     write_manifest(folder, [_copy(records[i % len(records)], i, cohort, folder) for i in range(n)])
     write_json(folder / "cohort.json", read_json(cohort / "cohort.json"))
@@ -159,7 +161,7 @@ def _copy(record: ScanRecord, number: int, cohort: Path, folder: Path) -> ScanRe
 
 
 def _peak_mebibytes(command: list[str]) -> float:
-    """Return the peak resident memory of a command, by way of a process that waits for it alone."""
+    """Return the peak resident memory of a command; a helper process waits for this command only."""
     code = (
         "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=sys.stderr); "
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
@@ -169,13 +171,14 @@ def _peak_mebibytes(command: list[str]) -> float:
 
 
 def main() -> None:
-    """Measure and print a table; what ``make bench`` calls."""
+    """Measure and print the table; ``make bench`` calls this."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=os.environ.get("ANOMALY_DATA"))
     parser.add_argument("--model", type=Path, help="a trained bundle; default: a small one, trained on the sample")
-    parser.add_argument("--cohort", type=Path, help="a cohort of the model's chain")
-    chosen = parser.parse_args()
-    print(measured_table(bench(Path(chosen.data) if chosen.data else None, chosen.model, chosen.cohort)), end="")
+    parser.add_argument("--cohort", type=Path, help="a cohort with the model's preprocessing")
+    options = parser.parse_args()
+    data = Path(options.data) if options.data else None
+    print(measurement_table(measure_speed(data, options.model, options.cohort)), end="")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""How fast every network trains and scores on the device at hand. ``make bench-gpu`` runs it and prints the table.
+"""Measure how fast every network trains and scores on one device. ``make bench-gpu`` prints the table.
 
-It needs no scans: speed does not depend on what they show, so the brains are the MNI152 brain with noise. On a GPU
-it takes the shipped configs as they are; on a CPU the small ones, which tells nothing about a GPU but that
-everything runs. The rate is the work of the network, forward and backward, over the time of a whole training step;
-its share of the device's peak says how much is left to gain.
+No scans are needed, because speed does not depend on their content: all scans are the MNI152 brain with noise. On a
+GPU the full shipped configs are measured. On a CPU the small ones are, which only shows that everything runs. The
+rate is the number of floating-point operations of the network, forward and backward, divided by the time of a whole
+training step. Its share of the device's peak shows how much faster the step could be.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ VARIANTS: Mapping[str, dict[str, Any]] = {
     "compiled": {"compile": True},
     "compiled, channels-last": {"compile": True, "channels_last": True},
 }
-SCANS = 4
+N_SCANS = 4
 
 PEAKS: Mapping[str, tuple[float | None, float]] = {
     "B200": (2250, 75),
@@ -72,22 +72,24 @@ PEAKS: Mapping[str, tuple[float | None, float]] = {
 }
 """Peak TFLOP/s without sparsity, as NVIDIA states them: bfloat16 (summed in float32) and float32 (not TF32)."""
 
-OTHER_CHIPS = r"\b(Laptop|Max-Q|SUPER|Ti|D|MIG)\b"  # a name with one of these is not the chip before it
+OTHER_CHIP_SUFFIXES = (
+    r"\b(Laptop|Max-Q|SUPER|Ti|D|MIG)\b"  # a name with one of these is another, slower or faster chip
+)
 
 
 @dataclass(frozen=True)
-class Brains:
-    """The template with noise, again and again; a ``core.views.VolumeSource``."""
+class TemplateScans:
+    """Copies of the template with different noise; implements :class:`anomaly.core.image_views.VolumeSource`."""
 
     volumes: Sequence[tuple[FloatArray, MaskArray]]
     grid: Geometry
 
     @classmethod
-    def of(cls, experiment: ExperimentConfig) -> Brains:
-        """Return brains on the grid of a config's chain."""
+    def for_experiment(cls, experiment: ExperimentConfig) -> TemplateScans:
+        """Return scans on the grid and with the contrast of a config."""
         template = template_on(experiment.preprocessing.grid.spacing_mm)
-        looks, rng = template.contrast(experiment.modality), np.random.default_rng(0)
-        noisy = [looks + rng.normal(0, 0.02, looks.shape) * template.mask for _ in range(SCANS)]
+        clean, rng = template.contrast(experiment.modality), np.random.default_rng(0)
+        noisy = [clean + rng.normal(0, 0.02, clean.shape) * template.mask for _ in range(N_SCANS)]
         return cls([(voxels.astype(np.float32), template.mask) for voxels in noisy], template.geometry)
 
     def __len__(self) -> int:
@@ -98,38 +100,38 @@ class Brains:
         return self.volumes[index]
 
     def covariates(self, index: int) -> FloatArray:
-        """Return an age and a sex."""
+        """Return an arbitrary age and sex."""
         return covariates(30.0 + index, "FM"[index % 2])
 
 
 def speed_table(
     models: Sequence[str], precisions: Sequence[str], variants: Sequence[str], device: str, steps: int
 ) -> pd.DataFrame:
-    """Return a row for each model, precision and variant."""
+    """Measure each model with each precision and variant, one row each."""
     rows = []
     for name in models:
         experiment = load_experiment(find_config(name, "models"), shipped_configs("preprocessing"))
-        brains = Brains.of(experiment)
+        scans = TemplateScans.for_experiment(experiment)
         for precision in precisions:
             for variant in variants:
                 print(f"{name}, {precision}, {variant}", file=sys.stderr, flush=True)
                 row = {"model": name, "precision": precision, "variant": variant}
-                rows.append(row | measured(experiment, brains, precision, variant, device, steps))
+                rows.append(row | measure_row(experiment, scans, precision, variant, device, steps))
     return pd.DataFrame(rows)
 
 
-def measured(
-    experiment: ExperimentConfig, brains: Brains, precision: str, variant: str, device: str, steps: int
+def measure_row(
+    experiment: ExperimentConfig, scans: TemplateScans, precision: str, variant: str, device: str, steps: int
 ) -> dict[str, str]:
-    """Return the figures of one row; where it cannot be run, why not."""
+    """Return the figures of one row, or the error where the model cannot run."""
     settings = (experiment.training or TrainingSettings()).model_copy(update={"precision": precision})
-    detector: Any = create(experiment.model_settings(), brains.grid)
+    detector: Any = create(experiment.model_settings(), scans.grid)
     try:
         with tempfile.TemporaryDirectory() as folder:
             run = FitRun(Path(folder) / "run", device=device, resume=False, **VARIANTS[variant])
-            seconds = step_seconds(detector, brains, settings, run, steps)
-        flop = step_flop(detector, brains, settings, device, steps)
-        scan = scan_seconds(detector, experiment, brains, device)
+            seconds = step_seconds(detector, scans, settings, run, steps)
+        flop = step_flop(detector, scans, settings, device, steps)
+        scan = scan_seconds(detector, experiment, scans, device)
     except (RuntimeError, AnomalyError) as error:  # too little memory, or nothing to compile with
         return {"images/s": f"{type(error).__name__}: {str(error).splitlines()[0][:60]}"}
     peak = peak_rate(device_name(device), precision)
@@ -142,61 +144,65 @@ def measured(
     }
 
 
-def scan_seconds(detector: Detector, experiment: ExperimentConfig, brains: Brains, device: str) -> float:
-    """Return the median time of scoring a prepared scan, evidence map included; the first warms up."""
+def scan_seconds(detector: Detector, experiment: ExperimentConfig, scans: TemplateScans, device: str) -> float:
+    """Return the median seconds to score a prepared scan, evidence map included, without the first (warm-up)."""
     scorer, times = Scorer(detector.to(device).eval(), experiment.scoring), []
-    for index in range(SCANS):
+    for index in range(N_SCANS):
         began = time.perf_counter()
-        scorer.score(*brains[index], brains.covariates(index))
+        scorer.score(*scans[index], scans.covariates(index))
         times.append(time.perf_counter() - began)
     return statistics.median(times[1:])
 
 
 def peak_rate(name: str, precision: str) -> float | None:
-    """Return the peak of a device in TFLOP/s at a precision, None where it is not known."""
-    if re.search(OTHER_CHIPS, name):
+    """Return the peak rate of a device in TFLOP/s at a precision; None if it is unknown."""
+    if re.search(OTHER_CHIP_SUFFIXES, name):
         return None
     chip = next((chip for chip in PEAKS if re.search(rf"\b{re.escape(chip)}\b", name)), None)
     return None if chip is None else PEAKS[chip][0 if precision == "bf16" else 1]
 
 
 def device_name(device: str) -> str:
-    """Return what a device calls itself."""
+    """Return the name of the GPU, or of the processor with its number of cores."""
     if device == "cuda":
         return str(torch.cuda.get_device_name())
     return f"{platform.processor() or platform.machine()}, {cores()} cores, no GPU"
 
 
 def networks(small: bool) -> list[str]:
-    """Return the shipped config of every family that is trained by gradient descent."""
+    """Return the shipped configs of all families that are trained by gradient descent."""
     ending = "-small" if small else ""
     return [name + ending for name in FAMILIES if issubclass(detector_class(name), NetworkDetector)]
 
 
 def heading(device: str) -> str:
-    """Return what was measured where."""
+    """Return a sentence about the device and the version of PyTorch."""
     lines = [f"Measured on {device_name(device)}; PyTorch {torch.__version__}."]
     if device == "cpu":
-        lines.append("This is not a GPU: small models, to see that everything runs. The figures tell nothing else.")
+        lines.append("This is not a GPU: the models are small, and the figures only show that everything runs.")
     return "\n".join(lines)
 
 
 def main() -> None:
-    """Print the table; what ``make bench-gpu`` calls."""
-    found = "cuda" if torch.cuda.is_available() else "cpu"
+    """Print the table; ``make bench-gpu`` calls this."""
+    available = "cuda" if torch.cuda.is_available() else "cpu"
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--device", choices=("cpu", "cuda"), default=found)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default=available)
     parser.add_argument(
-        "--models", help="shipped configs, by comma; default: of every network, small ones on a CPU"
+        "--models", help="shipped configs, comma-separated; default: all networks, the small ones on a CPU"
     )
-    parser.add_argument("--precisions", default="bf16,32" if found == "cuda" else "32", help="of bf16 and 32")
+    parser.add_argument(
+        "--precisions", default="bf16,32" if available == "cuda" else "32", help="bf16, 32 or both, comma-separated"
+    )
     parser.add_argument("--variants", help="; ".join(VARIANTS), action="append", choices=VARIANTS)
-    parser.add_argument("--steps", type=int, default=50 if found == "cuda" else 2, help="to time")
-    chosen = parser.parse_args()
-    models = chosen.models.split(",") if chosen.models else networks(small=chosen.device == "cpu")
-    variants = chosen.variants or (list(VARIANTS) if chosen.device == "cuda" else ["eager"])
-    table = speed_table(models, chosen.precisions.split(","), variants, chosen.device, chosen.steps)
-    print(f"{heading(chosen.device)}\n\n{markdown(table.fillna('–'))}")
+    parser.add_argument(
+        "--steps", type=int, default=50 if available == "cuda" else 2, help="training steps to time"
+    )
+    options = parser.parse_args()
+    models = options.models.split(",") if options.models else networks(small=options.device == "cpu")
+    variants = options.variants or (list(VARIANTS) if options.device == "cuda" else ["eager"])
+    table = speed_table(models, options.precisions.split(","), variants, options.device, options.steps)
+    print(f"{heading(options.device)}\n\n{markdown(table.fillna('–'))}")
 
 
 if __name__ == "__main__":

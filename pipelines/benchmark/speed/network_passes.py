@@ -1,4 +1,4 @@
-"""What a scan costs, counted instead of timed: how often a network runs for one image."""
+"""Cost of scoring a scan, counted instead of timed: network passes for each image."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from anomaly.scoring.scorer import Scorer
 def network_passes(
     scorer: Scorer, voxels: FloatArray, mask: MaskArray, about: FloatArray = UNKNOWN_COVARIATES
 ) -> float:
-    """Return how often the busiest layer of a model's networks works for each image of a volume.
+    """Count how often the most used layer of a model's networks runs for each image of a volume.
 
-    0 for a model without a network; 1 for one pass, 2 where the mirrored scan is asked about too; as many as there
-    are denoising or restoration steps, where a model takes steps, and noise levels that are restored side by side.
+    A model without a network has 0 passes. One forward pass gives 1, with the mirrored scan 2. A model that
+    denoises or restores in steps, or at several noise levels, has that many passes.
     """
-    images: Counter[nn.Module] = Counter()  # that convolutions see: several of one image may be in one call
+    images: Counter[nn.Module] = Counter()  # inputs of convolutions: one call may hold several versions of an image
     calls: Counter[nn.Module] = Counter()
 
     def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
@@ -39,6 +39,6 @@ def network_passes(
     finally:
         for hook in hooks:
             hook.remove()
-    places = len(detector.view.locations(mask))
-    batches = math.ceil(places / settings.batch_size)
-    return max(max(images.values(), default=0) / places, max(calls.values(), default=0) / batches)
+    n_images = len(detector.view.locations(mask))
+    batches = math.ceil(n_images / settings.batch_size)
+    return max(max(images.values(), default=0) / n_images, max(calls.values(), default=0) / batches)

@@ -1,8 +1,8 @@
-"""What more network evaluations are worth to a diffusion model: its DDIM may take few steps or many.
+"""Effect of the number of network evaluations on a diffusion model: few or many DDIM steps.
 
-Lesions of real shape are planted in healthy subjects that the training held out; no test scan is touched. Each
-number of evaluations learns its own healthy reference, all of them from the same few training scans, because fifty
-evaluations of every scan take long::
+Lesions of real shape are planted in healthy subjects that the training held out; no test scan is used. Each number
+of evaluations gets its own healthy reference, all from the same few training scans, because fifty evaluations of
+every training scan take long::
 
     python -m pipelines.benchmark.studies.function_evaluations work/ixi
 """
@@ -19,22 +19,26 @@ import pandas as pd
 
 from anomaly.core.errors import ConfigError
 from anomaly.evaluation.bootstrap import bootstrap_mean, paired_difference
-from anomaly.evaluation.localisation import voxel_average_precision
 from anomaly.evaluation.tables import cell, markdown
 from anomaly.models.diffusion import DiffusionModel, DiffusionSettings
 from anomaly.scoring.scorer import Scorer
-from pipelines.benchmark.studies.evidence import Benched, benchmark_parser, open_model, planted
+from pipelines.benchmark.studies.common import (
+    BenchmarkModel,
+    load_benchmark_model,
+    plant_held_out_scans,
+    study_parser,
+    voxel_ap,
+)
 
-MANY = 50  # evaluations, at least, that the others are compared with
-FEW = 10  # at most
-LEARNT_FROM = 24  # scans behind each healthy reference
-MODEL = "diffusion"
+MANY_EVALUATIONS = 50  # at least; the smaller numbers are compared with these
+FEW_EVALUATIONS = 10  # at most
+REFERENCE_SCANS = 24  # behind each healthy reference
 
 
-def evaluations_table(model: Benched, shapes: Path) -> pd.DataFrame:
-    """Return voxel AP by number of evaluations, and how far it is from that of the largest number.
+def evaluations_table(model: BenchmarkModel, shapes: Path) -> pd.DataFrame:
+    """Measure the voxel AP for each number of evaluations, and its difference from that of the largest number.
 
-    In brackets: 95 % bootstrap intervals over subjects, one lesion of each kind in each.
+    In brackets: 95 % bootstrap intervals over subjects, with one lesion of each kind in each subject.
 
     Parameters
     ----------
@@ -46,55 +50,61 @@ def evaluations_table(model: Benched, shapes: Path) -> pd.DataFrame:
     Raises
     ------
     ConfigError
-        If the model is of another family.
+        The model is of another family.
     """
     settings = diffusion_settings(model.scorer)
     subjects = range(len(model.held_out))
-    scans = {kind: some[: len(subjects)] for kind, some in planted(model, shapes).items()}
-    found: dict[int, dict[str, list[float]]] = {}
+    scans = {kind: planted[: len(subjects)] for kind, planted in plant_held_out_scans(model, shapes).items()}
+    precisions: dict[int, dict[str, list[float]]] = {}
     seconds: dict[int, float] = {}
-    for number in numbers(settings):
+    for number in evaluation_numbers(settings):
         scorer = with_evaluations(model, number)
         started = time.perf_counter()
-        found[number] = {
-            kind: [voxel_average_precision(scorer.score(s.voxels, s.mask).evidence, s.lesion, s.mask) for s in some]
-            for kind, some in scans.items()
+        precisions[number] = {
+            kind: [voxel_ap(scan, scorer.score(scan.voxels, scan.mask)) for scan in planted]
+            for kind, planted in scans.items()
         }
         seconds[number] = (time.perf_counter() - started) / sum(map(len, scans.values()))
-    most = found[max(found)]
+    largest = max(precisions)
     return pd.DataFrame(
         [
             {
                 "evaluations": number,
                 **{f"{kind}, AP": cell(bootstrap_mean(values[kind], subjects), 3) for kind in scans},
                 **{
-                    f"{kind}, minus {max(found)}": cell(paired_difference(values[kind], most[kind], subjects), 3)
+                    f"{kind}, minus {largest}": cell(
+                        paired_difference(values[kind], precisions[largest][kind], subjects), 3
+                    )
                     for kind in scans
                 },
-                "time per scan": f"{seconds[number] / seconds[min(found)]:.1f} ×",
+                "time per scan": f"{seconds[number] / seconds[min(precisions)]:.1f} ×",
             }
-            for number, values in found.items()
+            for number, values in precisions.items()
         ]
     )
 
 
-def numbers(settings: DiffusionSettings) -> list[int]:
-    """Return the numbers of evaluations to compare: the fewest, the most below ten, and fifty or a few more."""
-    each = len(settings.levels) * settings.n_patch_sets
-    return sorted({each, max(each, each * (FEW // each)), each * math.ceil(MANY / each)})
+def evaluation_numbers(settings: DiffusionSettings) -> list[int]:
+    """Return the numbers of evaluations to compare: the smallest, the largest up to ten, and fifty or a few more.
+
+    Each is a multiple of the smallest, one evaluation for every noise level and set of patches.
+    """
+    step = len(settings.levels) * settings.n_patch_sets
+    few, many = step * (FEW_EVALUATIONS // step), step * math.ceil(MANY_EVALUATIONS / step)
+    return sorted({step, max(step, few), many})
 
 
-def with_evaluations(model: Benched, number: int) -> Scorer:
-    """Return the scorer of a model that asks its network so often, with a healthy reference of its own."""
+def with_evaluations(model: BenchmarkModel, number: int) -> Scorer:
+    """Return the scorer of a model with this number of network evaluations and a healthy reference made with it."""
     settings = diffusion_settings(model.scorer).model_copy(update={"evaluations": number})
     detector = copy.copy(model.scorer.detector)
     detector.settings = DiffusionSettings.model_validate(settings.model_dump())
-    few = model.learnt.select(model.learnt.records[:LEARNT_FROM])
+    few = model.training_scans.select(model.training_scans.records[:REFERENCE_SCANS])
     return replace(model.scorer, detector=detector).learn_reference(few)
 
 
 def diffusion_settings(scorer: Scorer) -> DiffusionSettings:
-    """Return the settings of a diffusion model, refusing others."""
+    """Return the settings of a diffusion model; raise :class:`ConfigError` for another family."""
     if not isinstance(scorer.detector, DiffusionModel):
         raise ConfigError(f"found a model of family {scorer.detector.family!r}; expected 'diffusion'")
     return scorer.detector.settings
@@ -102,11 +112,11 @@ def diffusion_settings(scorer: Scorer) -> DiffusionSettings:
 
 def main() -> None:
     """Print the table."""
-    parser = benchmark_parser(__doc__)
-    parser.add_argument("--model", default=MODEL, help="name of a diffusion model of the benchmark")
-    chosen = parser.parse_args()
-    model = open_model(chosen.output / "models" / chosen.model, chosen.output / "cohort")
-    print(markdown(evaluations_table(model, chosen.data / "lesion_shapes")))
+    parser = study_parser(__doc__)
+    parser.add_argument("--model", default="diffusion", help="name of a diffusion model of the benchmark")
+    options = parser.parse_args()
+    model = load_benchmark_model(options.output / "models" / options.model, options.output / "cohort")
+    print(markdown(evaluations_table(model, options.data / "lesion_shapes")))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
 """Measure the preprocessing on real scans: brain extraction, registration, intensity anchors, seconds per step.
 
-``python -m pipelines.benchmark.studies.preprocessing``; the scans are found through the environment variable
-``ANOMALY_DATA``.
-The figures in ``docs/decisions/0002-brain-extraction-and-registration.md`` come from here.
+``python -m pipelines.benchmark.studies.preprocessing`` reads the scans in the folder that the environment variable
+``ANOMALY_DATA`` names. The figures in ``docs/decisions/0002-brain-extraction-and-registration.md`` come from here.
 """
 
 from __future__ import annotations
@@ -27,8 +26,13 @@ from anomaly.preprocessing.intensity import tissue_mode
 from anomaly.preprocessing.orient import to_ras
 from anomaly.preprocessing.template import template_on
 
-SURE_TISSUE = 0.9
-SHOWN = ("registration_overlap", "registration_correlation", "registration_rotation_deg", "brain_volume_ml")
+MIN_TISSUE_PROBABILITY = 0.9
+PRINTED_METRICS = (
+    "registration_overlap",
+    "registration_correlation",
+    "registration_rotation_deg",
+    "brain_volume_ml",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,21 +48,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = (
         ChainSettings.parse(load_yaml(options.chain), str(options.chain)) if options.chain else ChainSettings()
     )
-    bench_extraction(Path(data) / "ixi_head", settings, options.every)
+    measure_brain_extraction(Path(data) / "ixi_head", settings, options.every)
     for folder in ("pathology", "ixi"):
-        bench_chain(Path(data) / folder, settings, options.every)
+        measure_chain(Path(data) / folder, settings, options.every)
     return 0
 
 
-def bench_extraction(folder: Path, settings: ChainSettings, every: int = 1) -> list[float]:
-    """Print and return the Dice of extracted brains against the masks given with the heads."""
+def measure_brain_extraction(folder: Path, settings: ChainSettings, every: int = 1) -> list[float]:
+    """Print and return the Dice of extracted brains with the brain masks that come with the heads."""
     rows = []
     for path in _scans(folder, every):
-        given = path.with_name(path.name.replace("_T1w", "_desc-brain_mask"))
-        mask = to_ras(read_nifti(given)).voxels > 0
+        mask_path = path.with_name(path.name.replace("_T1w", "_desc-brain_mask"))
+        mask = to_ras(read_nifti(mask_path)).voxels > 0
         volume, began = to_ras(_read(path)), time.process_time()
-        found, _ = find_brain(volume, settings.brain_mask)
-        rows.append((dice(found, mask), found.sum() / mask.sum(), time.process_time() - began))
+        extracted, _ = find_brain(volume, settings.brain_mask)
+        rows.append((dice(extracted, mask), extracted.sum() / mask.sum(), time.process_time() - began))
         print(f"{path.parts[-3]:16} Dice {rows[-1][0]:.3f}  volume ratio {rows[-1][1]:.3f}")
     overlap, ratio, seconds = np.array(rows).T
     print(f"{folder.name}: n {len(rows)}, Dice mean {overlap.mean():.3f}, SD {overlap.std():.3f}, ", end="")
@@ -66,9 +70,9 @@ def bench_extraction(folder: Path, settings: ChainSettings, every: int = 1) -> l
     return [float(value) for value in overlap]
 
 
-def bench_chain(folder: Path, settings: ChainSettings, every: int) -> None:
-    """Print the registration and the CPU seconds of whole scans, the worst first, and what was refused."""
-    chain, done = Chain(settings), {}
+def measure_chain(folder: Path, settings: ChainSettings, every: int) -> None:
+    """Print registration metrics and CPU seconds of whole scans, the worst first, and the refused scans."""
+    chain, metrics = Chain(settings), {}
     template_on(settings.grid.spacing_mm)
     for path in _scans(folder, every):
         began = time.process_time()
@@ -78,25 +82,28 @@ def bench_chain(folder: Path, settings: ChainSettings, every: int) -> None:
             print(f"{path.parts[-3]:16} refused: {refused}")
             continue
         anchors = _anchors(prepared) if settings.intensity.method != "window" else {}
-        done[path.parts[-3]] = prepared.numbers | anchors | {"cpu_seconds": time.process_time() - began}
-    _print_summary(folder.name, done)
+        metrics[path.parts[-3]] = prepared.numbers | anchors | {"cpu_seconds": time.process_time() - began}
+    _print_summary(folder.name, metrics)
 
 
 def _anchors(prepared: Prepared) -> dict[str, float]:
-    """Return where grey and white matter ended up after normalisation: they should not differ between subjects."""
+    """Return the modes of grey and white matter after normalisation; they should be the same for all subjects."""
     template = template_on(float(prepared.grid.spacing[0]))
-    white, grey = prepared.mask & (template.white > SURE_TISSUE), prepared.mask & (template.grey > SURE_TISSUE)
+    white, grey = (
+        prepared.mask & (template.white > MIN_TISSUE_PROBABILITY),
+        prepared.mask & (template.grey > MIN_TISSUE_PROBABILITY),
+    )
     return {"white_mode": tissue_mode(prepared.voxels, white), "grey_mode": tissue_mode(prepared.voxels, grey)}
 
 
-def _print_summary(name: str, done: dict[str, dict[str, float]]) -> None:
-    worst = sorted(done, key=lambda subject: done[subject]["registration_overlap"])[:8]
+def _print_summary(name: str, metrics: dict[str, dict[str, float]]) -> None:
+    worst = sorted(metrics, key=lambda subject: metrics[subject]["registration_overlap"])[:8]
     for subject in worst:
-        shown = (f"{key.removeprefix('registration_')} {done[subject][key]:.3f}" for key in SHOWN)
-        print(f"{subject:16} " + "  ".join(shown))
-    print(f"{name}: n {len(done)}")
-    for key in sorted({key for numbers in done.values() for key in numbers}):
-        values = np.array([numbers[key] for numbers in done.values()])
+        columns = (f"{key.removeprefix('registration_')} {metrics[subject][key]:.3f}" for key in PRINTED_METRICS)
+        print(f"{subject:16} " + "  ".join(columns))
+    print(f"{name}: n {len(metrics)}")
+    for key in sorted({key for numbers in metrics.values() for key in numbers}):
+        values = np.array([numbers[key] for numbers in metrics.values()])
         print(f"  {key:26} mean {values.mean():9.3f}  SD {values.std():8.3f}  lowest {values.min():9.3f}  "
               f"highest {values.max():9.3f}")  # fmt: skip
     print()

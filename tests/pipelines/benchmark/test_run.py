@@ -51,7 +51,7 @@ def write_benchmark(folder: Path) -> Path:
     return path
 
 
-def test_a_benchmark_whose_scans_are_not_there_says_what_to_give(tmp_path: Path) -> None:
+def test_missing_scans_are_refused_with_the_option_to_give(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no healthy scans at .*sample_data/ixi; give --data"):
         benchmark("ixi", tmp_path)
 
@@ -98,7 +98,7 @@ def test_models_are_compared_on_planted_copies_of_the_test_scans(finished: tuple
 
 
 @pytest.mark.slow
-def test_an_ensemble_that_is_described_otherwise_is_not_taken_for_the_old_one(finished: tuple[Path, Path]) -> None:
+def test_an_existing_ensemble_with_other_settings_is_refused(finished: tuple[Path, Path]) -> None:
     config, output = finished
     settings = yaml.safe_load(config.read_text())
     settings["ensembles"]["both"]["how"] = "mean"

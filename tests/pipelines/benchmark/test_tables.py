@@ -75,7 +75,7 @@ def test_the_best_family_is_compared_with_the_best_baseline(written: Path) -> No
     assert line.endswith("| yes, better |")
 
 
-def test_an_ensemble_is_compared_with_the_best_single_model_and_no_gain_is_called_none(written: Path) -> None:
+def test_an_ensemble_is_compared_with_the_best_single_model_and_may_gain_nothing(written: Path) -> None:
     found = differences(written)["voxel_average_precision", "all", "dae"]
 
     assert found["roles"] == ["ensemble", "best single model"]
@@ -84,7 +84,7 @@ def test_an_ensemble_is_compared_with_the_best_single_model_and_no_gain_is_calle
     assert line.endswith("| no |")
 
 
-def test_real_cases_are_shown_and_nothing_is_claimed_of_them(written: Path) -> None:
+def test_real_cases_are_listed_without_a_comparison(written: Path) -> None:
     _, cases = (written / "results.md").read_text().split("### Real cases")
 
     assert "| dae |" in cases
@@ -98,10 +98,10 @@ def test_a_model_of_several_seeds_is_one_row_with_the_spread_between_them(writte
 
     assert f") ± {spread['voxel_average_precision']:.2f} |" in row
     assert spread["voxel_average_precision"] == pytest.approx(0.06 / np.sqrt(2), abs=0.01)
-    assert "the mean over them ± their standard deviation" in text
+    assert "the mean over the seeds ± their standard deviation" in text
 
 
-def test_what_each_training_cost_is_said(written: Path) -> None:
+def test_the_cost_of_each_model_is_listed(written: Path) -> None:
     rows = {
         line.split(" | ")[0].removeprefix("| "): line
         for line in (written / "results.md").read_text().splitlines()
@@ -150,6 +150,6 @@ def test_a_model_with_seeds_is_trained_once_for_each() -> None:
         ({"ensembles": {"all": {"members": ["dae"]}}}, "at least 2 items"),
     ],
 )
-def test_names_must_be_those_of_models(changed: dict[str, Any], message: str) -> None:
+def test_unknown_names_of_models_are_refused(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         settings(**changed)

@@ -8,10 +8,10 @@ import pytest
 from anomaly.core.errors import ConfigError, InputError
 from anomaly.evaluation.tables import filled, place_of
 from pipelines.benchmark.studies.ablation import PUBLISHED
-from pipelines.benchmark.tables import Row, measured_table
-from pipelines.docs_pages.benchmark_tables import MEASURES, PAGE, Sources, write_page
+from pipelines.benchmark.tables import Measurement, measurement_table
+from pipelines.docs_pages.benchmark_tables import PAGE, TABLES, Sources, write_page
 
-TABLE = measured_table([Row("ingest", "3 s", "≤ 4 s"), Row("memory", "900 MiB")])
+TABLE = measurement_table([Measurement("ingest", "3 s", "≤ 4 s"), Measurement("memory", "900 MiB")])
 
 
 def test_tables_are_replaced_and_prose_stays() -> None:
@@ -25,7 +25,7 @@ def test_tables_are_replaced_and_prose_stays() -> None:
 
 
 def test_the_shipped_page_has_a_place_for_every_table() -> None:
-    tables = {name: name for names in MEASURES for name in names if name != "ablation"}
+    tables = {name: name for name in TABLES if name != "ablation"}
     assert filled(PAGE.read_text(encoding="utf-8"), tables)
 
 

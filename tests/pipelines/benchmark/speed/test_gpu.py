@@ -23,11 +23,11 @@ from pipelines.common import shipped_configs
         ("x86_64, 2 cores, no GPU", None, None),
     ],
 )
-def test_a_peak_is_that_of_the_chip_and_of_no_other(name: str, bf16: float | None, float32: float | None) -> None:
+def test_the_peak_rate_is_that_of_exactly_this_chip(name: str, bf16: float | None, float32: float | None) -> None:
     assert (peak_rate(name, "bf16"), peak_rate(name, "32")) == (bf16, float32)
 
 
-def test_a_row_says_how_fast_a_model_trains_and_scores() -> None:
+def test_a_row_holds_the_speed_of_training_and_scoring() -> None:
     table = speed_table(["ae-small"], ["32"], ["eager"], "cpu", steps=2)
     row = table.iloc[0]
     assert row[["model", "precision", "variant"]].tolist() == ["ae-small", "32", "eager"]
@@ -37,7 +37,7 @@ def test_a_row_says_how_fast_a_model_trains_and_scores() -> None:
     assert row["share of peak"] == "unknown"
 
 
-def test_what_cannot_be_run_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_cannot_run_has_the_error_in_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
     def exhausted(*_: object) -> float:
         raise RuntimeError("CUDA out of memory. Tried to allocate more\nand more")
 
@@ -46,7 +46,7 @@ def test_what_cannot_be_run_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     assert row["images/s"] == "RuntimeError: CUDA out of memory. Tried to allocate more"
 
 
-def test_every_network_has_its_turn_and_baselines_have_none() -> None:
+def test_all_networks_are_measured_and_no_baseline_is() -> None:
     for small in (False, True):
         names = networks(small)
         assert set(names) <= set(shipped_configs("models"))
@@ -54,6 +54,6 @@ def test_every_network_has_its_turn_and_baselines_have_none() -> None:
         assert not {name.removesuffix("-small") for name in names} & {"atlas", "pca", "intensity"}
 
 
-def test_a_cpu_is_not_taken_for_a_gpu() -> None:
+def test_the_heading_says_that_a_cpu_is_not_a_gpu() -> None:
     assert "no GPU" in device_name("cpu")
     assert "This is not a GPU" in heading("cpu")

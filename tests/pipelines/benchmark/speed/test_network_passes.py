@@ -13,7 +13,7 @@ from tests.scoring.factory import Constant, Scans
 
 
 class Steps(Constant):
-    """Asks a network several times for each batch, after one call of another."""
+    """Runs a denoiser several times for each batch, after one run of an encoder."""
 
     def __init__(self, steps: int) -> None:
         super().__init__(ImageView(kind="slice"))
@@ -27,21 +27,21 @@ class Steps(Constant):
 
 
 @pytest.mark.parametrize(("steps", "flip", "expected"), [(1, False, 1), (7, False, 7), (7, True, 14)])
-def test_every_step_of_the_busiest_network_counts(steps: int, flip: bool, expected: int) -> None:
+def test_every_step_of_the_most_used_network_counts(steps: int, flip: bool, expected: int) -> None:
     settings = ScoringSettings(batch_size=5, flip_average=flip)
 
     assert network_passes(Scorer(Steps(steps), settings), *Scans()[0]) == expected
 
 
 class SideBySide(Steps):
-    """Asks a network once for three versions of each image."""
+    """Runs the denoiser once for three versions of each image."""
 
     def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
         self.denoiser(torch.cat([images] * 3))
         return Constant.evidence(self, images, mask)
 
 
-def test_versions_of_an_image_that_are_in_one_call_count_each() -> None:
+def test_several_versions_of_an_image_in_one_call_count_separately() -> None:
     assert network_passes(Scorer(SideBySide(1), ScoringSettings(batch_size=5)), *Scans()[0]) == 3
 
 

@@ -31,22 +31,22 @@ def shape_folder(folder: Path) -> Path:
 @pytest.mark.slow
 def test_each_variant_is_trained_and_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, cohort = config_of(tmp_path / "ae.yaml"), make_cohort(tmp_path / "cohort", range(8))
-    shapes, told = shape_folder(tmp_path / "shapes"), list[tuple[int, int]]()
+    shapes, reported = shape_folder(tmp_path / "shapes"), list[tuple[int, int]]()
 
     def run(neighbours: list[int]) -> pd.DataFrame:
-        told.clear()
+        reported.clear()
         return ablation(
             config, {"model.view.neighbours": neighbours}, cohort, shapes, tmp_path / "output",
-            steps=4, device="cpu", progress=lambda done, total, message: told.append((done, total)),
+            steps=4, device="cpu", progress=lambda done, total, message: reported.append((done, total)),
         )  # fmt: skip
 
     first = run([1])
     assert first["variant"].tolist() == ["as shipped", "`model.view.neighbours: 1`"]
     assert ((first[["dark, AP", "bright, AP"]] > 0) & (first[["dark, AP", "bright, AP"]] <= 1)).all(axis=None)
-    assert told.count((4, 4)) == 2
+    assert reported.count((4, 4)) == 2
     assert first["best step"].isin(range(1, 5)).all()
     again = run([1, 2])
-    assert told.count((4, 4)) == 1
+    assert reported.count((4, 4)) == 1
     pd.testing.assert_frame_equal(again[:2], first)
     monkeypatch.setattr("pipelines.benchmark.studies.ablation.train", None)
     row = next((tmp_path / "output").rglob("row.json"))
