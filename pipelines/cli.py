@@ -63,6 +63,9 @@ def train(
     cohort: Annotated[Path, typer.Option(help="An ingested cohort of healthy scans.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The model bundle to make.")],
     config: Annotated[str, typer.Option(help="A shipped config (anomaly info) or a YAML file.")] = "dae",
+    preprocessing: Annotated[
+        str | None, typer.Option(help="Instead of the config's chain: a shipped name or a YAML file.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Instead of the config's seed.")] = None,
     device: Device = "auto",
     devices: Annotated[int, typer.Option(min=1, help="Devices that train together, each on its own batches.")] = 1,
@@ -77,7 +80,15 @@ def train(
 
     with _errors(), _progress(quiet) as progress:
         summary = run(
-            config, cohort, output, seed=seed, device=device, devices=devices, compiled=compiled, progress=progress
+            config,
+            cohort,
+            output,
+            preprocessing=preprocessing,
+            seed=seed,
+            device=device,
+            devices=devices,
+            compiled=compiled,
+            progress=progress,
         )
     _finish(summary, as_json)
 
@@ -253,10 +264,20 @@ def validate(
 @app.command(epilog="anomaly info | anomaly info vae | anomaly info model/")
 def info(
     what: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="A model, or a model's config.")] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Print the complete config, each key with its description.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show versions, devices, families and configs; or what a model is, or would be."""
-    from pipelines.info import about, as_text, facts
+    from pipelines.info import about, as_text, facts, full_config
+
+    if full:
+        if what is None:
+            raise typer.BadParameter("--full needs a model or a model's config, e.g. anomaly info dae --full")
+        with _errors():
+            typer.echo(full_config(what), nl=False)
+        return
 
     if what is not None:
         with _errors():

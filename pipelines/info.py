@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import util
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anomaly import RESEARCH_USE_ONLY
 from anomaly.core.versions import software_versions
 from anomaly.models.registry import FAMILIES
 from pipelines.common import cores, find_config, shipped_configs
+
+if TYPE_CHECKING:
+    from anomaly.bundle.config import ExperimentConfig
 
 CONFIGS = ("models", "preprocessing", "benchmarks", "validation")
 
@@ -49,6 +52,33 @@ def about(what: str) -> dict[str, Any]:
     return _trained(Path(what)) if Path(what).is_dir() else _configured(what)
 
 
+def full_config(what: str) -> str:
+    """Return the complete config of a model as YAML text, with the description of every key as its comment.
+
+    Parameters
+    ----------
+    what
+        Folder of a model, name of a shipped config, or path of a YAML file.
+
+    Raises
+    ------
+    ConfigError, BundleError
+        If there is no such config, or the folder holds no whole model.
+    """
+    from anomaly.bundle.config import annotated_config
+    from anomaly.bundle.ensemble import stored_config
+
+    folder = Path(what)
+    return annotated_config(stored_config(folder) if folder.is_dir() else _experiment(what))
+
+
+def _experiment(name_or_path: str) -> ExperimentConfig:
+    from anomaly.bundle.config import load_experiment
+
+    path = find_config(name_or_path, "models")
+    return load_experiment(path, shipped_configs("preprocessing"), shipped_configs("models"))
+
+
 def _trained(folder: Path) -> dict[str, Any]:
     from anomaly.bundle.store import verified_metadata
     from anomaly.calibration.record import records
@@ -72,11 +102,10 @@ def _trained(folder: Path) -> dict[str, Any]:
 
 
 def _configured(name_or_path: str) -> dict[str, Any]:
-    from anomaly.bundle.config import load_experiment
     from anomaly.models.registry import create
     from anomaly.preprocessing.template import target_grid
 
-    config = load_experiment(find_config(name_or_path, "models"), shipped_configs("preprocessing"))
+    config = _experiment(name_or_path)
     grid = target_grid(config.preprocessing.grid.spacing_mm)
     detector = create(config.model_settings(), grid)
     return {

@@ -9,14 +9,13 @@ from typing import Any
 
 from anomaly.cohort.build import build_cohort
 from anomaly.cohort.table import ScanRecord
-from anomaly.core.config import load_yaml
 from anomaly.core.errors import ConfigError, unknown_name
 from anomaly.core.progress import Progress, no_progress
 from anomaly.core.results import ScanStatus
 from anomaly.core.volume import Modality
 from anomaly.io.discover import discover
-from anomaly.preprocessing.chain import Chain, ChainSettings
-from pipelines.common import audit, cores, find_config
+from anomaly.preprocessing.chain import Chain, ChainSettings, load_chain_settings
+from pipelines.common import audit, cores, find_config, shipped_configs
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ def ingest(
 def load_chain(name_or_path: str | Path) -> ChainSettings:
     """Read the settings of a preprocessing chain, by the name of a shipped configuration or a path."""
     path = find_config(name_or_path, "preprocessing")
-    return ChainSettings.parse(load_yaml(path), where=str(path))
+    return load_chain_settings(path, shipped_configs("preprocessing"))
 
 
 def summarise(cohort: Path, records: Sequence[ScanRecord]) -> IngestSummary:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from anomaly.bundle.card import model_card
-from anomaly.bundle.config import ExperimentConfig, load_experiment
+from anomaly.bundle.config import ExperimentConfig, load_experiment, with_preprocessing
 from anomaly.bundle.store import refuse_to_overwrite, save_bundle
 from anomaly.cohort.splits import split_by_subject
 from anomaly.cohort.synthetic import planted_scans
@@ -23,6 +23,7 @@ from anomaly.core.progress import Progress, no_progress
 from anomaly.core.provenance import now, user_name
 from anomaly.core.versions import software_versions
 from anomaly.models.registry import create
+from anomaly.preprocessing.chain import load_chain_settings
 from anomaly.scoring.scorer import Scorer
 from anomaly.training.fit import fit
 from anomaly.training.run import FitReport, FitRun
@@ -44,6 +45,7 @@ def train(
     cohort: Path,
     output: Path,
     *,
+    preprocessing: str | Path | None = None,
     seed: int | None = None,
     device: str = "auto",
     devices: int = 1,
@@ -56,6 +58,8 @@ def train(
     ----------
     config
         A shipped name, or the path of a YAML file.
+    preprocessing
+        The chain instead of the config's: a shipped name, or the path of a YAML file.
     cohort
         An ingested cohort. Where its scans name a split, only ``train`` is used; only healthy scans ever are.
     output
@@ -71,7 +75,12 @@ def train(
     dict
         Model id, folder, numbers of scans and steps, seconds.
     """
-    experiment = load_experiment(find_config(config, "models"), shipped_configs("preprocessing"))
+    chains = shipped_configs("preprocessing")
+    experiment = load_experiment(find_config(config, "models"), chains, shipped_configs("models"))
+    if preprocessing is not None:
+        experiment = with_preprocessing(
+            experiment, load_chain_settings(find_config(preprocessing, "preprocessing"), chains)
+        )
     refuse_to_overwrite(output)
     records = healthy_records(cohort, experiment, split="train")
     training, validation = hold_out(records, experiment.validation_fraction)

@@ -1,16 +1,22 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
-from anomaly.bundle.config import ExperimentConfig, load_experiment
-from anomaly.models.registry import FAMILIES
+from anomaly.bundle.config import ExperimentConfig, annotated_config, load_experiment
+from anomaly.bundle.ensemble import EnsembleConfig
+from anomaly.core.config import description_of
+from anomaly.models.registry import FAMILIES, settings_class
 from anomaly.scoring.scan_scores import SCORES
 from pipelines.benchmark.run import BenchmarkSettings
 from pipelines.cli import app
 from pipelines.common import shipped_configs
+from pipelines.ingest import load_chain
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 GUIDE = (DOCS / "guide.md").read_text(encoding="utf-8")
@@ -39,16 +45,19 @@ def test_every_shipped_config_is_in_the_guide(kind: str) -> None:
 
 
 @pytest.mark.parametrize("name", shipped_configs("models"))
-def test_a_shipped_model_config_is_complete_and_every_key_has_a_comment(name: str) -> None:
-    path = shipped_configs("models")[name]
-    experiment = load_experiment(path, shipped_configs("preprocessing"))
-    given, complete = yaml.safe_load(path.read_text()), experiment.model_dump(mode="json")
+def test_every_key_of_a_complete_config_has_its_description_as_comment(name: str) -> None:
+    experiment = load_experiment(
+        shipped_configs("models")[name], shipped_configs("preprocessing"), shipped_configs("models")
+    )
+    text = annotated_config(experiment)
 
-    assert _keys(given["model"]) == _keys(complete["model"])
-    assert _keys(given["scoring"]) == _keys(complete["scoring"])
-    if experiment.training is not None:
-        assert _keys(given["training"]) == _keys(complete["training"])
-    assert _lines_without_a_comment(path) == []
+    assert yaml.safe_load(text) == experiment.model_dump(mode="json")
+    assert [line for line in text.splitlines() if "  # " not in line] == []
+
+
+@pytest.mark.parametrize("name", shipped_configs("preprocessing"))
+def test_a_shipped_chain_resolves(name: str) -> None:
+    assert load_chain(name).modality.value in {"T1w", "CT"}
 
 
 def test_a_shipped_benchmark_is_complete() -> None:
@@ -57,25 +66,27 @@ def test_a_shipped_benchmark_is_complete() -> None:
         assert _keys(yaml.safe_load(path.read_text())) == _keys(settings.model_dump(mode="json"))
 
 
-def test_every_setting_of_an_experiment_describes_itself() -> None:
-    for name, field in ExperimentConfig.model_fields.items():
-        assert field.description or name in {"training", "scoring"}
+@pytest.mark.parametrize(
+    "settings", [ExperimentConfig, EnsembleConfig, BenchmarkSettings, *map(settings_class, FAMILIES)]
+)
+def test_every_setting_has_a_description(settings: type[BaseModel]) -> None:
+    assert [
+        name for cls in _with_nested(settings) for name in cls.model_fields if not description_of(cls, name)
+    ] == []
+
+
+def _with_nested(settings: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    """Yield a settings class and the classes of its fields."""
+    yield settings
+    annotations: list[Any] = [field.annotation for field in settings.model_fields.values()]
+    while annotations:
+        found = annotations.pop()
+        if isinstance(found, type) and issubclass(found, BaseModel):
+            yield from _with_nested(found)
+        annotations += get_args(found)
 
 
 def _keys(values: object, prefix: str = "") -> set[str]:
     if not isinstance(values, dict) or prefix.endswith("maps."):
         return {prefix}
     return {key for name, value in values.items() for key in _keys(value, f"{prefix}{name}.")}
-
-
-def _lines_without_a_comment(path: Path) -> list[str]:
-    """Return the setting lines that carry no comment; the sections and the first lines explain themselves."""
-    plain = ("name:", "description:", "family:", "#")
-    return [
-        line
-        for line in path.read_text().splitlines()
-        if line.strip()
-        and "#" not in line
-        and not line.strip().endswith(":")
-        and not line.strip().startswith(plain)
-    ]

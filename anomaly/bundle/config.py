@@ -6,13 +6,14 @@ name of a shipped chain, which is written out in full when the config is resolve
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
 from anomaly.cohort.synthetic import Kind
-from anomaly.core.config import Settings, load_yaml
+from anomaly.core.config import Settings, annotated_yaml, load_extended_yaml, resolve_extends
 from anomaly.core.errors import ConfigError, unknown_name
 from anomaly.core.volume import Modality
 from anomaly.models.base import ModelSettings
@@ -59,7 +60,9 @@ class ExperimentConfig(ModelConfig):
     training: TrainingSettings | None = Field(
         default=None, description="how networks are trained; others need none"
     )
-    scoring: ScoringSettings = Field(default_factory=ScoringSettings)
+    scoring: ScoringSettings = Field(
+        default_factory=ScoringSettings, description="how maps become one evidence map and a scan score"
+    )
     validation_fraction: float = Field(
         default=0.12, gt=0, lt=1, description="share of the training subjects that choose the checkpoint"
     )
@@ -81,8 +84,10 @@ class ExperimentConfig(ModelConfig):
         return parse_settings(self.model, where="model")
 
 
-def load_experiment(path: Path, chains: dict[str, Path]) -> ExperimentConfig:
-    """Read an experiment config; ``preprocessing: <name>`` is replaced by that shipped chain.
+def load_experiment(path: Path, chains: Mapping[str, Path], models: Mapping[str, Path]) -> ExperimentConfig:
+    """Read an experiment config with everything that it extends.
+
+    ``preprocessing: <name>`` is replaced by that shipped chain.
 
     Parameters
     ----------
@@ -90,16 +95,34 @@ def load_experiment(path: Path, chains: dict[str, Path]) -> ExperimentConfig:
         The YAML file.
     chains
         Shipped chains by name.
+    models
+        Shipped experiment configs by name, which ``extends`` may name.
 
     Raises
     ------
     ConfigError
         Naming the file, the wrong key and the valid ones.
     """
-    values = load_yaml(path)
-    if isinstance(values, dict) and isinstance(values.get("preprocessing"), str):
-        name = values["preprocessing"]
-        if name not in chains:
-            raise ConfigError(f"{path}: " + unknown_name("preprocessing", name, list(chains)))
-        values = {**values, "preprocessing": load_yaml(chains[name])}
+    values = load_extended_yaml(path, models)
+    if isinstance(values, dict) and "preprocessing" in values:
+        values = {**values, "preprocessing": _chain(values["preprocessing"], path, chains)}
     return ExperimentConfig.parse(values, where=str(path))
+
+
+def with_preprocessing(config: ExperimentConfig, chain: ChainSettings) -> ExperimentConfig:
+    """Return the experiment with another preprocessing chain."""
+    return config.model_copy(update={"preprocessing": chain})
+
+
+def annotated_config(config: ModelConfig) -> str:
+    """Return a complete config as YAML text, with the description of every key as its comment."""
+    sections = {"model": config.model_settings()} if isinstance(config, ExperimentConfig) else {}
+    return annotated_yaml(config, sections)
+
+
+def _chain(found: Any, path: Path, chains: Mapping[str, Path]) -> Any:
+    if not isinstance(found, str):
+        return resolve_extends(found, path, chains)
+    if found not in chains:
+        raise ConfigError(f"{path}: " + unknown_name("preprocessing", found, list(chains)))
+    return load_extended_yaml(chains[found], chains)

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import Field
 
-from anomaly.bundle.config import ModelConfig
+from anomaly.bundle.config import ExperimentConfig, ModelConfig
 from anomaly.bundle.store import (
     ENSEMBLE,
     MEMBERS,
@@ -89,6 +89,19 @@ def open_bundle(folder: Path, device: str = "cpu") -> Bundle:
     config = EnsembleConfig.parse(load_yaml(folder / "config.yaml"), where=str(folder / "config.yaml"))
     members = {name: load_bundle(folder / MEMBERS / name, device).scorer for name in config.members}
     return Bundle(folder, config, EnsembleScorer(members, config.merge, config.scoring), metadata)
+
+
+def stored_config(folder: Path) -> ModelConfig:
+    """Read the complete config of a model, trained or an ensemble, without its weights.
+
+    Raises
+    ------
+    BundleError
+        The folder holds no model, or its files are not those it was saved with.
+    """
+    is_ensemble = verified_metadata(folder).get("family") == ENSEMBLE
+    path = folder / "config.yaml"
+    return (EnsembleConfig if is_ensemble else ExperimentConfig).parse(load_yaml(path), where=str(path))
 
 
 def refuse_unlike(members: Mapping[str, TrainedBundle]) -> None:

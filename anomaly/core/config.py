@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from anomaly.core.errors import ConfigError
+from anomaly.core.errors import ConfigError, unknown_name
+
+EXTENDS = "extends"
+"""The key that names the configuration whose values apply where a file says nothing else."""
+
+REPLACED_WHOLE = frozenset({"maps", "sd_floor"})
+"""Mappings with freely chosen keys: a file that names one replaces it, so that it can also leave keys out."""
 
 
 class Settings(BaseModel):
@@ -41,9 +48,108 @@ def load_yaml(path: Path) -> Any:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
 
 
+def load_extended_yaml(path: Path, shipped: Mapping[str, Path]) -> Any:
+    """Read a YAML file and the configurations that it extends.
+
+    ``extends: dae`` at the top of a file means: the values of ``dae``, except where this file says otherwise.
+    Mappings are merged key by key; lists and single values are replaced, and so are the mappings of
+    :data:`REPLACED_WHOLE`. The extended file may itself extend another one.
+
+    Parameters
+    ----------
+    path
+        The YAML file.
+    shipped
+        Name → path of the configurations that can be extended by name. Anything else is a path relative to the
+        folder of the file.
+
+    Raises
+    ------
+    ConfigError
+        A file cannot be read, or a configuration extends itself.
+    """
+    return resolve_extends(load_yaml(path), path, shipped)
+
+
+def resolve_extends(values: Any, path: Path, shipped: Mapping[str, Path], seen: tuple[Path, ...] = ()) -> Any:
+    """Return ``values``, read from ``path``, merged into those of the configuration that they extend.
+
+    Parameters
+    ----------
+    shipped
+        Name → path of the configurations that can be extended by name.
+    seen
+        The files that led here by extending each other, outermost first.
+    """
+    if path.resolve() in seen:
+        chain = " → ".join(file.name for file in (*seen, path))
+        raise ConfigError(f"{path}: a configuration must not extend itself, found {chain}")
+    if not isinstance(values, dict) or EXTENDS not in values:
+        return values
+    parent = _extended_path(values[EXTENDS], path, shipped)
+    base = resolve_extends(load_yaml(parent), parent, shipped, (*seen, path.resolve()))
+    if not isinstance(base, dict):
+        raise ConfigError(f"{parent}: found no keys; {path} extends it")
+    return merge(base, {key: value for key, value in values.items() if key != EXTENDS})
+
+
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with ``changes``, key by key at every level; neither argument is altered."""
+    merged = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, Mapping) and isinstance(base.get(key), Mapping) and key not in REPLACED_WHOLE
+        merged[key] = merge(base[key], value) if both else value
+    return merged
+
+
+def _extended_path(name: Any, path: Path, shipped: Mapping[str, Path]) -> Path:
+    if not isinstance(name, str):
+        raise ConfigError(f"{path}: extends: found {name!r}; expected a shipped name or the path of a YAML file")
+    if Path(name).suffix in {".yaml", ".yml"}:
+        return path.parent / name
+    if name not in shipped:
+        raise ConfigError(f"{path}: " + unknown_name(EXTENDS, name, list(shipped)) + ", or a path to a .yaml")
+    return shipped[name]
+
+
 def dump_yaml(settings: BaseModel) -> str:
     """Return the settings as YAML text, complete (defaults included) and in declared order."""
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def annotated_yaml(settings: BaseModel, sections: Mapping[str, BaseModel] | None = None) -> str:
+    """Return the settings as YAML text, complete, with the description of every key as its comment.
+
+    Parameters
+    ----------
+    sections
+        Settings to write in place of a field that is a plain mapping, by the name of the field.
+    """
+    return "\n".join(_annotated_lines(settings, "", sections or {})) + "\n"
+
+
+def description_of(cls: type[BaseModel], name: str) -> str:
+    """Return the description of a field, or that of the base class whose field it overrides; "" without either."""
+    fields = (base.model_fields.get(name) for base in cls.__mro__ if issubclass(base, BaseModel))
+    return next((field.description for field in fields if field is not None and field.description), "")
+
+
+def _annotated_lines(settings: BaseModel, indent: str, sections: Mapping[str, BaseModel]) -> Iterator[str]:
+    values = settings.model_dump(mode="json")
+    for name in type(settings).model_fields:
+        description = description_of(type(settings), name)
+        comment = f"  # {description}" if description else ""
+        section = sections.get(name, getattr(settings, name))
+        if isinstance(section, BaseModel):
+            yield f"{indent}{name}:{comment}"
+            yield from _annotated_lines(section, indent + "  ", {})
+        else:
+            yield f"{indent}{name}: {_one_line(values[name])}{comment}"
+
+
+def _one_line(value: Any) -> str:
+    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=2**16)
+    return text.removesuffix("...\n").strip()
 
 
 def _explain(cls: type[BaseModel], error: Any) -> str:

@@ -59,7 +59,7 @@ class DefinesCovariates(Protocol):
 class ImageView(Settings):
     """How a volume is cut into images."""
 
-    kind: Literal["slice", "patch", "volume"] = "slice"
+    kind: Literal["slice", "patch", "volume"] = Field("slice", description="slice (2D), patch (3D) or volume")
     axis: Literal[0, 1, 2] = Field(2, description="slice: axis perpendicular to the slices; 2 = axial, 1 = coronal")
     neighbours: int = Field(0, ge=0, description="slice: adjacent slices on each side, as extra channels")
     size: tuple[int, int, int] = Field((32, 32, 32), description="patch: voxels along I, J, K")

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, TypeGuard, runtime_checkable
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from anomaly.core.config import Settings
@@ -24,8 +25,8 @@ from anomaly.core.volume import Geometry
 class ModelSettings(Settings):
     """Base of every family's settings."""
 
-    family: str
-    view: ImageView = ImageView()
+    family: str = Field(description="name of the family")
+    view: ImageView = Field(default=ImageView(), description="how a volume is cut into the images the model sees")
 
 
 @dataclass(frozen=True, eq=False)

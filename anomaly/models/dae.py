@@ -56,7 +56,9 @@ class DenoisingSettings(ContextUNetSettings):
     error_sd: float = Field(0.16, gt=0, description="s: the error that counts ½, intensity units")
     change_logit_weight: float = Field(1.0, ge=0, description="weight of its loss; 0 = no map change_logit")
     components: int = Field(0, ge=0, description="principal components of the map pca; 0 = no such map")
-    corruption: CorruptionSettings = CorruptionSettings()
+    corruption: CorruptionSettings = Field(
+        default=CorruptionSettings(), description="synthetic changes that the network learns to undo"
+    )
 
     @model_validator(mode="after")
     def _components_need_the_atlas(self) -> DenoisingSettings:

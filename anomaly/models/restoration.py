@@ -61,7 +61,9 @@ class RestorationSettings(ContextUNetSettings):
     changed_weight: float = Field(3.0, ge=0, description="λ: extra weight of the loss inside local changes")
     error_sd: float = Field(0.16, gt=0, description="s: the error that counts ½, intensity units")
     change_logit_weight: float = Field(1.0, gt=0, description="weight of the change_logit loss")
-    corruption: CorruptionSettings = CorruptionSettings()
+    corruption: CorruptionSettings = Field(
+        default=CorruptionSettings(), description="synthetic changes that the network learns to undo"
+    )
 
 
 class Restoration(NamedTuple):

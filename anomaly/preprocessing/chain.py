@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from pydantic import Field
 
-from anomaly.core.config import Settings
+from anomaly.core.config import Settings, load_extended_yaml
 from anomaly.core.errors import ScanRefusedError
 from anomaly.core.volume import AffineArray, FloatArray, Geometry, MaskArray, Modality, Volume
 from anomaly.preprocessing.bias_field import BiasFieldSettings, correct_bias
@@ -46,6 +47,22 @@ class ChainSettings(Settings):
     intensity: IntensitySettings = Field(
         default_factory=IntensitySettings, description="normalisation of intensities to one scale"
     )
+
+
+def load_chain_settings(path: Path, shipped: Mapping[str, Path]) -> ChainSettings:
+    """Read the settings of a chain and of what it extends.
+
+    Parameters
+    ----------
+    shipped
+        Name → path of the chains that can be extended by name.
+
+    Raises
+    ------
+    ConfigError
+        A file cannot be read, or a key or a value is not valid.
+    """
+    return ChainSettings.parse(load_extended_yaml(path, shipped), where=str(path))
 
 
 @dataclass(frozen=True, eq=False)

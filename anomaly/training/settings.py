@@ -59,4 +59,6 @@ class TrainingSettings(Settings):
     num_workers: int = Field(
         0, ge=0, description="threads that make batches ahead, for steps of large networks; 0 = in line"
     )
-    augmentation: AugmentationSettings = AugmentationSettings()
+    augmentation: AugmentationSettings = Field(
+        default=AugmentationSettings(), description="how healthy scans are varied; 0 switches one variation off"
+    )

@@ -41,7 +41,7 @@ class PlantedSettings(Settings):
         default=None, description="folder of lesion masks in MNI space; none = random blobs"
     )
     volume_ml: tuple[float, float] = Field(default=(1.0, 30.0), description="range of random blobs")
-    seed: int = 0
+    seed: int = Field(default=0, description="seed of the lesions")
 
 
 @dataclass(frozen=True)

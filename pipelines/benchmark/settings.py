@@ -18,9 +18,9 @@ class SplitSettings(Settings):
     """Shares of the subjects in each split; the rest is unused. Splits in the manifest take precedence."""
 
     train: float = Field(default=0.655, gt=0, lt=1, description="share of the subjects")
-    calibration: float = Field(default=0.155, gt=0, lt=1)
-    test: float = Field(default=0.19, gt=0, lt=1)
-    seed: int = 0
+    calibration: float = Field(default=0.155, gt=0, lt=1, description="share of the subjects")
+    test: float = Field(default=0.19, gt=0, lt=1, description="share of the subjects")
+    seed: int = Field(default=0, description="seed of the random split")
 
 
 class EnsembleSettings(MergeSettings):
@@ -40,7 +40,7 @@ class EnsembleSettings(MergeSettings):
 class BenchmarkSettings(Settings):
     """A benchmark: data, splits, models and lesions."""
 
-    name: str
+    name: str = Field(description="what the benchmark is called in its tables")
     healthy: Path = Field(description="healthy scans, relative to --data")
     preprocessing: str = Field(description="preprocessing config, shared by all models")
     models: tuple[str, ...] = Field(min_length=1, description="model configs: shipped names, or YAML files")
@@ -51,10 +51,10 @@ class BenchmarkSettings(Settings):
     ensembles: dict[str, EnsembleSettings] = Field(
         default_factory=dict, description="by name: trained models to merge"
     )
-    split: SplitSettings = SplitSettings()
-    planted: PlantedSettings = PlantedSettings()
+    split: SplitSettings = Field(default=SplitSettings(), description="split of subjects that have none yet")
+    planted: PlantedSettings = Field(default=PlantedSettings(), description="synthetic lesions in test scans")
     cases: Path | None = Field(default=None, description="real cases with masks, relative to --data")
-    alphas: tuple[float, ...] = (0.05, 0.10)
+    alphas: tuple[float, ...] = Field(default=(0.05, 0.10), description="target false-positive rates")
 
     @model_validator(mode="after")
     def _names_are_known(self) -> BenchmarkSettings:

@@ -95,6 +95,18 @@ def test_a_cohort_prepared_by_another_chain_is_refused(trained: Trained, tmp_pat
         train(other, trained.training, tmp_path / "model")
 
 
+def test_the_chain_of_a_config_can_be_replaced(trained: Trained, tmp_path: Path) -> None:
+    config = yaml.safe_load(trained.config.read_text())
+    chain, other = tmp_path / "chain.yaml", tmp_path / "other.yaml"
+    chain.write_text(yaml.safe_dump(config["preprocessing"]))
+    config["preprocessing"]["grid"]["spacing_mm"] = 3.0
+    other.write_text(yaml.safe_dump(config))
+
+    train(other, trained.training, tmp_path / "model", preprocessing=chain)
+
+    assert load_bundle(tmp_path / "model").config.preprocessing == load_bundle(trained.model).config.preprocessing
+
+
 def test_only_the_train_split_is_learnt_from(trained: Trained, tmp_path: Path) -> None:
     cohort = make_cohort(tmp_path / "test_only", range(5), split="test")
 

@@ -87,8 +87,8 @@ def test_an_unknown_key_is_refused_with_the_valid_ones() -> None:
         ChainSettings.parse({"grid": {"voxel_size": 2}}, "test")
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_shipped_chain_names_and_explains_every_key(path: Path) -> None:
+@pytest.mark.parametrize("path", [CONFIGS / "ct.yaml", CONFIGS / "t1w.yaml"], ids=lambda path: path.stem)
+def test_every_shipped_chain_that_extends_none_names_and_explains_every_key(path: Path) -> None:
     settings = ChainSettings.parse(load_yaml(path), str(path))
     assert load_yaml(path).keys() == settings.model_dump().keys()
     keys = [

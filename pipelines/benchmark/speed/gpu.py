@@ -110,7 +110,9 @@ def speed_table(
     """Measure each model with each precision and variant, one row each."""
     rows = []
     for name in models:
-        experiment = load_experiment(find_config(name, "models"), shipped_configs("preprocessing"))
+        experiment = load_experiment(
+            find_config(name, "models"), shipped_configs("preprocessing"), shipped_configs("models")
+        )
         scans = TemplateScans.for_experiment(experiment)
         for precision in precisions:
             for variant in variants:

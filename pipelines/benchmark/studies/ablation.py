@@ -94,7 +94,9 @@ def variants(path: Path, changes: Changes, steps: int) -> Iterator[tuple[str, di
     ConfigError
         A setting or a value is not valid, or the config has no training.
     """
-    base = load_experiment(path, shipped_configs("preprocessing")).model_dump(mode="json")
+    base = load_experiment(path, shipped_configs("preprocessing"), shipped_configs("models")).model_dump(
+        mode="json"
+    )
     if base["training"] is None:
         raise ConfigError(f"{path} has no section training; choose the config of a network")
     base["training"] |= {"steps": steps, "validate_every": max(1, steps // 4)}

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 
-from anomaly.core.config import load_yaml
 from anomaly.core.errors import ScanRefusedError
 from anomaly.core.overlap import dice
 from anomaly.core.volume import Modality, Volume
@@ -25,6 +24,7 @@ from anomaly.preprocessing.chain import Chain, ChainSettings, Prepared
 from anomaly.preprocessing.intensity import tissue_mode
 from anomaly.preprocessing.orient import to_ras
 from anomaly.preprocessing.template import template_on
+from pipelines.ingest import load_chain
 
 MIN_TISSUE_PROBABILITY = 0.9
 PRINTED_METRICS = (
@@ -45,9 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not data:
         sys.stderr.write("ANOMALY_DATA is not set; expected the folder that holds ixi/, ixi_head/ and pathology/\n")
         return 2
-    settings = (
-        ChainSettings.parse(load_yaml(options.chain), str(options.chain)) if options.chain else ChainSettings()
-    )
+    settings = load_chain(options.chain) if options.chain else ChainSettings()
     measure_brain_extraction(Path(data) / "ixi_head", settings, options.every)
     for folder in ("pathology", "ixi"):
         measure_chain(Path(data) / folder, settings, options.every)
