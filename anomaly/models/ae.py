@@ -88,8 +88,9 @@ class Autoencoder(LatentDetector):
         del at, corrupted
         return {"loss": LOSSES[self.settings.loss](self.reconstruct(images, mask), target_slice(images), mask)}
 
-    def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
+    def evidence(self, images: Tensor, mask: Tensor, covariates: Tensor | None = None) -> Evidence:
         """Return the signed residual and, where SSIM was learnt by, the dissimilarity."""
+        del covariates
         evidence = super().evidence(images, mask)
         if self.settings.loss != "ssim":
             return evidence

@@ -77,8 +77,9 @@ class Atlas(ClosedFormDetector):
         self.mean = smooth(mean, count > 0, sigmas).float()
         self.sd = torch.where(count > 0, spread + self.settings.floor * typical + 1e-6, 1.0).float()
 
-    def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
+    def evidence(self, images: Tensor, mask: Tensor, covariates: Tensor | None = None) -> Evidence:
         """Return the signed z-score as ``"residual"``; see the base class."""
+        del covariates
         reconstruction = self.reconstruct(images, mask)
         return Evidence(
             {"residual": residual(images, reconstruction, mask) / self.sd}, apply_mask(reconstruction, mask)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, TypeGuard, runtime_checkable
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -115,22 +115,29 @@ class Detector(nn.Module, ABC):
         """How volumes are cut into the images this model sees."""
         return self.settings.view
 
+    @property
+    def is_conditional(self) -> bool:
+        """Whether the model uses the covariates of the subject."""
+        return False
+
     @abstractmethod
-    def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
-        """Return how far images ``(B, C, *S)`` are from normal inside ``mask`` ``(B, 1, *S)``.
+    def evidence(self, images: Tensor, mask: Tensor, covariates: Tensor | None = None) -> Evidence:
+        """Return how far images are from normal.
 
         Called under ``torch.inference_mode`` and in ``eval`` mode. Deterministic: the same input gives the same
-        evidence, whatever else is in the batch.
-        """
+        evidence, independently of the rest of the batch.
 
-    def evidence_given(self, images: Tensor, mask: Tensor, covariates: Tensor) -> Evidence:
-        """Return the evidence of images whose subjects' covariates ``(B, D)`` are given, NaN where unknown.
-
-        They are what the training volumes came with, as ``VolumeSource.covariates``: age and sex of real scans.
-        This is what scoring and validation ask; only conditional families look at the covariates.
+        Parameters
+        ----------
+        images
+            ``(B, C, *S)``.
+        mask
+            ``(B, 1, *S)`` bool; evidence is 0 outside it.
+        covariates
+            ``(B, D)`` covariates of the subjects, NaN where unknown; None where none is known. They are those of
+            ``VolumeSource.covariates`` of the training volumes: age and sex for real scans. Only conditional models
+            use them.
         """
-        del covariates
-        return self.evidence(images, mask)
 
     def n_parameters(self) -> int:
         """Return the number of trainable parameters."""
@@ -151,108 +158,6 @@ class ClosedFormDetector(Detector):
         """
 
 
-@runtime_checkable
-class Reconstructor(Protocol):
-    """A model that can show the healthy version of an image."""
-
-    def reconstruct(self, images: Tensor, mask: Tensor) -> Tensor:
-        """Return the pseudo-healthy ``(B, 1, *S)`` for images ``(B, C, *S)``."""
-        ...
-
-
-@runtime_checkable
-class Embedder(Protocol):
-    """A model that can say in a few numbers what an image is like, so that similar scans can be found."""
-
-    def embed(self, images: Tensor, mask: Tensor) -> Tensor:
-        """Return the latent code ``(B, D)`` of images ``(B, C, *S)``."""
-        ...
-
-
-@runtime_checkable
-class Decoder(Protocol):
-    """A model that makes an image of a latent code, be it one that an embedder has given or one between two."""
-
-    def decode(self, z: Tensor) -> Tensor:
-        """Return the images ``(B, C, *S)`` of codes ``(B, D)``."""
-        ...
-
-
-class Coder(Embedder, Decoder, Protocol):
-    """A model that makes codes of images, and images of codes."""
-
-
-@runtime_checkable
-class Interpolator(Protocol):
-    """A model without one short code that can still make images between two others."""
-
-    def interpolate(self, first: Tensor, second: Tensor, weight: float) -> Tensor:
-        """Return the images ``(B, C, *S)`` at ``weight``, 0 to 1, of the way from some ``(B, C, *S)`` to others."""
-        ...
-
-
-@runtime_checkable
-class ConditionalInterpolator(Protocol):
-    """A model that may be told of subjects, and can make images between those of two."""
-
-    def interpolate_given(
-        self, first: Tensor, second: Tensor, about: tuple[Tensor, Tensor], weight: float
-    ) -> Tensor:
-        """Return the images ``(B, C, *S)`` at ``weight``, 0 to 1, of the way from some ``(B, C, *S)`` to others.
-
-        ``about`` are the covariates ``(B, D)`` of the ones and of the others, NaN where unknown.
-        """
-        ...
-
-
 def either_foreground(first: Tensor, second: Tensor) -> Tensor:
-    """Return bool ``(B, 1, *S)``: where one of two images ``(B, C, *S)`` is not 0, which is what lies outside."""
+    """Return bool ``(B, 1, *S)``: where at least one of two images ``(B, C, *S)`` is not background (0)."""
     return ((first != 0) | (second != 0)).any(dim=1, keepdim=True)
-
-
-def interpolates(model: object) -> TypeGuard[Coder | Interpolator]:
-    """Return whether :func:`interpolated` can ask a model."""
-    return isinstance(model, Interpolator) or (isinstance(model, Embedder) and isinstance(model, Decoder))
-
-
-def interpolated(
-    model: Coder | Interpolator,
-    first: Tensor,
-    second: Tensor,
-    n: int,
-    about: tuple[Tensor, Tensor] | None = None,
-) -> Tensor:
-    """Return images ``(n, B, C, *S)`` on the way from images ``(B, C, *S)`` to others.
-
-    It leads straight from code to code, unless the model knows a way of its own. ``about``, covariates ``(B, D)``
-    of the ones and of the others, is for models that are told them.
-    """
-    weights = torch.linspace(0, 1, n).tolist()
-    if about is not None and isinstance(model, ConditionalInterpolator):
-        return torch.stack([model.interpolate_given(first, second, about, weight) for weight in weights])
-    if isinstance(model, Interpolator):
-        return torch.stack([model.interpolate(first, second, weight) for weight in weights])
-    mask = torch.ones_like(first[:, :1], dtype=torch.bool)
-    start, end = model.embed(first, mask), model.embed(second, mask)
-    return torch.stack([model.decode(torch.lerp(start, end, weight)) for weight in weights])
-
-
-@runtime_checkable
-class Generator(Protocol):
-    """A model that can make new normal images."""
-
-    def sample(self, n: int, rng: torch.Generator) -> Tensor:
-        """Return ``n`` new images ``(n, C, *S)``."""
-        ...
-
-
-@runtime_checkable
-class ConditionalGenerator(Protocol):
-    """A model that can make new normal images of subjects of whom something is known."""
-
-    def sample_given(self, covariates: Tensor, rng: torch.Generator) -> Tensor:
-        """Return a new image ``(n, C, *S)`` for each row of covariates ``(n, D)``, NaN where unknown.
-
-        They are as the training volumes come with them. A model that is not told any makes images like any other.
-        """
-        ...

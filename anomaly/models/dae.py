@@ -148,8 +148,9 @@ class DenoisingAutoencoder(NetworkDetector):
         del mask
         return target_slice(images) + self.forward(images)[:, :1]
 
-    def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
+    def evidence(self, images: Tensor, mask: Tensor, covariates: Tensor | None = None) -> Evidence:
         """Return the signed residual and, as the settings say, the other maps; see the module's docstring."""
+        del covariates
         output = self.forward(images)
         reconstruction = target_slice(images) + output[:, :1]
         maps = {"residual": residual(images, reconstruction, mask)}

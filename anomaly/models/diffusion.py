@@ -255,8 +255,9 @@ class DiffusionModel(NetworkDetector):
         """Return the mean of the levels' restorations."""
         return self.restore(images, mask)[0]
 
-    def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
+    def evidence(self, images: Tensor, mask: Tensor, covariates: Tensor | None = None) -> Evidence:
         """Return the residual and the denoising loss; see the module's docstring."""
+        del covariates
         reconstruction, loss = self.restore(images, mask)
         maps = {"residual": residual(images, reconstruction, mask)}
         return Evidence(maps, reconstruction, {"denoising_loss": loss})
@@ -315,8 +316,9 @@ class DiffusionModel(NetworkDetector):
         return torch.stack([colour == n for n in range(self.settings.n_patch_sets)])
 
     @torch.inference_mode()
-    def sample(self, n: int, rng: torch.Generator) -> Tensor:
+    def sample(self, n: int, rng: torch.Generator, covariates: Tensor | None = None) -> Tensor:
         """Return images ``(n, C, *S)`` from pure noise by DDIM, at random locations of the average foreground."""
+        del covariates
         foreground = self.foreground.cpu().numpy()
         locations = self.view.locations(foreground)
         chosen = torch.randint(len(locations), (n,), generator=rng, device=rng.device).tolist()
@@ -329,12 +331,15 @@ class DiffusionModel(NetworkDetector):
         return self._to_intensity(restored, mask)
 
     @torch.inference_mode()
-    def interpolate(self, first: Tensor, second: Tensor, weight: float) -> Tensor:
+    def interpolate(
+        self, first: Tensor, second: Tensor, weight: float, covariates: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
         """Return images ``(B, C, *S)`` interpolated between ``first`` (weight 0) and ``second`` (weight 1).
 
         Noise is added to the weighted mean of the two images until what they do not share is no longer visible;
         then it is denoised (Ho et al. 2020, section 4.3). The noise is the same for all weights.
         """
+        del covariates
         mask = either_foreground(first, second)
         mean = self._standardise(torch.lerp(first, second, weight), mask)
         noise = self.noise(1, torch.Generator(mean.device).manual_seed(SCORING_SEED)).expand_as(mean)

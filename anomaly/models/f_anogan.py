@@ -1,20 +1,19 @@
-"""f-AnoGAN: what a generator of healthy images cannot make is not healthy.
+"""f-AnoGAN: what a generator of healthy images cannot generate is not healthy.
 
-Idea. A generator G and a critic D play against each other until G makes healthy images of random codes
-z ~ N(0, 1), and can make nothing else. Then both stand still, and an encoder E learns to find the code of an image
-in one pass:
+Idea. A generator G and a critic D are trained against each other until G maps random codes z ~ N(0, 1) to healthy
+images and to nothing else. Both are then frozen, and an encoder E learns to find the code of an image in one pass:
 
-    first     D and G take turns, k steps of D to one of G                        the objectives of ``adversarial``
-              Ḡ, a running mean of G, takes its place after                       G itself swings about
-    then      L = ‖x − Ḡ(E(x))‖² / n + κ ‖f(x) − f(Ḡ(E(x)))‖² / n_f               izi_f, f the features that D sees
+    phase 1   D and G alternate, k steps of D per step of G                       the objectives of ``adversarial``
+              Ḡ is the exponential moving average of G and replaces it            G itself oscillates
+    phase 2   L = ‖x − Ḡ(E(x))‖² / n + κ ‖f(x) − f(Ḡ(E(x)))‖² / n_f               izi_f, f the features of D
     evidence  r = x − Ḡ(E(x));    critic_features = ‖f(x) − f(Ḡ(E(x)))‖² / n_f
 
-n is the number of voxels and n_f that of features. All codes are scaled to the length √d that nearly all of N(0, 1)
-has in d dimensions, so E cannot answer with a code of a kind that G has never been given.
+n is the number of voxels and n_f that of features. All codes are scaled to norm √d, which nearly all samples of
+N(0, 1) have in d dimensions, so that E cannot return codes unlike those that G was trained on.
 
-Conditional: G, D and E are also told age and sex c, or whatever else the volumes come with (``covariates``), so
-normal is what is normal at this age: G(z, c), E(x, c), and D(x, c) = D(x) + f(x) · V c, which asks whether image
-and subject go together. In training each of c is withheld from some images so that it need not be known.
+Conditional: G, D and E also get the condition c on age and sex, or on the other ``covariates`` of the volumes, so
+that normal means normal for this age: G(z, c), E(x, c), and D(x, c) = D(x) + f(x) · V c, which scores how well
+image and condition match. In training, covariates are dropped at random, so that they may be unknown later.
 
 Source: Schlegl, Seeböck, Waldstein, Langs & Schmidt-Erfurth 2019, "f-AnoGAN: Fast unsupervised anomaly detection
 with generative adversarial networks"; Mirza & Osindero 2014, "Conditional Generative Adversarial Nets"; Miyato &
@@ -23,7 +22,6 @@ Koyama 2018, "cGANs with Projection Discriminator" (V).
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator
 from typing import ClassVar, Literal
@@ -39,79 +37,44 @@ from anomaly.models.base import Diagnostics, Evidence, ModelSettings, StepInfo
 from anomaly.models.components.adversarial import (
     AdversarialDetector,
     AdversarialSettings,
+    ConditionalGAN,
     ImageCritic,
-    ImageGenerator,
+    concat_condition,
     feature_distance,
-    follow,
-    gan_diagnostics,
     generator_loss,
 )
-from anomaly.models.components.conditioning import Conditioning, condition_dropout
 from anomaly.models.components.network import apply_mask, residual, target_slice
 
-WITHHELD = 0.1  # share of the covariates
-BARELY_LEARNT = 0.2  # share of its steps after which an encoder can be validated
+ENCODER_WARMUP = 0.2  # share of the steps of the encoder before it is validated
 
-Turn = Literal["critic", "generator", "encoder"]
+Phase = Literal["critic", "generator", "encoder"]
 
 
 class GANSettings(AdversarialSettings):
     """Settings of f-AnoGAN."""
 
     family: Literal["f_anogan"] = "f_anogan"
-    encoder_share: float = Field(0.4, gt=0, lt=1, description="last share of the training, in which E learns")
-    feature_weight: float = Field(1.0, ge=0, description="κ: weight of the critic-feature residual in learning E")
-    conditional: bool = Field(False, description="tell generator, critic and encoder the covariates, where known")
+    encoder_share: float = Field(0.4, gt=0, lt=1, description="last share of the training, for the encoder E")
+    feature_weight: float = Field(1.0, ge=0, description="κ: weight of the critic features in the loss of E")
+    conditional: bool = Field(
+        False, description="condition generator, critic and encoder on the covariates, where known"
+    )
     covariates: Covariates = Field(
-        AGE_AND_SEX, description="what they are told; values 0: a number, n: one of 0 to n − 1"
+        AGE_AND_SEX, description="the covariates of the condition; values 0: a number, n: one of 0 to n − 1"
     )
 
 
-class GANNetworks(nn.Module):
-    """Generator and its running mean, critic, encoder, and what they are told of a subject, if anything."""
+class GANNetworks(ConditionalGAN):
+    """A GAN and the encoder that inverts its generator."""
 
     def __init__(self, settings: GANSettings, shape: tuple[int, ...]) -> None:
-        super().__init__()
-        channels, latent, image_channels = settings.channels, settings.latent_size, settings.view.channels
-        self.conditioning = Conditioning(settings.covariates) if settings.conditional else None
-        told = 0 if self.conditioning is None else self.conditioning.size
-        self.generator = ImageGenerator(latent + told, channels, image_channels, shape)
-        self.steady = copy.deepcopy(self.generator)
-        self.critic = ImageCritic(image_channels, channels, 1, shape, settings.spectral_norm, told)
-        self.encoder = ImageCritic(image_channels + told, channels, latent, shape)
-
-    def play(self, z: Tensor, covariates: Tensor) -> Tensor:
-        """Return G(z, c) ``(B, C, *S)``."""
-        images: Tensor = self.generator(beside(z, self.told(covariates)))
-        return images
-
-    def generate(self, z: Tensor, covariates: Tensor) -> Tensor:
-        """Return Ḡ(z, c) ``(B, C, *S)``."""
-        images: Tensor = self.steady(beside(z, self.told(covariates)))
-        return images
-
-    def judge(self, images: Tensor, covariates: Tensor) -> Tensor:
-        """Return D(x, c) ``(B,)``."""
-        answers: Tensor = self.critic(images, self.told(covariates)).squeeze(1)
-        return answers
+        super().__init__(settings, shape, settings.covariates if settings.conditional else None)
+        in_channels = settings.view.channels + self.condition_size
+        self.encoder = ImageCritic(in_channels, settings.channels, settings.latent_size, shape)
 
     def encode(self, images: Tensor, covariates: Tensor) -> Tensor:
         """Return E(x, c) ``(B, latent)``."""
-        return on_sphere(self.encoder(beside(images, self.told(covariates))))
-
-    def unknown(self, like: Tensor) -> Tensor:
-        """Return covariates ``(B, D)`` of the unknown subjects of images or codes; none where nothing is told."""
-        return like.new_empty((len(like), 0)) if self.conditioning is None else self.conditioning.unknown(len(like))
-
-    def told(self, covariates: Tensor) -> Tensor:
-        """Return c of covariates ``(B, D)``; ``(B, 0)`` where nothing is told."""
-        return covariates[:, :0] if self.conditioning is None else self.conditioning(covariates)
-
-
-def beside(values: Tensor, told: Tensor) -> Tensor:
-    """Return codes or images ``(B, C, …)`` with c ``(B, told)`` as further numbers, or as even channels."""
-    spread = told.reshape(*told.shape, *[1] * (values.ndim - 2)).expand(-1, -1, *values.shape[2:])
-    return torch.cat([values, spread], dim=1) if told.shape[1] else values
+        return on_sphere(self.encoder(concat_condition(images, self.condition(covariates))))
 
 
 class GenerativeAdversarial(AdversarialDetector):
@@ -119,9 +82,9 @@ class GenerativeAdversarial(AdversarialDetector):
 
     Attributes
     ----------
-    followed
-        The step at which Ḡ was last moved: once for each, however many batches a step adds up. A resumed training
-        begins with a step, so it need not be kept.
+    last_ema_step
+        The step of the last update of Ḡ, so that a step with several accumulated batches updates it once. It is not
+        saved, because a resumed training starts at the beginning of a step.
     """
 
     family = "f_anogan"
@@ -131,50 +94,51 @@ class GenerativeAdversarial(AdversarialDetector):
 
     def build(self) -> nn.Module:
         """Return generator, critic and encoder."""
-        self.followed = 0
+        self.last_ema_step = 0
         return GANNetworks(self.settings, self.image_shape)
 
+    @property
+    def is_conditional(self) -> bool:
+        """Whether the settings ask for a conditional GAN."""
+        return self.settings.conditional
+
     def prepare(self, train: VolumeSource) -> None:
-        """Learn the range of healthy intensities and, where the model is conditional, of covariates."""
-        for generator in (self.network.generator, self.network.steady):
-            generator.learn_range(train)
-        if self.network.conditioning is not None:
-            self.network.conditioning.learn(train)
+        """Learn the range of healthy intensities and, for a conditional GAN, the statistics of covariates."""
+        self.network.fit_statistics(train)
 
     def n_parameters(self) -> int:
-        """Return the number of trainable parameters; Ḡ only follows."""
+        """Return the number of trainable parameters, without those of Ḡ."""
         return super().n_parameters() - sum(p.numel() for p in self.network.steady.parameters() if p.requires_grad)
 
-    def turn(self, step: int, steps: int) -> Turn:
-        """Return who learns in a step."""
-        if step >= self.encoder_from(steps):
+    def phase(self, step: int, steps: int) -> Phase:
+        """Return which network is trained in a step."""
+        if step >= self.first_encoder_step(steps):
             return "encoder"
         critic_steps = self.settings.critic_steps
         return "generator" if step % (critic_steps + 1) == critic_steps else "critic"
 
-    def encoder_from(self, steps: int) -> int:
-        """Return the first step in which the encoder learns."""
+    def first_encoder_step(self, steps: int) -> int:
+        """Return the first step in which the encoder is trained."""
         return round(steps * (1 - self.settings.encoder_share))
 
     def trainable_part(self, step: int, steps: int) -> nn.Module:
-        """Return the player whose turn it is."""
-        part: nn.Module = getattr(self.network, self.turn(step, steps))
+        """Return the network that is trained in a step."""
+        part: nn.Module = getattr(self.network, self.phase(step, steps))
         return part
 
     def ready_to_validate(self, step: int, steps: int) -> bool:
-        """Return whether the encoder has learnt a little."""
-        start = self.encoder_from(steps)
-        return step == steps or step >= start + BARELY_LEARNT * (steps - start)
+        """Return whether the encoder has been trained for a while."""
+        start = self.first_encoder_step(steps)
+        return step == steps or step >= start + ENCODER_WARMUP * (steps - start)
 
     def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
-        """Return the loss of the player whose turn it is."""
+        """Return the loss of the network that is trained in this step."""
         del mask, corrupted
-        known = self.network.unknown(images) if at.covariates is None else at.covariates
-        covariates = condition_dropout(known, WITHHELD, at.rng)
-        if at.step > self.followed and self.turn(at.step - 1, at.steps) == "generator":
-            follow(self.network.steady, self.network.generator, at.step)
-            self.followed = at.step
-        match self.turn(at.step, at.steps):
+        covariates = self.network.training_covariates(images, at.covariates, at.rng)
+        if at.step > self.last_ema_step and self.phase(at.step - 1, at.steps) == "generator":
+            self.network.update_ema(at.step)
+            self.last_ema_step = at.step
+        match self.phase(at.step, at.steps):
             case "critic":
                 return self.critic_loss(images, covariates, at.rng)
             case "generator":
@@ -183,92 +147,84 @@ class GenerativeAdversarial(AdversarialDetector):
                 return self.encoder_loss(images, covariates)
 
     def critic_loss(self, images: Tensor, covariates: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
-        """Return what D minimises, and its gap E D(x) − E D(G(z))."""
-        players = self.network
+        """Return the loss of D, and its gap E D(x) − E D(G(z))."""
+        network = self.network
         with torch.no_grad():
-            fake = players.play(self.codes(len(images), rng), covariates)
-        return self.lesson(lambda x: players.judge(x, covariates), images, fake, rng)
+            fake = network.forward_generator(self.random_codes(len(images), rng), covariates)
+        return self.critic_losses(lambda x: network.forward_critic(x, covariates), images, fake, rng)
 
     def generator_loss(self, covariates: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
-        """Return what G minimises."""
-        fake = self.network.play(self.codes(len(covariates), rng), covariates)
-        loss = generator_loss(self.settings.objective, self.network.judge(fake, covariates))
+        """Return the loss of G."""
+        fake = self.network.forward_generator(self.random_codes(len(covariates), rng), covariates)
+        loss = generator_loss(self.settings.objective, self.network.forward_critic(fake, covariates))
         return {"loss": loss, "generator": loss}
 
     def encoder_loss(self, images: Tensor, covariates: Tensor) -> dict[str, Tensor]:
-        """Return izi_f: how far Ḡ(E(x)) is from x, in voxels and in what the critic sees."""
-        players = self.network
-        rebuilt = players.generate(players.encode(images, covariates), covariates)
-        error = (images - rebuilt).square().mean()
+        """Return izi_f: the difference between Ḡ(E(x)) and x, in voxels and in critic features."""
+        network = self.network
+        reconstruction = network.forward_ema(network.encode(images, covariates), covariates)
+        error = (images - reconstruction).square().mean()
         with torch.no_grad():
-            seen = players.critic.features(images)
-        distance = feature_distance(seen, players.critic.features(rebuilt)).mean()
+            features = network.critic.features(images)
+        distance = feature_distance(features, network.critic.features(reconstruction)).mean()
         return {"loss": error + self.settings.feature_weight * distance, "error": error, "features": distance}
 
-    def codes(self, n: int, rng: torch.Generator) -> Tensor:
-        """Return n random codes z."""
+    def random_codes(self, n: int, rng: torch.Generator) -> Tensor:
+        """Return n random codes z ``(n, latent)``."""
         return on_sphere(torch.randn((n, self.settings.latent_size), generator=rng, device=rng.device))
 
     def reconstruct(self, images: Tensor, mask: Tensor) -> Tensor:
-        """Return Ḡ(E(x)) for subjects of whom nothing is known."""
+        """Return Ḡ(E(x)) for unknown subjects."""
         del mask
-        covariates = self.network.unknown(images)
-        return target_slice(self.network.generate(self.network.encode(images, covariates), covariates))
+        covariates = self.network.unknown_covariates(images)
+        return target_slice(self.network.forward_ema(self.network.encode(images, covariates), covariates))
 
-    def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
-        """Return the evidence for subjects of whom nothing is known."""
-        return self.evidence_given(images, mask, self.network.unknown(images))
-
-    def evidence_given(self, images: Tensor, mask: Tensor, covariates: Tensor) -> Evidence:
+    def evidence(self, images: Tensor, mask: Tensor, covariates: Tensor | None = None) -> Evidence:
         """Return the residual and the critic-feature distance; see the module's docstring."""
-        players = self.network
-        z = players.encode(images, covariates)
-        rebuilt = players.generate(z, covariates)
-        distance = feature_distance(players.critic.features(images), players.critic.features(rebuilt))
-        maps = {"residual": residual(images, target_slice(rebuilt), mask)}
-        embedding = z if players.conditioning is None else None  # embed() encodes without the condition
+        network = self.network
+        covariates = network.unknown_covariates(images) if covariates is None else covariates
+        z = network.encode(images, covariates)
+        reconstruction = network.forward_ema(z, covariates)
+        distance = feature_distance(network.critic.features(images), network.critic.features(reconstruction))
+        maps = {"residual": residual(images, target_slice(reconstruction), mask)}
+        embedding = z if network.conditioning is None else None  # embed() encodes without the condition
         terms = {"critic_features": distance}
-        return Evidence(maps, apply_mask(target_slice(rebuilt), mask), terms, embedding)
+        return Evidence(maps, apply_mask(target_slice(reconstruction), mask), terms, embedding)
 
     def embed(self, images: Tensor, mask: Tensor) -> Tensor:
-        """Return E(x) ``(B, latent)`` for subjects of whom nothing is known."""
+        """Return E(x) ``(B, latent)`` for unknown subjects."""
         del mask
-        return self.network.encode(images, self.network.unknown(images))
+        return self.network.encode(images, self.network.unknown_covariates(images))
 
     def decode(self, z: Tensor) -> Tensor:
-        """Return Ḡ(z) ``(B, C, *S)`` of codes ``(B, latent)``, scaled to the length of all codes."""
-        return self.network.generate(on_sphere(z), self.network.unknown(z))
+        """Return Ḡ(z) ``(B, C, *S)`` of codes ``(B, latent)``, which are scaled to norm √d."""
+        return self.network.forward_ema(on_sphere(z), self.network.unknown_covariates(z))
 
-    def sample(self, n: int, rng: torch.Generator) -> Tensor:
-        """Return n new images ``(n, C, *S)`` of subjects of whom nothing is known."""
-        z = self.codes(n, rng)
-        return self.network.generate(z, self.network.unknown(z))
+    def sample(self, n: int, rng: torch.Generator, covariates: Tensor | None = None) -> Tensor:
+        """Return ``n`` new images ``(n, C, *S)`` of subjects with covariates ``(n, D)``, unknown by default."""
+        z = self.random_codes(n, rng)
+        return self.network.forward_ema(z, self.network.unknown_covariates(z) if covariates is None else covariates)
 
-    def sample_given(self, covariates: Tensor, rng: torch.Generator) -> Tensor:
-        """Return a new image ``(n, C, *S)`` for each row of covariates ``(n, D)``; see ``ConditionalGenerator``."""
-        return self.network.generate(self.codes(len(covariates), rng), covariates)
-
-    def interpolate_given(
-        self, first: Tensor, second: Tensor, about: tuple[Tensor, Tensor], weight: float
+    def interpolate(
+        self, first: Tensor, second: Tensor, weight: float, covariates: tuple[Tensor, Tensor] | None = None
     ) -> Tensor:
-        """Return the images between: code and c both go straight; see ``ConditionalInterpolator``."""
-        players, (start, end) = self.network, about
-        z = torch.lerp(players.encode(first, start), players.encode(second, end), weight)
-        told = torch.lerp(players.told(start), players.told(end), weight)
-        images: Tensor = players.steady(beside(on_sphere(z), told))
-        return images
+        """Return images between ``first`` (weight 0) and ``second`` (weight 1); code and c are interpolated."""
+        network, unknown = self.network, self.network.unknown_covariates(first)
+        start, end = (unknown, unknown) if covariates is None else covariates
+        z = torch.lerp(network.encode(first, start), network.encode(second, end), weight)
+        condition = torch.lerp(network.condition(start), network.condition(end), weight)
+        return network.forward_ema_condition(on_sphere(z), condition)
 
     def diagnostics(self, batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> Diagnostics:
-        """Return how varied Ḡ's images are, and how far D tells them from real ones."""
+        """Return signs of mode collapse of Ḡ and of an unbalanced critic."""
         rng = torch.Generator(self.network.generator.lowest.device).manual_seed(0)
-        return gan_diagnostics(
+        return self.gan_diagnostics(
             batches,
-            lambda covariates: self.sample_given(covariates, rng),
-            self.network.judge,
-            self.settings.objective,
+            lambda covariates: self.sample(len(covariates), rng, covariates),
+            self.network.forward_critic,
         )
 
 
 def on_sphere(codes: Tensor) -> Tensor:
-    """Return codes ``(B, d)`` scaled to the length √d."""
+    """Return codes ``(B, d)`` scaled to norm √d."""
     return math.sqrt(codes.shape[1]) * F.normalize(codes, dim=1)

@@ -293,8 +293,9 @@ class NormalisingFlow(NetworkDetector):
         z, _ = self.forward(images, mask, locations)
         return self.inverse(self.typical(z, locations), mask, locations)
 
-    def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
+    def evidence(self, images: Tensor, mask: Tensor, covariates: Tensor | None = None) -> Evidence:
         """Return the residual and the negative log-likelihood; see the module's docstring."""
+        del covariates
         locations = self.locations(mask)
         z, log_det = self.forward(images, mask, locations)
         reconstruction = self.inverse(self.typical(z, locations), mask, locations)
@@ -304,8 +305,9 @@ class NormalisingFlow(NetworkDetector):
         return Evidence(maps, reconstruction, {"negative_log_likelihood": per_voxel})
 
     @torch.no_grad()
-    def sample(self, n: int, rng: torch.Generator) -> Tensor:
+    def sample(self, n: int, rng: torch.Generator, covariates: Tensor | None = None) -> Tensor:
         """Return images ``(n, 1, *S)`` from noise, in the shape of the average foreground at random locations."""
+        del covariates
         foreground, device = self.foreground.cpu().numpy(), self.mean.device
         places = self.view.locations(foreground)
         chosen = torch.randint(len(places), (n,), generator=rng, device=rng.device).tolist()
@@ -316,12 +318,15 @@ class NormalisingFlow(NetworkDetector):
         return self.inverse(z.to(device), mask, locations)
 
     @torch.no_grad()
-    def interpolate(self, first: Tensor, second: Tensor, weight: float) -> Tensor:
+    def interpolate(
+        self, first: Tensor, second: Tensor, weight: float, covariates: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
         """Return images ``(B, 1, *S)`` interpolated between ``first`` (weight 0) and ``second`` (weight 1).
 
         The latents z are interpolated linearly and rescaled to the interpolated norm, because the mean of two
         typical z is not typical.
         """
+        del covariates
         mask = either_foreground(first, second)
         locations = self.locations(mask)
         start, end = (self.forward(images, mask, locations)[0] for images in (first, second))

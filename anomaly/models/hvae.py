@@ -325,8 +325,9 @@ class HierarchicalVariationalAutoencoder(NetworkDetector):
         del mask
         return self.decode_coarse(*self.encode(images))
 
-    def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
+    def evidence(self, images: Tensor, mask: Tensor, covariates: Tensor | None = None) -> Evidence:
         """Return the residual, the KL map of each level, the total KL and the negative ELBO, at the means."""
+        del covariates
         change, features = self.encode(images)
         output, levels = self.decode_top_down(change, features, posterior_mean)
         coarse = self.decode_coarse(change, features)
@@ -382,8 +383,9 @@ class HierarchicalVariationalAutoencoder(NetworkDetector):
         output, _ = self.decode_top_down(torch.cat([z, torch.zeros_like(z)], dim=1), [], posterior_mean)
         return expected(output, self.settings.likelihood)
 
-    def sample(self, n: int, rng: torch.Generator) -> Tensor:
+    def sample(self, n: int, rng: torch.Generator, covariates: Tensor | None = None) -> Tensor:
         """Return ``n`` new images ``(n, 1, *S)``, with every level sampled from its prior."""
+        del covariates
         no_change = torch.zeros((n, 2 * self.settings.latents[0]), device=rng.device)
         output, _ = self.decode_top_down(
             no_change, [], lambda mu, log_variance: reparameterize(mu, log_variance, rng)

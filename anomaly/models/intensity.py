@@ -52,8 +52,9 @@ class IntensityThreshold(ClosedFormDetector):
         medians = [voxels[mask].median() for voxels, mask in volumes(train) if mask.any()]
         self.median = torch.stack(medians).median()
 
-    def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
+    def evidence(self, images: Tensor, mask: Tensor, covariates: Tensor | None = None) -> Evidence:
         """Return image minus median as ``"residual"``; see the base class."""
+        del covariates
         reconstruction = self.reconstruct(images, mask)
         return Evidence({"residual": residual(images, reconstruction, mask)}, apply_mask(reconstruction, mask))
 

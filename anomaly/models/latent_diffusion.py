@@ -278,8 +278,9 @@ class LatentDiffusion(NetworkDetector):
         z = self.encode_latent(images)
         return target_slice(images) - self._image_change(z, self.restore(z, self._foreground(mask)))
 
-    def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
+    def evidence(self, images: Tensor, mask: Tensor, covariates: Tensor | None = None) -> Evidence:
         """Return the change by the restoration, in the image and in the latent; see the module's docstring."""
+        del covariates
         z = self.encode_latent(images)
         foreground = self._foreground(mask)
         restored = self.restore(z, foreground)
@@ -300,8 +301,9 @@ class LatentDiffusion(NetworkDetector):
         return pool_latent(self.encode_latent(images), self._foreground(mask))
 
     @torch.no_grad()
-    def sample(self, n: int, rng: torch.Generator) -> Tensor:
+    def sample(self, n: int, rng: torch.Generator, covariates: Tensor | None = None) -> Tensor:
         """Return new images ``(n, C, *S)`` from latents that start as pure noise."""
+        del covariates
         device = self.latent_mean.device
         shape = (n, self.settings.latent_channels, *self.latent_shape)
         z = torch.randn(shape, generator=rng, device=rng.device).to(device)
@@ -309,12 +311,15 @@ class LatentDiffusion(NetworkDetector):
         return self.decode_latent(self._ddim(z, z, everywhere, self.ddim_timesteps(1.0)))
 
     @torch.no_grad()
-    def interpolate(self, first: Tensor, second: Tensor, weight: float) -> Tensor:
+    def interpolate(
+        self, first: Tensor, second: Tensor, weight: float, covariates: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
         """Return images ``(B, C, *S)`` interpolated between ``first`` (weight 0) and ``second`` (weight 1).
 
         Noise is added to the weighted mean of the two latents until what they do not share is hidden; then it is
         denoised (Ho et al. 2020, section 4.3). The noise is the same for all weights.
         """
+        del covariates
         z = torch.lerp(self.encode_latent(first), self.encode_latent(second), weight)
         timesteps, everywhere = (
             self.ddim_timesteps(INTERPOLATION_NOISE_LEVEL),

@@ -66,8 +66,9 @@ class PrincipalComponents(ClosedFormDetector):
         X = torch.stack([torch.where(mask, voxels, 0.0).flatten() for voxels, mask in volumes(train)])
         self.mean, self.components, self.variance = principal_components(X, k)
 
-    def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
+    def evidence(self, images: Tensor, mask: Tensor, covariates: Tensor | None = None) -> Evidence:
         """Return the residual, and Hotelling's T² as the term ``"hotelling"``; see the base class."""
+        del covariates
         codes = self._codes(images, mask)
         reconstruction = self._decode(codes)
         terms = {"hotelling": (codes**2 / self.variance).sum(dim=1)}

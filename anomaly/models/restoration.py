@@ -165,8 +165,9 @@ class RestorationNetwork(NetworkDetector):
         """Return the restored images."""
         return target_slice(self.restore(images, mask).images)
 
-    def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
+    def evidence(self, images: Tensor, mask: Tensor, covariates: Tensor | None = None) -> Evidence:
         """Return the accumulated residual and the change logit, both negative where too dark."""
+        del covariates
         healthy, residual, change_logit = self.restore(images, mask)
         maps = {
             "residual": apply_mask(target_slice(residual), mask),

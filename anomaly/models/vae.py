@@ -1,23 +1,24 @@
-"""Variational autoencoder: what is normal is what the model finds probable.
+"""Variational autoencoder: an image is normal if it is probable under the model.
 
-Idea. The encoder gives a distribution q(z|x) = N(μ, σ²) instead of a point, held close to the prior N(0, 1). A
-healthy image is rebuilt well (likelihood) from a code that is not surprising (KL); their sum bounds the image's
-log-probability from below:
+Idea. The encoder gives a distribution q(z|x) = N(μ, σ²) instead of a point, which is kept close to the prior N(0,
+1). A healthy image is reconstructed well (likelihood) from a code that is probable under the prior (KL). Their sum
+is a lower bound of the log-probability of the image:
 
     log p(x) ≥ ELBO = E_q[log p(x|z)] − KL(q‖p)
     KL = −½ Σ (1 + log σ² − μ² − σ²)                              closed form
     log p(x|z) = −½ Σ ((x − x̂)/s)² − N log(s √2π)                 N voxels inside the mask, s the noise SD; or
     log p(x|z) = Σ x log x̂ + (1 − x) log(1 − x̂)                    Bernoulli, for intensities of 0 to 1
-    z = μ + σ·ε,  ε ~ N(0, 1)                                      reparameterised
+    z = μ + σ·ε,  ε ~ N(0, 1)                                      reparameterisation
     L = (−log p(x|z) + β·KL) / N                                    β rises from 0 over the warm-up
 
-Against a collapsed code, the KL of each latent unit can be left alone below λ nats (free bits). With context
-encoding, some images are shown with boxes hidden; they are rebuilt whole from the mean code, and their KL, which
-speaks of the boxes, does not count: L = −log p(x|μ(x̃)) / N.
+Free bits prevent posterior collapse: the KL of a latent unit is not penalised below λ nats. With context encoding,
+boxes are hidden in some images. They are reconstructed completely from the mean code, and their KL is left out,
+because it reflects the boxes: L = −log p(x|μ(x̃)) / N.
 
-Evidence: the residual x − x̂ at z = μ; per image the KL and the negative ELBO, in nats; on request the map
-|x − x̂| · |∂KL/∂x|, which is high where the image is rebuilt badly and makes the code surprising, and the map
-x − x', where x' is the image moved uphill on the ELBO while it may not move far in total variation.
+Evidence: the residual x − x̂ at z = μ; per image the KL and the negative ELBO, in nats; optionally the map
+|x − x̂| · |∂KL/∂x|, which is high where the reconstruction is poor and the image makes the code improbable, and the
+map x − x', where x' is the image after gradient ascent on the ELBO with a penalty on the total variation of the
+change.
 
 Source: Kingma & Welling 2014, "Auto-Encoding Variational Bayes"; Kingma et al. 2016, "Improved Variational
 Inference with Inverse Autoregressive Flow" (free bits); Zimmerer et al. 2018, "Context-encoding Variational
@@ -30,14 +31,11 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-import torch
 from monai.networks.nets import VarAutoEncoder
 from torch import Tensor, nn
 
-from anomaly.models.base import ModelSettings, StepInfo
+from anomaly.models.base import ModelSettings
 from anomaly.models.components.network import crop, pad
-from anomaly.models.components.random_boxes import nothing_hidden
-from anomaly.models.components.variational import beta_at, free_energy, kl_per_dim, reparameterize
 from anomaly.models.components.variational_detector import CodeSettings, VariationalDetector
 
 
@@ -56,27 +54,17 @@ class VariationalAutoencoder(VariationalDetector):
 
     def build(self) -> nn.Module:
         """Return encoder and decoder."""
+        self.conditioning = None
         network: nn.Module = VarAutoEncoder(**self.architecture())
         return network
 
-    def encode(self, images: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return μ and log σ², each ``(B, latent)``."""
-        del given
+    def posterior_parameters(self, images: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return μ and log σ² of q(z|x), each ``(B, latent)``."""
+        del condition
         mu, log_variance = self.network.encode_forward(pad(images, self.padded))  # type: ignore[operator]
-        return mu.float(), log_variance.float().clamp(-12, 12)
+        return mu, log_variance
 
-    def output(self, z: Tensor, given: Tensor | None = None) -> Tensor:
+    def output(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         """Return x̂ ``(B, 1, *S)``, or its log-odds."""
-        del given
+        del condition
         return crop(self.network.decode_forward(z, use_sigmoid=False), self.image_shape)  # type: ignore[operator]
-
-    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
-        """Return the negative ELBO per voxel, with β warmed up and free bits, and its parts."""
-        shown, hidden = corrupted or (images, nothing_hidden(images))
-        mu, log_variance = self.encode(shown)
-        z = torch.where(hidden[:, None], mu, reparameterize(mu, log_variance, at.rng))
-        likelihood = self.log_likelihood(images, self.output(z), mask)
-        beta = beta_at(self.settings.beta, self.settings.beta_warmup, at)
-        return free_energy(
-            likelihood, kl_per_dim(mu, log_variance), mask, beta, self.settings.free_bits, counted=~hidden
-        )

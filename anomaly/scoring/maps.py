@@ -114,7 +114,7 @@ def _evidence_of_batches(
     with torch.inference_mode():
         for images, masks in batches(detector, voxels, mask, batch_size):
             of_subject = _tensor(covariates, images.device).expand(len(images), -1)
-            yield detector.evidence_given(images, masks, of_subject)
+            yield detector.evidence(images, masks, of_subject)
 
 
 def _average(values: FloatArray, of_mirrored: FloatArray) -> FloatArray:

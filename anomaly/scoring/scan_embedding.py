@@ -14,7 +14,8 @@ from torch import Tensor
 
 from anomaly.core.image_views import ImageView
 from anomaly.core.volume import FloatArray
-from anomaly.models.base import Detector, Embedder
+from anomaly.models.base import Detector
+from anomaly.models.generation import Embedder
 
 SLICE_GROUPS = 3  # lower, middle and upper third of the slices
 

@@ -13,7 +13,8 @@ from anomaly.core.errors import ConfigError, ScanRefusedError, unknown_name
 from anomaly.core.image_views import VolumeSource
 from anomaly.core.results import Neighbour
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
-from anomaly.models.base import Detector, Embedder
+from anomaly.models.base import Detector
+from anomaly.models.generation import Embedder
 from anomaly.scoring.acquisition_shift import AcquisitionShift, acquisition_features
 from anomaly.scoring.maps import RawEvidence, batches, raw_evidence
 from anomaly.scoring.postprocess import eroded, median_inside, smooth_inside

@@ -23,7 +23,8 @@ from PIL import Image
 from anomaly.cohort.synthetic import Kind, PlantedScan, lesion_shapes, planted_scans
 from anomaly.core.files import atomic_path
 from anomaly.core.image_views import Array
-from anomaly.models.base import Detector, Generator
+from anomaly.models.base import Detector
+from anomaly.models.generation import Generator
 from anomaly.scoring.scorer import Scorer
 from pipelines.benchmark.studies.common import BenchmarkModel, load_benchmark_model
 

@@ -95,7 +95,7 @@ def look_at(detector: Detector, pictures: Pictures, at_once: int = AT_ONCE) -> I
         masks = _stacked([detector.view.target_slice(mask, place) for _, mask in scans])
         about = torch.from_numpy(told(pictures.labels[start : start + at_once]))
         with torch.inference_mode():
-            evidence = detector.evidence_given(images, masks, about)
+            evidence = detector.evidence(images, masks, about)
         maps = {name: _volumes(values, len(scans), scans[0][0].shape) for name, values in evidence.maps.items()}
         rebuilt = _volumes(evidence.reconstruction, len(scans), scans[0][0].shape)
         for row, (voxels, mask) in enumerate(scans):

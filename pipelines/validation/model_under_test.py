@@ -15,7 +15,8 @@ import torch
 from anomaly.core.errors import ConfigError
 from anomaly.core.progress import Progress, no_progress
 from anomaly.core.volume import FloatArray
-from anomaly.models.base import Detector, Generator
+from anomaly.models.base import Detector
+from anomaly.models.generation import Generator
 from anomaly.models.registry import create
 from anomaly.training.fit import fit
 from anomaly.training.run import FitRun

@@ -13,7 +13,7 @@ from torch import Tensor
 from anomaly.core.errors import InputError
 from anomaly.core.progress import Progress
 from anomaly.core.volume import FloatArray
-from anomaly.models.base import ConditionalGenerator
+from anomaly.models.generation import Generator
 from pipelines.validation.labelled_dataset import Labels, told
 
 AT_ONCE = 500  # pictures that are drawn in one go
@@ -45,10 +45,9 @@ class Requests:
         return told(self.labels[index])
 
 
-def takes_requests(model: Any) -> TypeGuard[ConditionalGenerator]:
-    """Return whether a model draws what it is asked for; a family may do so only if its settings say so."""
-    told = getattr(getattr(model, "settings", None), "conditional", True)
-    return isinstance(model, ConditionalGenerator) and bool(told)
+def takes_requests(model: Any) -> TypeGuard[Generator]:
+    """Return whether a model samples images of given covariates."""
+    return isinstance(model, Generator) and bool(getattr(model, "is_conditional", False))
 
 
 def drawing(model: Any, asked: Asked, rng: torch.Generator) -> Callable[[int], Tensor]:
@@ -58,15 +57,15 @@ def drawing(model: Any, asked: Asked, rng: torch.Generator) -> Callable[[int], T
 
     def draw(n: int) -> Tensor:
         rows = torch.randint(len(asked), (n,), generator=rng).tolist()
-        return model.sample_given(torch.from_numpy(np.stack([asked.covariates(row) for row in rows])), rng)
+        return model.sample(n, rng, torch.from_numpy(np.stack([asked.covariates(row) for row in rows])))
 
     return draw
 
 
-def on_request(model: ConditionalGenerator, asked: Labels, rng: torch.Generator, progress: Progress) -> FloatArray:
+def on_request(model: Generator, asked: Labels, rng: torch.Generator, progress: Progress) -> FloatArray:
     """Return a picture ``(N, H, W)`` for each row of labels ``(N, F)``, −1 for what is left open."""
     rest = list(torch.from_numpy(told(asked)).split(AT_ONCE))
-    return in_batches(lambda _: model.sample_given(rest.pop(0), rng), len(asked), progress, "drawing on request")
+    return in_batches(lambda n: model.sample(n, rng, rest.pop(0)), len(asked), progress, "drawing on request")
 
 
 def in_batches(draw: Callable[[int], Tensor], n: int, progress: Progress, what: str) -> FloatArray:

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from anomaly.core.errors import ConfigError, TrainingError
 from anomaly.core.volume import Geometry
 from anomaly.models import registry
-from anomaly.models.base import Detector, Embedder, Evidence, Reconstructor
+from anomaly.models.base import Detector, Evidence
+from anomaly.models.generation import Embedder, Reconstructor
 from anomaly.training.fit import fit
 from anomaly.training.run import FitReport, FitRun
 from anomaly.training.settings import TrainingSettings

@@ -34,8 +34,8 @@ class MemoryCohort:
         return covariates(20.0 + index, "FM"[index % 2])
 
 
-def strangers(n: int) -> Tensor:
-    """Return age and sex ``(n, 2)`` of subjects of whom neither is known."""
+def unknown_covariates(n: int) -> Tensor:
+    """Return unknown age and sex ``(n, 2)``."""
     return torch.full((n, 2), torch.nan)
 
 

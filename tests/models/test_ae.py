@@ -10,10 +10,11 @@ from anomaly.core.errors import ConfigError, TrainingError
 from anomaly.core.image_views import ImageView
 from anomaly.core.volume import Geometry
 from anomaly.models.ae import Autoencoder, AutoencoderSettings
-from anomaly.models.base import Embedder, StepInfo
+from anomaly.models.base import StepInfo
 from anomaly.models.components.closed_form import principal_components
 from anomaly.models.components.losses import LOSSES, LossName
 from anomaly.models.components.network import crop, pad, padded_shape, target_slice
+from anomaly.models.generation import Embedder
 from anomaly.training.fit import fit
 from anomaly.training.run import FitRun
 from tests.models.factories import GRID, MemoryCohort, healthy_cohort, healthy_scan, images_of

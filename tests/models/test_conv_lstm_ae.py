@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from anomaly.core.errors import ConfigError
-from anomaly.models.base import Embedder
 from anomaly.models.conv_lstm_ae import (
     BidirectionalConvLSTM,
     ConvLSTMCell,
@@ -16,6 +15,7 @@ from anomaly.models.conv_lstm_ae import (
     RecurrentAutoencoder,
     RecurrentSettings,
 )
+from anomaly.models.generation import Embedder
 from tests.models.factories import GRID, healthy_scan, images_of
 
 CELLS = ["convlstm", "lstm"]

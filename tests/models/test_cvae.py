@@ -13,8 +13,9 @@ from torch import Tensor
 from anomaly.core.covariates import UNKNOWN_COVARIATES
 from anomaly.core.errors import TrainingError
 from anomaly.core.volume import FloatArray
-from anomaly.models.base import ConditionalGenerator, StepInfo, interpolated
+from anomaly.models.base import StepInfo
 from anomaly.models.cvae import ConditionalSettings, ConditionalVariationalAutoencoder
+from anomaly.models.generation import interpolate
 from anomaly.models.vae import VariationalAutoencoder, VariationalSettings
 from anomaly.training.fit import fit
 from anomaly.training.run import FitRun
@@ -26,7 +27,7 @@ from tests.models.factories import (
     healthy_scan,
     images_of,
     planted_scan,
-    strangers,
+    unknown_covariates,
 )
 
 YOUNG, OLD = torch.tensor([[20.0, math.nan]]), torch.tensor([[39.0, math.nan]])
@@ -58,7 +59,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> ConditionalVariationalA
 @torch.inference_mode()
 def error(detector: ConditionalVariationalAutoencoder, years: float, told: Tensor) -> float:
     images, mask = images_of(*of_age(years, 300), detector.view)
-    evidence = detector.evidence_given(images, mask, told.expand(len(images), -1))
+    evidence = detector.evidence(images, mask, told.expand(len(images), -1))
     assert all(term.isfinite().all() for term in evidence.terms.values())
     return float(evidence.maps["residual"][mask].abs().mean())
 
@@ -72,7 +73,7 @@ def test_a_scan_is_rebuilt_best_for_its_own_age(trained: ConditionalVariationalA
 def test_an_unknown_age_gives_finite_evidence_between_the_right_and_the_wrong_age(
     trained: ConditionalVariationalAutoencoder,
 ) -> None:
-    assert error(trained, 20, YOUNG) < error(trained, 20, strangers(1)) < error(trained, 20, OLD)
+    assert error(trained, 20, YOUNG) < error(trained, 20, unknown_covariates(1)) < error(trained, 20, OLD)
 
 
 def test_evidence_without_covariates_is_that_of_unknown_subjects(
@@ -81,7 +82,7 @@ def test_evidence_without_covariates_is_that_of_unknown_subjects(
     images, mask = images_of(*healthy_scan(0), trained.view)
     with torch.inference_mode():
         first = trained.evidence(images, mask).maps["residual"]
-        second = trained.evidence_given(images, mask, strangers(len(images))).maps["residual"]
+        second = trained.evidence(images, mask, unknown_covariates(len(images))).maps["residual"]
     assert torch.equal(first, second)
 
 
@@ -89,8 +90,8 @@ def test_each_subject_has_covariates_of_its_own(trained: ConditionalVariationalA
     images, mask = images_of(*healthy_scan(0), trained.view)
     images, mask, told = images[5:6], mask[5:6], torch.cat([YOUNG, OLD])
     with torch.inference_mode():
-        both = trained.evidence_given(images.expand(2, -1, -1, -1), mask.expand(2, -1, -1, -1), told)
-        alone = trained.evidence_given(images, mask, OLD)
+        both = trained.evidence(images.expand(2, -1, -1, -1), mask.expand(2, -1, -1, -1), told)
+        alone = trained.evidence(images, mask, OLD)
     torch.testing.assert_close(both.reconstruction[1:], alone.reconstruction)
     assert both.reconstruction[0].mean() > both.reconstruction[1].mean()
 
@@ -100,7 +101,7 @@ def test_the_maps_of_the_settings_are_given_age_and_sex_too() -> None:
     detector.prepare(healthy_cohort())
     images, mask = images_of(*healthy_scan(0), detector.view)
     with torch.inference_mode():
-        young, old = (detector.evidence_given(images, mask, a.expand(len(images), -1)) for a in (YOUNG, OLD))
+        young, old = (detector.evidence(images, mask, a.expand(len(images), -1)) for a in (YOUNG, OLD))
     assert all(not torch.equal(young.maps[name], old.maps[name]) for name in young.maps)
 
 
@@ -121,7 +122,7 @@ def test_a_batch_of_which_nothing_is_known_is_one_of_unknown_subjects() -> None:
     images, mask = images_of(*healthy_scan(0), detector.view)
     losses = [
         detector.loss(images, mask, StepInfo(0, 10, torch.Generator().manual_seed(0), known))["loss"]
-        for known in (None, strangers(len(images)))
+        for known in (None, unknown_covariates(len(images)))
     ]
     assert torch.equal(*losses)
 
@@ -134,77 +135,77 @@ def test_the_dense_layers_alone_have_more_parameters_than_without_covariates() -
     assert detector.n_parameters() == convolutions + dense
 
 
-def test_new_images_can_be_of_an_age(trained: ConditionalVariationalAutoencoder) -> None:
+def test_samples_have_the_given_age(trained: ConditionalVariationalAutoencoder) -> None:
     with torch.no_grad():
         young, old = (
-            trained.sample_given(about.expand(8, -1), torch.Generator().manual_seed(0)) for about in (YOUNG, OLD)
+            trained.sample(8, torch.Generator().manual_seed(0), group.expand(8, -1)) for group in (YOUNG, OLD)
         )
     assert young.mean() > old.mean()
 
 
-def test_new_images_of_unknown_subjects_are_those_of_whom_nothing_is_told(
+def test_samples_without_covariates_are_those_of_unknown_subjects(
     trained: ConditionalVariationalAutoencoder,
 ) -> None:
-    assert isinstance(trained, ConditionalGenerator)
-    assert not isinstance(VariationalAutoencoder(VariationalSettings(), GRID), ConditionalGenerator)
+    assert trained.is_conditional
+    assert not VariationalAutoencoder(VariationalSettings(), GRID).is_conditional
     with torch.no_grad():
         first = trained.sample(4, torch.Generator().manual_seed(0))
-        second = trained.sample_given(strangers(4), torch.Generator().manual_seed(0))
+        second = trained.sample(4, torch.Generator().manual_seed(0), unknown_covariates(4))
     assert torch.equal(first, second)
 
 
-def test_one_code_is_decoded_under_other_covariates(trained: ConditionalVariationalAutoencoder) -> None:
+def test_a_code_can_be_decoded_with_other_covariates(trained: ConditionalVariationalAutoencoder) -> None:
     images, mask = images_of(*of_age(20, 300), trained.view)
     with torch.no_grad():
-        young, old = (trained.conditioning(about.expand(len(images), -1)) for about in (YOUNG, OLD))
+        young, old = (trained.conditioning(group.expand(len(images), -1)) for group in (YOUNG, OLD))
         z, _ = trained.encode(images, young)
         aged = trained.decode(z, old)
         assert aged[mask].mean() < trained.decode(z, young)[mask].mean()
 
 
-def test_between_two_images_lies_also_what_is_told_of_them(trained: ConditionalVariationalAutoencoder) -> None:
+def test_interpolation_includes_the_condition(trained: ConditionalVariationalAutoencoder) -> None:
     first, second = (images_of(*of_age(years, 300), trained.view)[0][:4] for years in (20, 39))
-    about = YOUNG.expand(4, -1), OLD.expand(4, -1)
+    pair = YOUNG.expand(4, -1), OLD.expand(4, -1)
     with torch.no_grad():
-        way = interpolated(trained, first, second, 3, about)
-        given = [trained.conditioning(covariates) for covariates in about]
-        codes = [trained.encode(*pair)[0] for pair in zip((first, second), given, strict=True)]
-        torch.testing.assert_close(way[0], trained.decode(codes[0], given[0]))
-        torch.testing.assert_close(way[2], trained.decode(codes[1], given[1]))
-        torch.testing.assert_close(way[1], trained.decode(sum(codes) / 2, sum(given) / 2))
-        untold = interpolated(trained, first, second, 3)
-    assert (way[0] - first).abs().mean() < (untold[0] - first).abs().mean()
+        steps = interpolate(trained, first, second, 3, pair)
+        conditions = [trained.conditioning(covariates) for covariates in pair]
+        codes = [trained.encode(*pair)[0] for pair in zip((first, second), conditions, strict=True)]
+        torch.testing.assert_close(steps[0], trained.decode(codes[0], conditions[0]))
+        torch.testing.assert_close(steps[2], trained.decode(codes[1], conditions[1]))
+        torch.testing.assert_close(steps[1], trained.decode(sum(codes) / 2, sum(conditions) / 2))
+        unconditional = interpolate(trained, first, second, 3)
+    assert (steps[0] - first).abs().mean() < (unconditional[0] - first).abs().mean()
 
 
 @dataclass(frozen=True, eq=False)
-class Anonymous(MemoryCohort):
+class UnknownSubjects(MemoryCohort):
     def covariates(self, index: int) -> FloatArray:
         return UNKNOWN_COVARIATES
 
 
 def test_a_cohort_of_unknown_subjects_is_refused(tmp_path: Path) -> None:
-    cohort = Anonymous([healthy_scan(seed) for seed in range(3)])
+    cohort = UnknownSubjects([healthy_scan(seed) for seed in range(3)])
     with pytest.raises(TrainingError, match="found neither age nor sex"):
         fit(new(), cohort, [], FitRun(tmp_path, TrainingSettings(steps=1), device="cpu"))
 
 
 @dataclass(frozen=True, eq=False)
-class OfKinds(MemoryCohort):
-    """Of every subject the kind is known, one of three."""
+class WithKinds(MemoryCohort):
+    """A cohort whose only covariate is a kind, one of three."""
 
     def covariates(self, index: int) -> FloatArray:
         return np.array([index % 3], dtype=np.float32)
 
 
-def test_a_model_is_told_what_the_volumes_come_with(tmp_path: Path) -> None:
+def test_other_covariates_than_age_and_sex_can_be_used(tmp_path: Path) -> None:
     detector = new(covariates=[{"name": "kind", "values": 3}])
-    cohort = OfKinds([healthy_scan(seed) for seed in range(6)])
+    cohort = WithKinds([healthy_scan(seed) for seed in range(6)])
     validation = [replace(planted_scan(), covariates=cohort.covariates(0))]
     fit(detector, cohort, validation, FitRun(tmp_path, TrainingSettings(steps=2, validate_every=2), device="cpu"))
     images, mask = images_of(*healthy_scan(0), detector.view)
     with torch.inference_mode():
         first, second, nothing = (
-            detector.evidence_given(images, mask, torch.full((len(images), 1), kind)).reconstruction
+            detector.evidence(images, mask, torch.full((len(images), 1), kind)).reconstruction
             for kind in (0.0, 1.0, math.nan)
         )
         assert torch.equal(nothing, detector.evidence(images, mask).reconstruction)
@@ -212,8 +213,10 @@ def test_a_model_is_told_what_the_volumes_come_with(tmp_path: Path) -> None:
     assert not torch.equal(first, nothing)
 
 
-def test_a_model_that_is_told_other_things_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"told kind \(one of 0 to 2\), but the volumes come with 2 number"):
+def test_other_covariates_than_those_of_the_volumes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        TrainingError, match=r"conditioned on kind \(one of 0 to 2\), but the volumes have 2 number"
+    ):
         fit(
             new(covariates=[{"name": "kind", "values": 3}]),
             healthy_cohort(),
@@ -222,15 +225,17 @@ def test_a_model_that_is_told_other_things_is_refused(tmp_path: Path) -> None:
         )
 
 
-def test_a_bernoulli_model_gives_probabilities_whatever_it_is_told() -> None:
+def test_a_bernoulli_model_returns_probabilities_for_all_covariates() -> None:
     detector = new(likelihood="bernoulli")
     detector.prepare(healthy_cohort())
     images, mask = images_of(*healthy_scan(0), detector.view)
-    losses = detector.loss(images, mask, StepInfo(0, 10, torch.Generator().manual_seed(0), strangers(len(images))))
+    losses = detector.loss(
+        images, mask, StepInfo(0, 10, torch.Generator().manual_seed(0), unknown_covariates(len(images)))
+    )
     assert losses["loss"] > 0
     with torch.no_grad():
-        for shown in (
-            detector.sample_given(YOUNG.expand(3, -1), torch.Generator().manual_seed(0)),
-            detector.evidence_given(images, mask, OLD.expand(len(images), -1)).reconstruction[mask],
+        for values in (
+            detector.sample(3, torch.Generator().manual_seed(0), YOUNG.expand(3, -1)),
+            detector.evidence(images, mask, OLD.expand(len(images), -1)).reconstruction[mask],
         ):
-            assert ((shown > 0) & (shown < 1)).all()
+            assert ((values > 0) & (values < 1)).all()

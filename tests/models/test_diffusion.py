@@ -10,8 +10,9 @@ from torch import Tensor
 
 from anomaly.core.errors import ConfigError, TrainingError
 from anomaly.models import registry
-from anomaly.models.base import StepInfo, either_foreground, interpolated
+from anomaly.models.base import StepInfo, either_foreground
 from anomaly.models.diffusion import DenoisingInputs, DiffusionModel
+from anomaly.models.generation import interpolate
 from anomaly.training.fit import fit
 from anomaly.training.run import FitRun
 from anomaly.training.settings import TrainingSettings
@@ -230,10 +231,10 @@ def test_interpolation_restores_the_weighted_mean_of_two_images(
     detector = new()
     images, _ = images_of(*healthy_scan(0), detector.view)
     first, second = images[4:6], images[6:8]
-    restored = interpolated(detector, first, second, 3)
-    torch.testing.assert_close(restored, interpolated(detector, first, second, 3))
+    restored = interpolate(detector, first, second, 3)
+    torch.testing.assert_close(restored, interpolate(detector, first, second, 3))
     make_predictions_exact(detector, monkeypatch)
-    steps = interpolated(detector, first, second, 3)
+    steps = interpolate(detector, first, second, 3)
     assert not torch.allclose(restored, steps, atol=1e-2)
     for step, expected in zip(steps, (first, (first + second) / 2, second), strict=True):
         inside = either_foreground(first, second) & (

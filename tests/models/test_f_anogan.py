@@ -14,8 +14,9 @@ from torch import Tensor
 from anomaly.core.covariates import UNKNOWN_COVARIATES, covariates
 from anomaly.core.errors import TrainingError
 from anomaly.core.volume import FloatArray
-from anomaly.models.base import ConditionalGenerator, Embedder, Generator, StepInfo, interpolated
-from anomaly.models.f_anogan import GANSettings, GenerativeAdversarial, beside, on_sphere
+from anomaly.models.base import StepInfo
+from anomaly.models.f_anogan import GANSettings, GenerativeAdversarial, on_sphere
+from anomaly.models.generation import Embedder, Generator, interpolate
 from anomaly.training.fit import fit
 from anomaly.training.run import FitRun
 from anomaly.training.settings import TrainingSettings
@@ -26,10 +27,10 @@ from tests.models.factories import (
     healthy_scan,
     images_of,
     planted_scan,
-    strangers,
+    unknown_covariates,
 )
 
-OLD_MAN, YOUNG_WOMAN = torch.tensor([[29.0, 1.0]]), torch.tensor([[20.0, 0.0]])
+OLD, YOUNG = torch.tensor([[29.0, 1.0]]), torch.tensor([[20.0, 0.0]])
 TRAINING = TrainingSettings(steps=8, batch_size=8, learning_rate=5e-3, warmup=0, validate_every=4, ema_decay=0.0)
 
 
@@ -38,7 +39,7 @@ def new(kind: type[GenerativeAdversarial] = GenerativeAdversarial, **changes: ob
     return kind(GANSettings.parse(values, "model"), GRID)
 
 
-def moment(step: int, steps: int = 100, covariates: Tensor | None = None) -> StepInfo:
+def step_info(step: int, steps: int = 100, covariates: Tensor | None = None) -> StepInfo:
     return StepInfo(step, steps, torch.Generator().manual_seed(0), covariates)
 
 
@@ -52,55 +53,55 @@ def slices(detector: GenerativeAdversarial, seed: int = 0) -> tuple[Tensor, Tens
     return images_of(*healthy_scan(seed), detector.view)
 
 
-def test_critic_and_generator_take_turns_then_the_encoder_learns() -> None:
-    turns = [new().turn(step, 12) for step in range(12)]
-    assert turns == ["critic", "critic", "generator"] * 2 + ["encoder"] * 6
+def test_critic_and_generator_alternate_before_the_encoder_is_trained() -> None:
+    phases = [new().phase(step, 12) for step in range(12)]
+    assert phases == ["critic", "critic", "generator"] * 2 + ["encoder"] * 6
 
 
 @pytest.mark.parametrize("objective", ["wgan-gp", "non-saturating", "minimax"])
 @pytest.mark.parametrize("spectral_norm", [False, True])
-@pytest.mark.parametrize(("step", "player"), [(0, "critic"), (2, "generator"), (50, "encoder")])
-def test_only_the_player_whose_turn_it_is_gets_a_gradient(
-    objective: str, spectral_norm: bool, step: int, player: str
+@pytest.mark.parametrize(("step", "name"), [(0, "critic"), (2, "generator"), (50, "encoder")])
+def test_only_the_network_in_training_gets_a_gradient(
+    objective: str, spectral_norm: bool, step: int, name: str
 ) -> None:
     detector = new(objective=objective, spectral_norm=spectral_norm, conditional=True)
     part = detector.trainable_part(step, 100)
-    assert part is getattr(detector.network, player)
+    assert part is getattr(detector.network, name)
     detector.requires_grad_(False)
     part.requires_grad_()
-    detector.loss(*slices(detector), moment(step))["loss"].backward()
-    learnt = {id(parameter) for parameter in part.parameters()}
+    detector.loss(*slices(detector), step_info(step))["loss"].backward()
+    trained = {id(parameter) for parameter in part.parameters()}
     for parameter in detector.parameters():
-        assert (parameter.grad is not None) == (id(parameter) in learnt)
+        assert (parameter.grad is not None) == (id(parameter) in trained)
 
 
-def test_the_encoder_can_be_validated_once_it_has_learnt_a_little() -> None:
+def test_validation_waits_until_the_encoder_has_been_trained_for_a_while() -> None:
     detector = new()
     assert not any(detector.ready_to_validate(step, 100) for step in range(60))
     assert all(detector.ready_to_validate(step, 100) for step in range(60, 101))
     assert detector.ready_to_validate(1, 1)
 
 
-def test_a_running_mean_of_the_generator_makes_the_images(tmp_path: Path) -> None:
+def test_images_come_from_the_moving_average_of_the_generator(tmp_path: Path) -> None:
     detector = new()
     trained(detector, tmp_path)
-    mean, last = detector.network.steady, detector.network.generator
-    assert not torch.equal(mean.linear.weight, last.linear.weight)
-    z = detector.codes(2, torch.Generator().manual_seed(0))
+    average, last = detector.network.steady, detector.network.generator
+    assert not torch.equal(average.linear.weight, last.linear.weight)
+    z = detector.random_codes(2, torch.Generator().manual_seed(0))
     with torch.no_grad():
-        assert torch.equal(detector.sample(2, torch.Generator().manual_seed(0)), mean(z))
+        assert torch.equal(detector.sample(2, torch.Generator().manual_seed(0)), average(z))
 
 
-def test_the_encoder_learns_izi_f() -> None:
+def test_the_loss_of_the_encoder_is_izi_f() -> None:
     detector = new(feature_weight=0.25)
     images, mask = slices(detector)
-    nothing = strangers(len(images))
+    unknown = unknown_covariates(len(images))
     with torch.no_grad():
-        losses = detector.loss(images, mask, moment(99))
-        rebuilt = detector.network.generate(detector.network.encode(images, nothing), nothing)
-        error = ((images - rebuilt) ** 2).mean()
-        seen = [detector.network.critic.features(x) for x in (images, rebuilt)]
-    torch.testing.assert_close(losses["loss"], error + 0.25 * ((seen[0] - seen[1]) ** 2).mean())
+        losses = detector.loss(images, mask, step_info(99))
+        reconstruction = detector.network.forward_ema(detector.network.encode(images, unknown), unknown)
+        error = ((images - reconstruction) ** 2).mean()
+        features = [detector.network.critic.features(x) for x in (images, reconstruction)]
+    torch.testing.assert_close(losses["loss"], error + 0.25 * ((features[0] - features[1]) ** 2).mean())
 
 
 def test_the_evidence_is_one_pass_through_encoder_generator_and_critic() -> None:
@@ -108,17 +109,17 @@ def test_the_evidence_is_one_pass_through_encoder_generator_and_critic() -> None
     images, mask = slices(detector)
     with torch.inference_mode():
         evidence = detector.evidence(images, mask)
-        rebuilt = detector.reconstruct(images, mask)
-    torch.testing.assert_close(evidence.maps["residual"], torch.where(mask, images[:, 1:2] - rebuilt, 0.0))
+        reconstruction = detector.reconstruct(images, mask)
+    torch.testing.assert_close(evidence.maps["residual"], torch.where(mask, images[:, 1:2] - reconstruction, 0.0))
     assert evidence.terms["critic_features"].shape == (len(images),)
     assert (evidence.terms["critic_features"] > 0).all()
 
 
-def test_an_image_that_the_generator_makes_again_is_no_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_that_the_generator_reproduces_gives_no_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
     detector = new()
     images = detector.sample(3, torch.Generator().manual_seed(0)).detach()
     monkeypatch.setattr(
-        detector.network, "encode", lambda x, c: detector.codes(3, torch.Generator().manual_seed(0))
+        detector.network, "encode", lambda x, c: detector.random_codes(3, torch.Generator().manual_seed(0))
     )
     with torch.inference_mode():
         evidence = detector.evidence(images, torch.ones_like(images, dtype=torch.bool))
@@ -126,18 +127,18 @@ def test_an_image_that_the_generator_makes_again_is_no_evidence(monkeypatch: pyt
     assert float(evidence.terms["critic_features"].max()) < 1e-10
 
 
-def test_codes_of_images_are_of_the_length_of_those_the_generator_has_been_given() -> None:
+def test_codes_of_images_have_the_norm_of_the_codes_in_training() -> None:
     detector = new()
     images, mask = slices(detector)
     with torch.inference_mode():
         codes = detector.embed(1000 * images, mask)
     assert codes.shape == (len(images), 6)
-    given = detector.codes(len(images), torch.Generator().manual_seed(0))
-    for lengths in (codes.norm(dim=1), given.norm(dim=1)):
+    random_codes = detector.random_codes(len(images), torch.Generator().manual_seed(0))
+    for lengths in (codes.norm(dim=1), random_codes.norm(dim=1)):
         torch.testing.assert_close(lengths, torch.full((len(images),), math.sqrt(6)))
 
 
-def test_samples_come_from_the_generator_of_random_numbers_alone() -> None:
+def test_samples_depend_only_on_the_random_generator() -> None:
     detector = new()
     assert isinstance(detector, Generator)
     assert isinstance(detector, Embedder)
@@ -152,43 +153,41 @@ def test_a_latent_as_large_as_the_image_is_refused(tmp_path: Path) -> None:
         trained(new(latent_size=16 * 20), tmp_path)
 
 
-def test_patches_are_learnt_in_3d(tmp_path: Path) -> None:
+def test_3d_patches_can_be_trained_on(tmp_path: Path) -> None:
     detector = new(view={"kind": "patch", "size": (8, 8, 8)})
     trained(detector, tmp_path)
     assert detector.sample(2, torch.Generator().manual_seed(0)).shape == (2, 1, 8, 8, 8)
 
 
-def test_all_players_learn_also_in_bfloat16(tmp_path: Path) -> None:
+def test_all_networks_can_be_trained_in_bfloat16(tmp_path: Path) -> None:
     detector = new()
     before = {name: value.clone() for name, value in detector.network.named_parameters()}
     trained(detector, tmp_path, TRAINING.model_copy(update={"precision": "bf16"}))
-    moved = {
+    changed = {
         name.split(".")[0] for name, value in detector.network.named_parameters() if (value != before[name]).any()
     }
-    assert moved == {"generator", "steady", "critic", "encoder"}
+    assert changed == {"generator", "steady", "critic", "encoder"}
 
 
 class Collapsed(GenerativeAdversarial):
-    """Its generator is given the same code again and again."""
+    """A model whose generator always gets the same code."""
 
-    def codes(self, n: int, rng: torch.Generator) -> Tensor:
-        return torch.zeros_like(super().codes(n, rng))
+    def random_codes(self, n: int, rng: torch.Generator) -> Tensor:
+        return torch.zeros_like(super().random_codes(n, rng))
 
 
-def test_a_generator_that_has_collapsed_is_told_of_in_log_and_report(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_mode_collapse_is_reported_in_log_and_notes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         notes = trained(new(Collapsed), tmp_path)
-    assert "the generator repeats itself" in notes[0]
-    assert "step 4: the generator repeats itself" in caplog.messages[0]
+    assert "mode collapse of the generator" in notes[0]
+    assert "step 4: mode collapse of the generator" in caplog.messages[0]
     log = pd.read_csv(next(tmp_path.rglob("metrics.csv")))
     assert log["distinct"].dropna().tolist() == [0, 0]
 
 
-def test_a_generator_that_has_not_collapsed_is_not_said_to_have(tmp_path: Path) -> None:
+def test_no_mode_collapse_is_reported_for_varied_images(tmp_path: Path) -> None:
     notes = trained(new(), tmp_path)
-    assert not any("repeats itself" in note for note in notes)
+    assert not any("mode collapse" in note for note in notes)
 
 
 def conditional(folder: Path) -> GenerativeAdversarial:
@@ -197,32 +196,32 @@ def conditional(folder: Path) -> GenerativeAdversarial:
     return detector
 
 
-def test_a_conditional_model_is_told_age_and_sex_in_all_it_does(tmp_path: Path) -> None:
+def test_all_networks_of_a_conditional_model_use_age_and_sex(tmp_path: Path) -> None:
     detector = conditional(tmp_path)
     images, mask = slices(detector)
     n = len(images)
     with torch.inference_mode():
-        for answers in (
-            lambda about: detector.sample_given(about, torch.Generator().manual_seed(0)),
-            lambda about: detector.network.judge(images, about),
-            lambda about: detector.network.encode(images, about),
-            lambda about: detector.evidence_given(images, mask, about).maps["residual"],
+        for output in (
+            lambda covariates: detector.sample(n, torch.Generator().manual_seed(0), covariates),
+            lambda covariates: detector.network.forward_critic(images, covariates),
+            lambda covariates: detector.network.encode(images, covariates),
+            lambda covariates: detector.evidence(images, mask, covariates).maps["residual"],
         ):
-            old, young, nobody = (answers(about.expand(n, -1)) for about in (OLD_MAN, YOUNG_WOMAN, strangers(1)))
+            old, young, unknown = (output(group.expand(n, -1)) for group in (OLD, YOUNG, unknown_covariates(1)))
             assert not torch.equal(old, young)
-            assert not torch.equal(old, nobody)
-            assert nobody.isfinite().all()
+            assert not torch.equal(old, unknown)
+            assert unknown.isfinite().all()
 
 
-def test_where_nothing_is_known_a_conditional_model_answers_all_the_same(tmp_path: Path) -> None:
+def test_a_conditional_model_works_for_unknown_subjects(tmp_path: Path) -> None:
     detector = conditional(tmp_path)
     images, mask = slices(detector)
     with torch.inference_mode():
         evidence = detector.evidence(images, mask)
-        given = detector.evidence_given(images, mask, strangers(len(images)))
-        shown = torch.where(mask, detector.reconstruct(images, mask), 0.0)
-    assert torch.equal(evidence.maps["residual"], given.maps["residual"])
-    torch.testing.assert_close(evidence.reconstruction, shown)
+        explicit = detector.evidence(images, mask, unknown_covariates(len(images)))
+        reconstruction = torch.where(mask, detector.reconstruct(images, mask), 0.0)
+    assert torch.equal(evidence.maps["residual"], explicit.maps["residual"])
+    torch.testing.assert_close(evidence.reconstruction, reconstruction)
     assert detector.sample(2, torch.Generator().manual_seed(0)).isfinite().all()
 
 
@@ -241,7 +240,7 @@ class Darkening(MemoryCohort):
 
 
 @pytest.mark.slow
-def test_a_conditional_generator_makes_images_of_the_age_it_is_told(tmp_path: Path) -> None:
+def test_a_conditional_generator_makes_images_of_the_given_age(tmp_path: Path) -> None:
     scans = [healthy_scan(n) for n in range(10)]
     cohort = Darkening([(voxels / (1 + n % 2), mask) for n, (voxels, mask) in enumerate(scans)])
     training = TRAINING.model_copy(update={"steps": 240, "batch_size": 16, "validate_every": 240})
@@ -249,7 +248,7 @@ def test_a_conditional_generator_makes_images_of_the_age_it_is_told(tmp_path: Pa
     fit(detector, cohort, [], FitRun(tmp_path, training, device="cpu"))
     with torch.no_grad():
         young, old = (
-            detector.sample_given(torch.tensor([[age, 0.0]]).expand(32, 2), torch.Generator().manual_seed(0))
+            detector.sample(32, torch.Generator().manual_seed(0), torch.tensor([[age, 0.0]]).expand(32, 2))
             for age in (20.0, 80.0)
         )
     brightness = [float(images[:, 0, 6:10, 7:13].mean()) for images in (young, old)]
@@ -257,109 +256,109 @@ def test_a_conditional_generator_makes_images_of_the_age_it_is_told(tmp_path: Pa
 
 
 @dataclass(frozen=True, eq=False)
-class OfKinds(MemoryCohort):
-    """Of every subject the kind is known, one of three."""
+class WithKinds(MemoryCohort):
+    """A cohort whose only covariate is a kind, one of three."""
 
     def covariates(self, index: int) -> FloatArray:
         return np.array([index % 3], dtype=np.float32)
 
 
-@pytest.mark.parametrize("told", [True, False])
-def test_subjects_may_be_of_kinds_instead_of_an_age_and_a_sex(told: bool, tmp_path: Path) -> None:
-    detector = new(conditional=told, covariates=[{"name": "kind", "values": 3}])
-    cohort = OfKinds([healthy_scan(seed) for seed in range(4)])
+@pytest.mark.parametrize("is_conditional", [True, False])
+def test_other_covariates_than_age_and_sex_can_be_used(is_conditional: bool, tmp_path: Path) -> None:
+    detector = new(conditional=is_conditional, covariates=[{"name": "kind", "values": 3}])
+    cohort = WithKinds([healthy_scan(seed) for seed in range(4)])
     validation = [replace(planted_scan(), covariates=cohort.covariates(0))]
     fit(detector, cohort, validation, FitRun(tmp_path, TRAINING, device="cpu"))
     images, mask = slices(detector)
     with torch.inference_mode():
         first, second = (
-            detector.evidence_given(images, mask, torch.full((len(images), 1), kind)).reconstruction
+            detector.evidence(images, mask, torch.full((len(images), 1), kind)).reconstruction
             for kind in (0.0, 1.0)
         )
-    assert torch.equal(first, second) == (not told)
+    assert torch.equal(first, second) == (not is_conditional)
 
 
-def test_new_images_of_unknown_subjects_are_those_of_whom_nothing_is_told(tmp_path: Path) -> None:
+def test_samples_without_covariates_are_those_of_unknown_subjects(tmp_path: Path) -> None:
     detector = conditional(tmp_path)
-    assert isinstance(detector, ConditionalGenerator)
+    assert detector.is_conditional
     with torch.inference_mode():
         first = detector.sample(4, torch.Generator().manual_seed(0))
-        second = detector.sample_given(strangers(4), torch.Generator().manual_seed(0))
+        second = detector.sample(4, torch.Generator().manual_seed(0), unknown_covariates(4))
     assert torch.equal(first, second)
 
 
-def test_between_two_images_lies_also_what_is_told_of_them(tmp_path: Path) -> None:
+def test_interpolation_includes_the_condition(tmp_path: Path) -> None:
     detector = conditional(tmp_path)
     first, second = (slices(detector, seed)[0][:4] for seed in (0, 1))
-    young, old = YOUNG_WOMAN.expand(4, -1), OLD_MAN.expand(4, -1)
-    players = detector.network
+    young, old = YOUNG.expand(4, -1), OLD.expand(4, -1)
+    network = detector.network
     with torch.inference_mode():
-        way = interpolated(detector, first, second, 3, (young, old))
-        torch.testing.assert_close(way[0], players.generate(players.encode(first, young), young))
-        torch.testing.assert_close(way[2], players.generate(players.encode(second, old), old))
-        z = torch.lerp(players.encode(first, young), players.encode(second, old), 0.5)
-        told = torch.lerp(players.told(young), players.told(old), 0.5)
-        torch.testing.assert_close(way[1], players.steady(beside(on_sphere(z), told)))
-    assert not torch.equal(way[1], way[0])
+        steps = interpolate(detector, first, second, 3, (young, old))
+        torch.testing.assert_close(steps[0], network.forward_ema(network.encode(first, young), young))
+        torch.testing.assert_close(steps[2], network.forward_ema(network.encode(second, old), old))
+        z = torch.lerp(network.encode(first, young), network.encode(second, old), 0.5)
+        condition = torch.lerp(network.condition(young), network.condition(old), 0.5)
+        torch.testing.assert_close(steps[1], network.forward_ema_condition(on_sphere(z), condition))
+    assert not torch.equal(steps[1], steps[0])
 
 
-def test_what_an_unconditional_model_makes_between_two_images_does_not_depend_on_what_it_is_given() -> None:
+def test_interpolation_of_an_unconditional_model_does_not_depend_on_covariates() -> None:
     detector = new()
     first, second = (slices(detector, seed)[0][:4] for seed in (0, 1))
-    about = OLD_MAN.expand(4, -1), YOUNG_WOMAN.expand(4, -1)
+    covariates_pair = OLD.expand(4, -1), YOUNG.expand(4, -1)
     with torch.inference_mode():
         torch.testing.assert_close(
-            interpolated(detector, first, second, 3, about), interpolated(detector, first, second, 3)
+            interpolate(detector, first, second, 3, covariates_pair), interpolate(detector, first, second, 3)
         )
 
 
-def test_an_unconditional_model_makes_images_like_any_other_whatever_it_is_given() -> None:
+def test_samples_of_an_unconditional_model_do_not_depend_on_covariates() -> None:
     detector = new()
     with torch.inference_mode():
         first = detector.sample(4, torch.Generator().manual_seed(0))
-        second = detector.sample_given(OLD_MAN.expand(4, -1), torch.Generator().manual_seed(0))
+        second = detector.sample(4, torch.Generator().manual_seed(0), OLD.expand(4, -1))
     assert torch.equal(first, second)
 
 
-def test_an_unconditional_model_does_not_look_at_them() -> None:
+def test_the_evidence_of_an_unconditional_model_does_not_depend_on_covariates() -> None:
     detector = new()
     images, mask = slices(detector)
     with torch.inference_mode():
         old, young = (
-            detector.evidence_given(images, mask, about.expand(len(images), -1)).maps["residual"]
-            for about in (OLD_MAN, YOUNG_WOMAN)
+            detector.evidence(images, mask, group.expand(len(images), -1)).maps["residual"]
+            for group in (OLD, YOUNG)
         )
     assert torch.equal(old, young)
 
 
 @dataclass(frozen=True, eq=False)
-class Nameless(MemoryCohort):
-    """Nothing is known of its subjects."""
+class UnknownSubjects(MemoryCohort):
+    """A cohort without known covariates."""
 
     def covariates(self, index: int) -> FloatArray:
         return UNKNOWN_COVARIATES
 
 
-def test_a_conditional_model_of_subjects_of_whom_nothing_is_known_is_refused(tmp_path: Path) -> None:
-    cohort = Nameless([healthy_scan(seed) for seed in range(3)])
+def test_a_conditional_model_of_unknown_subjects_is_refused(tmp_path: Path) -> None:
+    cohort = UnknownSubjects([healthy_scan(seed) for seed in range(3)])
     with pytest.raises(TrainingError, match=r"participants\.tsv"):
         fit(new(conditional=True), cohort, [], FitRun(tmp_path, TRAINING, device="cpu"))
 
 
-def test_the_running_mean_of_the_generator_is_not_trained() -> None:
+def test_the_moving_average_of_the_generator_is_not_counted_as_trainable() -> None:
     detector = new()
-    players = detector.network
-    trainable_part = (players.generator, players.critic, players.encoder)
-    assert detector.n_parameters() == sum(p.numel() for part in trainable_part for p in part.parameters())
+    network = detector.network
+    trainable = (network.generator, network.critic, network.encoder)
+    assert detector.n_parameters() == sum(p.numel() for part in trainable for p in part.parameters())
 
 
-def test_the_running_mean_moves_once_a_step_however_many_batches_it_adds_up() -> None:
+def test_the_moving_average_is_updated_once_per_step_with_accumulated_batches() -> None:
     detector = new()
     images, mask = images_of(*healthy_scan(0), detector.view)
     with torch.no_grad():
         for parameter in detector.network.generator.parameters():
             parameter.add_(1.0)
-    after = 1 + next(step for step in range(10) if detector.turn(step, 100) == "generator")
+    after = 1 + next(step for step in range(10) if detector.phase(step, 100) == "generator")
     at = StepInfo(after, 100, torch.Generator().manual_seed(0))
     before = [p.clone() for p in detector.network.steady.parameters()]
     detector.loss(images[:2], mask[:2], at)
@@ -367,4 +366,4 @@ def test_the_running_mean_moves_once_a_step_however_many_batches_it_adds_up() ->
     assert not any(torch.equal(a, b) for a, b in zip(before, once, strict=True))
     detector.loss(images[:2], mask[:2], at)
     assert all(torch.equal(a, b) for a, b in zip(once, detector.network.steady.parameters(), strict=True))
-    assert detector.followed == after
+    assert detector.last_ema_step == after

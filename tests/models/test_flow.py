@@ -11,8 +11,9 @@ from torch import Tensor
 
 from anomaly.core.errors import ConfigError
 from anomaly.core.volume import Geometry
-from anomaly.models.base import StepInfo, either_foreground, interpolated
+from anomaly.models.base import StepInfo, either_foreground
 from anomaly.models.flow import CouplingFlow, FlowSettings, NormalisingFlow
+from anomaly.models.generation import interpolate
 from anomaly.training.fit import fit
 from anomaly.training.run import FitRun
 from anomaly.training.settings import AugmentationSettings, TrainingSettings
@@ -65,7 +66,7 @@ def test_the_inverse_recovers_the_image(kind: str, factor: int) -> None:
 def test_interpolation_starts_at_the_first_image_and_ends_at_the_second() -> None:
     detector, first, _ = flow_and_image()
     second = images_of(*healthy_scan(1), detector.view)[0][len(first) :][:1]
-    steps = interpolated(detector, first, second, 5)
+    steps = interpolate(detector, first, second, 5)
     torch.testing.assert_close(steps[0], first, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(steps[4], second, atol=1e-4, rtol=1e-4)
     mask = either_foreground(first, second)

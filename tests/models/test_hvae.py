@@ -10,7 +10,8 @@ from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from anomaly.core.errors import ConfigError, TrainingError
 from anomaly.core.volume import Geometry
-from anomaly.models.base import Embedder, Generator, StepInfo
+from anomaly.models.base import StepInfo
+from anomaly.models.generation import Embedder, Generator
 from anomaly.models.hvae import (
     HierarchicalSettings,
     HierarchicalVariationalAutoencoder,

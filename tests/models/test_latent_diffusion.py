@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from anomaly.core.errors import ConfigError
-from anomaly.models.base import Decoder, StepInfo, interpolated, interpolates
+from anomaly.models.base import StepInfo
 from anomaly.models.components.latent_autoencoder import QuantisedAutoencoder
+from anomaly.models.generation import Decoder, can_interpolate, interpolate
 from anomaly.models.latent_diffusion import LatentDiffusion, LatentDiffusionSettings
 from tests.models.factories import GRID, healthy_scan, images_of
 
@@ -132,7 +133,7 @@ def test_interpolation_denoises_the_weighted_mean_of_two_latents() -> None:
     images, _ = first_images(detector)
     first, second = images.chunk(2)
     with torch.no_grad():
-        restored = interpolated(detector, first, second, 3)
+        restored = interpolate(detector, first, second, 3)
         z, end = detector.encode_latent(first), detector.encode_latent(second)
         for step, weight in zip(restored, (0, 0.5, 1), strict=True):
             mean = torch.lerp(z, end, weight)
@@ -209,7 +210,7 @@ def test_both_autoencoders_give_maps_codes_and_samples(kind: str, view: dict[str
     assert evidence.maps["latent"].min() >= 0
     assert code.shape == (len(images), 4 * 4**detector.view.spatial_dims)
     assert not isinstance(detector, Decoder)  # the embedding is too coarse to be decoded
-    assert interpolates(detector)
+    assert can_interpolate(detector)
     samples = [detector.sample(2, torch.Generator().manual_seed(1)) for _ in range(2)]
     assert samples[0].shape == (2, detector.view.channels, *detector.image_shape)
     assert torch.equal(*samples)

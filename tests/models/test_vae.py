@@ -14,9 +14,10 @@ from torch.distributions import Bernoulli, MultivariateNormal, Normal
 
 from anomaly.core.errors import ConfigError, TrainingError
 from anomaly.core.volume import FloatArray, MaskArray
-from anomaly.models.base import Embedder, Generator, StepInfo, interpolated
+from anomaly.models.base import StepInfo
 from anomaly.models.components.network import target_slice
-from anomaly.models.components.variational import kl
+from anomaly.models.components.variational import DiagonalGaussian, kl
+from anomaly.models.generation import Embedder, Generator, interpolate
 from anomaly.models.vae import VariationalAutoencoder, VariationalSettings
 from anomaly.training.fit import fit
 from anomaly.training.run import FitRun
@@ -29,7 +30,7 @@ def new(**changes: object) -> VariationalAutoencoder:
     return VariationalAutoencoder(settings, GRID)
 
 
-def moment(step: int, steps: int = 100) -> StepInfo:
+def step_info(step: int, steps: int = 100) -> StepInfo:
     return StepInfo(step, steps, torch.Generator().manual_seed(0))
 
 
@@ -43,12 +44,12 @@ class Linear(VariationalAutoencoder):
         columns = torch.linalg.qr(torch.randn(voxels, 3, generator=torch.Generator().manual_seed(0)))[0]
         self.weights, self.widen = columns * torch.tensor([3.0, 2.0, 1.0]), widen
 
-    def encode(self, images: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def encode(self, images: Tensor, condition: Tensor | None = None) -> DiagonalGaussian:
         variance = 1 / (1 + (self.weights**2).sum(0) / self.settings.noise_sd**2)
         mu = variance * (images.flatten(1) @ self.weights) / self.settings.noise_sd**2
-        return mu, (self.widen * variance).log().expand_as(mu)
+        return DiagonalGaussian(mu, (self.widen * variance).log().expand_as(mu))
 
-    def output(self, z: Tensor, given: Tensor | None = None) -> Tensor:
+    def output(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         return (z @ self.weights.T).reshape(-1, 1, *self.image_shape)
 
     def images(self, n: int = 5) -> tuple[Tensor, Tensor]:
@@ -85,7 +86,7 @@ def test_beta_rises_over_the_warm_up() -> None:
 
     def beta(step: int) -> float:
         with torch.no_grad():
-            losses = detector.loss(images, mask, moment(step))
+            losses = detector.loss(images, mask, step_info(step))
         return float((losses["loss"] + losses["likelihood"]) / losses["kl"])
 
     assert abs(beta(0) - 2.0 / 50) < 1e-2
@@ -116,7 +117,7 @@ def test_the_kl_gradient_is_the_slope_of_the_kl_even_under_inference_mode() -> N
 def test_the_same_image_has_the_same_loss_with_the_same_generator() -> None:
     detector = new()
     images, mask = images_of(*healthy_scan(0), detector.view)
-    first, second = (detector.loss(images, mask, moment(3))["loss"] for _ in range(2))
+    first, second = (detector.loss(images, mask, step_info(3))["loss"] for _ in range(2))
     assert torch.equal(first, second)
 
 
@@ -132,10 +133,10 @@ def test_the_number_of_parameters_is_that_of_a_count_by_hand(view: dict[str, Any
     assert detector.n_parameters() == convolutions + dense
 
 
-def test_free_bits_leave_a_small_kl_alone() -> None:
+def test_free_bits_set_a_lower_bound_on_the_kl() -> None:
     plain, free = new(beta_warmup=0.0), new(beta_warmup=0.0, free_bits=50.0)
     images, mask = images_of(*healthy_scan(0), plain.view)
-    first, second = (detector.loss(images, mask, moment(0)) for detector in (plain, free))
+    first, second = (detector.loss(images, mask, step_info(0)) for detector in (plain, free))
     assert torch.equal(first["kl"], second["kl"])  # what is logged is the KL as it is
     floor = 50.0 * 6 * len(images) / mask.sum()
     torch.testing.assert_close(second["loss"] + second["likelihood"], floor)
@@ -147,7 +148,7 @@ def test_context_encoding_hides_boxes_in_training_and_not_in_scoring() -> None:
     images, mask = images_of(*healthy_scan(0), detector.view)
     shown, hidden = detector.corrupt(images, mask, torch.Generator().manual_seed(0))
     assert hidden.all()
-    losses = detector.loss(images, mask, moment(0), shown, hidden)
+    losses = detector.loss(images, mask, step_info(0), shown, hidden)
     with torch.no_grad():
         rebuilt = detector.log_likelihood(images, detector.reconstruct(shown, mask), mask).sum() / mask.sum()
     torch.testing.assert_close(losses["loss"], -rebuilt)  # neither noise nor KL
@@ -157,7 +158,7 @@ def test_context_encoding_hides_boxes_in_training_and_not_in_scoring() -> None:
     assert new().corrupt(images, mask, torch.Generator()) == ()
 
 
-def test_one_importance_sample_is_an_estimate_of_the_elbo() -> None:
+def test_the_bound_with_one_sample_is_an_estimate_of_the_elbo() -> None:
     detector = new()
     images, mask = images_of(*healthy_scan(0), detector.view)
     bound = detector.importance_bound(images, mask, 1, torch.Generator().manual_seed(4))
@@ -175,7 +176,7 @@ def test_the_importance_bound_is_the_evidence_where_the_posterior_is_exact() -> 
     torch.testing.assert_close(bound, toy.log_evidence(images), rtol=1e-3, atol=0.05)
 
 
-def test_the_importance_bound_rises_to_the_evidence_as_the_samples_grow() -> None:
+def test_the_importance_bound_rises_to_the_evidence_with_the_number_of_samples() -> None:
     toy = Linear(widen=4.0)
     images, mask = toy.images()
     evidence, rng = toy.log_evidence(images), torch.Generator().manual_seed(0)
@@ -187,15 +188,15 @@ def test_the_importance_bound_rises_to_the_evidence_as_the_samples_grow() -> Non
     assert gaps[2] < 0.1
 
 
-def test_restoring_a_scan_lowers_its_surprise_step_by_step() -> None:
+def test_each_restoration_step_lowers_the_objective() -> None:
     toy = Linear(noise_sd=0.2)
     images, mask = toy.images()
     images[:, :, 4:8, 6:10] -= 0.5
-    surprises = []
+    objectives = []
     for steps in range(8):
         detector = Linear(noise_sd=0.2, restoration_steps=steps, restoration_rate=0.01)
-        surprises.append(detector.surprise(detector.restored(images, mask), images, mask))
-    steps_down = torch.stack(surprises).diff(dim=0)
+        objectives.append(detector.restoration_objective(detector.restore(images, mask), images, mask))
+    steps_down = torch.stack(objectives).diff(dim=0)
     assert (steps_down < 0).all()
 
 
@@ -214,13 +215,13 @@ def test_a_dark_lesion_is_restored_brighter(trained: VariationalAutoencoder) -> 
     assert restoration[mask & ~lesion].abs().mean() < 0.5 * restoration[lesion].abs().mean()
 
 
-def test_total_variation_keeps_a_restoration_near_the_scan(trained: VariationalAutoencoder) -> None:
+def test_the_total_variation_penalty_keeps_the_restoration_near_the_scan(trained: VariationalAutoencoder) -> None:
     images, mask = images_of(planted_scan(200).voxels, planted_scan(200).mask, trained.view)
     moved = []
     for weight in (0.0, 2.0, 20.0):
         detector = new(latent_size=8, restoration_steps=20, restoration_rate=0.02, restoration_tv=weight)
         detector.load_state_dict(trained.state_dict())
-        moved.append(float((detector.restored(images, mask) - images).abs().sum()))
+        moved.append(float((detector.restore(images, mask) - images).abs().sum()))
     assert moved[0] > moved[1] > moved[2]
 
 
@@ -229,7 +230,7 @@ def test_restoration_steps_that_overshoot_are_refused() -> None:
         new(restoration_steps=10, restoration_tv=20.0)
 
 
-def test_a_hole_is_filled_with_what_was_there(trained: VariationalAutoencoder) -> None:
+def test_imputation_restores_missing_voxels(trained: VariationalAutoencoder) -> None:
     images, mask = images_of(*healthy_scan(300), trained.view)
     missing = torch.zeros_like(mask)
     missing[:, :, 6:11, 8:13] = True
@@ -247,18 +248,18 @@ def test_a_hole_is_filled_with_what_was_there(trained: VariationalAutoencoder) -
     assert torch.equal(often[hole], other[hole])  # what lies under the hole is not looked at
 
 
-def test_a_code_leads_from_one_image_to_another(trained: VariationalAutoencoder) -> None:
+def test_codes_of_two_images_can_be_interpolated(trained: VariationalAutoencoder) -> None:
     first, mask = images_of(*healthy_scan(0), trained.view)
     first, second = first[:4], first[4:8]
     with torch.no_grad():
-        way = interpolated(trained, first, second, 5)
+        way = interpolate(trained, first, second, 5)
         torch.testing.assert_close(way[0], trained.reconstruct(first, mask[:4]))
         torch.testing.assert_close(way[4], trained.reconstruct(second, mask[4:8]))
         half = torch.lerp(trained.embed(first, mask[:4]), trained.embed(second, mask[4:8]), 0.5)
         torch.testing.assert_close(way[2], trained.decode(half))
 
 
-def test_new_images_come_from_the_generator_alone() -> None:
+def test_samples_depend_only_on_the_random_generator() -> None:
     detector = new(view={"kind": "slice", "neighbours": 1})
     assert isinstance(detector, Generator)
     assert isinstance(detector, Embedder)
@@ -281,7 +282,7 @@ def test_neighbouring_slices_are_imputed_and_restored_in_the_middle() -> None:
 
 
 @pytest.mark.parametrize("view", [{"kind": "patch", "size": (8, 8, 8)}, {"kind": "volume"}])
-def test_patches_and_volumes_are_learnt_and_answered(view: dict[str, Any], tmp_path: Path) -> None:
+def test_patches_and_volumes_can_be_trained_on_and_scored(view: dict[str, Any], tmp_path: Path) -> None:
     detector = new(view=view, kl_gradient=True, restoration_steps=2, context_encoding=0.5, restoration_rate=0.02)
     training = TrainingSettings(steps=2, batch_size=2, validate_every=2)
     fit(detector, healthy_cohort(3), [], FitRun(tmp_path, training, device="cpu"))
@@ -292,7 +293,7 @@ def test_patches_and_volumes_are_learnt_and_answered(view: dict[str, Any], tmp_p
     assert all(m.shape == mask.shape for m in maps.values())
 
 
-def test_a_unit_is_active_where_its_mean_varies_with_the_image() -> None:
+def test_a_unit_is_active_if_its_mean_varies_with_the_image() -> None:
     toy = Linear()
     batches = [images_of(*healthy_scan(seed), toy.view)[0] for seed in range(4)]
     expected = toy.encode(torch.cat(batches))[0].var(0, correction=0) > 0.01
@@ -307,18 +308,18 @@ def batches() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         yield images, mask, torch.full((len(images), 2), torch.nan)
 
 
-def test_a_code_that_says_something_of_images_is_healthy(trained: VariationalAutoencoder) -> None:
+def test_active_units_give_no_warning(trained: VariationalAutoencoder) -> None:
     diagnostics = trained.diagnostics(batches())
     assert 1 <= diagnostics.numbers["active_units"] <= 8
     assert diagnostics.warnings == ()
 
 
-def test_a_collapsed_code_is_a_warning_with_its_remedy() -> None:
+def test_posterior_collapse_gives_a_warning_with_a_remedy() -> None:
     toy = Linear()
     toy.weights *= 1e-3
     diagnostics = toy.diagnostics(batches())
     assert diagnostics.numbers == {"active_units": 0.0}
-    assert diagnostics.warnings[0].startswith("the code has collapsed: 0 of 3 latent units")
+    assert diagnostics.warnings[0].startswith("the posterior has collapsed: 0 of 3 latent units")
     assert "model.free_bits" in diagnostics.warnings[0]
 
 
@@ -328,7 +329,7 @@ def test_active_units_are_in_the_report_of_a_training(tmp_path: Path) -> None:
     assert 0 <= report.validation["active_units"] <= 6
 
 
-def test_channels_that_groups_cannot_divide_are_refused() -> None:
+def test_channels_that_are_not_multiples_of_8_are_refused() -> None:
     with pytest.raises(ConfigError, match="multiples of 8"):
         new(channels=(8, 12))
 
@@ -338,7 +339,7 @@ def binary_scan(seed: int) -> tuple[FloatArray, MaskArray]:
     return (voxels > 0.7).astype(np.float32), mask
 
 
-def test_a_bernoulli_model_answers_with_probabilities_and_their_elbo() -> None:
+def test_a_bernoulli_model_returns_probabilities_and_their_elbo() -> None:
     detector = new(likelihood="bernoulli", kl_gradient=True)
     images, mask = images_of(*binary_scan(0), detector.view)
     with torch.inference_mode():
@@ -374,15 +375,13 @@ def test_a_bernoulli_model_learns_what_is_black_and_what_is_white(tmp_path: Path
     assert -likelihood.sum() / mask.sum() < 0.5 * math.log(2)
 
 
-def test_intensities_that_are_no_probabilities_are_refused(tmp_path: Path) -> None:
+def test_intensities_outside_0_to_1_are_refused(tmp_path: Path) -> None:
     bright = (2 * healthy_scan(1)[0], healthy_scan(1)[1])
     cohort = MemoryCohort([binary_scan(0), bright, binary_scan(2)])
-    with pytest.raises(
-        TrainingError, match=r"scan 2 of 3 holds intensities .* Bernoulli likelihood expects 0 to 1"
-    ):
+    with pytest.raises(TrainingError, match=r"scan 2 of 3 has intensities .* Bernoulli likelihood expects 0 to 1"):
         fit(new(likelihood="bernoulli"), cohort, [], FitRun(tmp_path, TrainingSettings(steps=1), device="cpu"))
 
 
-def test_a_bernoulli_model_is_not_restored() -> None:
+def test_restoration_with_a_bernoulli_likelihood_is_refused() -> None:
     with pytest.raises(ConfigError, match="needs likelihood gaussian"):
         new(likelihood="bernoulli", restoration_steps=2)

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from anomaly.core.errors import TrainingError
-from anomaly.models.base import Embedder, Generator, StepInfo
+from anomaly.models.base import StepInfo
 from anomaly.models.components.variational import kl, reparameterize
-from anomaly.models.vaegan import AdversarialVariational, VAEGANSettings, half_new
+from anomaly.models.generation import Embedder, Generator
+from anomaly.models.vaegan import AdversarialVariational, VAEGANSettings, replace_half
 from anomaly.training.fit import fit
 from anomaly.training.run import FitRun
 from anomaly.training.settings import TrainingSettings
@@ -23,7 +24,7 @@ def new(kind: type[AdversarialVariational] = AdversarialVariational, **changes: 
     return kind(VAEGANSettings.parse(values, "model"), GRID)
 
 
-def moment(step: int, steps: int = 100) -> StepInfo:
+def step_info(step: int, steps: int = 100) -> StepInfo:
     return StepInfo(step, steps, torch.Generator().manual_seed(0))
 
 
@@ -42,18 +43,18 @@ def gradients(detector: AdversarialVariational, step: int) -> dict[str, Tensor]:
     part = detector.trainable_part(step, 100)
     detector.requires_grad_(False)
     part.requires_grad_()
-    detector.loss(*slices(detector), moment(step))["loss"].backward()
+    detector.loss(*slices(detector), step_info(step))["loss"].backward()
     return {name: p.grad for name, p in detector.network.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize("objective", ["wgan-gp", "non-saturating", "minimax"])
-def test_critic_and_autoencoder_take_turns_in_getting_gradients(objective: str) -> None:
+def test_critic_and_autoencoder_are_trained_in_alternation(objective: str) -> None:
     critic, autoencoder = (gradients(new(objective=objective), step) for step in (0, 1))
     assert {name.split(".")[0] for name in critic} == {"critic"}
     assert {name.split(".")[0] for name in autoencoder} == {"autoencoder"}
 
 
-def test_pleasing_the_critic_teaches_the_decoder_alone() -> None:
+def test_the_adversarial_loss_has_a_gradient_for_the_decoder_only() -> None:
     without, with_it = (gradients(new(adversarial_weight=weight), 1) for weight in (0.0, 10.0))
     changed = {
         name.split(".")[1]
@@ -63,39 +64,42 @@ def test_pleasing_the_critic_teaches_the_decoder_alone() -> None:
     assert changed == {"decoder"}
 
 
-def test_the_loss_is_the_negative_elbo_of_what_the_critic_sees_and_of_the_voxels() -> None:
+def test_the_loss_is_the_negative_elbo_of_critic_features_and_voxels() -> None:
     detector = new(adversarial_weight=0.0, voxel_weight=0.5, noise_sd=0.2, beta=2.0, beta_warmup=0.0)
     images, mask = slices(detector)
     with torch.no_grad():
-        losses = detector.loss(images, mask, moment(1))
+        losses = detector.loss(images, mask, step_info(1))
         mu, log_variance = detector.network.encode(images)
-        rebuilt = detector.network.decode(reparameterize(mu, log_variance, moment(1).rng))
-        seen = [detector.network.critic.features(x) for x in (images, rebuilt)]
-    likelihood = -0.5 * ((seen[0] - seen[1]) ** 2).sum() - 0.5 * 0.5 * (((images - rebuilt)[mask] / 0.2) ** 2).sum()
+        reconstruction = detector.network.decode(reparameterize(mu, log_variance, step_info(1).rng))
+        features = [detector.network.critic.features(x) for x in (images, reconstruction)]
+    likelihood = (
+        -0.5 * ((features[0] - features[1]) ** 2).sum()
+        - 0.5 * 0.5 * (((images - reconstruction)[mask] / 0.2) ** 2).sum()
+    )
     torch.testing.assert_close(losses["loss"], (2 * kl(mu, log_variance).sum() - likelihood) / mask.sum())
 
 
-def test_half_of_what_the_critic_judges_is_rebuilt_and_half_is_new() -> None:
+def test_half_of_the_decoded_codes_of_the_critic_are_new() -> None:
     z = torch.ones(5, 3, requires_grad=True)
-    codes = half_new(z, torch.Generator().manual_seed(0))
+    codes = replace_half(z, torch.Generator().manual_seed(0))
     assert not codes.requires_grad
     assert (codes[:2] == 1).all()
     assert (codes[2:] != 1).all()
 
 
-def test_the_evidence_is_the_residual_the_kl_and_what_the_critic_sees() -> None:
+def test_the_evidence_is_the_residual_the_kl_and_the_feature_distance() -> None:
     detector = new(view={"neighbours": 1})
     images, mask = slices(detector)
     with torch.inference_mode():
         evidence = detector.evidence(images, mask)
-        rebuilt = detector.reconstruct(images, mask)
+        reconstruction = detector.reconstruct(images, mask)
         divergence = kl(*detector.network.encode(images))
-    torch.testing.assert_close(evidence.maps["residual"], torch.where(mask, images[:, 1:2] - rebuilt, 0.0))
+    torch.testing.assert_close(evidence.maps["residual"], torch.where(mask, images[:, 1:2] - reconstruction, 0.0))
     torch.testing.assert_close(evidence.terms["kl"], divergence)
     assert (evidence.terms["critic_features"] > 0).all()
 
 
-def test_it_makes_new_images_and_embeds() -> None:
+def test_the_model_samples_and_embeds() -> None:
     detector = new()
     assert isinstance(detector, Generator)
     assert isinstance(detector, Embedder)
@@ -109,18 +113,18 @@ def test_a_latent_as_large_as_the_image_is_refused(tmp_path: Path) -> None:
         trained(new(latent_size=16 * 20), tmp_path)
 
 
-def test_patches_are_learnt_in_3d_and_in_bfloat16(tmp_path: Path) -> None:
+def test_3d_patches_can_be_trained_on_in_bfloat16(tmp_path: Path) -> None:
     detector = new(view={"kind": "patch", "size": (8, 8, 8)}, spectral_norm=True)
     trained(detector, tmp_path, TRAINING.model_copy(update={"precision": "bf16"}))
     assert detector.sample(2, torch.Generator().manual_seed(0)).shape == (2, 1, 8, 8, 8)
 
 
 class Collapsed(AdversarialVariational):
-    """It makes one image again and again."""
+    """A model whose samples are all the same."""
 
     def sample(self, n: int, rng: torch.Generator) -> Tensor:
         return torch.zeros_like(super().sample(n, rng))
 
 
-def test_new_images_that_are_all_the_same_are_reported(tmp_path: Path) -> None:
-    assert any("the generator repeats itself" in note for note in trained(new(Collapsed), tmp_path))
+def test_mode_collapse_is_reported(tmp_path: Path) -> None:
+    assert any("mode collapse of the generator" in note for note in trained(new(Collapsed), tmp_path))

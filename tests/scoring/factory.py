@@ -35,7 +35,7 @@ class Constant(ClosedFormDetector):
     def fit_closed_form(self, train: VolumeSource) -> None:
         del train
 
-    def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
+    def evidence(self, images: Tensor, mask: Tensor, covariates: Tensor | None = None) -> Evidence:
         middle = images[:, images.shape[1] // 2][:, None]
         expected = torch.ones_like(middle) * mask
         residual = (middle - 1.0) * mask

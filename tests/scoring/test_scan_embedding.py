@@ -34,7 +34,7 @@ class Embedding(Constant):
 class EmbeddingInOnePass(Embedding):
     """Gives the code with the evidence."""
 
-    def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
+    def evidence(self, images: Tensor, mask: Tensor, covariates: Tensor | None = None) -> Evidence:
         return replace(super().evidence(images, mask), embedding=self.embed(images, mask))
 
 

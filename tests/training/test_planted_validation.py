@@ -32,7 +32,7 @@ class Constant(ClosedFormDetector):
     def fit_closed_form(self, train: VolumeSource) -> None:
         raise NotImplementedError
 
-    def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
+    def evidence(self, images: Tensor, mask: Tensor, covariates: Tensor | None = None) -> Evidence:
         shown = target_slice(images)
         if self.blind:
             shown = torch.rand(shown.shape, generator=torch.Generator().manual_seed(0))

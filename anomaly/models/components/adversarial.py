@@ -1,30 +1,32 @@
-"""What adversarial models share: the players, their objectives, and whether the game goes well. A building block.
+"""Adversarial models: networks, losses and the base detector. A building block, not a family.
 
-A generator G makes images from codes z ~ N(0, 1); a critic D gives an image a number, larger = more real. D learns
-from real images x and generated ones, G learns from D:
+A generator G makes images from codes z ~ N(0, 1). A critic D maps an image to a number; larger means more real. D
+is trained on real images x and generated ones, G is trained against D:
 
     objective        D minimises                                            G minimises
     wgan-gp          E D(G(z)) − E D(x) + λ E (‖∇D(x̃)‖₂ − 1)²                −E D(G(z))
     non-saturating   −E log σ(D(x)) − E log(1 − σ(D(G(z))))                  −E log σ(D(G(z)))
     minimax          as non-saturating                                       E log(1 − σ(D(G(z))))
 
-with x̃ = u x + (1 − u) G(z), u ~ U(0, 1), the gradient ∇ with respect to x̃. With wgan-gp D is nearly 1-Lipschitz,
-and its gap E D(x) − E D(G(z)) measures how far generated images are from real ones.
+with x̃ = u x + (1 − u) G(z), u ~ U(0, 1), and the gradient ∇ with respect to x̃. With wgan-gp, D is approximately
+1-Lipschitz, and its gap E D(x) − E D(G(z)) estimates the distance between the distributions of real and generated
+images.
 
 Source: Goodfellow et al. 2014, "Generative Adversarial Nets" (minimax, non-saturating); Radford, Metz & Chintala
 2016, "Unsupervised Representation Learning with Deep Convolutional GANs" (the networks); Gulrajani et al. 2017,
-"Improved Training of Wasserstein GANs" (wgan-gp); Miyato et al. 2018, "Spectral Normalization for GANs"; Miyato &
-Koyama 2018, "cGANs with Projection Discriminator".
+"Improved Training of Wasserstein GANs" (wgan-gp); Miyato et al. 2018, "Spectral Normalization for GANs"; Mirza &
+Osindero 2014, "Conditional Generative Adversarial Nets"; Miyato & Koyama 2018, "cGANs with Projection
+Discriminator".
 """
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated
 
-import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from monai.networks.blocks import Convolution, SubpixelUpsample, UpSample
@@ -32,25 +34,20 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from anomaly.core.covariates import Covariate
 from anomaly.core.image_views import VolumeSource
-from anomaly.evaluation.generation import Variety, variety
 from anomaly.models.base import Diagnostics
+from anomaly.models.components.conditioning import Conditioning, condition_dropout
 from anomaly.models.components.conv_autoencoder import BottleneckDetector, LatentSettings
+from anomaly.models.components.ema import ema_update
+from anomaly.models.components.gan_diagnostics import Objective, gan_diagnostics
 from anomaly.models.components.network import GROUPS, crop, pad, padded_shape
+from anomaly.models.components.variational import DiagonalGaussian
 
-DECAY = 0.99  # of a generator's running mean
-Objective = Literal["wgan-gp", "non-saturating", "minimax"]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
-COMPARED = 256  # real and generated images, to see how the game goes
-BATCHES = 32  # at most, where they are few large images
-SMALL = 16  # voxels along each axis of the small images that are compared
-FEW_KINDS = 0.1  # coverage: kinds of real images that are made at all
-FEW_DISTINCT = 0.5
-LIFELIKE = 0.5  # density: most images are like some real ones
-VANISHED = 1e-3  # a gap of the critic, as a share of the distance between real and generated images
-EXPLODED = 3.0
-CERTAIN = 30.0  # a gap of log-odds
+GENERATOR_EMA_DECAY = 0.99
+CONDITION_DROPOUT = 0.1  # probability in training that a covariate is replaced by unknown
 
 
 class AdversarialSettings(LatentSettings):
@@ -63,12 +60,14 @@ class AdversarialSettings(LatentSettings):
         False,
         description="divide the critic's weights by their largest singular value; no layer is normalised",
     )
-    critic_steps: int = Field(1, ge=1, description="steps of the critic to every step of the generator")
-    betas: tuple[Decay, Decay] = Field((0.0, 0.9), description="decay of the moments of AdamW; games want little")
+    critic_steps: int = Field(1, ge=1, description="steps of the critic per step of the generator")
+    betas: tuple[Decay, Decay] = Field(
+        (0.0, 0.9), description="decay of the moments of AdamW; adversarial training needs small values"
+    )
 
 
 class AdversarialDetector(BottleneckDetector):
-    """A detector whose players take turns."""
+    """A detector with a critic, which is trained in alternation with the other networks."""
 
     settings: AdversarialSettings
 
@@ -79,27 +78,36 @@ class AdversarialDetector(BottleneckDetector):
 
     @property
     def compiles(self) -> bool:
-        """Whether there is no gradient penalty: torch compiles no gradient of a gradient."""
+        """Whether torch can compile the networks: it cannot compile the double backward of a gradient penalty."""
         return self.settings.objective != "wgan-gp"
 
-    def lesson(
-        self, judge: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, rng: torch.Generator
+    def critic_losses(
+        self, critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, rng: torch.Generator
     ) -> dict[str, Tensor]:
-        """Return what a critic minimises, given images of both kinds ``(B, C, *S)``, its parts, and its gap."""
+        """Return the loss of a critic on real and generated images ``(B, C, *S)``, its parts, and the gap."""
         settings = self.settings
-        real_answers, fake_answers = judge(real), judge(fake)
-        losses = {"critic": critic_loss(settings.objective, real_answers, fake_answers)}
+        real_output, fake_output = critic(real), critic(fake)
+        losses = {"critic": critic_loss(settings.objective, real_output, fake_output)}
         if settings.objective == "wgan-gp":
-            losses["penalty"] = settings.penalty * gradient_penalty(judge, real, fake, rng)
-        gap = real_answers.mean() - fake_answers.mean()
+            losses["penalty"] = settings.penalty * gradient_penalty(critic, real, fake, rng)
+        gap = real_output.mean() - fake_output.mean()
         return {"loss": torch.stack(list(losses.values())).sum(), **losses, "gap": gap}
+
+    def gan_diagnostics(
+        self,
+        batches: Iterator[tuple[Tensor, Tensor, Tensor]],
+        generate: Callable[[Tensor], Tensor],
+        critic: Callable[[Tensor, Tensor], Tensor],
+    ) -> Diagnostics:
+        """Return signs of mode collapse and of an unbalanced critic; see :func:`gan_diagnostics`."""
+        return gan_diagnostics(batches, generate, critic, self.settings.objective)
 
 
 class ImageGenerator(nn.Module):
-    """Convolutions at ever finer resolution, from a code to images ``(B, C, *S)`` of healthy intensities.
+    """Convolutions and upsampling from a code to images ``(B, C, *S)`` in the range of healthy intensities.
 
-    The last layer says of every voxel how surely it is tissue (m) and where in the range [a, b] its intensity lies
-    (t), so that background can be 0 whatever the range: x = σ(m) · (a + (b − a) · σ(t)).
+    The last layer gives, for every voxel, the logit m that it is tissue and the position t of its intensity in the
+    range [a, b], so that the background can be 0 for any range: x = σ(m) · (a + (b − a) · σ(t)).
 
     Attributes
     ----------
@@ -148,15 +156,15 @@ class ImageCritic(nn.Module):
     Parameters
     ----------
     in_channels, channels, out
-        C, the channels of the stages, and how many numbers.
+        C, the channels of the stages, and the number of outputs.
     shape
         S.
     spectral
-        Whether spectral normalisation takes the place of layer normalisation (Ba, Kiros & Hinton 2016), which
-        unlike that of batches keeps the gradient penalty of an image its own.
-    told
-        Length of c, what a critic is told beside the images. Its answer gains f(x) · V c, how well the two go
-        together, f the features (Miyato & Koyama 2018).
+        Use spectral normalisation instead of layer normalisation (Ba, Kiros & Hinton 2016). Batch normalisation is
+        unsuitable, because with it the gradient penalty of an image would depend on other images.
+    condition_size
+        Length of the condition c of a conditional critic. Its output gains the projection f(x) · V c of the
+        features f (Miyato & Koyama 2018).
     """
 
     def __init__(
@@ -166,7 +174,7 @@ class ImageCritic(nn.Module):
         out: int,
         shape: tuple[int, ...],
         spectral: bool = False,
-        told: int = 0,
+        condition_size: int = 0,
     ) -> None:
         super().__init__()
         coarse = coarse_shape(shape, len(channels))
@@ -181,52 +189,125 @@ class ImageCritic(nn.Module):
         self.stages = nn.Sequential(*stages)
         features = channels[-1] * math.prod(coarse)
         self.head = nn.Linear(features, out)
-        self.expected = nn.Linear(told, features, bias=False) if told else None
+        # V of the projection.
+        self.expected = nn.Linear(condition_size, features, bias=False) if condition_size else None
         if spectral:
             for layer in list(self.modules()):
                 if isinstance(layer, (nn.Conv2d, nn.Conv3d, nn.Linear)):
                     spectral_norm(layer)
 
     def features(self, images: Tensor) -> Tensor:
-        """Return what the last stage sees in images, ``(B, F)``."""
-        seen: Tensor = self.stages(pad(images, self.padded)).flatten(1)
-        return seen
+        """Return the features of the last stage ``(B, F)``."""
+        features: Tensor = self.stages(pad(images, self.padded)).flatten(1)
+        return features
 
-    def forward(self, images: Tensor, told: Tensor | None = None) -> Tensor:
-        """Return the numbers of images, of which c ``(B, told)`` is told."""
-        seen = self.features(images)
-        numbers: Tensor = self.head(seen)
+    def forward(self, images: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Return the outputs ``(B, out)`` of images with the condition c ``(B, condition_size)``."""
+        features = self.features(images)
+        output: Tensor = self.head(features)
         if self.expected is not None:
-            numbers = numbers + (self.expected(told) * seen).sum(dim=1, keepdim=True)
-        return numbers.float()
+            output = output + (self.expected(condition) * features).sum(dim=1, keepdim=True)
+        return output.float()
 
 
-@torch.no_grad()
-def follow(mean: nn.Module, current: nn.Module, step: int) -> None:
-    """Move an exponential running mean of a player's weights, which swing about, towards the current ones.
+class GaussianEncoder(ImageCritic):
+    """Strided convolutions from images to the posterior q(z|x) = N(μ, σ²) of their codes."""
 
-    As of the weights in training, the decay rises with the steps (Karras et al. 2018, "Progressive Growing of
-    GANs", section 6).
+    def __init__(self, in_channels: int, channels: tuple[int, ...], latent: int, shape: tuple[int, ...]) -> None:
+        super().__init__(in_channels, channels, 2 * latent, shape)
+
+    def encode(self, images: Tensor) -> DiagonalGaussian:
+        """Return q(z|x) of images ``(B, C, *S)``."""
+        mu, log_variance = self(images).chunk(2, dim=1)
+        return DiagonalGaussian(mu, log_variance.clamp(-12, 12))
+
+
+class ConditionalGAN(nn.Module):
+    """Generator, its moving average and critic, with or without a condition c on the covariates of the subject.
+
+    Attributes
+    ----------
+    conditioning
+        Computes c from covariates; None for an unconditional GAN.
+    steady
+        Ḡ, the exponential moving average of the generator.
     """
-    decay = min(DECAY, (1 + step) / (10 + step))
-    for kept, weights in zip(mean.parameters(), current.parameters(), strict=True):
-        kept.lerp_(weights, 1 - decay)
+
+    def __init__(
+        self, settings: AdversarialSettings, shape: tuple[int, ...], covariates: Sequence[Covariate] | None
+    ) -> None:
+        super().__init__()
+        channels, image_channels = settings.channels, settings.view.channels
+        self.conditioning = None if covariates is None else Conditioning(covariates)
+        self.condition_size = 0 if self.conditioning is None else self.conditioning.size
+        self.generator = ImageGenerator(settings.latent_size + self.condition_size, channels, image_channels, shape)
+        self.steady = copy.deepcopy(self.generator)
+        self.critic = ImageCritic(image_channels, channels, 1, shape, settings.spectral_norm, self.condition_size)
+
+    def fit_statistics(self, train: VolumeSource) -> None:
+        """Learn the range of healthy intensities and, for a conditional GAN, the statistics of covariates."""
+        for generator in (self.generator, self.steady):
+            generator.learn_range(train)
+        if self.conditioning is not None:
+            self.conditioning.fit(train)
+
+    def condition(self, covariates: Tensor) -> Tensor:
+        """Return c of covariates ``(B, D)``; ``(B, 0)`` for an unconditional GAN."""
+        return covariates[:, :0] if self.conditioning is None else self.conditioning(covariates)
+
+    def unknown_covariates(self, like: Tensor) -> Tensor:
+        """Return covariates ``(B, D)`` of unknown subjects, one for each image or code of ``like``."""
+        return like.new_empty((len(like), 0)) if self.conditioning is None else self.conditioning.unknown(len(like))
+
+    def training_covariates(self, images: Tensor, covariates: Tensor | None, rng: torch.Generator) -> Tensor:
+        """Return the covariates ``(B, D)`` for a training step, with condition dropout."""
+        known = self.unknown_covariates(images) if covariates is None else covariates
+        return condition_dropout(known, CONDITION_DROPOUT, rng)
+
+    def forward_generator(self, z: Tensor, covariates: Tensor) -> Tensor:
+        """Return G(z, c) ``(B, C, *S)``."""
+        images: Tensor = self.generator(concat_condition(z, self.condition(covariates)))
+        return images
+
+    def forward_ema(self, z: Tensor, covariates: Tensor) -> Tensor:
+        """Return Ḡ(z, c) ``(B, C, *S)``."""
+        return self.forward_ema_condition(z, self.condition(covariates))
+
+    def forward_ema_condition(self, z: Tensor, condition: Tensor) -> Tensor:
+        """Return Ḡ(z, c) ``(B, C, *S)`` for c itself."""
+        images: Tensor = self.steady(concat_condition(z, condition))
+        return images
+
+    def forward_critic(self, images: Tensor, covariates: Tensor) -> Tensor:
+        """Return D(x, c) ``(B,)``."""
+        output: Tensor = self.critic(images, self.condition(covariates)).squeeze(1)
+        return output
+
+    def update_ema(self, step: int) -> None:
+        """Update Ḡ towards G."""
+        ema_update(self.steady, self.generator, GENERATOR_EMA_DECAY, step)
+
+
+def concat_condition(values: Tensor, condition: Tensor) -> Tensor:
+    """Concatenate codes or images ``(B, C, …)`` and c ``(B, condition_size)``, as constant channels of images."""
+    constant = condition.reshape(*condition.shape, *[1] * (values.ndim - 2)).expand(-1, -1, *values.shape[2:])
+    return torch.cat([values, constant], dim=1) if condition.shape[1] else values
 
 
 def coarse_shape(shape: tuple[int, ...], halvings: int) -> tuple[int, ...]:
-    """Return the shape of the coarsest stage."""
+    """Return the spatial shape of the coarsest stage."""
     return tuple(n // 2**halvings for n in padded_shape(shape, 2**halvings))
 
 
 def critic_loss(objective: Objective, real: Tensor, fake: Tensor) -> Tensor:
-    """Return what the critic minimises, the penalty aside, of its answers to real and generated images."""
+    """Return the loss of the critic without the penalty, from its outputs for real and generated images."""
     if objective == "wgan-gp":
         return fake.mean() - real.mean()
     return F.softplus(-real).mean() + F.softplus(fake).mean()  # −log σ(d) = softplus(−d)
 
 
 def generator_loss(objective: Objective, fake: Tensor) -> Tensor:
-    """Return what the generator minimises of the critic's answers to its images."""
+    """Return the loss of the generator, from the outputs of the critic for its images."""
     match objective:
         case "wgan-gp":
             return -fake.mean()
@@ -239,90 +320,14 @@ def generator_loss(objective: Objective, fake: Tensor) -> Tensor:
 def gradient_penalty(
     critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, rng: torch.Generator
 ) -> Tensor:
-    """Return E (‖∇D(x̃)‖₂ − 1)² (Gulrajani et al. 2017, eq. 3), in float32 whatever the training's precision."""
+    """Return E (‖∇D(x̃)‖₂ − 1)² (Gulrajani et al. 2017, eq. 3), in float32 for any training precision."""
     with torch.autocast(real.device.type, enabled=False):
         u = torch.rand((len(real), *[1] * (real.ndim - 1)), generator=rng, device=real.device)
-        between = torch.lerp(fake.float(), real.float(), u).detach().requires_grad_()
-        (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
-        return ((slope.flatten(1).square().sum(1) + 1e-12).sqrt() - 1).square().mean()
+        interpolated = torch.lerp(fake.float(), real.float(), u).detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(critic(interpolated).sum(), interpolated, create_graph=True)
+        return ((gradient.flatten(1).square().sum(1) + 1e-12).sqrt() - 1).square().mean()
 
 
 def feature_distance(features: Tensor, others: Tensor) -> Tensor:
-    """Return the mean squared distance of the critic's features of each image ``(B,)``."""
+    """Return the mean squared difference of the critic features of each image ``(B,)``."""
     return (features.float() - others.float()).square().mean(dim=1)
-
-
-@torch.no_grad()
-def gan_diagnostics(
-    batches: Iterator[tuple[Tensor, Tensor, Tensor]],
-    generate: Callable[[Tensor], Tensor],
-    critic: Callable[[Tensor, Tensor], Tensor],
-    objective: Objective,
-) -> Diagnostics:
-    """Return how varied a generator's images are, and how far the critic tells them from real ones.
-
-    Parameters
-    ----------
-    batches
-        Real images ``(B, C, *S)``, masks and covariates ``(B, D)``; as many are taken as are needed.
-    generate
-        Makes an image for each subject of covariates ``(B, D)``.
-    critic
-        Answers to images and covariates.
-    objective
-        What the two minimise.
-    """
-    real, fake, gaps, distances = list[Tensor](), list[Tensor](), list[Tensor](), list[Tensor]()
-    for images, _, covariates in batches:
-        generated = generate(covariates)
-        real.append(_small(images))
-        fake.append(_small(generated))
-        gaps.append(critic(images, covariates) - critic(generated, covariates))
-        distances.append((images - generated).flatten(1).norm(dim=1))
-        if len(real) == BATCHES or sum(map(len, real)) >= COMPARED:
-            break
-    found = variety(np.concatenate([t.cpu() for t in real]), np.concatenate([t.cpu() for t in fake]))
-    gap, distance = float(torch.cat(gaps).mean()), float(torch.cat(distances).mean())
-    numbers = {
-        "coverage": found.coverage,
-        "density": found.density,
-        "distinct": found.distinct,
-        "critic_gap": gap,
-    }
-    return Diagnostics(numbers, (*_collapse(found), *_imbalance(gap, distance, objective, found)))
-
-
-def _small(images: Tensor) -> Tensor:
-    size = [min(n, SMALL) for n in images.shape[2:]]
-    return F.interpolate(images, size, mode="area").flatten(1)
-
-
-def _collapse(found: Variety) -> Iterator[str]:
-    """Say that the generator has collapsed, or that it has not learnt enough."""
-    if found.distinct < FEW_DISTINCT or (found.coverage < FEW_KINDS and found.density > LIFELIKE):
-        yield (
-            f"the generator repeats itself (mode collapse): coverage {found.coverage:.2f} (expected {FEW_KINDS} or "
-            f"more), and {found.distinct:.2f} of its images are distinct (expected {FEW_DISTINCT} or more); lower "
-            "training.learning_rate or raise model.critic_steps"
-        )
-    elif found.coverage < FEW_KINDS:
-        yield (
-            f"the generator does not make images like the real ones yet: coverage {found.coverage:.2f} (expected "
-            f"{FEW_KINDS} or more); where this stays so, raise training.steps or model.channels"
-        )
-
-
-def _imbalance(gap: float, distance: float, objective: Objective, found: Variety) -> Iterator[str]:
-    """Say that the critic no longer teaches. A 1-Lipschitz critic's gap is at most the distance of the images."""
-    largest = EXPLODED * distance if objective == "wgan-gp" else CERTAIN
-    if not math.isfinite(gap) or gap > largest:
-        yield (
-            f"the critic has left its bounds: its gap between real and generated images is {gap:.3g} (expected at "
-            f"most {largest:.3g}); raise model.penalty or set model.spectral_norm to true, or lower "
-            "training.learning_rate"
-        )
-    elif abs(gap) < VANISHED * (distance if objective == "wgan-gp" else 1.0) and found.coverage < 5 * FEW_KINDS:
-        yield (
-            f"the critic no longer tells real from generated images (gap {gap:.2g}) though they differ (coverage "
-            f"{found.coverage:.2f}); raise model.critic_steps, or lower model.penalty"
-        )

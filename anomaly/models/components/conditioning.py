@@ -1,16 +1,16 @@
-"""What is known of a subject as numbers a conditional model can be told. A building block.
+"""Conditioning on the covariates of a subject, such as age and sex. A building block, not a family.
 
-    c = (c_1, c_2, …), of each covariate v:
-    a number             c = (a, [known]),    a = (v − m) / s
-    one of two values    c = (±1, [known])    −1 for 0, 1 for 1
+The condition c is the concatenation of one part per covariate v:
+
+    a number             c = (a, [v is known]),    a = (v − m) / s
+    one of two values    c = (±1, [v is known])    −1 for 0, 1 for 1
     one of n > 2         c = ([v = 0], [v = 1], … [v = n − 1])
 
-with m and s the mean and SD of v among the training subjects. What is not known is 0 throughout; a number far
-outside those of the training subjects counts as the farthest that was near them, and a value that is none of the n
-as not known.
+with m and s the mean and SD of v over the training subjects. An unknown covariate gives 0 throughout. A number is
+limited to a few SD from the mean of the training subjects, and a value that is none of the n counts as unknown.
 
-Where all training subjects are known, a model learns what to do about an unknown one from covariates that are
-withheld from it by chance (:func:`condition_dropout`).
+Where the covariates of all training subjects are known, a model learns to deal with unknown ones by condition
+dropout: covariates are replaced by unknown at random (:func:`condition_dropout`).
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from anomaly.core.errors import InputError, TrainingError
 from anomaly.core.image_views import DefinesCovariates, VolumeSource
 from anomaly.core.volume import FloatArray
 
-FARTHEST = 3.0  # standard deviations
+MAX_SD = 3.0  # limit of |a|, standard deviations
 
 
 class Conditioning(nn.Module):
-    """Makes c ``(B, size)`` of covariates ``(B, D)``, D of them, NaN where unknown.
+    """Compute the condition c ``(B, size)`` from covariates ``(B, D)``, NaN where unknown.
 
     Parameters
     ----------
     covariates
-        What each of the D numbers is.
+        The definition of each of the D covariates.
 
     Attributes
     ----------
     size
         Length of c.
     mean, sd
-        m and s ``(D,)``, in the covariate's own unit; ½ where there are two values, which makes ±1 of 0 and 1.
+        m and s ``(D,)``, in the unit of the covariate; ½ for two values, which maps 0 and 1 to ±1.
     taught
-        ``(size,)`` bool: which numbers of c any training subject gave. What was never known in training, or a value
-        that no training subject had, is not passed on: no weight has learnt what to make of it. Nor is which of two
-        values it is where all training subjects had the same.
+        ``(size,)`` bool: which numbers of c occurred in training. The others are set to 0, because no weight was
+        trained for them: covariates that were never known, values that no training subject had, and a two-valued
+        covariate for which all training subjects had the same value.
     """
 
     mean: Tensor
@@ -63,14 +63,13 @@ class Conditioning(nn.Module):
         self.register_buffer("sd", torch.where(two_valued, 0.5, 1.0))
         self.register_buffer("taught", torch.ones(self.size, dtype=torch.bool))
 
-    def learn(self, train: VolumeSource) -> None:
-        """Learn m and s of numbers, and what is taught.
+    def fit(self, train: VolumeSource) -> None:
+        """Learn m and s of numbers, and which numbers of c occur in training.
 
         Raises
         ------
         TrainingError
-            If the volumes come with other covariates, with a value that there is not, or nothing is known of any
-            training subject.
+            If the volumes have other covariates or an invalid value, or if no covariate of any subject is known.
         """
         known = self._known_of(train)
         taught: list[bool] = []
@@ -91,47 +90,47 @@ class Conditioning(nn.Module):
         Raises
         ------
         InputError
-            If they are not as many as the model is told.
+            If their number is not D.
         """
         if covariates.shape[1] != len(self.covariates):
             raise InputError(
                 f"found {covariates.shape[1]} covariate(s) of a subject; expected {len(self.covariates)}: "
-                f"{format_covariates(self.covariates)}; ask the model about subjects like those it was trained on"
+                f"{format_covariates(self.covariates)}; give the covariates that the model was trained with"
             )
-        told = [self._told(n, values) for n, values in enumerate(covariates.float().unbind(1))]
-        return torch.cat(told, dim=1) * self.taught
+        parts = [self._encode(n, values) for n, values in enumerate(covariates.float().unbind(1))]
+        return torch.cat(parts, dim=1) * self.taught
 
     def unknown(self, n: int) -> Tensor:
-        """Return covariates ``(n, D)`` of subjects of whom nothing is known."""
+        """Return covariates ``(n, D)`` of unknown subjects."""
         return torch.full((n, len(self.covariates)), torch.nan, device=self.mean.device)
 
-    def _told(self, n: int, values: Tensor) -> Tensor:
-        """Return the part of c that the n-th covariate ``(B,)`` gives."""
-        number = self.covariates[n].values
-        if number > 2:
-            return (values[:, None] == torch.arange(number, device=values.device)).float()
-        known = (values == 0) | (values == 1) if number else ~values.isnan()
-        standard = ((values.nan_to_num() - self.mean[n]) / self.sd[n]).clamp(-FARTHEST, FARTHEST)
-        return torch.stack([standard * known, known.float()], dim=1)
+    def _encode(self, n: int, values: Tensor) -> Tensor:
+        """Return the part of c of the n-th covariate ``(B,)``."""
+        n_values = self.covariates[n].values
+        if n_values > 2:
+            return (values[:, None] == torch.arange(n_values, device=values.device)).float()
+        known = (values == 0) | (values == 1) if n_values else ~values.isnan()
+        standardised = ((values.nan_to_num() - self.mean[n]) / self.sd[n]).clamp(-MAX_SD, MAX_SD)
+        return torch.stack([standardised * known, known.float()], dim=1)
 
     def _known_of(self, train: VolumeSource) -> FloatArray:
-        """Return the covariates ``(N, D)`` of the training subjects, or refuse them."""
+        """Return the covariates ``(N, D)`` of the training subjects, after checking them."""
         self._refuse_other_covariates(train)
         known = np.stack([train.covariates(index) for index in range(len(train))])
         if np.isnan(known).all():
             names = " nor ".join(covariate.name for covariate in self.covariates)
             raise TrainingError(
                 f"found {'neither' if len(self.covariates) > 1 else 'no'} {names} of any of the {len(train)} "
-                "training scans; a conditional model needs something to be told: name age (years) and sex (M or F) "
-                "in those columns of participants.tsv beside the scans, or of the manifest, and ingest anew; or "
-                "train a model that is not told them"
+                "training scans; a conditional model needs covariates: add columns age (years) and sex (M or F) "
+                "to participants.tsv next to the scans, or to the manifest, and ingest again; or train an "
+                "unconditional model"
             )
         for n, covariate in enumerate(self.covariates):
             _refuse_other_values(covariate, known[:, n])
         return known
 
     def _refuse_other_covariates(self, train: VolumeSource) -> None:
-        """Refuse volumes that come with other covariates, by what they say of them or by their number alone."""
+        """Refuse volumes with other covariates, by their definition or, without one, by their number."""
         if isinstance(train, DefinesCovariates) and train.covariate_definitions != self.covariates:
             found = format_covariates(train.covariate_definitions)
         else:
@@ -140,28 +139,28 @@ class Conditioning(nn.Module):
                 return
             found = " or ".join(map(str, sorted(lengths))) + " number(s) of each subject"
         raise TrainingError(
-            f"the model is told {format_covariates(self.covariates)}, but the volumes come with {found}; set "
-            "model.covariates to what they come with, in the same order"
+            f"the model is conditioned on {format_covariates(self.covariates)}, but the volumes have {found}; set "
+            "model.covariates to those of the volumes, in the same order"
         )
 
 
-def condition_dropout(covariates: Tensor, share: float, rng: torch.Generator) -> Tensor:
-    """Return covariates ``(B, D)`` of which each is made unknown with the chance ``share``."""
-    chance = torch.rand(covariates.shape, generator=rng, device=covariates.device)
-    return covariates.masked_fill(chance < share, torch.nan)
+def condition_dropout(covariates: Tensor, probability: float, rng: torch.Generator) -> Tensor:
+    """Return covariates ``(B, D)`` each replaced by NaN with a given probability."""
+    uniform = torch.rand(covariates.shape, generator=rng, device=covariates.device)
+    return covariates.masked_fill(uniform < probability, torch.nan)
 
 
 def _width(covariate: Covariate) -> int:
-    """Return how many numbers of c a covariate gives."""
+    """Return the number of elements of c for a covariate."""
     return max(covariate.values, 2)
 
 
 def _refuse_other_values(covariate: Covariate, values: FloatArray) -> None:
-    """Refuse numbers ``(N,)`` of training subjects that are none of a covariate's values."""
+    """Refuse values ``(N,)`` of training subjects that the covariate cannot have."""
     valid = np.isnan(values) | np.isin(values, np.arange(covariate.values))
     if covariate.values and not valid.all():
         scan = int(np.argmin(valid))
         raise TrainingError(
-            f"the model is told {covariate}, but training scan {scan + 1} of {len(values)} comes with "
+            f"the model is conditioned on {covariate}, but training scan {scan + 1} of {len(values)} has "
             f"{values[scan]:g}; correct it, or set the values of {covariate.name} in model.covariates"
         )

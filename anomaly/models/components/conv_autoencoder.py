@@ -101,8 +101,9 @@ class LatentDetector(BottleneckDetector):
         """Return D(E(x))."""
         return self.decode(self.embed(images, mask))
 
-    def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
+    def evidence(self, images: Tensor, mask: Tensor, covariates: Tensor | None = None) -> Evidence:
         """Return the signed residual and the code z."""
+        del covariates
         z = self.embed(images, mask)
         reconstruction = self.decode(z)
         maps = {"residual": residual(images, reconstruction, mask)}

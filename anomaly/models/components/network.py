@@ -92,8 +92,9 @@ class NetworkDetector(Detector):
     def reconstruct(self, images: Tensor, mask: Tensor) -> Tensor:
         """Return the pseudo-healthy ``(B, 1, *S)`` for images ``(B, C, *S)``."""
 
-    def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
+    def evidence(self, images: Tensor, mask: Tensor, covariates: Tensor | None = None) -> Evidence:
         """Return the signed residual; see the base class."""
+        del covariates
         reconstruction = self.reconstruct(images, mask)
         return Evidence({"residual": residual(images, reconstruction, mask)}, apply_mask(reconstruction, mask))
 

@@ -1,19 +1,24 @@
-"""What can be asked of a model that has one Gaussian code per image. A building block, not a family.
+"""The base detector of models with one Gaussian code per image (VAEs). A building block, not a family.
 
-A family gives the network, q(z|x) = N(μ, σ²) by ``encode``, the decoder's output by ``output``, and its loss. The
-output is x̂ itself, or its log-odds with a Bernoulli likelihood; x̂(z) is ``decode``. Here are the questions that
-then have one answer:
+A family provides the network: q(z|x) = N(μ, σ²) by ``encode`` and the output of the decoder by ``output``. The
+output is x̂, or its log-odds with a Bernoulli likelihood; x̂(z) is ``decode``. This class computes the loss and the
+evidence:
 
     ELBO = E_q[log p(x|z)] − KL(q‖p)
+    L = (−log p(x|z) + β·KL) / N                                   N voxels inside the mask
     log p(x) ≥ log 1/k Σᵢ p(x|zᵢ) p(zᵢ) / q(zᵢ|x),  zᵢ ~ q          importance-weighted bound, tighter as k grows
-    unit d is active where Var_x(μ_d) > 0.01                       few active units: the code has collapsed
-    x_missing ← x̂(μ(x))_missing, again and again                  imputation (pseudo-Gibbs, at the mean code)
+    unit d is active where Var_x(μ_d) > 0.01                       few active units: posterior collapse
+    x_missing ← x̂(μ(x))_missing, repeatedly                        imputation (pseudo-Gibbs, at the mean code)
     x' = argmin KL(x') − log p(x'|μ(x')) + λ·TV(x' − x)            restoration, by gradient descent from x' = x
+
+With context encoding, boxes are hidden in some training images. They are reconstructed from the mean code of the
+image with boxes, and their KL is not part of the loss.
 
 Source: Kingma & Welling 2014 (ELBO); Burda, Grosse & Salakhutdinov 2016, "Importance Weighted Autoencoders" (bound,
 active units); Rezende, Mohamed & Wierstra 2014, "Stochastic Backpropagation", appendix F (imputation); Zimmerer et
-al. 2019, "Unsupervised Anomaly Localization using Variational Auto-Encoders" (gradient map); Chen et al. 2020,
-"Unsupervised lesion detection via image restoration with a normative prior".
+al. 2018, "Context-encoding Variational Autoencoder for Unsupervised Anomaly Detection"; Zimmerer et al. 2019,
+"Unsupervised Anomaly Localization using Variational Auto-Encoders" (gradient map); Chen et al. 2020, "Unsupervised
+lesion detection via image restoration with a normative prior".
 """
 
 from __future__ import annotations
@@ -21,32 +26,36 @@ from __future__ import annotations
 import itertools
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from anomaly.core.covariates import Covariate
 from anomaly.core.image_views import VolumeSource
-from anomaly.models.base import Diagnostics, Evidence
+from anomaly.models.base import Diagnostics, Evidence, StepInfo
+from anomaly.models.components.conditioning import Conditioning, condition_dropout
 from anomaly.models.components.conv_autoencoder import BottleneckDetector, LatentSettings
 from anomaly.models.components.network import GROUPS, apply_mask, residual, target_slice
 from anomaly.models.components.random_boxes import hide_boxes
 from anomaly.models.components.variational import (
+    DiagonalGaussian,
     Likelihood,
+    beta_at,
     check_unit_range,
     expected,
-    kl,
+    free_energy,
     log_density,
     log_likelihood,
-    reparameterize,
 )
 
-ACTIVE = 0.01  # Var_x(μ_d) of a unit that says something of the image (Burda et al. 2016)
-FEWEST_ACTIVE = 0.1  # share of the units; fewer, and the code has collapsed
-HEALTH_BATCHES = 16  # that active units are counted on
-SMOOTH_TV = 0.05  # differences well below it, intensity units, count squared, so that TV has a slope everywhere
+ACTIVE_VARIANCE = 0.01  # Var_x(μ_d) above which a latent unit is active (Burda et al. 2016)
+MIN_ACTIVE_SHARE = 0.1  # of the units; below it, the posterior has collapsed
+DIAGNOSTIC_BATCHES = 16  # number of batches that active units are counted on
+MAX_LOG_VARIANCE = 12.0  # bound of |log σ²| of the posterior
+TV_SMOOTHING = 0.05  # intensity units; total variation is quadratic below it, so that it is differentiable
 
 
 class CodeSettings(LatentSettings):
@@ -55,18 +64,27 @@ class CodeSettings(LatentSettings):
     beta: float = Field(1.0, ge=0, description="weight of the KL; 1 is the ELBO")
     beta_warmup: float = Field(0.2, ge=0, le=1, description="share of the training over which β rises from 0")
     free_bits: float = Field(
-        0.0, ge=0, description="λ: mean KL of a latent unit, nats, that is not pushed down; against collapse"
+        0.0,
+        ge=0,
+        description="λ: free bits per latent unit, nats; KL below it is not penalised; against posterior collapse",
     )
     likelihood: Likelihood = Field(
-        "gaussian", description="of a voxel; bernoulli: the probability that it is 1, for intensities of 0 to 1"
+        "gaussian", description="likelihood of a voxel; bernoulli: for intensities of 0 to 1"
     )
     noise_sd: float = Field(0.1, gt=0, description="s: SD of the Gaussian likelihood, intensity units")
     context_encoding: float = Field(
-        0.0, ge=0, le=1, description="share of the images whose boxes are hidden and must be rebuilt"
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the training images in which boxes are hidden and must be reconstructed",
     )
-    kl_gradient: bool = Field(False, description="also give the map |residual| · |∂KL/∂x|; doubles scoring time")
+    kl_gradient: bool = Field(
+        False, description="also compute the map |residual| · |∂KL/∂x|; doubles the scoring time"
+    )
     restoration_steps: int = Field(
-        0, ge=0, description="steps of the map restoration, each three times the scoring time; 0 = no such map"
+        0,
+        ge=0,
+        description="gradient steps of the map restoration, each of three times the scoring time; 0 = no such map",
     )
     restoration_rate: float = Field(0.05, gt=0, le=1, description="size of a step, in units of noise_sd²")
     restoration_tv: float = Field(
@@ -74,17 +92,17 @@ class CodeSettings(LatentSettings):
     )
 
     @model_validator(mode="after")
-    def _steps_lead_downhill(self) -> CodeSettings:
+    def _check_restoration_step(self) -> CodeSettings:
         if self.restoration_steps and self.likelihood == "bernoulli":
             raise ValueError(
                 "restoration_steps needs likelihood gaussian, whose noise_sd sets the size of a step; set it to 0"
             )
-        # Times noise_sd², the largest curvature of the likelihood is 1; of the total variation it is:
-        steepest = self.noise_sd**2 * self.restoration_tv * 4 * self.view.spatial_dims / SMOOTH_TV
-        if self.restoration_steps and self.restoration_rate * (1 + steepest) > 1:
+        # Multiplied by noise_sd², the largest curvature of the likelihood is 1, and that of the total variation is:
+        curvature = self.noise_sd**2 * self.restoration_tv * 4 * self.view.spatial_dims / TV_SMOOTHING
+        if self.restoration_steps and self.restoration_rate * (1 + curvature) > 1:
             raise ValueError(
                 f"restoration_rate {self.restoration_rate:g} overshoots with restoration_tv "
-                f"{self.restoration_tv:g}; lower it to {1 / (1 + steepest):.2g} or less"
+                f"{self.restoration_tv:g}; lower it to {1 / (1 + curvature):.2g} or less"
             )
         return self
 
@@ -92,26 +110,87 @@ class CodeSettings(LatentSettings):
 class VariationalDetector(BottleneckDetector):
     """A detector with one Gaussian code per image.
 
-    ``given`` is what a conditional model is told beside the images, ``(B, G)``; None where nothing is known, and
-    always for a model that is not conditional.
+    ``condition`` ``(B, ·)`` is the condition of a conditional model; None for unknown subjects, and always for an
+    unconditional model.
+
+    Attributes
+    ----------
+    conditioning
+        Computes conditions from covariates; None for an unconditional model. Set by :meth:`build`.
     """
 
     settings: CodeSettings
+    conditioning: Conditioning | None
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether the model has a condition."""
+        return self.conditioning is not None
 
     @abstractmethod
-    def encode(self, images: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return μ and log σ² of images ``(B, C, *S)``, each ``(B, latent)``."""
+    def posterior_parameters(self, images: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return μ and log σ² of q(z|x), each ``(B, latent)``, for images ``(B, C, *S)``."""
 
     @abstractmethod
-    def output(self, z: Tensor, given: Tensor | None = None) -> Tensor:
-        """Return the decoder's output ``(B, 1, *S)`` of codes ``(B, latent)``: x̂, or its log-odds."""
+    def output(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Return the output of the decoder ``(B, 1, *S)`` for codes ``(B, latent)``: x̂, or its log-odds."""
 
-    def decode(self, z: Tensor, given: Tensor | None = None) -> Tensor:
+    def encode(self, images: Tensor, condition: Tensor | None = None) -> DiagonalGaussian:
+        """Return q(z|x) of images ``(B, C, *S)``."""
+        mu, log_variance = self.posterior_parameters(images, condition)
+        return DiagonalGaussian(mu.float(), log_variance.float().clamp(-MAX_LOG_VARIANCE, MAX_LOG_VARIANCE))
+
+    def decode(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         """Return x̂ ``(B, 1, *S)`` of codes ``(B, latent)``, in image units."""
-        return expected(self.output(z, given), self.settings.likelihood)
+        return expected(self.output(z, condition), self.settings.likelihood)
+
+    def condition(self, covariates: Tensor | None) -> Tensor | None:
+        """Return the condition for covariates ``(B, D)``; None where there is none."""
+        return None if covariates is None or self.conditioning is None else self.conditioning(covariates)
+
+    def build_conditioning(self, covariates: Sequence[Covariate]) -> Conditioning:
+        """Set up the conditioning on covariates."""
+        conditioning = Conditioning(covariates)
+        self.conditioning = conditioning
+        return conditioning
+
+    def prepare(self, train: VolumeSource) -> None:
+        """Learn the statistics of covariates, for a conditional model."""
+        if self.conditioning is not None:
+            self.conditioning.fit(train)
+
+    def unknown_condition(self, like: Tensor) -> Tensor:
+        """Return the condition of unknown subjects, one for each image or code; ``(B, 0)`` without a condition."""
+        if self.conditioning is None:
+            return like.new_empty((len(like), 0))
+        condition: Tensor = self.conditioning(self.conditioning.unknown(len(like)))
+        return condition
+
+    def training_condition(self, n: int, at: StepInfo) -> Tensor | None:
+        """Return the condition of the n images of a training step; None for an unconditional model."""
+        del n, at
+        return None
+
+    def condition_with_dropout(self, n: int, at: StepInfo, probability: float) -> Tensor | None:
+        """Return the condition of the n images of a training step, with condition dropout."""
+        if self.conditioning is None:
+            return None
+        covariates = self.conditioning.unknown(n) if at.covariates is None else at.covariates
+        return self.condition(condition_dropout(covariates, probability, at.rng))
+
+    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
+        """Return the negative ELBO per voxel, with a warm-up of β and free bits, and its parts."""
+        settings, condition = self.settings, self.training_condition(len(images), at)
+        inputs, has_boxes = corrupted or (images, images.new_zeros(len(images), dtype=torch.bool))
+        posterior = self.encode(inputs, condition)
+        z = torch.where(has_boxes[:, None], posterior.mu, posterior.sample(at.rng))
+        likelihood = self.log_likelihood(images, self.output(z, condition), mask)
+        beta = beta_at(settings.beta, settings.beta_warmup, at)
+        divergence = posterior.kl_per_dim()
+        return free_energy(likelihood, divergence, mask, beta, settings.free_bits, counted=~has_boxes)
 
     def check(self, train: VolumeSource) -> None:
-        """Refuse a latent that could copy the image, and intensities that the likelihood cannot explain."""
+        """Refuse a latent that could copy the image, and intensities outside the range of the likelihood."""
         super().check(train)
         if self.settings.likelihood == "bernoulli":
             check_unit_range(train)
@@ -132,145 +211,155 @@ class VariationalDetector(BottleneckDetector):
         }
 
     def corrupt(self, images: Tensor, mask: Tensor, rng: torch.Generator) -> tuple[Tensor, ...]:
-        """Return images some of which have hidden boxes, and which of them, where the settings ask for it."""
+        """Return images with hidden boxes and which images have them; nothing without context encoding."""
         if not self.settings.context_encoding:
             return ()
         return hide_boxes(images, mask, self.settings.context_encoding, rng)
 
     def log_likelihood(self, images: Tensor, output: Tensor, mask: Tensor) -> Tensor:
-        """Return log p(x|z) of each image ``(B,)``, nats, over the voxels inside the mask, given :meth:`output`."""
+        """Return log p(x|z) of each image ``(B,)``, in nats, over the voxels inside the mask."""
         return log_likelihood(images, output, mask, self.settings.noise_sd, self.settings.likelihood)
 
     def reconstruct(self, images: Tensor, mask: Tensor) -> Tensor:
         """Return the decoding of the mean code."""
         del mask
-        return self.decode(self.encode(images)[0])
+        return self.decode(self.encode(images).mu)
 
     def embed(self, images: Tensor, mask: Tensor) -> Tensor:
         """Return μ ``(B, latent)``."""
         del mask
-        return self.encode(images)[0]
+        return self.encode(images).mu
 
-    def codes(self, n: int, rng: torch.Generator) -> Tensor:
+    def random_codes(self, n: int, rng: torch.Generator) -> Tensor:
         """Return n random codes z ~ N(0, 1), ``(n, latent)``."""
         return torch.randn((n, self.settings.latent_size), generator=rng, device=rng.device)
 
-    def sample(self, n: int, rng: torch.Generator) -> Tensor:
+    def sample(self, n: int, rng: torch.Generator, covariates: Tensor | None = None) -> Tensor:
         """Return ``n`` new images ``(n, 1, *S)``: decodings of random codes."""
-        return self.decode(self.codes(n, rng))
+        return self.decode(self.random_codes(n, rng), self.condition(covariates))
 
-    def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
-        """Return what the settings ask for, of subjects of whom nothing is known; see the module's docstring."""
-        return self.answer(images, mask)
+    def interpolate(
+        self, first: Tensor, second: Tensor, weight: float, covariates: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """Return images between ``first`` and ``second``; code and condition are interpolated."""
+        start, end = (None, None)
+        if covariates is not None:
+            start, end = self.condition(covariates[0]), self.condition(covariates[1])
+        z = torch.lerp(self.encode(first, start).mu, self.encode(second, end).mu, weight)
+        return self.decode(z, None if start is None or end is None else torch.lerp(start, end, weight))
 
-    def answer(self, images: Tensor, mask: Tensor, given: Tensor | None = None) -> Evidence:
+    def evidence(self, images: Tensor, mask: Tensor, covariates: Tensor | None = None) -> Evidence:
         """Return the residual, the KL and the negative ELBO at the mean code, and the maps of the settings."""
-        mu, log_variance = self.encode(images, given)
-        output = self.output(mu, given)
+        condition = self.condition(covariates)
+        posterior = self.encode(images, condition)
+        output = self.output(posterior.mu, condition)
         reconstruction = expected(output, self.settings.likelihood)
-        divergence = kl(mu, log_variance)
+        divergence = posterior.kl()
         maps = {"residual": residual(images, reconstruction, mask)}
         if self.settings.kl_gradient:
-            maps["kl_gradient"] = maps["residual"].abs() * apply_mask(self.kl_gradient(images, given), mask)
+            maps["kl_gradient"] = maps["residual"].abs() * apply_mask(self.kl_gradient(images, condition), mask)
         if self.settings.restoration_steps:
-            maps["restoration"] = residual(images, target_slice(self.restored(images, mask, given)), mask)
+            maps["restoration"] = residual(images, target_slice(self.restore(images, mask, condition)), mask)
         terms = {"kl": divergence, "negative_elbo": divergence - self.log_likelihood(images, output, mask)}
-        embedding = mu if given is None else None  # embed() encodes without the condition
+        embedding = posterior.mu if condition is None else None  # embed() encodes without the condition
         return Evidence(maps, apply_mask(reconstruction, mask), terms, embedding)
 
-    def kl_gradient(self, images: Tensor, given: Tensor | None = None) -> Tensor:
-        """Return |∂KL/∂x| of the middle channel ``(B, 1, *S)``; switches gradients on for itself alone."""
+    def kl_gradient(self, images: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Return |∂KL/∂x| of the target slice ``(B, 1, *S)``; enables gradients locally."""
         with torch.inference_mode(mode=False), torch.enable_grad():
             variable = images.detach().clone().requires_grad_()
-            total = kl(*self.encode(variable, _own(given))).sum()
+            total = self.encode(variable, _clone(condition)).kl().sum()
             (gradient,) = torch.autograd.grad(total, variable)
         return target_slice(gradient).abs()
 
-    def restored(self, images: Tensor, mask: Tensor, given: Tensor | None = None) -> Tensor:
-        """Return x' ``(B, C, *S)``: images moved downhill on :meth:`surprise`, inside the mask.
+    def restore(self, images: Tensor, mask: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Return x' ``(B, C, *S)``: images after gradient descent on :meth:`restoration_objective`.
 
-        Switches gradients on for itself alone.
+        Only voxels inside the mask change. Enables gradients locally.
         """
         settings = self.settings
         step = settings.restoration_rate * settings.noise_sd**2
         with torch.inference_mode(mode=False), torch.enable_grad():
-            original, inside, told = images.detach().clone(), mask.clone(), _own(given)
-            moved = original
+            original, inside, condition = images.detach().clone(), mask.clone(), _clone(condition)
+            restored = original
             for _ in range(settings.restoration_steps):
-                variable = moved.detach().requires_grad_()
-                total = self.surprise(variable, original, inside, told).sum()
+                variable = restored.detach().requires_grad_()
+                total = self.restoration_objective(variable, original, inside, condition).sum()
                 (gradient,) = torch.autograd.grad(total, variable)
-                moved = variable - step * gradient * inside
-        return moved.detach()
+                restored = variable - step * gradient * inside
+        return restored.detach()
 
-    def surprise(self, moved: Tensor, images: Tensor, mask: Tensor, given: Tensor | None = None) -> Tensor:
-        """Return KL(x') − log p(x'|μ(x')) + λ·TV(x' − x) of each image ``(B,)``, nats."""
-        mu, log_variance = self.encode(moved, given)
-        negative_elbo = kl(mu, log_variance) - self.log_likelihood(moved, self.output(mu, given), mask)
-        return negative_elbo + self.settings.restoration_tv * total_variation(moved - images)
+    def restoration_objective(
+        self, restored: Tensor, images: Tensor, mask: Tensor, condition: Tensor | None = None
+    ) -> Tensor:
+        """Return KL(x') − log p(x'|μ(x')) + λ·TV(x' − x) of each image ``(B,)``, in nats."""
+        posterior = self.encode(restored, condition)
+        output = self.output(posterior.mu, condition)
+        negative_elbo = posterior.kl() - self.log_likelihood(restored, output, mask)
+        return negative_elbo + self.settings.restoration_tv * total_variation(restored - images)
 
     @torch.no_grad()
     def importance_bound(
-        self, images: Tensor, mask: Tensor, k: int, rng: torch.Generator, given: Tensor | None = None
+        self, images: Tensor, mask: Tensor, k: int, rng: torch.Generator, condition: Tensor | None = None
     ) -> Tensor:
-        """Return log 1/k Σ p(x|zᵢ) p(zᵢ) / q(zᵢ|x) of each image ``(B,)``, nats; k = 1 estimates the ELBO."""
-        mu, log_variance = self.encode(images, given)
+        """Return log 1/k Σ p(x|zᵢ) p(zᵢ) / q(zᵢ|x) of each image ``(B,)``, in nats; k = 1 estimates the ELBO."""
+        posterior = self.encode(images, condition)
         weights = []
         for _ in range(k):
-            z = reparameterize(mu, log_variance, rng)
-            nothing = torch.zeros_like(z)
-            ratio = log_density(z, nothing, nothing) - log_density(z, mu, log_variance)
-            weights.append(self.log_likelihood(images, self.output(z, given), mask) + ratio)
+            z = posterior.sample(rng)
+            zeros = torch.zeros_like(z)
+            ratio = log_density(z, zeros, zeros) - log_density(z, *posterior)
+            weights.append(self.log_likelihood(images, self.output(z, condition), mask) + ratio)
         return torch.stack(weights).logsumexp(dim=0) - math.log(k)
 
     @torch.no_grad()
     def impute(
-        self, images: Tensor, missing: Tensor, mask: Tensor, steps: int = 20, given: Tensor | None = None
+        self, images: Tensor, missing: Tensor, mask: Tensor, steps: int = 20, condition: Tensor | None = None
     ) -> Tensor:
-        """Return images ``(B, 1, *S)`` whose missing voxels are what the model expects there, given the others.
+        """Return images ``(B, 1, *S)`` with missing voxels imputed from the others.
 
         Parameters
         ----------
         images, mask
-            As for :meth:`evidence`; what the images hold at missing voxels is not looked at.
+            As for :meth:`evidence`; the intensities of missing voxels are not used.
         missing
-            ``(B, 1, *S)`` bool, of the middle channel.
+            ``(B, 1, *S)`` bool, for the target slice.
         steps
-            Times the missing voxels are rebuilt, from the decoding of the prior's mean at first.
+            Number of iterations; the first one starts from the decoding of the prior mean.
         """
         filled, middle = images.clone(), images.shape[1] // 2
-        expected = self.decode(images.new_zeros((len(images), self.settings.latent_size)), given)
+        imputed = self.decode(images.new_zeros((len(images), self.settings.latent_size)), condition)
         for _ in range(steps):
-            filled[:, middle : middle + 1] = torch.where(missing & mask, expected, target_slice(images))
-            expected = self.decode(self.encode(filled, given)[0], given)
-        return torch.where(missing & mask, expected, target_slice(images))
+            filled[:, middle : middle + 1] = torch.where(missing & mask, imputed, target_slice(images))
+            imputed = self.decode(self.encode(filled, condition).mu, condition)
+        return torch.where(missing & mask, imputed, target_slice(images))
 
     def diagnostics(self, batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> Diagnostics:
-        """Return how many units of the code are active, and a warning where the code has collapsed."""
-        active = self.active_units(images for images, _, _ in itertools.islice(batches, HEALTH_BATCHES))
+        """Return the number of active latent units, and a warning if the posterior has collapsed."""
+        active = self.active_units(images for images, _, _ in itertools.islice(batches, DIAGNOSTIC_BATCHES))
         number, warnings = int(active.sum()), []
-        if number < FEWEST_ACTIVE * len(active):
+        if number < MIN_ACTIVE_SHARE * len(active):
             warnings.append(
-                f"the code has collapsed: {number} of {len(active)} latent units say anything of an image; lower "
+                f"the posterior has collapsed: {number} of {len(active)} latent units are active; lower "
                 "model.beta, raise model.free_bits, or shorten model.latent_size"
             )
         return Diagnostics({"active_units": float(number)}, tuple(warnings))
 
     @torch.no_grad()
     def active_units(self, batches: Iterable[Tensor]) -> Tensor:
-        """Return which units of the code say something of images ``(B, C, *S)``, ``(latent,)`` bool."""
-        codes = torch.cat([self.encode(images)[0] for images in batches])
-        return codes.var(dim=0, correction=0) > ACTIVE
+        """Return which latent units are active on images ``(B, C, *S)``, ``(latent,)`` bool."""
+        codes = torch.cat([self.encode(images).mu for images in batches])
+        return codes.var(dim=0, correction=0) > ACTIVE_VARIANCE
 
 
-def _own(tensor: Tensor | None) -> Tensor | None:
-    """Return a copy that gradients can be taken with, also of what was made under inference mode."""
+def _clone(tensor: Tensor | None) -> Tensor | None:
+    """Return a copy that autograd can use, also of a tensor that was created in inference mode."""
     return None if tensor is None else tensor.clone()
 
 
 def total_variation(values: Tensor) -> Tensor:
-    """Return the sum over voxels and axes of |difference of neighbours| of each image ``(B,)``, smooth at 0."""
+    """Return the total variation of each image ``(B,)``, summed over voxels and axes, smoothed at 0."""
     total = torch.zeros(len(values), device=values.device)
     for axis in range(2, values.ndim):
-        total = total + ((values.diff(dim=axis) ** 2 + SMOOTH_TV**2).sqrt() - SMOOTH_TV).flatten(1).sum(1)
+        total = total + ((values.diff(dim=axis) ** 2 + TV_SMOOTHING**2).sqrt() - TV_SMOOTHING).flatten(1).sum(1)
     return total

@@ -38,8 +38,9 @@ class FeatureModel:
         self.avatars = avatars
         self.law = FeatureNaiveBayes.fit(avatars.observed, settings.alpha)
 
-    def sample(self, n: int, rng: torch.Generator) -> Tensor:
+    def sample(self, n: int, rng: torch.Generator, covariates: Tensor | None = None) -> Tensor:
         """Return ``n`` pictures ``(n, 1, H, W)``."""
+        del covariates
         numbers = _numbers(rng)
         rows = np.stack([numbers.choice(len(p), size=n, p=p) for p in self.law.theta], axis=1)
         return torch.from_numpy(self.avatars.album.of(rows))[:, None]
@@ -71,16 +72,18 @@ class PixelModel(ClosedFormDetector):
         learnt = PixelNaiveBayes.fit(colours(pixels), self.naive.levels, self.naive.alpha)
         self.theta = torch.from_numpy(learnt.theta)
 
-    def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
+    def evidence(self, images: Tensor, mask: Tensor, covariates: Tensor | None = None) -> Evidence:
         """Return the map ``surprise``, −ln P of each colour, nats, and the mean picture as what was expected."""
+        del covariates
         rgb = colours(images[:, 0].numpy())
         surprise = torch.from_numpy(_in_mosaic(self.learnt().surprise(rgb)))[:, None]
         mean = (self.theta * torch.linspace(0, 255, self.theta.shape[-1])).sum(dim=-1).numpy()
         expected = torch.from_numpy(mosaic(mean[None]))[:, None].expand_as(images)
         return Evidence({"surprise": apply_mask(surprise, mask)}, apply_mask(expected, mask))
 
-    def sample(self, n: int, rng: torch.Generator) -> Tensor:
+    def sample(self, n: int, rng: torch.Generator, covariates: Tensor | None = None) -> Tensor:
         """Return ``n`` pictures ``(n, 1, H, W)``."""
+        del covariates
         return torch.from_numpy(mosaic(self.learnt().sample(n, _numbers(rng))))[:, None]
 
     def learnt(self) -> PixelNaiveBayes:

@@ -13,7 +13,7 @@ import torch
 from anomaly.core.errors import ConfigError
 from anomaly.core.volume import FloatArray
 from anomaly.evaluation.generation import copied, frechet_distance, likeness, variety
-from anomaly.models.base import Coder, Interpolator, interpolated, interpolates
+from anomaly.models.generation import EncoderDecoder, Interpolator, can_interpolate, interpolate
 from pipelines.validation.labelled_dataset import Labels, Pictures, told
 from pipelines.validation.model_under_test import Candidate, Findings
 from pipelines.validation.report.image_grids import histogram, sheet
@@ -43,7 +43,7 @@ def generation(candidate: Candidate) -> Findings:
             world.shown(_beside_nearest(candidate, drawn)), COLUMNS
         ),
     }
-    if interpolates(detector):
+    if can_interpolate(detector):
         ways = between(detector, candidate.unseen.select(slice(2 * WAYS)))
         pictures["On the way from one test picture to another"] = sheet(world.shown(ways), STEPS)
     return Findings(measures, pictures)
@@ -113,10 +113,10 @@ def _beside_nearest(candidate: Candidate, drawn: FloatArray) -> FloatArray:
     return np.concatenate([some, known[nearest]])
 
 
-def between(model: Coder | Interpolator, some: Pictures) -> FloatArray:
+def between(model: EncoderDecoder | Interpolator, some: Pictures) -> FloatArray:
     """Return pictures ``(N · STEPS / 2, H, W)`` on the way from the first half of N to the second, pair by pair."""
     first, second = torch.from_numpy(some.seen())[:, None].chunk(2)
     about = torch.from_numpy(told(some.labels)).chunk(2)
     with torch.inference_mode():
-        ways = interpolated(model, first, second, STEPS, (about[0], about[1]))
+        ways = interpolate(model, first, second, STEPS, (about[0], about[1]))
     return pixels_of(ways.swapaxes(0, 1).flatten(0, 1))

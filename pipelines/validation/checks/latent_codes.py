@@ -20,7 +20,7 @@ from torch import Tensor
 
 from anomaly.core.errors import ConfigError
 from anomaly.core.volume import FloatArray, MaskArray
-from anomaly.models.base import Decoder, Embedder, Reconstructor
+from anomaly.models.generation import Decoder, Embedder, Reconstructor
 from anomaly.scoring.retrieval import build_index
 from pipelines.validation.labelled_dataset import Labels, batches
 from pipelines.validation.model_under_test import Candidate, Findings

@@ -17,27 +17,27 @@ def scans(*shape: int) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("shape", [(40, 1, 24, 20), (40, 3, 24, 20), (20, 1, 16, 20, 12)])
 def test_boxes_hide_some_of_the_images_and_only_inside_the_mask(shape: tuple[int, ...]) -> None:
     images, mask = scans(*shape)
-    shown, hidden = hide_boxes(images, mask, 0.5, torch.Generator().manual_seed(1))
-    changed = (shown != images).flatten(1).any(1)
-    assert 0.2 < hidden.float().mean() < 0.8
-    assert not (changed & ~hidden).any()
-    assert (changed & hidden).sum() >= 0.7 * hidden.sum()  # a box may miss the mask
-    assert torch.equal(torch.where(mask, 0.0, shown), torch.where(mask, 0.0, images))
-    assert shown.min() >= images.min()
-    assert shown.max() <= images.max()
+    inputs, has_boxes = hide_boxes(images, mask, 0.5, torch.Generator().manual_seed(1))
+    changed = (inputs != images).flatten(1).any(1)
+    assert 0.2 < has_boxes.float().mean() < 0.8
+    assert not (changed & ~has_boxes).any()
+    assert (changed & has_boxes).sum() >= 0.7 * has_boxes.sum()  # a box may miss the mask
+    assert torch.equal(torch.where(mask, 0.0, inputs), torch.where(mask, 0.0, images))
+    assert inputs.min() >= images.min()
+    assert inputs.max() <= images.max()
 
 
-def test_a_box_has_one_intensity_and_runs_through_all_channels() -> None:
+def test_a_box_has_one_intensity_and_covers_all_channels() -> None:
     images, mask = scans(30, 3, 24, 20)
-    shown, _ = hide_boxes(images, mask, 1.0, torch.Generator().manual_seed(2))
-    changed = shown != images
+    inputs, _ = hide_boxes(images, mask, 1.0, torch.Generator().manual_seed(2))
+    changed = inputs != images
     assert torch.equal(changed.any(1), changed.all(1))
-    assert all(len(image[where].unique()) <= 3 for image, where in zip(shown, changed, strict=True))
+    assert all(len(image[where].unique()) <= 3 for image, where in zip(inputs, changed, strict=True))
 
 
-@pytest.mark.parametrize(("share", "number"), [(0.0, 0), (1.0, 10)])
-def test_the_share_is_a_chance(share: float, number: int) -> None:
+@pytest.mark.parametrize(("probability", "number"), [(0.0, 0), (1.0, 10)])
+def test_the_probability_is_that_of_having_boxes(probability: float, number: int) -> None:
     images, mask = scans(10, 1, 24, 20)
-    shown, hidden = hide_boxes(images, mask, share, torch.Generator().manual_seed(3))
-    assert int(hidden.sum()) == number
-    assert torch.equal(shown, images) == (number == 0)
+    inputs, has_boxes = hide_boxes(images, mask, probability, torch.Generator().manual_seed(3))
+    assert int(has_boxes.sum()) == number
+    assert torch.equal(inputs, images) == (number == 0)

@@ -114,10 +114,10 @@ class Tailor:
     def __init__(self, world: World, ignored: int | None = None, follows: tuple[int, int] | None = None) -> None:
         self.album, self.ignored, self.follows = world.avatars.album, ignored, follows  # type: ignore[union-attr]
 
-    def sample(self, n: int, rng: torch.Generator) -> torch.Tensor:
-        return self.sample_given(torch.full((n, 5), torch.nan), rng)
+    is_conditional = True
 
-    def sample_given(self, covariates: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+    def sample(self, n: int, rng: torch.Generator, covariates: torch.Tensor | None = None) -> torch.Tensor:
+        covariates = torch.full((n, 5), torch.nan) if covariates is None else covariates
         rows = torch.where(covariates.isnan(), 0, covariates).numpy().astype(np.int64)
         if self.ignored is not None:
             rows[:, self.ignored] = torch.randint(2, (len(rows),), generator=rng).numpy()

@@ -93,7 +93,9 @@ def with_negative_kl(monkeypatch: pytest.MonkeyPatch) -> None:
         return lambda *args: -function(*args)
 
     monkeypatch.setattr(
-        anomaly.models.vae, "kl_per_dim", upside_down(anomaly.models.components.variational.kl_per_dim)
+        anomaly.models.components.variational,
+        "kl_per_dim",
+        upside_down(anomaly.models.components.variational.kl_per_dim),
     )
 
 
@@ -110,14 +112,11 @@ def with_reversed_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
 def with_copied_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = torch.from_numpy(load_digits(None).train.pixels)
 
-    def sample(self: object, n: int, rng: torch.Generator) -> Tensor:
+    def sample(self: object, n: int, rng: torch.Generator, covariates: Tensor | None = None) -> Tensor:
         return pixels[torch.randint(len(pixels), (n,), generator=rng)][:, None]
 
     for family in (DiffusionModel, GenerativeAdversarial):
         monkeypatch.setattr(family, "sample", sample)
-    monkeypatch.setattr(
-        GenerativeAdversarial, "sample_given", lambda self, about, rng: sample(self, len(about), rng)
-    )
 
 
 FAULTS: list[tuple[Callable[[pytest.MonkeyPatch], None], str]] = [

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 from anomaly.core.volume import FloatArray
-from anomaly.models.base import Decoder, Embedder
+from anomaly.models.generation import Decoder, Embedder
 from pipelines.validation.checks.avatars.validity import Judged, avatars_of, judged, refuse
 from pipelines.validation.checks.latent_codes import embedded
 from pipelines.validation.datasets.avatars.distribution import VALUES, Look

@@ -19,7 +19,7 @@ class Steps(Constant):
         super().__init__(ImageView(kind="slice"))
         self.steps, self.encoder, self.denoiser = steps, torch.nn.Conv2d(1, 1, 1), torch.nn.Conv2d(1, 1, 1)
 
-    def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
+    def evidence(self, images: Tensor, mask: Tensor, covariates: Tensor | None = None) -> Evidence:
         self.encoder(images)
         for _ in range(self.steps):
             self.denoiser(images)
@@ -36,7 +36,7 @@ def test_every_step_of_the_most_used_network_counts(steps: int, flip: bool, expe
 class SideBySide(Steps):
     """Runs the denoiser once for three versions of each image."""
 
-    def evidence(self, images: Tensor, mask: Tensor) -> Evidence:
+    def evidence(self, images: Tensor, mask: Tensor, covariates: Tensor | None = None) -> Evidence:
         self.denoiser(torch.cat([images] * 3))
         return Constant.evidence(self, images, mask)
 

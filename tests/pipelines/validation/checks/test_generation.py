@@ -99,7 +99,10 @@ class OnRequest(Fake):
         super().__init__(torch.from_numpy(world.test.pixels))
         self.labels, self.off_by = torch.from_numpy(world.test.labels[:, 0]), off_by
 
-    def sample_given(self, covariates: Tensor, rng: torch.Generator) -> Tensor:
+    is_conditional = True
+
+    def sample(self, n: int, rng: torch.Generator, covariates: Tensor | None = None) -> Tensor:
+        assert covariates is not None
         wanted = (covariates[:, 0].long() + self.off_by) % 10
         return torch.stack([self.pictures[self.labels == digit][0] for digit in wanted])[:, None]
 
@@ -132,10 +135,11 @@ def test_the_way_between_two_codes_begins_at_one_and_ends_at_the_other(world: Wo
 class Told(Pixelwise):
     """A model that draws the label it is told as a grey level."""
 
-    def interpolate_given(
-        self, first: Tensor, second: Tensor, about: tuple[Tensor, Tensor], weight: float
+    def interpolate(
+        self, first: Tensor, second: Tensor, weight: float, covariates: tuple[Tensor, Tensor] | None = None
     ) -> Tensor:
-        return torch.lerp(*about, weight).div(10)[:, :, None, None].expand(-1, -1, 8, 8)
+        assert covariates is not None
+        return torch.lerp(*covariates, weight).div(10)[:, :, None, None].expand(-1, -1, 8, 8)
 
 
 def test_a_conditional_model_is_told_what_the_pictures_show_that_it_goes_between(world: World) -> None:
