@@ -1,17 +1,17 @@
-"""Autoencoder: normal anatomy fits through a narrow latent, a lesion does not.
+"""Autoencoder: normal anatomy fits through a short latent vector, a lesion does not.
 
-Idea. An encoder maps an image to a short vector z, a decoder maps z back. Trained on healthy images only, with z
-too short to hold anything else, the pair can rebuild healthy anatomy and nothing more:
+Idea. An encoder maps an image to a short vector z, a decoder maps z back. Both are trained on healthy images only,
+and z is too short to hold anything but healthy anatomy:
 
     z = E(x),    x̂ = D(z),    L = Σ m (x − x̂)² / Σ m,    r = x − x̂
 
-The length of z decides more than anything else: too long and lesions pass through, too short and healthy detail
-becomes residual. What counts as close can be set (``loss``, formulas in :mod:`anomaly.models.components.losses`);
-an
-autoencoder that learns by SSIM also gives the map ``dissimilarity``, 1 − SSIM about each voxel.
+The length of z matters more than anything else: if it is too long, lesions are reconstructed; if it is too short,
+healthy detail becomes part of the residual. The loss can be chosen (``loss``, formulas in
+:mod:`anomaly.models.components.conv_autoencoder`). With the SSIM loss there is also a map ``dissimilarity``, 1 −
+SSIM at each voxel.
 
 Without convolutions both halves are linear. The best linear autoencoder projects on the leading principal
-components (Bourlard & Kamp 1988; Baldi & Hornik 1989): the bridge to the family ``pca``.
+components (Bourlard & Kamp 1988; Baldi & Hornik 1989), like the family ``pca``.
 
 Source: Baur, Denner, Wiestler, Navab & Albarqouni 2021, "Autoencoders for unsupervised anomaly segmentation in
 brain MR images: a comparative study" (the dense autoencoder); Bergmann et al. 2019, "Improving unsupervised defect
@@ -27,15 +27,16 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from anomaly.models.base import Evidence, ModelSettings, StepInfo
+from anomaly.models.base import Evidence, ModelSettings, StepInfo, Width, target_slice
 from anomaly.models.components.conv_autoencoder import (
+    LOSSES,
     DenseAutoencoder,
     LatentDetector,
     LatentNetwork,
     LatentSettings,
+    LossName,
+    dissimilarity,
 )
-from anomaly.models.components.losses import LOSSES, LossName, dissimilarity
-from anomaly.models.components.network import Width, target_slice
 
 
 class AutoencoderSettings(LatentSettings):
@@ -44,9 +45,9 @@ class AutoencoderSettings(LatentSettings):
     family: Literal["ae"] = "ae"
     channels: tuple[Width, ...] = Field(
         (32, 64, 128, 128),
-        description="channels of the stages; each halves the image; multiples of 8; none = a linear autoencoder",
+        description="channels of the stages, multiples of 8; each halves the image; none: a linear autoencoder",
     )
-    loss: LossName = Field("l2", description="what is minimised: l2, l1, ssim or multiscale")
+    loss: LossName = Field("l2", description="the loss: l2, l1, ssim or multiscale")
 
 
 class LinearAutoencoder(LatentNetwork):
@@ -84,12 +85,12 @@ class Autoencoder(LatentDetector):
         return DenseAutoencoder(self.view.spatial_dims, self.view.channels, channels, self.padded, latent)
 
     def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
-        """Return the distance inside the mask that the settings name."""
+        """Return the loss of the settings, inside the mask."""
         del at, corrupted
         return {"loss": LOSSES[self.settings.loss](self.reconstruct(images, mask), target_slice(images), mask)}
 
     def evidence(self, images: Tensor, mask: Tensor, covariates: Tensor | None = None) -> Evidence:
-        """Return the signed residual and, where SSIM was learnt by, the dissimilarity."""
+        """Return the signed residual and, with the SSIM loss, the dissimilarity."""
         del covariates
         evidence = super().evidence(images, mask)
         if self.settings.loss != "ssim":

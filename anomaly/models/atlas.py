@@ -22,9 +22,8 @@ from torch import Tensor
 
 from anomaly.core.image_views import VolumeSource
 from anomaly.core.volume import Geometry
-from anomaly.models.base import ClosedFormDetector, Evidence, ModelSettings
-from anomaly.models.components.closed_form import WholeVolumeSettings, check_cohort, volumes
-from anomaly.models.components.network import apply_mask, residual
+from anomaly.models.base import ClosedFormDetector, Evidence, ModelSettings, apply_mask, residual, volumes
+from anomaly.models.components.closed_form import WholeVolumeSettings, check_cohort
 
 FEWEST_SCANS = 3
 

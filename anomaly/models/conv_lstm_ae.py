@@ -32,16 +32,15 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from anomaly.core.image_views import ImageView, VolumeSource
-from anomaly.models.base import ModelSettings, StepInfo
+from anomaly.models.base import ModelSettings, StepInfo, refuse_large_latent, target_slice
 from anomaly.models.components.conv_autoencoder import (
     LatentDetector,
     LatentNetwork,
     LatentSettings,
     coarse_shape,
+    l2,
     stages,
 )
-from anomaly.models.components.losses import l2
-from anomaly.models.components.network import refuse_large_latent, target_slice
 
 State = tuple[Tensor, Tensor]
 

@@ -27,8 +27,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from anomaly.core.covariates import AGE_AND_SEX, Covariates
-from anomaly.models.base import ModelSettings, StepInfo
-from anomaly.models.components.network import crop, pad
+from anomaly.models.base import ModelSettings, StepInfo, crop, pad
 from anomaly.models.components.variational_detector import (
     CodeSettings,
     VariationalDetector,

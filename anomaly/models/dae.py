@@ -34,7 +34,15 @@ from torch import Tensor, nn
 
 from anomaly.core.errors import TrainingError
 from anomaly.core.image_views import VolumeSource
-from anomaly.models.base import Evidence, ModelSettings, StepInfo
+from anomaly.models.base import (
+    Evidence,
+    ModelSettings,
+    NetworkDetector,
+    StepInfo,
+    apply_mask,
+    residual,
+    target_slice,
+)
 from anomaly.models.components.change_logit import RARE, change_logit_loss, change_target, signed_change_logit
 from anomaly.models.components.closed_form import principal_components
 from anomaly.models.components.context_unet import (
@@ -45,7 +53,6 @@ from anomaly.models.components.context_unet import (
     predict,
 )
 from anomaly.models.components.corruption import CorruptionSettings, corrupt, slab_spacing
-from anomaly.models.components.network import NetworkDetector, apply_mask, residual, target_slice
 
 
 class DenoisingSettings(ContextUNetSettings):

@@ -43,8 +43,20 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from anomaly.core.image_views import ImageView, VolumeSource
-from anomaly.models.base import Evidence, ModelSettings, StepInfo, either_foreground
-from anomaly.models.components.closed_form import volumes
+from anomaly.models.base import (
+    Evidence,
+    ModelSettings,
+    NetworkDetector,
+    StepInfo,
+    Width,
+    apply_mask,
+    either_foreground,
+    masked_mean,
+    refuse_large_latent,
+    residual,
+    target_slice,
+    volumes,
+)
 from anomaly.models.components.corruption import slab_spacing
 from anomaly.models.components.diffusion_process import (
     DiffusionProcess,
@@ -54,15 +66,6 @@ from anomaly.models.components.diffusion_process import (
     Schedule,
     checkerboard,
     noise_field,
-)
-from anomaly.models.components.network import (
-    NetworkDetector,
-    Width,
-    apply_mask,
-    masked_mean,
-    refuse_large_latent,
-    residual,
-    target_slice,
 )
 
 SCORING_SEED = 0

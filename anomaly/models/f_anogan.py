@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from anomaly.core.covariates import AGE_AND_SEX, Covariates
 from anomaly.core.image_views import VolumeSource
-from anomaly.models.base import Diagnostics, Evidence, ModelSettings, StepInfo
+from anomaly.models.base import Diagnostics, Evidence, ModelSettings, StepInfo, apply_mask, residual, target_slice
 from anomaly.models.components.adversarial import (
     AdversarialDetector,
     AdversarialSettings,
@@ -43,7 +43,6 @@ from anomaly.models.components.adversarial import (
     feature_distance,
     generator_loss,
 )
-from anomaly.models.components.network import apply_mask, residual, target_slice
 
 ENCODER_WARMUP = 0.2  # share of the steps of the encoder before it is validated
 

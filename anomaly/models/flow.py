@@ -46,8 +46,18 @@ from torch import Tensor, nn
 
 from anomaly.core.image_views import ImageView, VolumeSource
 from anomaly.core.running_moments import RunningMoments
-from anomaly.models.base import Evidence, ModelSettings, StepInfo, either_foreground
-from anomaly.models.components.network import NetworkDetector, apply_mask, crop, pad, padded_shape, residual
+from anomaly.models.base import (
+    Evidence,
+    ModelSettings,
+    NetworkDetector,
+    StepInfo,
+    apply_mask,
+    crop,
+    either_foreground,
+    pad,
+    padded_shape,
+    residual,
+)
 
 SCALE_BOUND = 2.0  # S
 N_FREQUENCIES = 4  # of the sines and cosines that encode a coordinate

@@ -40,10 +40,13 @@ from torch import Tensor, nn
 
 from anomaly.core.errors import TrainingError
 from anomaly.core.image_views import ImageView, VolumeSource
-from anomaly.models.base import Diagnostics, Evidence, ModelSettings, StepInfo
-from anomaly.models.components.network import (
+from anomaly.models.base import (
     GROUPS,
+    Diagnostics,
+    Evidence,
+    ModelSettings,
     NetworkDetector,
+    StepInfo,
     Width,
     apply_mask,
     crop,

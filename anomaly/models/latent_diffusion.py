@@ -41,16 +41,12 @@ from monai.networks.utils import pixelshuffle, pixelunshuffle
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from anomaly.models.base import Evidence, ModelSettings, StepInfo
-from anomaly.models.components.latent_autoencoder import (
-    Autoencoder,
-    AutoencoderSettings,
-    build_autoencoder,
-    patch_colours,
-)
-from anomaly.models.components.network import (
+from anomaly.models.base import (
     GROUPS,
+    Evidence,
+    ModelSettings,
     NetworkDetector,
+    StepInfo,
     Width,
     apply_mask,
     crop,
@@ -59,6 +55,12 @@ from anomaly.models.components.network import (
     padded_shape,
     residual,
     target_slice,
+)
+from anomaly.models.components.latent_autoencoder import (
+    Autoencoder,
+    AutoencoderSettings,
+    build_autoencoder,
+    patch_colours,
 )
 
 TIMESTEPS = 1000  # T

@@ -36,7 +36,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from anomaly.core.image_views import VolumeSource
-from anomaly.models.base import Evidence, ModelSettings, StepInfo
+from anomaly.models.base import Evidence, ModelSettings, NetworkDetector, StepInfo, apply_mask, target_slice
 from anomaly.models.components.change_logit import RARE, change_logit_loss, change_target, signed_change_logit
 from anomaly.models.components.context_unet import (
     ContextUNetSettings,
@@ -46,7 +46,6 @@ from anomaly.models.components.context_unet import (
     predict,
 )
 from anomaly.models.components.corruption import CorruptionSettings, corrupt, slab_spacing
-from anomaly.models.components.network import NetworkDetector, apply_mask, target_slice
 from anomaly.models.components.random_fields import foreground_mask
 
 Restorer = Callable[[Tensor, float], tuple[Tensor, Tensor]]

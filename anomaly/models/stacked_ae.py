@@ -28,16 +28,15 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from pydantic import Field
 from torch import Tensor, nn
 
-from anomaly.models.base import ModelSettings, StepInfo
+from anomaly.models.base import ModelSettings, StepInfo, crop, pad, target_slice
 from anomaly.models.components.conv_autoencoder import (
     LatentDetector,
     LatentNetwork,
     LatentSettings,
     coarse_shape,
+    l2,
     stages,
 )
-from anomaly.models.components.losses import l2
-from anomaly.models.components.network import crop, pad, target_slice
 
 
 class StackedSettings(LatentSettings):

@@ -34,8 +34,7 @@ from typing import ClassVar, Literal
 from monai.networks.nets import VarAutoEncoder
 from torch import Tensor, nn
 
-from anomaly.models.base import ModelSettings
-from anomaly.models.components.network import crop, pad
+from anomaly.models.base import ModelSettings, crop, pad
 from anomaly.models.components.variational_detector import CodeSettings, VariationalDetector
 
 

@@ -27,7 +27,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from anomaly.core.image_views import VolumeSource
-from anomaly.models.base import Diagnostics, Evidence, ModelSettings, StepInfo
+from anomaly.models.base import Diagnostics, Evidence, ModelSettings, StepInfo, apply_mask, residual, target_slice
 from anomaly.models.components.adversarial import (
     AdversarialDetector,
     AdversarialSettings,
@@ -37,7 +37,6 @@ from anomaly.models.components.adversarial import (
     feature_distance,
     generator_loss,
 )
-from anomaly.models.components.network import apply_mask, residual, target_slice
 from anomaly.models.components.variational import DiagonalGaussian, beta_at
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from anomaly.models.components.network import NetworkDetector
+from anomaly.models.base import NetworkDetector
+from anomaly.models.components.ema import ema_update
 
 
 class AveragedWeights:
@@ -29,12 +29,10 @@ class AveragedWeights:
         self.decay = decay
         self.updates = 0
 
-    @torch.no_grad()
     def update(self, detector: NetworkDetector) -> None:
         """Move the average towards the current weights."""
         self.updates += 1
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        get_ema_multi_avg_fn(decay)(list(self.detector.parameters()), list(detector.parameters()), 0)
+        ema_update(self.detector, detector, self.decay, self.updates)
 
     @torch.no_grad()
     def copy_buffers(self, detector: NetworkDetector) -> None:

@@ -19,8 +19,7 @@ from anomaly.core.errors import TrainingError
 from anomaly.core.files import sha256_of_json
 from anomaly.core.image_views import VolumeSource
 from anomaly.core.progress import Progress
-from anomaly.models.base import ClosedFormDetector, Detector, Diagnostics
-from anomaly.models.components.network import NetworkDetector
+from anomaly.models.base import ClosedFormDetector, Detector, Diagnostics, NetworkDetector
 from anomaly.models.device import find_devices, on_gpu
 from anomaly.training.batches import ImageBatches
 from anomaly.training.distributed import run_processes

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from anomaly.core.errors import TrainingError
-from anomaly.models.components.network import NetworkDetector
+from anomaly.models.base import NetworkDetector
 from anomaly.training.run import FitRun
 
 BACKEND = "inductor"

@@ -31,7 +31,7 @@ from anomaly.core.errors import TrainingError
 from anomaly.core.files import atomic_path
 from anomaly.core.image_views import VolumeSource
 from anomaly.core.progress import Progress
-from anomaly.models.components.network import NetworkDetector
+from anomaly.models.base import NetworkDetector
 from anomaly.models.device import find_devices, on_gpu
 from anomaly.training.averaging import AveragedWeights
 from anomaly.training.batches import Batch, ImageBatches, StepLoader

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anomaly.models.base import StepInfo
-from anomaly.models.components.network import NetworkDetector
+from anomaly.models.base import NetworkDetector, StepInfo
 from anomaly.training.augment import augment
 from anomaly.training.batches import Batch
 from anomaly.training.settings import TrainingSettings

@@ -10,10 +10,9 @@ from anomaly.core.errors import ConfigError, TrainingError
 from anomaly.core.image_views import ImageView
 from anomaly.core.volume import Geometry
 from anomaly.models.ae import Autoencoder, AutoencoderSettings
-from anomaly.models.base import StepInfo
+from anomaly.models.base import StepInfo, crop, pad, padded_shape, target_slice
 from anomaly.models.components.closed_form import principal_components
-from anomaly.models.components.losses import LOSSES, LossName
-from anomaly.models.components.network import crop, pad, padded_shape, target_slice
+from anomaly.models.components.conv_autoencoder import LOSSES, LossName
 from anomaly.models.generation import Embedder
 from anomaly.training.fit import fit
 from anomaly.training.run import FitRun

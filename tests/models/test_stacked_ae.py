@@ -8,9 +8,8 @@ from torch import Tensor
 
 from anomaly.core.covariates import UNKNOWN_COVARIATES
 from anomaly.core.errors import ConfigError
-from anomaly.models.base import StepInfo
-from anomaly.models.components.losses import l2
-from anomaly.models.components.network import target_slice
+from anomaly.models.base import StepInfo, target_slice
+from anomaly.models.components.conv_autoencoder import l2
 from anomaly.models.generation import Embedder
 from anomaly.models.stacked_ae import StackedAutoencoder, StackedSettings
 from anomaly.training.batches import Batch

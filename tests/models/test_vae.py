@@ -14,8 +14,7 @@ from torch.distributions import Bernoulli, MultivariateNormal, Normal
 
 from anomaly.core.errors import ConfigError, TrainingError
 from anomaly.core.volume import FloatArray, MaskArray
-from anomaly.models.base import StepInfo
-from anomaly.models.components.network import target_slice
+from anomaly.models.base import StepInfo, target_slice
 from anomaly.models.components.variational import DiagonalGaussian, kl
 from anomaly.models.generation import Embedder, Generator, interpolate
 from anomaly.models.vae import VariationalAutoencoder, VariationalSettings

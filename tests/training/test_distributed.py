@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from anomaly.core.errors import TrainingError
 from anomaly.models.ae import Autoencoder
-from anomaly.models.base import StepInfo
-from anomaly.models.components.network import target_slice
+from anomaly.models.base import StepInfo, target_slice
 from anomaly.training.batches import Batch, ImageBatches
 from anomaly.training.fit import fit
 from anomaly.training.run import FitReport, FitRun

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from anomaly.core.image_views import ImageView, VolumeSource
-from anomaly.models.base import ClosedFormDetector, Evidence, ModelSettings
-from anomaly.models.components.network import target_slice
+from anomaly.models.base import ClosedFormDetector, Evidence, ModelSettings, target_slice
 from anomaly.training.planted_validation import planted_precision, standardised_residuals
 from tests.models.factories import GRID, planted_scan
 

@@ -36,12 +36,11 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from anomaly.core.covariates import Covariate
 from anomaly.core.image_views import VolumeSource
-from anomaly.models.base import Diagnostics
+from anomaly.models.base import GROUPS, Diagnostics, crop, pad, padded_shape
 from anomaly.models.components.conditioning import Conditioning, condition_dropout
 from anomaly.models.components.conv_autoencoder import BottleneckDetector, LatentSettings
 from anomaly.models.components.ema import ema_update
 from anomaly.models.components.gan_diagnostics import Objective, gan_diagnostics
-from anomaly.models.components.network import GROUPS, crop, pad, padded_shape
 from anomaly.models.components.variational import DiagonalGaussian
 
 Decay = Annotated[float, Field(ge=0, lt=1)]

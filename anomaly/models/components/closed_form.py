@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from pydantic import field_validator
 from torch import Tensor
@@ -73,10 +71,3 @@ def principal_components(scans: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]
         )
     components = (leading.T @ X) / eigenvalues.sqrt()[:, None] if n <= voxels else leading.T.contiguous()
     return mean, components, eigenvalues / (n - 1)
-
-
-def volumes(train: VolumeSource) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield voxels float32 and mask bool, each ``(I, J, K)``, one scan at a time."""
-    for index in range(len(train)):
-        voxels, mask = train[index]
-        yield torch.tensor(voxels), torch.tensor(mask, dtype=torch.bool)

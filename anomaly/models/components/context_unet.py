@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from anomaly.core.image_views import ImageView, VolumeSource
 from anomaly.core.running_moments import RunningMoments
-from anomaly.models.base import ModelSettings
-from anomaly.models.components.network import GROUPS, Width, crop, pad, padded_shape
+from anomaly.models.base import GROUPS, ModelSettings, Width, crop, pad, padded_shape
 from anomaly.models.components.space_to_depth import FullPrecision, depth_to_space, space_to_depth
 
 HALVINGS = 4  # of MONAI's BasicUNet

@@ -28,7 +28,7 @@ from monai.networks.nets import DiffusionModelUNet, Regressor
 from monai.networks.schedulers import DDPMScheduler
 from torch import Tensor, nn
 
-from anomaly.models.components.network import GROUPS, crop, pad, padded_shape
+from anomaly.models.base import GROUPS, crop, pad, padded_shape
 from anomaly.models.components.random_fields import host_generator, smooth_field
 from anomaly.models.components.simplex_noise import simplex_field
 from anomaly.models.components.space_to_depth import depth_to_space, space_to_depth

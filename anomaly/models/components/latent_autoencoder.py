@@ -21,9 +21,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from anomaly.core.image_views import ImageView
-from anomaly.models.base import ModelSettings
+from anomaly.models.base import GROUPS, ModelSettings, Width
 from anomaly.models.components.diffusion_process import checkerboard
-from anomaly.models.components.network import GROUPS, Width
 from anomaly.models.components.variational import kl, reparameterize
 
 COMMITMENT = 0.25  # weight of the commitment loss, of van den Oord et al.

@@ -25,8 +25,7 @@ from torch import Tensor
 
 from anomaly.core.errors import TrainingError
 from anomaly.core.image_views import VolumeSource
-from anomaly.models.base import StepInfo
-from anomaly.models.components.network import apply_mask, residual, target_slice
+from anomaly.models.base import StepInfo, apply_mask, residual, target_slice
 
 Likelihood = Literal["gaussian", "bernoulli"]
 

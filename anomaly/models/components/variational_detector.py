@@ -35,10 +35,9 @@ from torch import Tensor
 
 from anomaly.core.covariates import Covariate
 from anomaly.core.image_views import VolumeSource
-from anomaly.models.base import Diagnostics, Evidence, StepInfo
+from anomaly.models.base import GROUPS, Diagnostics, Evidence, StepInfo, apply_mask, residual, target_slice
 from anomaly.models.components.conditioning import Conditioning, condition_dropout
 from anomaly.models.components.conv_autoencoder import BottleneckDetector, LatentSettings
-from anomaly.models.components.network import GROUPS, apply_mask, residual, target_slice
 from anomaly.models.components.random_boxes import hide_boxes
 from anomaly.models.components.variational import (
     DiagonalGaussian,

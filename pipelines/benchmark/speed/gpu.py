@@ -29,8 +29,7 @@ from anomaly.core.covariates import covariates
 from anomaly.core.errors import AnomalyError
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
 from anomaly.evaluation.tables import markdown
-from anomaly.models.base import Detector
-from anomaly.models.components.network import NetworkDetector
+from anomaly.models.base import Detector, NetworkDetector
 from anomaly.models.registry import FAMILIES, create, detector_class
 from anomaly.preprocessing.template import template_on
 from anomaly.scoring.scorer import Scorer

@@ -12,8 +12,7 @@ from anomaly.core.errors import ConfigError
 from anomaly.core.image_views import VolumeSource
 from anomaly.core.volume import FloatArray, Geometry
 from anomaly.evaluation.categorical import Floats
-from anomaly.models.base import ClosedFormDetector, Evidence, ModelSettings
-from anomaly.models.components.network import apply_mask
+from anomaly.models.base import ClosedFormDetector, Evidence, ModelSettings, apply_mask
 from pipelines.validation.baselines.naive_bayes import FeatureNaiveBayes, PixelNaiveBayes
 from pipelines.validation.datasets.avatars.dataset import Avatars
 from pipelines.validation.datasets.avatars.mosaic import colours, mosaic

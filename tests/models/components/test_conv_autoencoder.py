@@ -5,8 +5,8 @@ import torch
 from monai.losses import SSIMLoss
 from torch import Tensor
 
-from anomaly.models.components.losses import LOSSES, LossName, dissimilarity, l1, l2, multiscale, ssim
-from anomaly.models.components.network import apply_mask
+from anomaly.models.base import apply_mask
+from anomaly.models.components.conv_autoencoder import LOSSES, LossName, dissimilarity, l1, l2, multiscale, ssim
 
 SHAPES = [(19, 22), (12, 9, 13)]
 NAMES: list[LossName] = ["l2", "l1", "ssim", "multiscale"]
