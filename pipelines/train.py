@@ -1,4 +1,4 @@
-"""Healthy scans in, model bundle out."""
+"""Train a model on healthy scans and write its bundle."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ INTENDED_USE = (
 )
 
 
-FEWEST_SUBJECTS = 3  # two scans are the least that anything can be learnt from
+MIN_SUBJECTS = 3  # two to learn from, one to choose the checkpoint
 
 
 def train(
@@ -66,9 +66,9 @@ def train(
         The bundle folder. Logs go to ``output/training``; so do checkpoints, which an interrupted call continues
         from and which are removed once the model is whole.
     devices
-        Devices that train together; each adds a batch of its own to every step.
+        Number of devices that train together; each adds its own batch to every step.
     compiled
-        Have torch write kernels for the network, which takes a minute or more first.
+        Compile the network with torch, which takes a minute or more first.
 
     Returns
     -------
@@ -125,9 +125,9 @@ def hold_out(records: Sequence[ScanRecord], fraction: float) -> tuple[list[ScanR
         If there are too few subjects.
     """
     subjects = len({record.subject for record in records})
-    if subjects < FEWEST_SUBJECTS:
+    if subjects < MIN_SUBJECTS:
         raise CohortError(
-            f"found {subjects} healthy subject(s) to train on; expected at least {FEWEST_SUBJECTS}, one of them to "
+            f"found {subjects} healthy subject(s) to train on; expected at least {MIN_SUBJECTS}, one of them to "
             "choose the checkpoint; ingest more, or put more into the split 'train'"
         )
     unsplit = [replace(record, split="") for record in records]
@@ -173,7 +173,7 @@ def _facts(
 
 
 def _display(scorer: Scorer) -> dict[str, float]:
-    """Return scales for pictures, the same for every scan."""
+    """Return the intensity scales of report images, the same for every scan."""
     reference = scorer.reference
     if reference is None:
         raise BundleError("the healthy reference must be learnt before scales can be chosen")
@@ -185,7 +185,7 @@ def _display(scorer: Scorer) -> dict[str, float]:
 
 
 def _retrieval(scorer: Scorer, held_out: VolumeSource) -> dict[str, Any] | None:
-    """Return what gives the similarities of neighbours a scale; None without an index of healthy scans."""
+    """Return the nearest-neighbour similarities of held-out scans; None without an index of healthy scans."""
     if scorer.index is None:
         return None
     nearest = sorted(round(similarity, 4) for similarity in scorer.nearest_similarities(held_out))

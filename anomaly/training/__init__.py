@@ -1,1 +1,1 @@
-"""How networks are trained: batches, augmentation, checkpoints, and the one lightning Trainer."""
+"""Training of detectors: ``from anomaly.training.fit import fit``; recipe, batches, augmentation, loop."""

@@ -1,7 +1,7 @@
-"""Variations of healthy images that another scanner, or another registration, would have given.
+"""Augmentation: vary healthy images as another scanner or another registration would.
 
-All work on whole batches where the batch is, so that they cost little beside a training step. Intensities are
-those of the preprocessed scan; 0 is background and stays background.
+Every function works on a whole batch on its device, so that it costs little compared with a training step.
+Intensities are those of the preprocessed scan; 0 is background and stays background.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from anomaly.models.components.random_fields import (
 )
 from anomaly.training.settings import AugmentationSettings
 
-HOST_STREAM = 0
+HOST_STREAM = 0  # random stream of the numbers drawn on the CPU
 
 
 def augment(
@@ -37,11 +37,16 @@ def augment(
     mask
         ``(B, 1, *S)`` bool.
     view
-        How the images were cut; it knows which dimension is left-right.
+        How the images were cut, and thus which dimension is left-right.
     settings
-        How much.
+        Probabilities and strengths.
     rng
-        On the device of the images.
+        Random numbers, on the device of the images.
+
+    Returns
+    -------
+    tuple of Tensor
+        Images ``(B, C, *S)`` and masks ``(B, 1, *S)``.
     """
     images, mask = mirror(images, mask, view, settings.flip, rng)
     images, mask = deform(images, mask, settings, rng)
@@ -57,7 +62,7 @@ def augment(
 def mirror(
     images: Tensor, mask: Tensor, view: ImageView, probability: float, rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Swap left and right (the first axis I of the volume) in some images; sagittal slices have no such axis."""
+    """Mirror some images left to right (axis I of the volume); sagittal slices, which lack that axis, stay."""
     if probability == 0 or (view.kind == "slice" and view.axis == 0):
         return images, mask
     chosen = chance(images, probability, rng)
@@ -67,27 +72,27 @@ def mirror(
 def deform(
     images: Tensor, mask: Tensor, settings: AugmentationSettings, rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Move, turn, scale and bend images a little: what registration leaves over."""
+    """Translate, rotate, scale and warp images a little, as errors of registration do."""
     if not (settings.translate or settings.rotate or settings.scale or settings.elastic):
         return images, mask
-    # The whole batch at once or not at all, so that what is left alone costs nothing.
+    # Deform the whole batch or none of it, so that a batch that is not deformed costs nothing.
     host = host_generator(rng, HOST_STREAM)
     if host.random() >= settings.deform:
         return images, mask
-    few, many = settings.elastic_nodes
-    positions = _positions(images, settings, int(host.integers(few, many + 1)), rng)
+    fewest, most = settings.elastic_nodes
+    positions = _positions(images, settings, int(host.integers(fewest, most + 1)), rng)
     channels = images.shape[1]
     parts = [images, mask.float()] if channels == 1 else [images, foreground_mask(images), mask.float()]
     moved = sample(torch.cat(parts, dim=1), positions)
-    inside = moved[:, channels:] > 0.5  # of every channel (the mask, where there is one), and of the mask
+    inside = moved[:, channels:] > 0.5  # foreground of each channel, then the mask
     return moved[:, :channels] * inside[:, :channels], inside[:, -1:]
 
 
 def _positions(images: Tensor, settings: AugmentationSettings, nodes: int, rng: torch.Generator) -> Tensor:
-    """Return where each voxel is sampled ``(B, D, *S)``, voxels: a small random affine map plus a smooth bend.
+    """Return where each voxel is sampled ``(B, D, *S)``, voxels: a small random affine map plus a smooth warp.
 
-    Everything is computed at a few nodes and interpolated. The bend is a share of the distance between nodes, so
-    that nothing folds.
+    Positions are computed at a few nodes and interpolated. The warp is a share of the distance between nodes, so
+    that it does not fold.
     """
     batch, shape, device = len(images), images.shape[2:], images.device
     dims = len(shape)
@@ -96,18 +101,20 @@ def _positions(images: Tensor, settings: AugmentationSettings, nodes: int, rng: 
     def noise(*shape: int) -> Tensor:
         return torch.rand((batch, *shape), generator=rng, device=device) * 2 - 1
 
-    turn = noise(dims, dims).triu(1) * math.radians(settings.rotate)
-    linear = torch.eye(dims, device=device) + turn - turn.mT + torch.diag_embed(noise(dims) * settings.scale)
+    rotation = noise(dims, dims).triu(1) * math.radians(settings.rotate)
+    linear = (
+        torch.eye(dims, device=device) + rotation - rotation.mT + torch.diag_embed(noise(dims) * settings.scale)
+    )
     share = torch.linspace(-0.5, 0.5, nodes, device=device)
-    places = torch.cartesian_prod(*[share] * dims) * last
+    nodes_at = torch.cartesian_prod(*[share] * dims) * last
     strength = settings.elastic * noise(1, 1).abs() * last / (nodes - 1)
-    bend = torch.randn((batch, len(places), dims), generator=rng, device=device) * strength
-    positions = places @ linear.mT + bend + noise(1, dims) * settings.translate + last / 2
+    warp = torch.randn((batch, len(nodes_at), dims), generator=rng, device=device) * strength
+    positions = nodes_at @ linear.mT + warp + noise(1, dims) * settings.translate + last / 2
     return upsample(positions.mT.reshape(batch, dims, *[nodes] * dims), shape)
 
 
 def blur(images: Tensor, foreground: Tensor, amount: float, rng: torch.Generator) -> Tensor:
-    """Smooth by one step of diffusion between neighbouring foreground voxels, of a random strength per image."""
+    """Blur by one step of diffusion between neighbouring foreground voxels, with a random strength per image."""
     if amount == 0:
         return images
     strength = uniform(images, 0.0, amount, rng) / 3
@@ -123,7 +130,7 @@ def blur(images: Tensor, foreground: Tensor, amount: float, rng: torch.Generator
 
 
 def random_contrast(images: Tensor, settings: AugmentationSettings, rng: torch.Generator) -> Tensor:
-    """Bend the contrast curve, scale all intensities and add a smooth drift, each by a random amount."""
+    """Change gamma and brightness and multiply by a smooth bias field, each by a random amount."""
     if settings.gamma:
         exponent = uniform(images, -settings.gamma, settings.gamma, rng).exp()
         images = images.abs().pow_(exponent).copysign_(images)

@@ -23,18 +23,18 @@ T = TypeVar("T")
 
 
 class Batch(NamedTuple):
-    """Images as they were cut.
+    """Images as they were cut from volumes, before augmentation.
 
     Parameters
     ----------
     number
-        Of the batch, counted over the whole training.
+        The number of the batch in the whole training, from 0.
     images
         ``(B, C, *S)`` float32.
     mask
         ``(B, 1, *S)`` bool.
     covariates
-        ``(B, D)`` what the source knows of their subjects, NaN where unknown.
+        ``(B, D)`` covariates of the subjects, NaN where unknown.
     """
 
     number: int
@@ -55,11 +55,11 @@ class ImageBatches:
     batch_size
         Images per batch.
     seed
-        Together with the step it decides every batch.
+        Seed of the random choice; a batch depends on the seed, the rank and its number only.
     rank
-        Number of this process among several that train together; each sees its own batches.
+        Index of this process among those that train together; each has its own batches.
     pinned
-        Make batches in memory that a GPU copies from while the processor goes on.
+        Allocate batches in page-locked memory, from which a GPU copies asynchronously.
     """
 
     def __init__(
@@ -77,9 +77,9 @@ class ImageBatches:
         self.seed, self.rank, self.pinned = seed, rank, pinned
         self._places: dict[int, list[Place]] = {}
 
-    def batch(self, step: int) -> Batch:
-        """Return the batch of one step."""
-        rng = np.random.default_rng([self.seed, self.rank, step])
+    def batch(self, number: int) -> Batch:
+        """Return the batch with this number."""
+        rng = np.random.default_rng([self.seed, self.rank, number])
         shape = self.view.image_shape(self.source.grid.shape)
         size, pinned = self.batch_size, self.pinned
         images = torch.empty((size, self.view.channels, *shape), pin_memory=pinned)
@@ -88,7 +88,7 @@ class ImageBatches:
         for row, scan in enumerate(scans):
             self._fill(images[row].numpy(), mask[row].numpy(), int(scan), rng)
         covariates = np.stack([self.source.covariates(int(scan)) for scan in scans]).astype(np.float32, copy=False)
-        return Batch(step, images, mask, torch.from_numpy(covariates))
+        return Batch(number, images, mask, torch.from_numpy(covariates))
 
     def _fill(self, image: Array, mask: Array, scan: int, rng: np.random.Generator) -> None:
         voxels, foreground = self.source[scan]
@@ -106,12 +106,12 @@ class StepLoader(Generic[T]):
     Parameters
     ----------
     make
-        Returns the batch of a number.
+        Returns the batch with a given number.
     numbers
         The batches to make, in order.
     threads
-        Threads that make batches; 0 makes them in line. Threads need no copies and no pickling, and numpy and
-        torch release the interpreter lock while they compute.
+        Number of threads that make batches; 0 makes each when it is needed. Threads need no copies and no
+        pickling, and numpy and torch release the interpreter lock while they compute.
     """
 
     def __init__(self, make: Callable[[int], T], numbers: range, threads: int) -> None:

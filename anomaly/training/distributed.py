@@ -23,57 +23,57 @@ from anomaly.core.processes import exit_with_parent
 from anomaly.core.progress import Progress
 
 LISTEN_EVERY_SECONDS = 0.2
-GRACE_SECONDS = 5.0  # for the others to notice that one of them has failed
+GRACE_SECONDS = 5.0  # until the other processes are killed after one has failed
 
 
 def run_processes(work: Callable[[Progress], None], count: int, report: Progress | None) -> None:
-    """Run ``work`` in ``count`` processes until all are done; each finds its rank where lightning looks for it.
+    """Run ``work`` in ``count`` processes until all are done; environment variables give each its rank.
 
     Parameters
     ----------
     work
-        Picklable; called with a function that tells of progress.
+        Picklable; called with a function that reports progress.
     count
         Number of processes.
     report
-        Called in this process with what they tell.
+        Called in this process with the progress that they report.
 
     Raises
     ------
     AnomalyError
-        The one that a process raised; TrainingError if the system ended one.
+        The error that a process raised; a TrainingError if the system killed one.
     """
     channel = get_context("spawn").SimpleQueue()
-    # Packed by value: torch's own pickling would have all processes share the memory of one model.
+    # Pickled by value: with torch's own pickling all processes would share the memory of one model.
     arguments = (pickle.dumps(work), find_free_network_port(), channel)
-    with _environment(TORCH_CPP_LOG_LEVEL="ERROR"):  # torch reads it as it is imported; its remarks are for us
-        together = start_processes(_process, arguments, count, join=False, start_method="spawn")
+    with _environment(TORCH_CPP_LOG_LEVEL="ERROR"):  # torch reads it when it is imported
+        processes = start_processes(_process, arguments, count, join=False, start_method="spawn")
     try:
-        while not together.join(LISTEN_EVERY_SECONDS, GRACE_SECONDS):
-            _hear(channel, report)
-        _hear(channel, report)
+        while not processes.join(LISTEN_EVERY_SECONDS, GRACE_SECONDS):
+            _receive(channel, report)
+        _receive(channel, report)
     except ProcessException as failure:
-        _hear(channel, report)  # an error that was told says more than that a process has failed
+        _receive(channel, report)  # the error it sent says more than that a process failed
         if isinstance(failure, ProcessExitedException):
             raise TrainingError(
-                f"found one of {count} training processes ended from outside ({failure}), perhaps for want of "
-                "memory; expected all to finish. The same command continues from the last checkpoint"
+                f"found one of {count} training processes ended from outside ({failure}), perhaps because "
+                "memory ran out; expected all to finish. The same command continues from the last checkpoint"
             ) from failure
         raise
     finally:
-        for process in together.processes:
+        for process in processes.processes:
             if process.is_alive():
-                process.kill()  # checkpoints are written whole or not at all
+                process.kill()  # an interrupted write leaves the old checkpoint
                 process.join()
 
 
-def _process(rank: int, packed: bytes, port: int, channel: Any) -> None:
-    here = {"NODE_RANK": "0", "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    os.environ.update(here)
+def _process(rank: int, pickled_work: bytes, port: int, channel: Any) -> None:
+    variables = {"NODE_RANK": "0", "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ.update(variables)
     exit_with_parent()
-    work: Callable[[Progress], None] = pickle.loads(packed)  # noqa: S301 - made by the parent process a moment ago
+    work: Callable[[Progress], None] = pickle.loads(pickled_work)  # noqa: S301 - from the parent process
     try:
-        work(lambda *told: channel.put(told))
+        work(lambda *values: channel.put(values))
     except AnomalyError as error:
         channel.put(error)
         raise
@@ -81,7 +81,7 @@ def _process(rank: int, packed: bytes, port: int, channel: Any) -> None:
 
 @contextmanager
 def _environment(**values: str) -> Iterator[None]:
-    """Give the processes that start now some environment variables."""
+    """Set environment variables for the processes that start inside the context."""
     before = dict(os.environ)
     os.environ.update(values)
     try:
@@ -91,10 +91,10 @@ def _environment(**values: str) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _hear(channel: Any, report: Progress | None) -> None:
+def _receive(channel: Any, report: Progress | None) -> None:
     while not channel.empty():
-        told = channel.get()
-        if isinstance(told, AnomalyError):
-            raise told
+        message = channel.get()
+        if isinstance(message, AnomalyError):
+            raise message
         if report is not None:
-            report(*told)
+            report(*message)

@@ -1,8 +1,7 @@
-"""Checks losses and gradients: refuses what is not finite, and notes when gradients explode.
+"""Check losses and gradients: refuse what is not finite, and notice exploding gradients.
 
 Clipping bounds each step, so an explosion is not visible in the weights at once. But a clipped huge gradient is a
-step
-of full length in a random direction, and a series of them destroys what was learnt.
+step of full length in a random direction, and a series of them destroys what was learnt.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ MIN_NORMS = 20  # gradient norms before there is a usual norm
 EXPLOSION_FACTOR = 1000.0  # times the usual norm
 EXPLOSION_SERIES = 5  # huge norms in a row; a single one is a rare batch
 MAX_OVERFLOWS = 3  # overflowing gradients in a row that mixed precision may have
-GPU_CHECK_EVERY = 10  # steps of a part; reading a number from a GPU waits for it
+GPU_CHECK_EVERY = 10  # steps of a part; to read a number from a GPU is to wait for it
 
 _log = logging.getLogger(__name__)
 
 
 class ExplosionDetector:
-    """Knows the usual gradient norm of one part of a model."""
+    """Tracks the usual gradient norm of one part of a model."""
 
     def __init__(self) -> None:
         self.norms: deque[float] = deque(maxlen=NORM_WINDOW)

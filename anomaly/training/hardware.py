@@ -1,13 +1,13 @@
-"""What a training makes of the machine it runs on. The recipe is the same everywhere; results change by rounding.
+"""Use the hardware well. The recipe is the same on every machine; results differ by rounding.
 
-On a CPU nothing here changes anything. On a GPU batches are made ahead, in memory that it reads by itself, float32
-matrices are multiplied in TensorFloat-32 unless the recipe says ``"32"``, and cuDNN tries which of its convolutions
-is fastest. Two more things pay for some networks and not for others, so the caller chooses them:
-``python -m pipelines.benchmark.speed.gpu`` measures what they are worth.
+A CPU is used as it is. On a GPU, batches are made ahead in page-locked memory, float32 matrices are multiplied in
+TensorFloat-32 unless the recipe says ``"32"``, and cuDNN picks the fastest of its convolutions. Two more options
+make some networks faster and others slower, so the caller chooses them;
+``python -m pipelines.benchmark.speed.gpu`` measures their effect.
 
-- ``compile``: torch writes fused kernels for the network, which takes a minute or more first.
-- ``channels_last``: convolutions on tensor cores want the channels innermost. Group and instance normalisation were
-  written for channels first, and where they convert back and forth it costs more than it brings.
+- ``compile``: torch generates fused kernels for the network, which takes a minute or more first.
+- ``channels_last``: convolutions on tensor cores work best with the channels innermost. Group and instance
+  normalisation are written for channels first; the conversions can cost more than the convolutions gain.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from anomaly.models.base import NetworkDetector
 from anomaly.training.run import FitRun
 
 BACKEND = "inductor"
-GPU_THREADS = 2  # that make batches ahead, at least: a GPU must not wait for them
+GPU_THREADS = 2  # minimum number of threads that make batches ahead for a GPU
 
 
 def in_bfloat16(precision: str, gpu: bool) -> bool:
-    """Return whether a precision of the settings means mixed bfloat16 on this machine."""
+    """Return whether a precision setting means mixed bfloat16 on this machine."""
     if precision in ("bf16", "32"):
         return precision == "bf16"
     if gpu:
         return True
-    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return precision == "native" and bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return precision == "native" and bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 @contextmanager
 def matmul_precision(precision: str, gpu: bool) -> Iterator[None]:
-    """Have torch compute as fast as a precision of the settings allows, for as long as it trains."""
+    """Let torch use the fastest arithmetic that a precision setting allows, inside the context."""
     if not gpu:
         yield
         return
@@ -59,23 +59,23 @@ def matmul_precision(precision: str, gpu: bool) -> Iterator[None]:
 def prepared_for_device(
     detector: NetworkDetector, run: FitRun, losses: Callable[[Any], Iterator[Tensor]]
 ) -> NetworkDetector:
-    """Return the detector, or a copy that suits the machine better, as the caller chose.
+    """Return the detector, or a copy that is compiled or in channels-last memory, as the run asks.
 
     Parameters
     ----------
     losses
-        Computes, for a detector, losses that together call every part of it.
+        Computes losses of a detector that together call every part of it.
 
     Raises
     ------
     TrainingError
-        If torch cannot compile the detector's networks, and is asked to.
+        If the run asks to compile a network that torch cannot compile.
     """
     if not (run.compile or run.channels_last):
         return detector
     if run.compile and not detector.compiles:
         raise TrainingError(
-            "found a loss that holds a gradient (the penalty of wgan-gp), which torch cannot compile; train "
+            "found a loss that contains a gradient (the penalty of wgan-gp), which torch cannot compile; train "
             "without --compile, or with another model.objective"
         )
     copied: Any = copy.deepcopy(detector)
@@ -85,25 +85,25 @@ def prepared_for_device(
     if run.compile:
         for name in outermost_calls(copy.deepcopy(copied), losses):
             _compile(copied.get_submodule(name))
-    suits: NetworkDetector = copied
-    return suits
+    prepared: NetworkDetector = copied
+    return prepared
 
 
 def _compile(module: nn.Module) -> None:
-    """Compile what ``module(...)`` does, torch's own containers included, which ``Module.compile`` leaves alone."""
+    """Compile the call of a module. Unlike ``Module.compile``, this includes torch's own containers."""
 
     def call(*inputs: Any, **named: Any) -> Any:
-        return module._call_impl(*inputs, **named)  # noqa: SLF001 - what Module.compile compiles
+        return module._call_impl(*inputs, **named)  # noqa: SLF001 - Module.compile compiles this
 
-    module._compiled_call_impl = torch.compile(call, backend=BACKEND)  # noqa: SLF001 - where it puts it; not copied
+    module._compiled_call_impl = torch.compile(call, backend=BACKEND)  # noqa: SLF001 - as Module.compile; not copied
 
 
 @torch.no_grad()
 def outermost_calls(detector: nn.Module, losses: Callable[[Any], Iterator[Tensor]]) -> list[str]:
     """Return the names of the modules that the losses call, without those that are called within another.
 
-    They are what can be compiled as a whole: what a loss does around them draws random numbers and follows a
-    schedule.
+    Each of them can be compiled as a whole. The code of a loss around them cannot: it draws random numbers and
+    follows a schedule.
     """
     found, depth = dict[str, None](), 0
 

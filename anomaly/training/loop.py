@@ -1,8 +1,7 @@
 """The training loop, on Lightning Fabric: steps, averaged weights, validation, checkpoints and logs.
 
-Fabric supplies the device, the precision of DDP, and the loggers; the loop is plain. The batch of a step and its
-random
-numbers depend on the seed and the step only, so a resumed training continues to the same weights.
+Fabric supplies the devices, distributed data parallel training (DDP) and the loggers. The batch of a step and its
+random numbers depend only on the seed and the step, so a resumed training arrives at the same weights.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class LoopState:
-    """Where a training stands, beside its weights; saved in every checkpoint."""
+    """The progress of a training, besides its weights; saved in every checkpoint."""
 
     step: int = 0  # optimiser steps taken
     seconds: float = 0.0  # wall time of interrupted runs before this one
@@ -67,7 +66,7 @@ class LoopState:
 
 
 class TrainingLoop:
-    """Trains a detector in one process, the only one or one of several.
+    """Trains a detector in the only process, or in one of several.
 
     Parameters
     ----------
@@ -76,13 +75,13 @@ class TrainingLoop:
     source
         Healthy volumes to learn from.
     validation
-        Scans with planted lesions that choose the weights to keep; without any the last weights are kept.
+        Scans with planted lesions that select the weights to keep; without any, the last weights are kept.
     run
-        Where and how.
+        Recipe, folder and device.
     fingerprint
         Hash of everything that a resumed training must share with the one it continues.
     progress
-        Called with steps done, steps in all, and the loss.
+        Called with the steps done, the number of steps, and the loss.
     """
 
     def __init__(
@@ -164,7 +163,7 @@ class TrainingLoop:
         """Clip the gradient by its L2 norm; a gradient that is not finite does not reach the weights."""
         norm = nn.utils.clip_grad_norm_(self.detector.parameters(), self.settings.gradient_clip)
         self.latest["gradient_norm"] = norm.detach()
-        # What torch's gradient scaler tells a fused optimiser: whether to skip the step, without waiting for a GPU.
+        # A fused optimiser reads this flag of torch's gradient scaler and skips the step; nothing waits for a GPU.
         self.optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
         self.monitor.check_norm(self.step.trained_part, norm, self.state.step)
 
@@ -220,7 +219,7 @@ class TrainingLoop:
             logger.log_metrics(values, step=self.state.step)
 
     def _save_checkpoint(self) -> None:
-        """Write what a killed training continues from, completely or not at all."""
+        """Write the checkpoint from which a killed training continues; an interrupted write leaves the old one."""
         if not self.fabric.is_global_zero:
             return
         state = asdict(self.state) | {
@@ -332,7 +331,7 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     TrainingError
         If the file is damaged.
     """
-    if not zipfile.is_zipfile(path):  # what torch writes; its end is written last
+    if not zipfile.is_zipfile(path):  # torch writes zip files, whose directory comes last
         raise TrainingError(f"{path} is damaged: expected a whole checkpoint; delete it to start anew")
     checkpoint: dict[str, Any] = torch.load(path, map_location=device, weights_only=True, mmap=True)
     return checkpoint

@@ -1,4 +1,4 @@
-"""What can be set about a training run. Imports no deep-learning library."""
+"""Settings of a training run. Imports no deep-learning library."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from anomaly.core.config import Settings
 
 
 class AugmentationSettings(Settings):
-    """How a healthy scan is varied, as another scanner or registration would have given it. 0 switches one off."""
+    """Augmentation: how much a healthy scan is varied, as another scanner or registration would. 0 = off."""
 
-    flip: float = Field(0.5, ge=0, le=1, description="chance of a left-right mirror image")
-    deform: float = Field(0.5, ge=0, le=1, description="chance that a batch is moved and bent, by the next five")
+    flip: float = Field(0.5, ge=0, le=1, description="probability of a left-right mirror image")
+    deform: float = Field(0.5, ge=0, le=1, description="probability that a batch is deformed by the next five")
     translate: float = Field(0.0, ge=0, description="largest shift, voxels")
     rotate: float = Field(0.0, ge=0, description="largest rotation, degrees")
     scale: float = Field(0.0, ge=0, lt=0.5, description="largest change of size, share")
@@ -22,7 +22,7 @@ class AugmentationSettings(Settings):
     )
     elastic_nodes: tuple[int, int] = Field(
         (4, 12),
-        description="range of the number of nodes along each axis: few bend large structures, many small ones",
+        description="range of the number of nodes along each axis: few warp large structures, many warp small ones",
     )
     gamma: float = Field(0.2, ge=0, description="largest |log exponent| of the contrast curve")
     brightness: float = Field(0.04, ge=0, description="largest |log factor| on all intensities")
@@ -32,9 +32,9 @@ class AugmentationSettings(Settings):
 
     @model_validator(mode="after")
     def _nodes_are_a_range(self) -> AugmentationSettings:
-        few, many = self.elastic_nodes
-        if not 2 <= few <= many:
-            raise ValueError(f"elastic_nodes: found [{few}, {many}]; expected 2 or more, the smaller number first")
+        fewest, most = self.elastic_nodes
+        if not 2 <= fewest <= most:
+            raise ValueError(f"elastic_nodes: found [{fewest}, {most}]; expected 2 or more, the smaller first")
         return self
 
 
@@ -43,7 +43,7 @@ class TrainingSettings(Settings):
 
     steps: int = Field(4000, ge=1, description="optimiser steps")
     batch_size: int = Field(16, ge=1, description="images per batch")
-    accumulate: int = Field(1, ge=1, description="batches whose gradients are added up for one optimiser step")
+    accumulate: int = Field(1, ge=1, description="batches whose gradients are averaged for one optimiser step")
     learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
     warmup: int = Field(50, ge=0, description="steps over which the learning rate rises; then it falls as a cosine")
     weight_decay: float = Field(1e-4, ge=0, description="decoupled weight decay of AdamW")
@@ -51,14 +51,12 @@ class TrainingSettings(Settings):
     ema_decay: float = Field(0.99, ge=0, lt=1, description="decay of the weights' running mean; 0 = last weights")
     precision: Literal["auto", "native", "bf16", "32"] = Field(
         "auto",
-        description="auto: bfloat16 on GPU; native: also on a CPU made for it; else float32",
+        description="auto: bfloat16 on a GPU; native: also on a CPU with bfloat16 instructions; otherwise float32",
     )
     validate_every: int = Field(250, ge=1, description="steps between planted-lesion validations, and checkpoints")
     patience: int = Field(0, ge=0, description="validations without improvement before stopping; 0 = never stop")
     seed: int = Field(0, ge=0, description="seed of every random choice")
-    num_workers: int = Field(
-        0, ge=0, description="threads that make batches ahead, for steps of large networks; 0 = in line"
-    )
+    num_workers: int = Field(0, ge=0, description="threads that make batches ahead, for large networks; 0 = none")
     augmentation: AugmentationSettings = Field(
         default=AugmentationSettings(), description="how healthy scans are varied; 0 switches one variation off"
     )
