@@ -13,21 +13,29 @@ from pipelines.common import SAMPLE
 ALPHA = "0.05"
 
 
-def commands(output: Path, config: str, preprocessing: str) -> list[list[str]]:
-    """Return the commands of the demonstration, just as a user would type them."""
+def commands(
+    output: Path, config: str, preprocessing: str, sample: Path = SAMPLE, alpha: str = ALPHA
+) -> list[list[str]]:
+    """Return the commands of the demonstration, as a user would type them."""
     cohort, model, run = str(output / "cohort"), str(output / "model"), str(output / "run")
-    manifest = str(SAMPLE / "manifest.csv")
+    manifest = str(sample / "manifest.csv")
     return [
         ["ingest", manifest, "-o", cohort, "--preprocessing", preprocessing],
         ["train", "--config", config, "--cohort", cohort, "-o", model],
-        ["calibrate", model, "--cohort", cohort, "--alpha", ALPHA, "--reason", "demonstration on sample data"],
-        ["score", model, manifest, str(SAMPLE / "refuse"), "--split", "test", "-o", run],
+        ["calibrate", model, "--cohort", cohort, "--alpha", alpha, "--reason", "demonstration on sample data"],
+        ["score", model, manifest, str(sample / "refuse"), "--split", "test", "-o", run],
         ["report", run],
-        ["evaluate", run, "--labels", str(SAMPLE / "labels.tsv")],
+        ["evaluate", run, "--labels", str(sample / "labels.tsv")],
     ]
 
 
-def demo(output: Path, config: str = "dae-small", preprocessing: str = "t1w-4mm") -> Path:
+def demo(
+    output: Path,
+    config: str = "dae-small",
+    preprocessing: str = "t1w-4mm",
+    sample: Path = SAMPLE,
+    alpha: str = ALPHA,
+) -> Path:
     """Run every step as a command and return the page to open; a finished model is not made again.
 
     Raises
@@ -36,7 +44,7 @@ def demo(output: Path, config: str = "dae-small", preprocessing: str = "t1w-4mm"
         A step failed. Refused scans are no failure: the sample holds scans that must be refused.
     """
     started = monotonic()
-    for command in commands(output, config, preprocessing):
+    for command in commands(output, config, preprocessing, sample, alpha):
         if (made := _made_by(command[0], output / "model")) is not None and made.exists():
             sys.stderr.write(f"\n{made} is there already: anomaly {command[0]} is left out\n")
             continue
