@@ -235,29 +235,29 @@ def validate(
     full: Annotated[
         bool, typer.Option("--full", help="The full task, for a GPU, instead of the small one.")
     ] = False,
-    fetch: Annotated[bool, typer.Option(help="Fetch MNIST from openml.org where ANOMALY_DATA has none.")] = False,
+    fetch: Annotated[bool, typer.Option(help="Download MNIST from openml.org if ANOMALY_DATA has none.")] = False,
     jobs: Annotated[int, typer.Option(min=0, help="Models at a time; 0 = one per core.")] = 0,
     device: Device = "auto",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show on digits or avatars, where the truth is known, whether the model families are implemented correctly."""
+    """Check on digits or avatars, whose truth is known, that the model families are implemented correctly."""
     from pipelines.validation.run import validate as run
 
     config = task if full or task.endswith((".yaml", ".yml", "-small")) else f"{task}-small"
     folder = output or Path("validation") / Path(config).stem
     with _errors(), _progress(quiet) as progress:
-        verdict = run(
+        result = run(
             config, folder, families=family or (), device=device, fetch=fetch, jobs=jobs, progress=progress
         )
     if as_json:
-        typer.echo(json.dumps(verdict.as_dict(), indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(result.as_dict(), indent=2, ensure_ascii=False))
     else:
-        typer.echo(verdict.as_text())
+        typer.echo(result.as_text())
         typer.echo(folder / "report.html")
-    for failure in verdict.failures:
+    for failure in result.failures:
         _say(failure)
-    if not verdict.passed:
+    if not result.passed:
         raise typer.Exit(Exit.MISSED)
 
 

@@ -4,8 +4,8 @@
 
     python -m pipelines.docs_pages.validation_tables validation/mnist-small validation/avatars-small
 
-The prose of the page is written by hand; the tables stand between ``<!-- measured: TASK EXAM -->`` and
-``<!-- end -->`` and are replaced.
+The prose of the page is written by hand. The tables between ``<!-- measured: TASK CHECK -->`` and ``<!-- end -->``
+are replaced.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from anomaly.core.errors import InputError
 from anomaly.core.files import read_json, write_text
 from anomaly.evaluation.tables import NOTHING, filled, markdown, place_of
 
-WIDEST = 10  # measures that stand beside one another; more stand one below the other
+MAX_COLUMNS = 10  # a table with more measures is transposed
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "validation.md"
 
 
 def write_docs(folders: Sequence[Path], page: Path = PAGE) -> None:
-    """Put what validations have found into the page, wherever it has a place for it.
+    """Write the results of validations into the page, wherever it has a place for them.
 
     Raises
     ------
@@ -37,7 +37,7 @@ def write_docs(folders: Sequence[Path], page: Path = PAGE) -> None:
     for folder in folders:
         if not (folder / "result.json").is_file():
             raise InputError(f"no {folder / 'result.json'}; run `anomaly validate` there first")
-        tables = exam_tables(read_json(folder / "result.json"))
+        tables = check_tables(read_json(folder / "result.json"))
         wanted = {name: table for name, table in tables.items() if place_of(name) in text}
         if not wanted:
             raise InputError(f"{page} has no place for any of {', '.join(tables)}")
@@ -45,29 +45,29 @@ def write_docs(folders: Sequence[Path], page: Path = PAGE) -> None:
     write_text(page, text)
 
 
-def exam_tables(result: Mapping[str, Any]) -> dict[str, str]:
-    """Return a table for each exam, ``"task exam"`` → markdown: models and their measures."""
+def check_tables(result: Mapping[str, Any]) -> dict[str, str]:
+    """Return a table for each check, ``"task check"`` → markdown: models and their measures."""
     rows: dict[str, dict[str, dict[str, float | None]]] = {}
-    for trial, found in result["trials"].items():
+    for model, found in result["models"].items():
         for name, value in found["measures"].items():
-            exam, _, measure = name.partition(".")
-            rows.setdefault(exam, {}).setdefault(trial, {})[measure] = value
-    verdict = result["verdict"] + (f"; not run: {', '.join(result['not_run'])}" if result["not_run"] else "")
-    head = f"Measured on {result['source']}; verdict: {verdict}.\n\n"
-    return {f"{result['task']} {exam}": head + markdown(_table(of_trials)) for exam, of_trials in rows.items()}
+            check, _, measure = name.partition(".")
+            rows.setdefault(check, {}).setdefault(model, {})[measure] = value
+    outcome = result["result"] + (f"; not run: {', '.join(result['not_run'])}" if result["not_run"] else "")
+    head = f"Measured on {result['source']}; result: {outcome}.\n\n"
+    return {f"{result['task']} {check}": head + markdown(_table(of_models)) for check, of_models in rows.items()}
 
 
-def _table(of_trials: Mapping[str, Mapping[str, float | None]]) -> pd.DataFrame:
-    columns = list(dict.fromkeys(measure for found in of_trials.values() for measure in found))
+def _table(of_models: Mapping[str, Mapping[str, float | None]]) -> pd.DataFrame:
+    columns = list(dict.fromkeys(measure for found in of_models.values() for measure in found))
     rows = [
-        {"model": trial, **{column.replace("_", " "): _cell(found.get(column)) for column in columns}}
-        for trial, found in of_trials.items()
+        {"model": model, **{column.replace("_", " "): _cell(found.get(column)) for column in columns}}
+        for model, found in of_models.items()
     ]
     table = pd.DataFrame(rows)
-    if len(columns) <= WIDEST:
+    if len(columns) <= MAX_COLUMNS:
         return table
-    upright = table.set_index("model").T.rename_axis("measure").reset_index()
-    return upright.rename_axis(columns=None)
+    transposed = table.set_index("model").T.rename_axis("measure").reset_index()
+    return transposed.rename_axis(columns=None)
 
 
 def _cell(value: float | None) -> str:

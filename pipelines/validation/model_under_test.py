@@ -1,4 +1,4 @@
-"""A model under examination: the world it learns, how it is trained there, and what an exam finds."""
+"""A model under test: the dataset it learns, its training there, and what a check returns."""
 
 from __future__ import annotations
 
@@ -17,233 +17,236 @@ from anomaly.core.progress import Progress, no_progress
 from anomaly.core.volume import FloatArray
 from anomaly.models.base import Detector
 from anomaly.models.generation import Generator
-from anomaly.models.registry import create
-from anomaly.training.fit import fit
-from anomaly.training.run import FitRun
-from pipelines.validation import cache_keys as fingerprints
-from pipelines.validation.baselines.naive_bayes_models import naive_bayes_of
+from pipelines.validation.baselines.naive_bayes_models import fit_naive_bayes
+from pipelines.validation.cache_keys import NAME_LENGTH, key_of_images, key_of_training
 from pipelines.validation.datasets.avatars.dataset import Avatars
-from pipelines.validation.labelled_dataset import NOT_SHOWN, Labels, Pictures
+from pipelines.validation.fit_and_score import train_detector
+from pipelines.validation.labelled_dataset import NOT_VISIBLE, LabelledImages, Labels
 from pipelines.validation.reference_classifier import Classifier
-from pipelines.validation.sampling import Requests, drawing, in_batches
+from pipelines.validation.sampling import Conditions, sample_in_batches, sampler
 from pipelines.validation.settings import (
-    ExamSettings,
-    NaiveBayesTrial,
-    Trial,
-    TrialSettings,
+    CheckSettings,
+    FamilyEntry,
+    ModelEntry,
+    NaiveBayesEntry,
     ValidationSettings,
 )
 
-TELLING = 12  # hex digits of a fingerprint that name a folder
-OF_REQUESTS = 50  # looks that may be asked for, to each that is
+CONDITIONS_PER_SAMPLE = 50  # avatars: conditions to choose from, for each image that is sampled
 
 
-class Reading(NamedTuple):
-    """What the classifier sees in pictures.
+class Classification(NamedTuple):
+    """Labels that the reference classifier gives to images.
 
     Parameters
     ----------
     labels
-        ``(N, F)``, −1 for what pictures of this kind do not show.
-    sure
-        ``(N,)`` the lowest probability among the labels that a picture shows.
+        ``(N, F)``, −1 where images with these labels do not show an attribute.
+    confidence
+        ``(N,)`` lowest probability among the visible attributes.
     """
 
     labels: Labels
-    sure: FloatArray
+    confidence: FloatArray
 
 
-def _as_they_are(labels: Labels) -> Labels:
+def _unchanged(labels: Labels) -> Labels:
     return labels
 
 
 @dataclass(frozen=True, eq=False)
-class World:
-    """What is known of the pictures of a task.
+class Dataset:
+    """The images of a task, their attributes, and the reference classifier.
 
     Parameters
     ----------
     train, test
-        Pictures to learn from, and others.
+        Training and test images.
     source
-        Where they are from, for people.
-    features
-        Name of each label → the names of its values.
+        Where the images are from, for the report.
+    attributes
+        Name of each attribute → names of its values.
     classifier
-        Says what a picture shows.
-    shown
-        Makes pictures ``(N, H, W)`` into what people look at, ``(N, H', W')`` grey or ``(N, H', W', 3)``, 0 to 1.
-    hidden
-        Puts −1 where a picture with these labels ``(N, F)`` does not show a feature.
+        Labels generated images.
+    to_display
+        Converts images ``(N, H, W)`` for display, ``(N, H', W')`` grey or ``(N, H', W', 3)`` colour, 0 to 1.
+    hide_invisible
+        Sets labels ``(N, F)`` to −1 where an image with these labels does not show an attribute.
     avatars
-        What is known of the world of avatars, where it is that.
-    read_on
-        Pictures that the accuracy of the classifier is measured on; None = the test pictures.
+        The avatar dataset; None for other datasets.
+    classifier_test
+        Images on which the accuracy of the classifier is measured; None = the test images.
     """
 
-    train: Pictures
-    test: Pictures
+    train: LabelledImages
+    test: LabelledImages
     source: str
-    features: Mapping[str, tuple[str, ...]]
+    attributes: Mapping[str, tuple[str, ...]]
     classifier: Classifier
-    shown: Callable[[FloatArray], FloatArray] = lambda pixels: pixels
-    hidden: Callable[[Labels], Labels] = _as_they_are
+    to_display: Callable[[FloatArray], FloatArray] = lambda pixels: pixels
+    hide_invisible: Callable[[Labels], Labels] = _unchanged
     avatars: Avatars | None = None
-    read_on: Pictures | None = None
+    classifier_test: LabelledImages | None = None
 
     @cached_property
-    def fingerprint(self) -> str:
-        """Of the pictures and of where they are from."""
-        pictures = fingerprints.of_pictures(self.train, self.test)
-        return fingerprints.of(pictures, self.source)
+    def cache_key(self) -> str:
+        """Hash of the training and test images."""
+        return key_of_images(self.train, self.test)
 
-    def read(self, pixels: FloatArray) -> Reading:
-        """Return what pictures ``(N, H, W)`` show."""
-        found = self.classifier.probabilities(pixels)
-        labels = self.hidden(np.stack([p.argmax(axis=1) for p in found], axis=1))
-        highest = np.stack([p.max(axis=1) for p in found], axis=1)
-        return Reading(labels, np.where(labels == NOT_SHOWN, 1, highest).min(axis=1))
+    def classify(self, pixels: FloatArray) -> Classification:
+        """Return the labels of images ``(N, H, W)``, and how confident the classifier is."""
+        probabilities = self.classifier.probabilities(pixels)
+        labels = self.hide_invisible(np.stack([p.argmax(axis=1) for p in probabilities], axis=1))
+        highest = np.stack([p.max(axis=1) for p in probabilities], axis=1)
+        return Classification(labels, np.where(labels == NOT_VISIBLE, 1, highest).min(axis=1))
 
-    def accuracy(self) -> dict[str, float]:
-        """Return by label how often the classifier reads rightly what was drawn apart from its training pictures.
+    def classifier_accuracy(self) -> dict[str, float]:
+        """Return attribute → accuracy of the classifier on images that it was not trained on.
 
-        Of avatars most looks occur in both; of digits none does.
+        Most combinations of avatar attributes occur in both sets; no digit does.
         """
-        found = self.classifier.accuracy(self.test if self.read_on is None else self.read_on)
-        return dict(zip(self.features, found.tolist(), strict=True))
+        images = self.test if self.classifier_test is None else self.classifier_test
+        return dict(zip(self.attributes, self.classifier.accuracy(images).tolist(), strict=True))
 
 
 @dataclass(frozen=True)
-class Findings:
-    """What an exam finds.
+class CheckResult:
+    """What a check measured.
 
     Parameters
     ----------
     measures
-        Name → number; what bars may be set for.
-    pictures
+        Name → number; thresholds are set for these.
+    images
         Title → PNG.
     tables
         Title → rows, each by column.
     notes
-        Sentences for the page.
+        Sentences for the report.
     """
 
     measures: dict[str, float]
-    pictures: dict[str, bytes] = field(default_factory=dict)
+    images: dict[str, bytes] = field(default_factory=dict)
     tables: dict[str, list[dict[str, str | float]]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
-class Examined(Protocol):
-    """What is examined: a detector, or a model that can only do some of what detectors can."""
+class TrainedModel(Protocol):
+    """A trained model: a detector, or a model that can do only some of what detectors can."""
 
     family: ClassVar[str]
 
 
 @dataclass(frozen=True, eq=False)
-class Candidate:
-    """A model that is examined.
+class ModelUnderTest:
+    """A model under test.
 
     Parameters
     ----------
-    world
-        What it learns.
-    trial
+    dataset
+        What it is trained on.
+    entry
         Its settings.
-    settings
-        Those of the task.
+    task
+        Settings of the whole task.
     folder
-        Where it is trained; a training that is there is continued, or used.
+        Keeps its training; a training that is there is continued, or loaded.
     """
 
-    world: World
-    trial: Trial
-    settings: ValidationSettings
+    dataset: Dataset
+    entry: ModelEntry
+    task: ValidationSettings
     folder: Path
     device: str = "cpu"
     progress: Progress = no_progress
 
     @property
-    def model(self) -> TrialSettings:
-        """The trial, of a model family.
+    def family_entry(self) -> FamilyEntry:
+        """The entry, if it is of a model family.
 
         Raises
         ------
         ConfigError
-            If it is none.
+            If it is not.
         """
-        if not isinstance(self.trial, TrialSettings):
-            raise ConfigError(f"found {self.trial.family!r}, which is no model family; leave out this exam")
-        return self.trial
+        if not isinstance(self.entry, FamilyEntry):
+            raise ConfigError(f"found {self.entry.family!r}, which is no model family; remove this check")
+        return self.entry
 
     @cached_property
-    def seen(self) -> Pictures:
-        """The training pictures as the model sees them."""
-        return replace(self.world.train, draws=self._draws)
+    def train_images(self) -> LabelledImages:
+        """The training images as the model gets them."""
+        return replace(self.dataset.train, binarisations=self._binarisations)
 
     @cached_property
-    def unseen(self) -> Pictures:
-        """The test pictures as the model sees them."""
-        return replace(self.world.test, draws=min(1, self._draws))
+    def test_images(self) -> LabelledImages:
+        """The test images as the model gets them."""
+        return replace(self.dataset.test, binarisations=min(1, self._binarisations))
 
     @cached_property
-    def not_learnt(self) -> Pictures:
-        """The test pictures that no training picture equals; of avatars, whose looks repeat, about a fifth."""
-        known = {hash(picture.tobytes()) for picture in self.world.train.pixels}
-        new = [hash(picture.tobytes()) not in known for picture in self.world.test.pixels]
-        return self.unseen.select(np.array(new))
+    def novel_test_images(self) -> LabelledImages:
+        """The test images that equal no training image; of avatars, whose attributes repeat, about a fifth."""
+        known = {hash(image.tobytes()) for image in self.dataset.train.pixels}
+        novel = [hash(image.tobytes()) not in known for image in self.dataset.test.pixels]
+        return self.test_images.select(np.array(novel))
 
     @cached_property
-    def detector(self) -> Examined:
-        """The model, trained on all training pictures."""
-        if isinstance(self.trial, NaiveBayesTrial):
-            return naive_bayes_of(self.trial.naive_bayes, self.seen, self.world.avatars)
+    def detector(self) -> TrainedModel:
+        """The model, trained on all training images."""
+        if isinstance(self.entry, NaiveBayesEntry):
+            return fit_naive_bayes(self.entry.naive_bayes, self.train_images, self.dataset.avatars)
         return self._trained()
 
-    def drawn(self, exam: str) -> FloatArray:
-        """Return pictures ``(N, H, W)`` that the model draws, the same for all exams.
+    @property
+    def training_key(self) -> str:
+        """Cache key of the training on all training images."""
+        if isinstance(self.entry, FamilyEntry):
+            settings = [self.entry.model, self.entry.training.model_dump(mode="json")]
+        else:
+            settings = [self.entry.model_dump(mode="json", exclude={"checks", "thresholds", "scoring"})]
+        return key_of_training(self.entry.family, settings, key_of_images(self.train_images))
+
+    def samples(self, check: str) -> FloatArray:
+        """Return images ``(N, H, W)`` that the model samples, the same for all checks.
 
         Raises
         ------
         ConfigError
-            If it draws none; it names the exam.
+            If it samples none; names the check.
         """
         if not isinstance(self.detector, Generator):
-            raise ConfigError(
-                f"the family {self.detector.family!r} cannot draw new pictures; leave out the exam {exam}"
-            )
+            raise ConfigError(f"the family {self.detector.family!r} cannot sample images; remove the check {check}")
         return self._samples
 
     @cached_property
     def _samples(self) -> FloatArray:
-        n, avatars = self.exams.samples, self.world.avatars
-        asked = self.seen if avatars is None else Requests(avatars.codes("requests", OF_REQUESTS * n))
-        return in_batches(drawing(self.detector, asked, self.rng()), n, self.progress, "drawing")
+        n, avatars = self.settings.samples, self.dataset.avatars
+        conditions = (
+            self.train_images
+            if avatars is None
+            else Conditions(avatars.codes("requests", CONDITIONS_PER_SAMPLE * n))
+        )
+        return sample_in_batches(sampler(self.detector, conditions, self.rng()), n, self.progress, "sampling")
 
     def _trained(self) -> Detector:
-        """Return the model, from the folder where the same code has trained it on the same pictures before."""
-        facts = [self.model.model, self.model.training.model_dump(mode="json")]
-        mark = fingerprints.of(facts, fingerprints.of_pictures(self.seen))[:TELLING]
+        """Return the model, from its folder if it was trained there under the same key."""
+        key = self.training_key[:NAME_LENGTH]
         for folder in self.folder.glob("training/*"):
-            if folder.name != mark:
+            if folder.name != key:
                 shutil.rmtree(folder)
-        detector = create(self.model.model_settings(), self.seen.grid)
-        run = FitRun(
-            self.folder / "training" / mark, self.model.training, device=self.device, progress=self.progress
-        )
-        fit(detector, self.seen, (), run)
-        return detector.eval()
+        folder = self.folder / "training" / key
+        entry = self.family_entry
+        return train_detector(entry, self.train_images, folder, self.device, progress=self.progress).eval()
 
     @property
-    def _draws(self) -> int:
-        return 0 if isinstance(self.trial, NaiveBayesTrial) else self.model.draws
+    def _binarisations(self) -> int:
+        return 0 if isinstance(self.entry, NaiveBayesEntry) else self.family_entry.binarisations
 
     @property
-    def exams(self) -> ExamSettings:
-        """How much is measured."""
-        return self.settings.exams
+    def settings(self) -> CheckSettings:
+        """How many images the checks use."""
+        return self.task.checks
 
     def rng(self, number: int = 0) -> torch.Generator:
-        """Return random numbers of an exam."""
-        return torch.Generator().manual_seed(self.exams.seed + number)
+        """Return the random numbers of a check."""
+        return torch.Generator().manual_seed(self.settings.seed + number)

@@ -1,7 +1,8 @@
-"""A small classifier, trained here: it says what generated pictures show, and in its features they are compared.
+"""Reference classifier: it labels generated images, and its features are the space in which images are compared.
 
-Two convolutions of stride 2, two dense layers; one answer for each feature that pictures are labelled with. It is
-trained once for all models of a task, on the training pictures, and is measured on the test pictures.
+It has two convolutions of stride 2 and a dense layer of 64 features, then one linear head per attribute. It is
+trained once for all models of a task, on the training images; its accuracy on the test images has a threshold of
+its own.
 """
 
 from __future__ import annotations
@@ -18,41 +19,41 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from anomaly.core.config import Settings
-from anomaly.core.files import atomic_path, sha256_of_json
+from anomaly.core.files import atomic_path
 from anomaly.core.progress import Progress, no_progress
 from anomaly.core.volume import FloatArray
-from pipelines.validation.cache_keys import of_pictures
-from pipelines.validation.labelled_dataset import NOT_SHOWN, Labels, Pictures, batches
+from pipelines.validation.cache_keys import CLASSIFIER_VERSION, NAME_LENGTH, key_of, key_of_images
+from pipelines.validation.labelled_dataset import NOT_VISIBLE, LabelledImages, Labels, batches
 
-CODE = 64  # length of the features that pictures are compared in
+N_FEATURES = 64  # length of the feature vectors in which images are compared
 
 
 class ClassifierSettings(Settings):
-    """How the classifier is trained."""
+    """Size and training of the reference classifier."""
 
     steps: int = Field(1500, ge=1, description="optimiser steps")
-    batch_size: int = Field(128, ge=1)
+    batch_size: int = Field(128, ge=1, description="images per batch")
     learning_rate: float = Field(3e-3, gt=0, description="peak learning rate of AdamW")
-    channels: int = Field(32, ge=1, description="of the first convolution; the second has twice as many")
+    channels: int = Field(32, ge=1, description="channels of the first convolution; the second has twice as many")
     normalise: bool = Field(False, description="batch normalisation after each convolution")
-    noise: float = Field(0.0, ge=0, description="largest SD of the noise that is added to a picture in training")
-    shift: int = Field(0, ge=0, description="each batch is moved by up to so many pixels along both axes")
-    least_accuracy: float = Field(0.99, ge=0, le=1, description="bar for each feature, on test pictures")
+    noise: float = Field(0.0, ge=0, description="largest SD of the white noise added to training images")
+    shift: int = Field(0, ge=0, description="largest shift of a training batch along each axis, pixels")
+    min_accuracy: float = Field(0.99, ge=0, le=1, description="lowest accuracy that passes, for each attribute")
 
 
 class Classifier(nn.Module):
-    """What a picture shows, feature by feature.
+    """Network that labels images, one head per attribute.
 
     Parameters
     ----------
     shape
-        ``(H, W)`` of the pictures.
+        ``(H, W)`` of the images.
     classes
-        Number of values of each feature.
+        Number of values of each attribute.
     channels
-        Of the first convolution.
+        Channels of the first convolution.
     normalise
-        Whether batches are normalised after each convolution.
+        Whether each convolution is followed by batch normalisation.
     """
 
     def __init__(
@@ -68,56 +69,57 @@ class Classifier(nn.Module):
             nn.BatchNorm2d(2 * channels) if normalise else nn.Identity(),
             nn.ReLU(),
             nn.Flatten(),
-            nn.Linear(2 * channels * cells, CODE),
+            nn.Linear(2 * channels * cells, N_FEATURES),
         )
-        self.heads = nn.ModuleList(nn.Sequential(nn.ReLU(), nn.Dropout(0.3), nn.Linear(CODE, n)) for n in classes)
+        self.heads = nn.ModuleList(
+            nn.Sequential(nn.ReLU(), nn.Dropout(0.3), nn.Linear(N_FEATURES, n)) for n in classes
+        )
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Return features ``(B, 64)`` and the logits of each label of pictures ``(B, 1, H, W)``."""
-        code = self.code(pictures)
+    def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return features ``(B, 64)`` and the logits of each attribute, of images ``(B, 1, H, W)``."""
+        code = self.code(images)
         return code, [head(code) for head in self.heads]
 
     @torch.inference_mode()
     def features(self, pixels: FloatArray) -> FloatArray:
-        """Return features ``(N, 64)`` of pictures ``(N, H, W)``."""
+        """Return features ``(N, 64)`` of images ``(N, H, W)``."""
         return np.concatenate([self(some)[0].numpy() for some in batches(pixels)])
 
     @torch.inference_mode()
     def probabilities(self, pixels: FloatArray) -> list[FloatArray]:
-        """Return for each label the probability ``(N, n)`` of its values, of pictures ``(N, H, W)``."""
+        """Return for each attribute the probabilities ``(N, n)`` of its values, of images ``(N, H, W)``."""
         answers = [[logits.softmax(dim=1).numpy() for logits in self(some)[1]] for some in batches(pixels)]
         return [np.concatenate(parts) for parts in zip(*answers, strict=True)]
 
     def read(self, pixels: FloatArray) -> Labels:
-        """Return the most probable labels ``(N, F)`` of pictures ``(N, H, W)``."""
+        """Return the most probable labels ``(N, F)`` of images ``(N, H, W)``."""
         return np.stack([found.argmax(axis=1) for found in self.probabilities(pixels)], axis=1)
 
-    def accuracy(self, pictures: Pictures) -> npt.NDArray[np.float64]:
-        """Return the share ``(F,)`` of the pictures whose label, where they show it, is read rightly."""
-        right, known = self.read(pictures.pixels) == pictures.labels, pictures.labels != NOT_SHOWN
-        return np.asarray((right & known).sum(axis=0) / known.sum(axis=0))
+    def accuracy(self, images: LabelledImages) -> npt.NDArray[np.float64]:
+        """Return the accuracy ``(F,)`` for each attribute, of the images in which it is visible."""
+        correct, visible = self.read(images.pixels) == images.labels, images.labels != NOT_VISIBLE
+        return np.asarray((correct & visible).sum(axis=0) / visible.sum(axis=0))
 
 
 def trained_classifier(
-    train: Pictures,
+    train: LabelledImages,
     classes: tuple[int, ...],
     settings: ClassifierSettings,
     folder: Path,
     progress: Progress = no_progress,
     seed: int = 0,
 ) -> Classifier:
-    """Return the classifier of a task, from the folder where it was trained before with these settings.
+    """Train the classifier of a task, or load it from the folder where it was trained with these settings.
 
     Parameters
     ----------
     classes
-        Number of values of each label.
+        Number of values of each attribute.
     folder
-        Where it is kept, under a name that depends on settings and pictures.
+        Keeps the classifier, under a name that is its cache key.
     """
     shape = (train.pixels.shape[1], train.pixels.shape[2])
-    facts = [settings.model_dump(mode="json", exclude={"least_accuracy"}), of_pictures(train), classes, seed]
-    path = folder / f"classifier-{sha256_of_json(facts)[:12]}.safetensors"
+    path = folder / f"classifier-{classifier_key(settings, train, classes, seed)[:NAME_LENGTH]}.safetensors"
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         classifier = Classifier(shape, classes, settings.channels, settings.normalise)
@@ -130,9 +132,17 @@ def trained_classifier(
     return classifier.eval()
 
 
+def classifier_key(
+    settings: ClassifierSettings, train: LabelledImages, classes: tuple[int, ...], seed: int = 0
+) -> str:
+    """Return the cache key of a classifier: settings without the threshold, training images, classes and seed."""
+    facts = settings.model_dump(mode="json", exclude={"min_accuracy"})
+    return key_of("classifier", CLASSIFIER_VERSION, facts, key_of_images(train), classes, seed)
+
+
 def _train(
     classifier: Classifier,
-    train: Pictures,
+    train: LabelledImages,
     settings: ClassifierSettings,
     progress: Callable[[int, int, str], None],
     rng: np.random.Generator,
@@ -146,7 +156,7 @@ def _train(
         moved = tuple(rng.integers(-settings.shift, settings.shift + 1, size=2).tolist())
         logits = classifier(_noisy(pixels[rows].roll(moved, (2, 3)), settings.noise, rng))[1]
         loss = sum(
-            F.cross_entropy(values, labels[rows, n], ignore_index=NOT_SHOWN) for n, values in enumerate(logits)
+            F.cross_entropy(values, labels[rows, n], ignore_index=NOT_VISIBLE) for n, values in enumerate(logits)
         )
         optimiser.zero_grad()
         loss.backward()  # type: ignore[union-attr]
@@ -156,9 +166,9 @@ def _train(
             progress(step, settings.steps, "training the classifier")
 
 
-def _noisy(pictures: Tensor, largest: float, rng: np.random.Generator) -> Tensor:
-    """Return pictures with white noise, each of an SD of its own between 0 and the largest."""
+def _noisy(images: Tensor, largest: float, rng: np.random.Generator) -> Tensor:
+    """Return images with white noise, whose SD is drawn for each image between 0 and ``largest``."""
     if largest == 0:
-        return pictures
-    sd = largest * rng.random((len(pictures), 1, 1, 1), dtype=np.float32)
-    return pictures + torch.from_numpy(sd * rng.standard_normal(pictures.shape, dtype=np.float32))
+        return images
+    sd = largest * rng.random((len(images), 1, 1, 1), dtype=np.float32)
+    return images + torch.from_numpy(sd * rng.standard_normal(images.shape, dtype=np.float32))

@@ -1,17 +1,17 @@
-"""Run a validation task: train each model, examine it, compare what was measured with the bars.
+"""Run a validation task: train each model, run its checks, compare what they measure with the thresholds.
 
 ::
 
-    output/classifier-….safetensors     says what pictures show
-    output/<trial>/training/            of its network; an interrupted run continues
-    output/<trial>/result.json, *.png   what was found; used again while code, settings and pictures are the same
-    output/report.html, result.json     the page and the verdict
+    output/classifier-….safetensors          the reference classifier
+    output/<model>/training/                 training of the network; an interrupted one continues
+    output/<model>/<check>.json, *.png       what a check measured; used again under the same cache key
+    output/report.html, result.json          the report and the result
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,49 +23,23 @@ from anomaly.cohort.workers import run_in_order
 from anomaly.core.aliases import FAMILIES, current_name
 from anomaly.core.config import load_yaml
 from anomaly.core.errors import AnomalyError, ConfigError, unknown_name
-from anomaly.core.files import atomic_path, write_json
+from anomaly.core.files import write_json
 from anomaly.core.progress import Progress, no_progress
 from anomaly.core.provenance import now
 from anomaly.core.versions import software_versions
 from anomaly.models.device import choose_device
 from pipelines.common import cores, find_config
-from pipelines.validation import cache_keys as fingerprints
-from pipelines.validation.checks.avatars.conditional_samples import asked_looks
-from pipelines.validation.checks.avatars.latent_arithmetic import code_arithmetic
-from pipelines.validation.checks.avatars.out_of_distribution import outliers
-from pipelines.validation.checks.avatars.pixel_dependence import independence
-from pipelines.validation.checks.avatars.samples import drawn_looks
-from pipelines.validation.checks.avatars.unobserved_combinations import new_looks
-from pipelines.validation.checks.generation import conditional, generation
-from pipelines.validation.checks.latent_codes import codes
-from pipelines.validation.checks.likelihood import likelihood
-from pipelines.validation.checks.one_class.detection import one_abnormal, one_normal
-from pipelines.validation.datasets.load import load_world
-from pipelines.validation.model_under_test import Candidate, Findings, World
+from pipelines.validation.check_registry import CHECKS, cache_keys_of
+from pipelines.validation.datasets.load import load_dataset
+from pipelines.validation.model_under_test import Dataset, ModelUnderTest
 from pipelines.validation.report.page import write_page
-from pipelines.validation.report.result import TrialResult, Verdict
-from pipelines.validation.settings import EnsembleTrial, Trial, ValidationSettings
-
-EXAMS: Mapping[str, Callable[[Candidate], Findings]] = {
-    "generation": generation,
-    "conditional": conditional,
-    "likelihood": likelihood,
-    "codes": codes,
-    "one_normal": one_normal,
-    "one_abnormal": one_abnormal,
-    "looks": drawn_looks,
-    "requests": asked_looks,
-    "arithmetic": code_arithmetic,
-    "outliers": outliers,
-    "new_looks": new_looks,
-    "independence": independence,
-}
-"""What can be measured of a model; see the modules."""
+from pipelines.validation.report.result import ModelResult, StoredCheck, ValidationResult, stored_checks
+from pipelines.validation.settings import EnsembleEntry, ValidationSettings
 
 
 @dataclass(frozen=True)
-class Request:
-    """What is validated, where and how.
+class ValidationRun:
+    """A task, and where and how it runs.
 
     Parameters
     ----------
@@ -76,13 +50,18 @@ class Request:
     device
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
     fetch
-        Whether pictures may be fetched where they are not at hand.
+        Whether images may be downloaded if they are not on disk.
     """
 
     settings: ValidationSettings
     output: Path
     device: str = "auto"
     fetch: bool = False
+
+    def model(self, dataset: Dataset, name: str, progress: Progress = no_progress) -> ModelUnderTest:
+        """Return one of the models under test."""
+        entry = self.settings.models[name]
+        return ModelUnderTest(dataset, entry, self.settings, self.output / name, self.device, progress)
 
 
 def validate(
@@ -94,147 +73,130 @@ def validate(
     fetch: bool = False,
     jobs: int = 0,
     progress: Progress = no_progress,
-) -> Verdict:
-    """Run a validation task, or continue one, and write its page.
+) -> ValidationResult:
+    """Run a validation task, or continue one, and write its report.
 
     Parameters
     ----------
     config
         A task, its shipped name, or the path of its YAML file.
     families
-        Only trials of these families or names; all of them if none is given.
+        Only models of these families or names; () = all.
     jobs
-        Trials at a time, each with one thread; 0 = one per core.
+        Models at a time, each with one thread; 0 = one per core.
 
     Raises
     ------
     ConfigError
-        The configuration is wrong, or no trial is of a family.
+        The configuration is wrong, or no model has one of the families or names.
     """
     task = config if isinstance(config, ValidationSettings) else load_settings(find_config(config, "validation"))
-    settings = chosen(task, families)
-    request = Request(settings, output, device, fetch)
-    world = load_world(settings, output, fetch, progress)  # trains the classifier once, before others need it
-    at_once = 1 if choose_device(device).startswith("cuda") else jobs or cores()  # a GPU has one memory
-    found = {result.name: result for result in _results(request, world, at_once, progress)}
-    found |= {result.name: result for result in _others(task, settings, world, output)}
-    results = tuple(found[name] for name in task.trials if name in found)
-    verdict = Verdict(task, world.source, _of_classifier(world, settings), results, software_versions(), now())
-    write_json(output / "result.json", verdict.as_dict())
-    write_page(verdict, output)
-    return verdict
-
-
-def _results(request: Request, world: World, jobs: int, progress: Progress) -> Iterator[TrialResult]:
-    """Yield the results of all trials; ensembles come last, because their members are examined first."""
-    trials = request.settings.trials
-    ensembles = [name for name, trial in trials.items() if isinstance(trial, EnsembleTrial)]
-    single = [name for name in trials if name not in ensembles]
-    here = partial(examine, request, world, progress=progress)
-    if min(jobs, len(single)) < 2:
-        yield from map(here, [*single, *ensembles])
-        return
-    results = run_in_order(partial(examined, request), single, partial(_lost, request), min(jobs, len(single)))
-    for done, name in enumerate(single):
-        progress(done, len(single), f"examining {name} and others")
-        yield next(results)
-    yield from map(here, ensembles)
-
-
-def _others(
-    task: ValidationSettings, settings: ValidationSettings, world: World, output: Path
-) -> Iterator[TrialResult]:
-    """Yield what earlier calls have found of trials that were not asked for now."""
-    for name, trial in task.trials.items():
-        if name not in settings.trials:
-            known = TrialResult.read(output / name, _fingerprint(task, trial, world))
-            if known is not None:
-                yield known
+    settings = select_models(task, families)
+    run = ValidationRun(settings, output, device, fetch)
+    dataset = load_dataset(settings, output, fetch, progress)  # trains the classifier once, before workers start
+    workers = 1 if choose_device(device).startswith("cuda") else jobs or cores()  # models share the GPU's memory
+    found = {result.name: result for result in _results(run, dataset, workers, progress)}
+    found |= {result.name: result for result in _earlier_results(task, run, dataset)}
+    results = tuple(found[name] for name in task.models if name in found)
+    outcome = ValidationResult(
+        task, dataset.source, _classifier_facts(dataset, settings), results, software_versions(), now()
+    )
+    write_json(output / "result.json", outcome.as_dict())
+    write_page(outcome, output)
+    return outcome
 
 
 def load_settings(path: Path) -> ValidationSettings:
-    """Read a validation task, refusing exams that do not exist, and bars for exams that are not taken."""
+    """Read a validation task; refuse unknown checks, and thresholds for checks that a model does not run."""
     settings = ValidationSettings.parse(load_yaml(path), where=str(path))
-    for name, trial in settings.trials.items():
-        for exam in trial.exams:
-            if exam not in EXAMS:
-                raise ConfigError(f"{path}: trials.{name}.exams: " + unknown_name("exam", exam, list(EXAMS)))
-        for measure in trial.bars:
-            if measure.partition(".")[0] not in trial.exams:
+    for name, entry in settings.models.items():
+        for check in entry.checks:
+            if check not in CHECKS:
+                raise ConfigError(f"{path}: models.{name}.checks: " + unknown_name("check", check, list(CHECKS)))
+        for measure in entry.thresholds:
+            if measure.partition(".")[0] not in entry.checks:
                 raise ConfigError(
-                    f"{path}: trials.{name}.bars: found {measure!r}; expected EXAM.MEASURE, of one of its exams: "
-                    f"{', '.join(trial.exams)}"
+                    f"{path}: models.{name}.thresholds: found {measure!r}; expected CHECK.MEASURE, of one of its "
+                    f"checks: {', '.join(entry.checks)}"
                 )
     return settings
 
 
-def chosen(settings: ValidationSettings, families: Sequence[str]) -> ValidationSettings:
-    """Return a task with the trials of some families, or of these names, only; ensembles bring their members."""
+def select_models(settings: ValidationSettings, families: Sequence[str]) -> ValidationSettings:
+    """Return a task with only the models of some families or names; ensembles bring their members."""
     if not families:
         return settings
-    families = [name if name in settings.trials else current_name(name, FAMILIES) for name in families]
-    known = sorted({*settings.trials, *(trial.family for trial in settings.trials.values())})
+    families = [name if name in settings.models else current_name(name, FAMILIES) for name in families]
+    known = sorted({*settings.models, *(entry.family for entry in settings.models.values())})
     for family in families:
         if family not in known:
-            raise ConfigError(unknown_name("family or trial", family, known))
-    of_family = set(families) - settings.trials.keys()  # a name stands for its trial alone
-    wanted = {name for name, trial in settings.trials.items() if name in families or trial.family in of_family}
-    ensembles = [trial for name in wanted if isinstance(trial := settings.trials[name], EnsembleTrial)]
+            raise ConfigError(unknown_name("family or model", family, known))
+    of_family = set(families) - settings.models.keys()  # a model's name selects that model alone
+    wanted = {name for name, entry in settings.models.items() if name in families or entry.family in of_family}
+    ensembles = [entry for name in wanted if isinstance(entry := settings.models[name], EnsembleEntry)]
     wanted |= {member for ensemble in ensembles for member in ensemble.members}
-    return settings.model_copy(update={"trials": {n: t for n, t in settings.trials.items() if n in wanted}})
+    return settings.model_copy(update={"models": {n: m for n, m in settings.models.items() if n in wanted}})
 
 
-def examined(request: Request, name: str) -> TrialResult:
-    """Examine one trial in a process of its own."""
-    torch.set_num_threads(1)
-    world = load_world(request.settings, request.output, request.fetch)
-    return examine(request, world, name)
+def run_checks(run: ValidationRun, dataset: Dataset, name: str, progress: Progress = no_progress) -> ModelResult:
+    """Train one model and run its checks, except those stored under the same cache key.
 
-
-def examine(request: Request, world: World, name: str, progress: Progress = no_progress) -> TrialResult:
-    """Train and examine one model, unless an earlier call has; a model that cannot be trained has failed."""
-    trial, folder = request.settings.trials[name], request.output / name
-    fingerprint = _fingerprint(request.settings, trial, world)
-    if (known := TrialResult.read(folder, fingerprint)) is not None:
-        return known
-    named: Progress = lambda done, total, message: progress(done, total, f"{name}: {message}")  # noqa: E731
-    candidate = Candidate(world, trial, request.settings, folder, request.device, named)
-    started = time.monotonic()
-    measures, notes, problem = dict[str, float](), list[str](), ""
-    pictures, tables = dict[str, bytes](), dict[str, Any]()
+    An error ends the checks of this model; it becomes the result's ``problem``.
+    """
+    model = run.model(dataset, name, lambda done, total, message: progress(done, total, f"{name}: {message}"))
+    results: list[StoredCheck] = []
     try:
-        for exam in trial.exams:
-            found = EXAMS[exam](candidate)
-            measures |= {f"{exam}.{measure}": value for measure, value in found.measures.items()}
-            pictures |= found.pictures
-            tables |= found.tables
-            notes += found.notes
+        for check, key in cache_keys_of(model).items():
+            stored = StoredCheck.read(model.folder, check, key)
+            results.append(stored or _measured(model, check, key))
     except AnomalyError as error:
-        problem = str(error)
-    files = {}
-    for number, (title, png) in enumerate(pictures.items(), start=1):
-        files[title] = f"{number:02d}.png"
-        with atomic_path(folder / files[title]) as temporary:
-            temporary.write_bytes(png)
-    seconds = round(time.monotonic() - started, 1)
-    result = TrialResult(folder, trial.family, measures, files, tables, tuple(notes), seconds, problem)
-    if not problem:  # what went wrong may go right the next time
-        result.write(fingerprint)
-    return result
+        return ModelResult(model.folder, model.entry.family, tuple(results), str(error))
+    return ModelResult(model.folder, model.entry.family, tuple(results))
 
 
-def _fingerprint(settings: ValidationSettings, trial: Trial, world: World) -> str:
-    """Return the name of everything that measures depend on; the bars are none of it."""
-    facts = trial.model_dump(mode="json", exclude={"bars"})
-    members = [settings.trials[n].model_dump(mode="json", exclude={"bars"}) for n in facts.get("members", ())]
-    shared = settings.model_dump(mode="json", include={"exams", "one_class", "avatars"})
-    classifier = settings.classifier.model_dump(mode="json", exclude={"least_accuracy"})
-    return fingerprints.of(facts, members, shared, classifier, world.fingerprint)
+def run_checks_in_worker(run: ValidationRun, name: str) -> ModelResult:
+    """Run the checks of one model in a process of its own."""
+    torch.set_num_threads(1)
+    return run_checks(run, load_dataset(run.settings, run.output, run.fetch), name)
 
 
-def _lost(request: Request, name: str, reason: str) -> TrialResult:
-    return TrialResult(request.output / name, request.settings.trials[name].family, problem=reason)
+def _measured(model: ModelUnderTest, check: str, key: str) -> StoredCheck:
+    started = time.monotonic()
+    found = CHECKS[check].run(model)
+    return StoredCheck.write(model.folder, check, found, key, round(time.monotonic() - started, 1))
 
 
-def _of_classifier(world: World, settings: ValidationSettings) -> dict[str, Any]:
-    return {"accuracy": world.accuracy(), "least": settings.classifier.least_accuracy}
+def _results(run: ValidationRun, dataset: Dataset, workers: int, progress: Progress) -> Iterator[ModelResult]:
+    """Yield the results of all models; ensembles come last, because they use what their members measured."""
+    models = run.settings.models
+    ensembles = [name for name, entry in models.items() if isinstance(entry, EnsembleEntry)]
+    single = [name for name in models if name not in ensembles]
+    in_this_process = partial(run_checks, run, dataset, progress=progress)
+    workers = min(workers, len(single))
+    if workers < 2:
+        yield from map(in_this_process, [*single, *ensembles])
+        return
+    results = run_in_order(partial(run_checks_in_worker, run), single, partial(_crashed_result, run), workers)
+    for done, name in enumerate(single):
+        progress(done, len(single), f"checking {name} and others")
+        yield next(results)
+    yield from map(in_this_process, ensembles)
+
+
+def _earlier_results(task: ValidationSettings, run: ValidationRun, dataset: Dataset) -> Iterator[ModelResult]:
+    """Yield what earlier calls measured of the models that this call does not select."""
+    whole = ValidationRun(task, run.output, run.device)
+    for name, entry in task.models.items():
+        if name not in run.settings.models:
+            model = whole.model(dataset, name)
+            stored = stored_checks(model.folder, cache_keys_of(model))
+            if len(stored) == len(entry.checks):
+                yield ModelResult(model.folder, entry.family, tuple(stored))
+
+
+def _crashed_result(run: ValidationRun, name: str, reason: str) -> ModelResult:
+    return ModelResult(run.output / name, run.settings.models[name].family, problem=reason)
+
+
+def _classifier_facts(dataset: Dataset, settings: ValidationSettings) -> dict[str, Any]:
+    return {"accuracy": dataset.classifier_accuracy(), "min": settings.classifier.min_accuracy}

@@ -1,4 +1,4 @@
-"""Pictures that a model draws, a few at a time."""
+"""Images that a generative model samples, batch by batch."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from anomaly.core.errors import InputError
 from anomaly.core.progress import Progress
 from anomaly.core.volume import FloatArray
 from anomaly.models.generation import Generator
-from pipelines.validation.labelled_dataset import Labels, told
+from pipelines.validation.labelled_dataset import Labels, as_covariates
 
-AT_ONCE = 500  # pictures that are drawn in one go
+BATCH_SIZE = 500  # images sampled in one call
 
 
-class Asked(Protocol):
-    """What may be asked for."""
+class ConditionSource(Protocol):
+    """A source of conditions for a conditional model, such as labelled images."""
 
     def __len__(self) -> int:
-        """Return how many requests there are."""
+        """Return the number of conditions."""
         ...
 
     def covariates(self, index: int) -> FloatArray:
-        """Return one request ``(F,)``."""
+        """Return one condition ``(F,)``."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
-class Requests:
-    """Requests for pictures with labels ``(N, F)``, −1 for what is left open."""
+class Conditions:
+    """Conditions given by labels ``(N, F)``, −1 where unspecified."""
 
     labels: Labels
 
@@ -41,53 +41,55 @@ class Requests:
         return len(self.labels)
 
     def covariates(self, index: int) -> FloatArray:
-        """Return one request ``(F,)``; NaN for what is left open."""
-        return told(self.labels[index])
+        """Return one condition ``(F,)``; NaN where unspecified."""
+        return as_covariates(self.labels[index])
 
 
-def takes_requests(model: Any) -> TypeGuard[Generator]:
+def is_conditional(model: Any) -> TypeGuard[Generator]:
     """Return whether a model samples images of given covariates."""
     return isinstance(model, Generator) and bool(getattr(model, "is_conditional", False))
 
 
-def drawing(model: Any, asked: Asked, rng: torch.Generator) -> Callable[[int], Tensor]:
-    """Return what draws n pictures of a Generator; a conditional one is asked for random ones of the requests."""
-    if not takes_requests(model):
+def sampler(model: Any, conditions: ConditionSource, rng: torch.Generator) -> Callable[[int], Tensor]:
+    """Return a function that samples n images; a conditional model samples under randomly chosen conditions."""
+    if not is_conditional(model):
         return lambda n: model.sample(n, rng)
 
-    def draw(n: int) -> Tensor:
-        rows = torch.randint(len(asked), (n,), generator=rng).tolist()
-        return model.sample(n, rng, torch.from_numpy(np.stack([asked.covariates(row) for row in rows])))
+    def sample(n: int) -> Tensor:
+        rows = torch.randint(len(conditions), (n,), generator=rng).tolist()
+        return model.sample(n, rng, torch.from_numpy(np.stack([conditions.covariates(row) for row in rows])))
 
-    return draw
-
-
-def on_request(model: Generator, asked: Labels, rng: torch.Generator, progress: Progress) -> FloatArray:
-    """Return a picture ``(N, H, W)`` for each row of labels ``(N, F)``, −1 for what is left open."""
-    rest = list(torch.from_numpy(told(asked)).split(AT_ONCE))
-    return in_batches(lambda n: model.sample(n, rng, rest.pop(0)), len(asked), progress, "drawing on request")
+    return sample
 
 
-def in_batches(draw: Callable[[int], Tensor], n: int, progress: Progress, what: str) -> FloatArray:
-    """Return ``n`` pictures ``(n, H, W)``, 0 to 1.
+def sample_conditions(model: Generator, conditions: Labels, rng: torch.Generator, progress: Progress) -> FloatArray:
+    """Return one image ``(N, H, W)`` for each row of labels ``(N, F)``, −1 where unspecified."""
+    rest = list(torch.from_numpy(as_covariates(conditions)).split(BATCH_SIZE))
+    return sample_in_batches(
+        lambda n: model.sample(n, rng, rest.pop(0)), len(conditions), progress, "sampling under conditions"
+    )
+
+
+def sample_in_batches(draw: Callable[[int], Tensor], n: int, progress: Progress, what: str) -> FloatArray:
+    """Return ``n`` images ``(n, H, W)``, 0 to 1.
 
     Raises
     ------
     InputError
         If a value is not finite.
     """
-    drawn = []
-    for start in range(0, n, AT_ONCE):
+    parts = []
+    for start in range(0, n, BATCH_SIZE):
         progress(start, n, what)
         with torch.inference_mode():
-            drawn.append(pixels_of(draw(min(AT_ONCE, n - start))))
-    pictures = np.concatenate(drawn)
-    if not np.isfinite(pictures).all():
-        raise InputError("found drawn pictures with values that are not finite; look at the training of the model")
-    return pictures
+            parts.append(to_pixels(draw(min(BATCH_SIZE, n - start))))
+    images = np.concatenate(parts)
+    if not np.isfinite(images).all():
+        raise InputError("found sampled images with values that are not finite; check the training of the model")
+    return images
 
 
-def pixels_of(images: Tensor) -> FloatArray:
-    """Return the pictures ``(N, H, W)`` of images ``(N, 1, H, W)`` or volumes ``(N, 1, H, W, 1)``."""
+def to_pixels(images: Tensor) -> FloatArray:
+    """Return images ``(N, 1, H, W)`` or volumes ``(N, 1, H, W, 1)`` as pixels ``(N, H, W)``, clipped to 0 to 1."""
     flat = images.detach().float().cpu().numpy()
     return np.asarray(flat.reshape(len(flat), *images.shape[2:4]).clip(0, 1), dtype=np.float32)

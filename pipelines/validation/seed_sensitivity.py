@@ -1,12 +1,12 @@
-"""How far the bars of a task are from what luck does: all of it, trained with several seeds.
+"""Measure how much results depend on the seed: run a whole task with several seeds.
 
-A bar that a right implementation misses with one seed in ten will be missed one day on another processor, whose
-rounding is as good as another seed. Seeds of trainings, and of the parts that ``one_class`` draws, are changed; the
-pictures of a world, its classifier and what exams draw stay. ::
+A threshold that a correct implementation misses with one seed in ten will be missed one day on another processor,
+whose rounding acts like another seed. The seeds of the trainings and of the splits of one-class detection change;
+the images of the dataset, the reference classifier and the random numbers of the checks stay. ::
 
-    python -m pipelines.validation.seed_sensitivity digits-small -o validation/spread
+    python -m pipelines.validation.seed_sensitivity digits-small -o validation/seeds
 
-Folders: ``output/<task>/<seed>/``, each a validation of its own; interrupted, the same command continues.
+Each seed is a validation of its own in ``output/<task>/<seed>/``; after an interruption the same command continues.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ import pandas as pd
 
 from anomaly.evaluation.tables import markdown
 from pipelines.common import cores, find_config
-from pipelines.validation.report.result import Check, Verdict
-from pipelines.validation.run import chosen, load_settings, validate
-from pipelines.validation.settings import TrialSettings, ValidationSettings
+from pipelines.validation.report.result import ThresholdResult, ValidationResult
+from pipelines.validation.run import load_settings, select_models, validate
+from pipelines.validation.settings import FamilyEntry, ValidationSettings
 
 
-def reseeded(task: ValidationSettings, seed: int) -> ValidationSettings:
-    """Return a task whose trainings, and parts of ``one_class``, have this one seed."""
-    trials = {
-        name: trial.model_copy(update={"training": trial.training.model_copy(update={"seed": seed})})
-        if isinstance(trial, TrialSettings)
-        else trial
-        for name, trial in task.trials.items()
+def with_seed(task: ValidationSettings, seed: int) -> ValidationSettings:
+    """Return a task whose trainings, and splits of one-class detection, have this seed."""
+    models = {
+        name: entry.model_copy(update={"training": entry.training.model_copy(update={"seed": seed})})
+        if isinstance(entry, FamilyEntry)
+        else entry
+        for name, entry in task.models.items()
     }
     one_class = task.one_class.model_copy(update={"seeds": (seed,)})
-    return task.model_copy(update={"trials": trials, "one_class": one_class})
+    return task.model_copy(update={"models": models, "one_class": one_class})
 
 
 def run_seeds(
@@ -44,49 +44,49 @@ def run_seeds(
     families: Sequence[str] = (),
     device: str = "auto",
     jobs: int = 0,
-) -> list[Verdict]:
-    """Run a task, or those of its trials that are of some families or names, once per seed."""
-    task = chosen(task, families)
-    verdicts = []
+) -> list[ValidationResult]:
+    """Run a task, or only its models of some families or names, once per seed."""
+    task = select_models(task, families)
+    results = []
     for seed in seeds:
         folder = output / task.name / str(seed)
         _share_classifiers(folder)
-        verdicts.append(validate(reseeded(task, seed), folder, device=device, jobs=jobs))
-    return verdicts
+        results.append(validate(with_seed(task, seed), folder, device=device, jobs=jobs))
+    return results
 
 
-def spread(verdicts: Iterable[Verdict]) -> pd.DataFrame:
-    """Return how far each measure that has a bar lies apart in several runs.
+def seed_table(results: Iterable[ValidationResult]) -> pd.DataFrame:
+    """Return the range over several runs of each measure that has a threshold.
 
     Returns
     -------
     pandas.DataFrame
-        Columns ``model``, ``measure``, ``bar``, ``lowest`` and ``highest`` of what was measured (NaN where nothing
-        was), ``missed``, the number of runs that did not reach the bar, and ``runs``.
+        Columns ``model``, ``measure``, ``threshold``, ``lowest`` and ``highest`` measured value (NaN where nothing
+        was measured), ``missed``, the number of runs that missed the threshold, and ``runs``.
     """
-    checks: dict[tuple[str, str], list[Check]] = {}
-    for verdict in verdicts:
-        for check in (check for result in verdict.results for check in verdict.checks(result)):
-            checks.setdefault((check.trial, check.measure), []).append(check)
-    return pd.DataFrame([_row(of_runs) for of_runs in checks.values()])
+    rows: dict[tuple[str, str], list[ThresholdResult]] = {}
+    for result in results:
+        for row in (row for model in result.results for row in result.threshold_results(model)):
+            rows.setdefault((row.model, row.measure), []).append(row)
+    return pd.DataFrame([_table_row(of_runs) for of_runs in rows.values()])
 
 
-def _row(checks: Sequence[Check]) -> dict[str, str | float]:
-    first, found = checks[0], np.array([check.found for check in checks])
-    measured = found[~np.isnan(found)] if not np.isnan(found).all() else found
+def _table_row(runs: Sequence[ThresholdResult]) -> dict[str, str | float]:
+    first, values = runs[0], np.array([run.value for run in runs])
+    measured = values[~np.isnan(values)] if not np.isnan(values).all() else values
     return {
-        "model": first.trial,
+        "model": first.model,
         "measure": first.measure,
-        "bar": str(first.bar),
+        "threshold": str(first.threshold),
         "lowest": float(measured.min()),
         "highest": float(measured.max()),
-        "missed": sum(not check.met for check in checks),
-        "runs": len(checks),
+        "missed": sum(not run.met for run in runs),
+        "runs": len(runs),
     }
 
 
 def _share_classifiers(folder: Path) -> None:
-    """Bring the classifiers that other seeds have trained: they are the same."""
+    """Link the classifiers that were trained with other seeds: they are the same."""
     folder.mkdir(parents=True, exist_ok=True)
     for known in folder.parent.glob("*/classifier-*.safetensors"):
         if not (folder / known.name).exists():
@@ -94,20 +94,20 @@ def _share_classifiers(folder: Path) -> None:
 
 
 def main() -> None:
-    """Print where the pictures are from, the table, and what went wrong."""
+    """Print where the images are from, the table, and every failure."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("task", help="a shipped validation task, or a YAML file")
-    parser.add_argument("-o", "--output", type=Path, default=Path("validation/spread"))
+    parser.add_argument("-o", "--output", type=Path, default=Path("validation/seeds"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--family", action="append", default=[], help="only this family or trial; may be repeated")
+    parser.add_argument("--family", action="append", default=[], help="only this family or model; may be repeated")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--jobs", type=int, default=0, help=f"trials at a time; 0 = one per core ({cores()})")
-    asked = parser.parse_args()
-    task = load_settings(find_config(asked.task, "validation"))
-    verdicts = run_seeds(task, asked.output, asked.seeds, asked.family, asked.device, asked.jobs)
-    print(verdicts[0].source, markdown(spread(verdicts).round(4)), sep="\n\n")
-    for seed, verdict in zip(asked.seeds, verdicts, strict=True):
-        for failure in verdict.failures:
+    parser.add_argument("--jobs", type=int, default=0, help=f"models at a time; 0 = one per core ({cores()})")
+    options = parser.parse_args()
+    task = load_settings(find_config(options.task, "validation"))
+    results = run_seeds(task, options.output, options.seeds, options.family, options.device, options.jobs)
+    print(results[0].source, markdown(seed_table(results).round(4)), sep="\n\n")
+    for seed, result in zip(options.seeds, results, strict=True):
+        for failure in result.failures:
             print(f"seed {seed}: {failure}")
 
 

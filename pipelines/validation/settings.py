@@ -1,4 +1,4 @@
-"""What a validation task examines, and the bars it must clear."""
+"""Settings of a validation task: its dataset, the models under test, their checks and thresholds."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ from anomaly.models.registry import parse_settings
 from anomaly.scoring.ensemble import MergeSettings
 from anomaly.scoring.settings import ScoringSettings
 from anomaly.training.settings import AugmentationSettings, TrainingSettings
-from pipelines.validation.baselines.sklearn_detectors import EstimatorTrial
+from pipelines.validation.baselines.sklearn_detectors import EstimatorEntry
 from pipelines.validation.datasets.avatars.settings import AvatarSettings, NaiveBayesSettings
+from pipelines.validation.earlier_names import with_current_names
 from pipelines.validation.reference_classifier import ClassifierSettings
-from pipelines.validation.thresholds import ExaminedSettings
+from pipelines.validation.thresholds import CheckedEntry
 
-AS_THEY_ARE = AugmentationSettings(flip=0, deform=0, gamma=0, brightness=0, bias_field=0, noise=0, blur=0)
-
-
-class PictureTraining(TrainingSettings):
-    """How networks learn pictures: these are not varied, because a mirrored digit is another sign."""
-
-    batch_size: int = Field(128, ge=1, description="pictures per batch")
-    augmentation: AugmentationSettings = AS_THEY_ARE
+NO_AUGMENTATION = AugmentationSettings(flip=0, deform=0, gamma=0, brightness=0, bias_field=0, noise=0, blur=0)
 
 
-class PictureScoring(ScoringSettings):
-    """How pictures are scored: as scans, without what speaks of brains and scanners."""
+class ImageTraining(TrainingSettings):
+    """Training on images, without augmentation: a mirrored digit is no digit."""
+
+    batch_size: int = Field(128, ge=1, description="images per batch")
+    augmentation: AugmentationSettings = NO_AUGMENTATION
+
+
+class ImageScoring(ScoringSettings):
+    """Scoring of images: as for scans, without the steps that concern brains and scanners."""
 
     smoothing_mm: float = Field(default=0.0, ge=0)
     sd_smoothing_mm: float = Field(default=0.0, ge=0)
@@ -41,14 +42,14 @@ class PictureScoring(ScoringSettings):
     retrieval: int = Field(default=0, ge=0, le=8)
 
 
-class TrialSettings(ExaminedSettings):
-    """One model, how it is trained, what it is examined for, and the bars."""
+class FamilyEntry(CheckedEntry):
+    """A model family under test: its settings, training, scoring, checks and thresholds."""
 
     model: ModelSection = Field(description="family and its settings")
-    training: PictureTraining = PictureTraining()
-    scoring: PictureScoring = PictureScoring()
-    draws: int = Field(
-        0, ge=0, description="0, or how many draws of black and white pixels there are of each training picture"
+    training: ImageTraining = ImageTraining()
+    scoring: ImageScoring = ImageScoring()
+    binarisations: int = Field(
+        0, ge=0, description="random black-and-white versions of each training image; 0 = train on grey levels"
     )
 
     def model_settings(self) -> ModelSettings:
@@ -61,34 +62,36 @@ class TrialSettings(ExaminedSettings):
         return str(self.model["family"])
 
 
-class ExamSettings(Settings):
-    """How much is measured in the exams."""
+class CheckSettings(Settings):
+    """How many images the checks use."""
 
-    samples: int = Field(2000, ge=100, description="generated pictures that are measured")
-    neighbours_of: int = Field(2000, ge=100, description="pictures among which neighbours are looked for")
-    likelihood_of: int = Field(200, ge=1, description="test pictures whose likelihood is measured")
-    importance: tuple[int, ...] = Field((1, 50, 500), description="k of the importance-weighted bounds")
-    probed: int = Field(4000, ge=100, description="training pictures whose codes are probed")
-    seed: int = Field(0, ge=0, description="seed of what is random in the exams")
+    samples: int = Field(2000, ge=100, description="generated images that are measured")
+    neighbour_images: int = Field(2000, ge=100, description="images in which nearest neighbours are searched")
+    likelihood_images: int = Field(200, ge=1, description="test images whose likelihood is measured")
+    importance_samples: tuple[int, ...] = Field(
+        (1, 50, 500), description="numbers k of latent samples of the importance-weighted bounds"
+    )
+    code_images: int = Field(4000, ge=100, description="training images whose codes the linear probe learns from")
+    seed: int = Field(0, ge=0, description="seed of the checks' random numbers")
 
 
-class EnsembleTrial(ExaminedSettings):
-    """Trials whose scores are merged."""
+class EnsembleEntry(CheckedEntry):
+    """An ensemble under test: other entries of the task, whose scores are merged."""
 
-    members: tuple[str, ...] = Field(min_length=2, description="names of trials with the same exams")
+    members: tuple[str, ...] = Field(min_length=2, description="names of other entries, with the same checks")
     merge: MergeSettings = MergeSettings()
 
     @property
     def family(self) -> str:
-        """What stands where others have the name of a family."""
+        """Name that stands in place of a family."""
         return "ensemble"
 
 
-class NaiveBayesTrial(ExaminedSettings):
-    """Naive Bayes of looks."""
+class NaiveBayesEntry(CheckedEntry):
+    """Naive Bayes of avatars under test."""
 
     naive_bayes: NaiveBayesSettings
-    scoring: PictureScoring = PictureScoring(maps={"surprise": 1.0}, standardise="none")
+    scoring: ImageScoring = ImageScoring(maps={"surprise": 1.0}, standardise="none")
 
     @property
     def family(self) -> str:
@@ -96,59 +99,63 @@ class NaiveBayesTrial(ExaminedSettings):
         return f"naive Bayes of {self.naive_bayes.of}"
 
 
-KINDS = {
-    "model": TrialSettings,
-    "estimator": EstimatorTrial,
-    "members": EnsembleTrial,
-    "naive_bayes": NaiveBayesTrial,
+ENTRY_KINDS = {
+    "model": FamilyEntry,
+    "estimator": EstimatorEntry,
+    "members": EnsembleEntry,
+    "naive_bayes": NaiveBayesEntry,
 }
-"""The key that tells which kind of trial it is."""
+"""Key that an entry has → its class."""
 
 
-def _kind(values: Any) -> str | None:
+def _entry_kind(values: Any) -> str | None:
     return next(
-        (key for key in KINDS if (key in values if isinstance(values, dict) else hasattr(values, key))), None
+        (key for key in ENTRY_KINDS if (key in values if isinstance(values, dict) else hasattr(values, key))), None
     )
 
 
-Trial = Annotated[
-    Annotated[TrialSettings, Tag("model")]
-    | Annotated[EstimatorTrial, Tag("estimator")]
-    | Annotated[EnsembleTrial, Tag("members")]
-    | Annotated[NaiveBayesTrial, Tag("naive_bayes")],
+ModelEntry = Annotated[
+    Annotated[FamilyEntry, Tag("model")]
+    | Annotated[EstimatorEntry, Tag("estimator")]
+    | Annotated[EnsembleEntry, Tag("members")]
+    | Annotated[NaiveBayesEntry, Tag("naive_bayes")],
     Discriminator(
-        _kind,
-        custom_error_type="trial",
+        _entry_kind,
+        custom_error_type="entry",
         custom_error_message="expected one of the keys model, estimator, members, naive_bayes",
     ),
 ]
 
 
 class OneClassSettings(Settings):
-    """Which classes, which parts, and what is promised."""
+    """One-class detection: which classes are normal, how the images are split, and the target FPRs."""
 
     protocol: Literal["one_normal", "one_abnormal"] = Field(
         "one_normal", description="one_normal: one digit is normal; one_abnormal: all digits but one are normal"
     )
-    digits: tuple[int, ...] = Field(tuple(range(10)), min_length=1, description="which digits are the one, in turn")
-    seeds: tuple[int, ...] = Field((0,), min_length=1, description="seeds of parts and trainings")
-    calibration: int = Field(600, ge=1, description="normal training pictures behind the p-values")
-    held_out: int = Field(300, ge=3, description="normal training pictures that show what normal scores are")
-    reference: int = Field(
-        1000, ge=2, description="at most so many of the pictures learnt from give mean and SD of maps"
+    digits: tuple[int, ...] = Field(tuple(range(10)), min_length=1, description="each of these is the one, in turn")
+    seeds: tuple[int, ...] = Field((0,), min_length=1, description="seeds of the splits and trainings")
+    calibration: int = Field(600, ge=1, description="normal training images that the p-values are computed from")
+    held_out: int = Field(
+        300, ge=3, description="normal training images that give the distribution of normal scores"
     )
-    test: int = Field(0, ge=0, description="the first so many test pictures; 0 = all")
-    alphas: tuple[float, ...] = Field((0.01, 0.05, 0.1), min_length=1, description="promised false-flag rates")
-    rehearsal: bool = Field(False, description="some training pictures play the test: to choose settings by")
-    paper: float = Field(
+    reference: int = Field(
+        1000, ge=2, description="at most this many of the images trained on give mean and SD of the maps"
+    )
+    test: int = Field(0, ge=0, description="number of test images, taken from the start; 0 = all")
+    alphas: tuple[float, ...] = Field((0.01, 0.05, 0.1), min_length=1, description="target false-positive rates")
+    tuning_split: bool = Field(
+        False, description="test on some of the training images instead, so that settings can be chosen on them"
+    )
+    background_level: float = Field(
         0.1,
         ge=0,
         lt=1,
-        description="grey level that black becomes: models take 0 for being outside, and change nothing there",
+        description="grey level that black becomes: models treat 0 as outside the head and do not change it",
     )
 
     @model_validator(mode="after")
-    def _can_keep_its_promises(self) -> OneClassSettings:
+    def _has_enough_calibration_images(self) -> OneClassSettings:
         needed = required_healthy(min(self.alphas))
         if self.calibration < needed:
             raise ValueError(f"alpha {min(self.alphas):g} needs calibration {needed}, found {self.calibration}")
@@ -156,22 +163,27 @@ class OneClassSettings(Settings):
 
 
 class ValidationSettings(Settings):
-    """A validation task: its world, its models, its bars."""
+    """A validation task: a dataset, the models under test, their checks and thresholds."""
 
     name: str
-    world: Literal["mnist", "digits", "avatars"]
-    description: str = Field(description="one sentence for people")
+    dataset: Literal["mnist", "digits", "avatars"]
+    description: str = Field(description="one sentence for the report")
     classifier: ClassifierSettings = ClassifierSettings()
-    exams: ExamSettings = ExamSettings()
+    checks: CheckSettings = CheckSettings()
     one_class: OneClassSettings = OneClassSettings()
     avatars: AvatarSettings = AvatarSettings()
-    trials: dict[str, Trial] = Field(min_length=1, description="by name: what is examined")
+    models: dict[str, ModelEntry] = Field(min_length=1, description="name → model under test")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _reads_earlier_names(cls, values: Any) -> Any:
+        return with_current_names(values)
 
     @model_validator(mode="after")
-    def _members_are_trials(self) -> ValidationSettings:
-        for name, trial in self.trials.items():
-            for member in trial.members if isinstance(trial, EnsembleTrial) else ():
-                if member not in self.trials or isinstance(self.trials[member], EnsembleTrial):
-                    others = [n for n, t in self.trials.items() if not isinstance(t, EnsembleTrial)]
-                    raise ValueError(f"trials.{name}.members: " + unknown_name("trial", member, others))
+    def _members_are_entries(self) -> ValidationSettings:
+        for name, entry in self.models.items():
+            for member in entry.members if isinstance(entry, EnsembleEntry) else ():
+                if member not in self.models or isinstance(self.models[member], EnsembleEntry):
+                    others = [n for n, e in self.models.items() if not isinstance(e, EnsembleEntry)]
+                    raise ValueError(f"models.{name}.members: " + unknown_name("model", member, others))
         return self

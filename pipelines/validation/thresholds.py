@@ -1,4 +1,4 @@
-"""What a measured number must reach, and what every trial has: exams, and bars for what they measure."""
+"""Thresholds for measured numbers, and the settings that every model under test has: its checks and thresholds."""
 
 from __future__ import annotations
 
@@ -7,30 +7,38 @@ from pydantic import Field, model_validator
 from anomaly.core.config import Settings
 
 
-class Bar(Settings):
-    """What a measured number must reach."""
+class Threshold(Settings):
+    """The range in which a measured number must lie.
 
-    least: float | None = None
-    most: float | None = None
+    Parameters
+    ----------
+    min, max
+        Lowest and highest value that passes; None = no limit on this side.
+    """
+
+    min: float | None = None
+    max: float | None = None
 
     @model_validator(mode="after")
-    def _says_something(self) -> Bar:
-        if self.least is None and self.most is None:
-            raise ValueError("expected least, most, or both")
+    def _has_a_limit(self) -> Threshold:
+        if self.min is None and self.max is None:
+            raise ValueError("expected min, max, or both")
         return self
 
-    def met_by(self, value: float) -> bool:
-        """Return whether a number reaches the bar; NaN reaches none."""
-        above = self.least is None or value >= self.least
-        return above and (self.most is None or value <= self.most) and value == value
+    def is_met_by(self, value: float) -> bool:
+        """Return whether a number lies in the range; NaN never does."""
+        above = self.min is None or value >= self.min
+        return above and (self.max is None or value <= self.max) and value == value
 
     def __str__(self) -> str:
-        sides = [f"≥ {self.least:g}"] if self.least is not None else []
-        return " and ".join(sides + ([f"≤ {self.most:g}"] if self.most is not None else []))
+        sides = [f"≥ {self.min:g}"] if self.min is not None else []
+        return " and ".join(sides + ([f"≤ {self.max:g}"] if self.max is not None else []))
 
 
-class ExaminedSettings(Settings):
-    """What is measured of something, and what it must reach."""
+class CheckedEntry(Settings):
+    """Which checks a model under test runs, and the thresholds for what they measure."""
 
-    exams: tuple[str, ...] = Field(min_length=1, description="what is measured")
-    bars: dict[str, Bar] = Field(min_length=1, description="by exam.measure: what it must reach; without, no trial")
+    checks: tuple[str, ...] = Field(min_length=1, description="names of the checks")
+    thresholds: dict[str, Threshold] = Field(
+        min_length=1, description="CHECK.MEASURE → range it must lie in; at least one"
+    )

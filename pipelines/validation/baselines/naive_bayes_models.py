@@ -1,4 +1,4 @@
-"""Naive Bayes as a model under examination: it draws pictures and, of pixels, says how surprising each one is."""
+"""Naive Bayes as a model under test: it samples images and, for pixels, gives the −ln P of each."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from anomaly.evaluation.categorical import Floats
 from anomaly.models.base import ClosedFormDetector, Evidence, ModelSettings, apply_mask
 from pipelines.validation.baselines.naive_bayes import FeatureNaiveBayes, PixelNaiveBayes
 from pipelines.validation.datasets.avatars.dataset import Avatars
-from pipelines.validation.datasets.avatars.mosaic import colours, mosaic
+from pipelines.validation.datasets.avatars.mosaic import mosaic, to_rgb
 from pipelines.validation.datasets.avatars.settings import NaiveBayesSettings
-from pipelines.validation.labelled_dataset import Pictures
+from pipelines.validation.labelled_dataset import LabelledImages
 
 
 class FeatureModel:
-    """Pictures of looks whose features are drawn one by one.
+    """Images of avatars whose attributes are sampled independently.
 
     Parameters
     ----------
     settings
-        α.
+        Gives α.
     avatars
-        The looks that were observed, and the picture of every look.
+        The observed avatars, and the image of every combination.
     """
 
     family: ClassVar[str] = "naive Bayes of features"
 
     def __init__(self, settings: NaiveBayesSettings, avatars: Avatars) -> None:
         self.avatars = avatars
-        self.law = FeatureNaiveBayes.fit(avatars.observed, settings.alpha)
+        self.attributes = FeatureNaiveBayes.fit(avatars.observed, settings.alpha)
 
     def sample(self, n: int, rng: torch.Generator, covariates: Tensor | None = None) -> Tensor:
-        """Return ``n`` pictures ``(n, 1, H, W)``."""
+        """Return ``n`` images ``(n, 1, H, W)``."""
         del covariates
-        numbers = _numbers(rng)
-        rows = np.stack([numbers.choice(len(p), size=n, p=p) for p in self.law.theta], axis=1)
-        return torch.from_numpy(self.avatars.album.of(rows))[:, None]
+        numpy_rng = _numpy_rng(rng)
+        rows = np.stack([numpy_rng.choice(len(p), size=n, p=p) for p in self.attributes.theta], axis=1)
+        return torch.from_numpy(self.avatars.image_bank.mosaics(rows))[:, None]
 
 
 class PixelModel(ClosedFormDetector):
-    """Pictures whose pixels and channels are each drawn on their own.
+    """Images whose pixels and channels are sampled independently.
 
     Attributes
     ----------
@@ -68,54 +68,54 @@ class PixelModel(ClosedFormDetector):
     def fit_closed_form(self, train: VolumeSource) -> None:
         """Count grey levels."""
         pixels = np.stack([train[index][0][..., 0] for index in range(len(train))])
-        learnt = PixelNaiveBayes.fit(colours(pixels), self.naive.levels, self.naive.alpha)
-        self.theta = torch.from_numpy(learnt.theta)
+        fitted = PixelNaiveBayes.fit(to_rgb(pixels), self.naive.levels, self.naive.alpha)
+        self.theta = torch.from_numpy(fitted.theta)
 
     def evidence(self, images: Tensor, mask: Tensor, covariates: Tensor | None = None) -> Evidence:
-        """Return the map ``surprise``, −ln P of each colour, nats, and the mean picture as what was expected."""
+        """Return the map ``surprise``, −ln P of each colour in nats, and the mean image as the reconstruction."""
         del covariates
-        rgb = colours(images[:, 0].numpy())
-        surprise = torch.from_numpy(_in_mosaic(self.learnt().surprise(rgb)))[:, None]
+        rgb = to_rgb(images[:, 0].numpy())
+        surprise = torch.from_numpy(_to_mosaic(self.fitted().negative_log_likelihood(rgb)))[:, None]
         mean = (self.theta * torch.linspace(0, 255, self.theta.shape[-1])).sum(dim=-1).numpy()
         expected = torch.from_numpy(mosaic(mean[None]))[:, None].expand_as(images)
         return Evidence({"surprise": apply_mask(surprise, mask)}, apply_mask(expected, mask))
 
     def sample(self, n: int, rng: torch.Generator, covariates: Tensor | None = None) -> Tensor:
-        """Return ``n`` pictures ``(n, 1, H, W)``."""
+        """Return ``n`` images ``(n, 1, H, W)``."""
         del covariates
-        return torch.from_numpy(mosaic(self.learnt().sample(n, _numbers(rng))))[:, None]
+        return torch.from_numpy(mosaic(self.fitted().sample(n, _numpy_rng(rng))))[:, None]
 
-    def learnt(self) -> PixelNaiveBayes:
-        """Return the model behind the detector."""
+    def fitted(self) -> PixelNaiveBayes:
+        """Return the fitted model."""
         return PixelNaiveBayes(self.theta.numpy())
 
 
-def naive_bayes_of(
-    settings: NaiveBayesSettings, pictures: Pictures, avatars: Avatars | None
+def fit_naive_bayes(
+    settings: NaiveBayesSettings, images: LabelledImages, avatars: Avatars | None
 ) -> FeatureModel | PixelModel:
-    """Return naive Bayes, of features learnt from the fifty looks, of pixels from pictures.
+    """Fit naive Bayes: of features, to the fifty observed avatars; of pixels, to images.
 
     Raises
     ------
     ConfigError
-        If the world has no looks.
+        If the dataset is not avatars.
     """
     if avatars is None:
-        raise ConfigError("naive_bayes learns looks; use it in the world avatars")
+        raise ConfigError("naive_bayes is for avatars; use it with the dataset avatars")
     if settings.of == "features":
         return FeatureModel(settings, avatars)
-    model = PixelModel(settings, pictures.grid)
-    model.fit_closed_form(pictures)
+    model = PixelModel(settings, images.grid)
+    model.fit_closed_form(images)
     return model
 
 
-def _in_mosaic(values: Floats) -> FloatArray:
-    """Return numbers ``(N, H, W, 3)`` of colours at their places ``(N, 2H, 2W)``; 0 at that of the mean."""
+def _to_mosaic(values: Floats) -> FloatArray:
+    """Return values of the colours ``(N, H, W, 3)`` in a mosaic ``(N, 2H, 2W)``; 0 in place of the mean."""
     n, h, w, _ = values.shape
     four = np.concatenate([values, np.zeros((n, h, w, 1))], axis=-1)
     blocks = four.reshape(n, h, w, 2, 2).transpose(0, 1, 3, 2, 4).reshape(n, 2 * h, 2 * w)
     return np.asarray(blocks, dtype=np.float32)
 
 
-def _numbers(rng: torch.Generator) -> np.random.Generator:
+def _numpy_rng(rng: torch.Generator) -> np.random.Generator:
     return np.random.default_rng(int(torch.randint(2**31, (1,), generator=rng)))

@@ -1,8 +1,8 @@
-"""Exams of generators: are their pictures like the test pictures, of all kinds, and new?
+"""Checks of generative models: are samples like the test images, diverse, and not copies of training images?
 
-What is compared are pictures that the model draws and the test pictures, in the features of the classifier; see
-:mod:`anomaly.evaluation.generation` for the measures. The classifier also reads what is drawn: a picture it is
-sure of (probability 0.9 or more of each label) is legible, and how often each value is read shows missing kinds.
+Samples of the model are compared with the test images in the features of the reference classifier; the measures are
+in :mod:`anomaly.evaluation.generation`. The classifier also labels the samples. The share that it labels with a
+probability of 0.9 or more shows how many are recognisable, and the frequencies of the labels show missing classes.
 """
 
 from __future__ import annotations
@@ -14,109 +14,119 @@ from anomaly.core.errors import ConfigError
 from anomaly.core.volume import FloatArray
 from anomaly.evaluation.generation import copied, frechet_distance, likeness, variety
 from anomaly.models.generation import EncoderDecoder, Interpolator, can_interpolate, interpolate
-from pipelines.validation.labelled_dataset import Labels, Pictures, told
-from pipelines.validation.model_under_test import Candidate, Findings
-from pipelines.validation.report.image_grids import histogram, sheet
-from pipelines.validation.sampling import on_request, pixels_of, takes_requests
+from pipelines.validation.labelled_dataset import LabelledImages, Labels, as_covariates
+from pipelines.validation.model_under_test import CheckResult, ModelUnderTest
+from pipelines.validation.report.image_grids import histogram, image_grid
+from pipelines.validation.sampling import is_conditional, sample_conditions, to_pixels
 
-SURE = 0.9  # probability of a label that counts as legible
-SHOWN, COLUMNS = 96, 16
-WAYS, STEPS = 8, 10  # of the interpolations that are shown
-EACH = 10  # pictures of each request that are shown
+MIN_CONFIDENCE = 0.9  # probability of a label above which a sample counts as recognisable
+N_SHOWN, COLUMNS = 96, 16  # samples in the report
+N_INTERPOLATIONS, STEPS = 8, 10  # interpolations in the report, and images along each
+PER_CONDITION = 10  # samples of each condition in the report
 
 
-def generation(candidate: Candidate) -> Findings:
-    """Measure pictures that a model draws; see the module's docstring.
+def check_generation(model: ModelUnderTest) -> CheckResult:
+    """Measure the samples of a model; see the module's docstring.
 
     Raises
     ------
     ConfigError
-        If the family draws none.
+        If the family samples no images.
     """
-    detector, world, drawn = candidate.detector, candidate.world, candidate.drawn("generation")
-    measures, shares = measured(candidate, drawn)
-    kinds = next(iter(world.features.values()))
-    pictures = {
-        "Samples": sheet(world.shown(drawn[:SHOWN]), COLUMNS),
-        "What the samples show": histogram(shares, kinds),
-        "Samples above the training pictures nearest to them": sheet(
-            world.shown(_beside_nearest(candidate, drawn)), COLUMNS
+    detector, dataset, samples = model.detector, model.dataset, model.samples("generation")
+    measures, frequencies = generation_measures(model, samples)
+    classes = next(iter(dataset.attributes.values()))
+    images = {
+        "Samples": image_grid(dataset.to_display(samples[:N_SHOWN]), COLUMNS),
+        "Classes of the samples": histogram(frequencies, classes),
+        "Samples above their nearest training images": image_grid(
+            dataset.to_display(_with_nearest(model, samples)), COLUMNS
         ),
     }
     if can_interpolate(detector):
-        ways = between(detector, candidate.unseen.select(slice(2 * WAYS)))
-        pictures["On the way from one test picture to another"] = sheet(world.shown(ways), STEPS)
-    return Findings(measures, pictures)
+        between = interpolations(detector, model.test_images.select(slice(2 * N_INTERPOLATIONS)))
+        images["Interpolation between two test images"] = image_grid(dataset.to_display(between), STEPS)
+    return CheckResult(measures, images)
 
 
-def measured(candidate: Candidate, drawn: FloatArray) -> tuple[dict[str, float], dict[str, FloatArray]]:
-    """Return measures of generated pictures ``(N, H, W)``, and how often the first label has each value."""
-    world, few = candidate.world, candidate.exams.neighbours_of
-    known = np.unique(world.train.pixels, axis=0)  # a look that is there twice would be nobody's copy
-    real, made, learnt = (
-        world.classifier.features(pixels) for pixels in (world.test.pixels, drawn, world.train.pixels[: len(drawn)])
+def generation_measures(
+    model: ModelUnderTest, samples: FloatArray
+) -> tuple[dict[str, float], dict[str, FloatArray]]:
+    """Return measures of samples ``(N, H, W)``, and the frequencies of the first attribute's values by source."""
+    dataset, n = model.dataset, model.settings.neighbour_images
+    train = np.unique(dataset.train.pixels, axis=0)  # a duplicate would be nearest to itself, and hide a copy
+    real, generated, learnt = (
+        dataset.classifier.features(pixels)
+        for pixels in (dataset.test.pixels, samples, dataset.train.pixels[: len(samples)])
     )
-    found, near = variety(real[:few], made[:few]), likeness(real[:few], made[:few])
-    reading, shown = world.read(drawn), world.test.labels
-    kinds = len(next(iter(world.features.values())))
-    shares = {"test": _shares(shown, kinds), "generated": _shares(reading.labels, kinds)}
-    apart = 0.5 * float(np.abs(shares["generated"] - shares["test"]).sum())
-    scale = real.std(axis=0) + 1e-6  # so that every feature counts alike
-    measures = {
-        "frechet": frechet_distance(real / scale, made / scale),
-        "frechet_of_training": frechet_distance(real / scale, learnt / scale),
-        "precision": near.precision,
-        "recall": near.recall,
-        "coverage": found.coverage,
-        "density": found.density,
-        "legible": float((reading.sure >= SURE).mean()),
-        "kinds_apart": apart,
-        "rarest_kind": float((shares["generated"] / np.maximum(shares["test"], 1e-9))[shares["test"] > 0].min()),
-        "copied": copied(known, drawn),
+    diversity, fidelity = variety(real[:n], generated[:n]), likeness(real[:n], generated[:n])
+    classification = dataset.classify(samples)
+    n_classes = len(next(iter(dataset.attributes.values())))
+    frequencies = {
+        "test": _frequencies(dataset.test.labels, n_classes),
+        "generated": _frequencies(classification.labels, n_classes),
     }
-    return measures, shares
+    scale = real.std(axis=0) + 1e-6  # gives all features the same weight
+    measures = {
+        "frechet": frechet_distance(real / scale, generated / scale),
+        "frechet_of_training": frechet_distance(real / scale, learnt / scale),
+        "precision": fidelity.precision,
+        "recall": fidelity.recall,
+        "coverage": diversity.coverage,
+        "density": diversity.density,
+        "confident_fraction": float((classification.confidence >= MIN_CONFIDENCE).mean()),
+        "class_total_variation": 0.5 * float(np.abs(frequencies["generated"] - frequencies["test"]).sum()),
+        "rarest_class_ratio": _lowest_ratio(frequencies["generated"], frequencies["test"]),
+        "memorised_fraction": copied(train, samples),
+    }
+    return measures, frequencies
 
 
-def conditional(candidate: Candidate) -> Findings:
-    """Measure whether a conditional model draws what it is asked for: each value of the first label, as often.
+def check_conditional_generation(model: ModelUnderTest) -> CheckResult:
+    """Measure whether a conditional model samples what its condition says; each class is sampled equally often.
 
     Raises
     ------
     ConfigError
         If the model is not conditional.
     """
-    detector, world, exams = candidate.detector, candidate.world, candidate.exams
-    if not takes_requests(detector):
-        raise ConfigError(f"the family {detector.family!r} takes no requests; leave out the exam conditional")
-    kinds = len(next(iter(world.features.values())))
-    asked = np.arange(exams.samples) % kinds
-    drawn = on_request(detector, asked[:, None], candidate.rng(1), candidate.progress)
-    right = world.classifier.read(drawn)[:, 0] == asked
-    each = [float(right[asked == kind].mean()) for kind in range(kinds)]
-    first = drawn[: EACH * kinds].reshape(EACH, kinds, *drawn.shape[1:])
-    grid = np.swapaxes(first, 0, 1).reshape(-1, *drawn.shape[1:])
-    return Findings(
-        {"as_asked": float(right.mean()), "as_asked_lowest": min(each)},
-        {"Each row: pictures drawn on request": sheet(world.shown(grid), EACH)},
+    detector, dataset = model.detector, model.dataset
+    if not is_conditional(detector):
+        raise ConfigError(f"the family {detector.family!r} is not conditional; remove the check conditional")
+    n_classes = len(next(iter(dataset.attributes.values())))
+    conditions = np.arange(model.settings.samples) % n_classes
+    samples = sample_conditions(detector, conditions[:, None], model.rng(1), model.progress)
+    correct = dataset.classifier.read(samples)[:, 0] == conditions
+    by_class = [float(correct[conditions == value].mean()) for value in range(n_classes)]
+    first = samples[: PER_CONDITION * n_classes].reshape(PER_CONDITION, n_classes, *samples.shape[1:])
+    rows = np.swapaxes(first, 0, 1).reshape(-1, *samples.shape[1:])
+    return CheckResult(
+        {"condition_accuracy": float(correct.mean()), "condition_accuracy_lowest": min(by_class)},
+        {"Samples under each condition, a row for each": image_grid(dataset.to_display(rows), PER_CONDITION)},
     )
 
 
-def _shares(labels: Labels, kinds: int) -> FloatArray:
-    return np.asarray(np.bincount(labels[:, 0], minlength=kinds) / len(labels), dtype=np.float32)
-
-
-def _beside_nearest(candidate: Candidate, drawn: FloatArray) -> FloatArray:
-    """Return a few generated pictures, and the training pictures nearest to them."""
-    some, known = drawn[:COLUMNS], candidate.seen.seen()
-    flat = known.reshape(len(known), -1)
-    nearest = [int(np.argmin(((flat - picture.ravel()) ** 2).sum(axis=1))) for picture in some]
-    return np.concatenate([some, known[nearest]])
-
-
-def between(model: EncoderDecoder | Interpolator, some: Pictures) -> FloatArray:
-    """Return pictures ``(N · STEPS / 2, H, W)`` on the way from the first half of N to the second, pair by pair."""
-    first, second = torch.from_numpy(some.seen())[:, None].chunk(2)
-    about = torch.from_numpy(told(some.labels)).chunk(2)
+def interpolations(model: EncoderDecoder | Interpolator, images: LabelledImages) -> FloatArray:
+    """Return images ``(N · STEPS / 2, H, W)`` that interpolate from the first half of N images to the second."""
+    first, second = torch.from_numpy(images.model_inputs())[:, None].chunk(2)
+    covariates = torch.from_numpy(as_covariates(images.labels)).chunk(2)
     with torch.inference_mode():
-        ways = interpolate(model, first, second, STEPS, (about[0], about[1]))
-    return pixels_of(ways.swapaxes(0, 1).flatten(0, 1))
+        steps = interpolate(model, first, second, STEPS, (covariates[0], covariates[1]))
+    return to_pixels(steps.swapaxes(0, 1).flatten(0, 1))
+
+
+def _frequencies(labels: Labels, n_classes: int) -> FloatArray:
+    return np.asarray(np.bincount(labels[:, 0], minlength=n_classes) / len(labels), dtype=np.float32)
+
+
+def _lowest_ratio(generated: FloatArray, test: FloatArray) -> float:
+    """Return the lowest ratio of generated to test frequency, of the classes that the test images show."""
+    return float((generated / np.maximum(test, 1e-9))[test > 0].min())
+
+
+def _with_nearest(model: ModelUnderTest, samples: FloatArray) -> FloatArray:
+    """Return a few samples, followed by the training images nearest to them."""
+    some, train = samples[:COLUMNS], model.train_images.model_inputs()
+    flat = train.reshape(len(train), -1)
+    nearest = [int(np.argmin(((flat - image.ravel()) ** 2).sum(axis=1))) for image in some]
+    return np.concatenate([some, train[nearest]])

@@ -1,15 +1,17 @@
-"""Exam of models that rebuild pictures from a code: how well, and what the code knows.
+"""Check of models with a latent code: how well they reconstruct, and what the code represents.
 
-Beside principal components of as many numbers: a network that is worth its weights rebuilds better. What the code
-knows: a linear classifier reads the first label from it (linear probe), and among training pictures those whose
-bits are most alike (semantic hashing) should show the same. Half-hidden and noisy pictures are rebuilt, and
-compared with what filling in the mean picture gives.
+Reconstruction is compared with principal components of the same number: a network must do better to be of use. Two
+measures say what the code represents. A linear classifier predicts the first label from it (linear probe), and the
+training images whose binary codes are nearest (semantic hashing) should have the same label. Half-hidden and noisy
+images are restored and compared with baselines: the mean image in the hidden half, and the noisy image itself.
 
 Source: Salakhutdinov & Hinton 2009, "Semantic hashing"; Alain & Bengio 2017, "Understanding intermediate layers
 using linear classifier probes".
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,140 +25,151 @@ from anomaly.core.volume import FloatArray, MaskArray
 from anomaly.models.generation import Decoder, Embedder, Reconstructor
 from anomaly.scoring.retrieval import build_index
 from pipelines.validation.labelled_dataset import Labels, batches
-from pipelines.validation.model_under_test import Candidate, Findings
-from pipelines.validation.report.image_grids import code_map, sheet
+from pipelines.validation.model_under_test import CheckResult, ModelUnderTest
+from pipelines.validation.report.image_grids import code_map, image_grid
 
-SHOWN = 16
+N_SHOWN = 16  # images in the report
 NOISE_SD = 0.3
-HIDDEN = 0.5  # of the height of a picture, its lower part
-FILLINGS = 10  # times that what is hidden is rebuilt from what was filled in before
-PRECISION_AT = 10
-QUERIES = 1000
-GRID, REACH = 20, 2.0  # of a drawn plane of codes: points per axis, and its half width in standard deviations
+HIDDEN_FRACTION = 0.5  # of the height of an image, its lower part
+INPAINTING_ITERATIONS = 10
+N_NEIGHBOURS = 10  # of which the share with the same label is measured
+N_QUERIES = 1000  # test images used for retrieval and restoration
+PLANE_POINTS, PLANE_SD = 20, 2.0  # decoded plane of 2D codes: points per axis, and half width in SD
 
 
-def codes(candidate: Candidate) -> Findings:
-    """Measure how a model rebuilds pictures and what its codes know; see the module's docstring.
+class Restoration(NamedTuple):
+    """Images ``(N, H, W)`` damaged, restored by a baseline, and restored by the model."""
+
+    name: str
+    title: str
+    damaged: FloatArray
+    baseline: FloatArray
+    restored: FloatArray
+
+
+def check_latent_codes(model: ModelUnderTest) -> CheckResult:
+    """Measure reconstructions and codes; see the module's docstring.
 
     Raises
     ------
     ConfigError
-        If the family does not rebuild, or has no code.
+        If the family does not reconstruct, or has no code.
     """
-    detector, world, probed = candidate.detector, candidate.world, candidate.exams.probed
+    detector, dataset = model.detector, model.dataset
     if not (isinstance(detector, Reconstructor) and isinstance(detector, Embedder)):
-        raise ConfigError(f"the family {detector.family!r} has no code; leave out the exam codes")
-    known, test = candidate.seen.select(slice(probed)), candidate.not_learnt
-    learnt, new = known.seen(), test.seen()
-    rebuilt = reconstructed(detector, new)
-    known_codes, new_codes = embedded(detector, learnt), embedded(detector, new)
-    size = known_codes.shape[1]
-    error, of_pca = _mse(new, rebuilt), _error_of_pca(candidate.seen.seen(), new, size)
+        raise ConfigError(f"the family {detector.family!r} has no code; remove the check latent_codes")
+    train, test = model.train_images.select(slice(model.settings.code_images)), model.novel_test_images
+    learnt, new = train.model_inputs(), test.model_inputs()
+    reconstructed = reconstruct(detector, new)
+    train_codes, test_codes = embed(detector, learnt), embed(detector, new)
+    size = train_codes.shape[1]
+    mse, pca_mse = _mse(new, reconstructed), _pca_mse(model.train_images.model_inputs(), new, size)
     measures = {
         "code_size": float(size),
-        "mse": error,
-        "pca_mse": of_pca,
-        "better_than_pca": of_pca / error,
-        "linear_probe": _probe(known_codes, known.labels[:, 0], new_codes, test.labels[:, 0]),
+        "mse": mse,
+        "pca_mse": pca_mse,
+        "pca_error_ratio": pca_mse / mse,
+        "linear_probe": _probe_accuracy(train_codes, train.labels[:, 0], test_codes, test.labels[:, 0]),
         "precision_at_10": _precision(
-            known_codes, known.labels[:, 0], new_codes[:QUERIES], test.labels[:QUERIES, 0]
+            train_codes, train.labels[:, 0], test_codes[:N_QUERIES], test.labels[:N_QUERIES, 0]
         ),
     }
-    pictures = {"Test pictures, and as rebuilt": sheet(world.shown(_paired(new, rebuilt)), SHOWN)}
-    for name, title, (damaged, filled, restored) in _repairs(candidate, detector, new[:QUERIES]):
-        before, after = psnr(new[:QUERIES], filled), psnr(new[:QUERIES], restored)
+    pairs = np.concatenate([new[:N_SHOWN], reconstructed[:N_SHOWN]])
+    images = {"Test images and their reconstructions": image_grid(dataset.to_display(pairs), N_SHOWN)}
+    for restoration in _restorations(model, detector, new[:N_QUERIES]):
+        name, title, damaged, baseline, restored = restoration
+        before, after = psnr(new[:N_QUERIES], baseline), psnr(new[:N_QUERIES], restored)
         measures |= {f"{name}_psnr": after, f"{name}_psnr_gain": after - before}
-        rows = np.concatenate([images[:SHOWN] for images in (damaged, filled, restored, new)])
-        pictures[title] = sheet(world.shown(rows), SHOWN)
+        rows = np.concatenate([some[:N_SHOWN] for some in (damaged, baseline, restored, new)])
+        images[title] = image_grid(dataset.to_display(rows), N_SHOWN)
     if size == 2:
-        kinds = next(iter(world.features.values()))
-        pictures["Codes of the test pictures"] = code_map(new_codes, test.labels[:, 0], kinds)
+        classes = next(iter(dataset.attributes.values()))
+        images["Codes of the test images"] = code_map(test_codes, test.labels[:, 0], classes)
         if isinstance(detector, Decoder):
-            pictures["The plane of codes, decoded"] = sheet(world.shown(_plane(detector, new_codes)), GRID)
-    return Findings(measures, pictures)
+            plane = dataset.to_display(_decoded_plane(detector, test_codes))
+            images["The plane of codes, decoded"] = image_grid(plane, PLANE_POINTS)
+    return CheckResult(measures, images)
 
 
-def reconstructed(model: Reconstructor, pixels: FloatArray) -> FloatArray:
-    """Return pictures ``(N, H, W)`` as the model rebuilds them."""
+def reconstruct(model: Reconstructor, pixels: FloatArray) -> FloatArray:
+    """Return the model's reconstructions of images ``(N, H, W)``."""
     with torch.inference_mode():
-        parts = [model.reconstruct(some, _all(some)).squeeze(1) for some in batches(pixels)]
+        parts = [model.reconstruct(some, _full_mask(some)).squeeze(1) for some in batches(pixels)]
     return np.asarray(torch.cat(parts).float().numpy(), dtype=np.float32)
 
 
-def embedded(model: Embedder, pixels: FloatArray) -> FloatArray:
-    """Return the codes ``(N, D)`` of pictures ``(N, H, W)``."""
+def embed(model: Embedder, pixels: FloatArray) -> FloatArray:
+    """Return the codes ``(N, D)`` of images ``(N, H, W)``."""
     with torch.inference_mode():
-        return np.asarray(torch.cat([model.embed(some, _all(some)) for some in batches(pixels)]).float().numpy())
+        codes = torch.cat([model.embed(some, _full_mask(some)) for some in batches(pixels)])
+    return np.asarray(codes.float().numpy())
 
 
-def filled_in(model: Reconstructor, pixels: FloatArray, hidden: MaskArray, mean: FloatArray) -> FloatArray:
-    """Return pictures ``(N, H, W)`` whose hidden pixels ``(H, W)`` are what the model makes of the others.
+def inpaint(model: Reconstructor, pixels: FloatArray, hidden: MaskArray, mean: FloatArray) -> FloatArray:
+    """Return images ``(N, H, W)`` whose hidden pixels ``(H, W)`` the model has filled in from the others.
 
-    They begin as the mean picture and are rebuilt again and again (pseudo-Gibbs; Rezende et al. 2014, appendix F).
+    The hidden pixels begin as the mean image and are replaced by their reconstruction again and again (pseudo-Gibbs
+    sampling; Rezende et al. 2014, appendix F).
     """
     restored = np.where(hidden, mean, pixels)
-    for _ in range(FILLINGS):
-        restored = np.where(hidden, reconstructed(model, restored), pixels)
+    for _ in range(INPAINTING_ITERATIONS):
+        restored = np.where(hidden, reconstruct(model, restored), pixels)
     return np.asarray(restored, dtype=np.float32)
 
 
-def psnr(truth: FloatArray, found: FloatArray) -> float:
-    """Return the peak signal-to-noise ratio of pictures of peak 1, dB, of their mean squared error."""
-    return float(-10 * np.log10(max(_mse(truth, found), 1e-12)))
+def psnr(truth: FloatArray, estimate: FloatArray) -> float:
+    """Return the peak signal-to-noise ratio in dB, of images with peak 1, from their overall mean squared error."""
+    return float(-10 * np.log10(max(_mse(truth, estimate), 1e-12)))
 
 
-def _repairs(
-    candidate: Candidate, model: Reconstructor, pixels: FloatArray
-) -> list[tuple[str, str, tuple[FloatArray, FloatArray, FloatArray]]]:
-    """Return name, title and pictures, damaged, as a baseline restores them, and as the model does."""
-    mean = candidate.seen.seen().mean(axis=0)
+def _restorations(model: ModelUnderTest, detector: Reconstructor, pixels: FloatArray) -> list[Restoration]:
+    mean = model.train_images.model_inputs().mean(axis=0)
     hidden = np.zeros(mean.shape, dtype=bool)
-    hidden[round(HIDDEN * len(hidden)) :] = True
-    noise = np.random.default_rng(candidate.exams.seed).standard_normal(pixels.shape) * NOISE_SD
+    hidden[round(HIDDEN_FRACTION * len(hidden)) :] = True
+    noise = np.random.default_rng(model.settings.seed).standard_normal(pixels.shape) * NOISE_SD
     noisy = (pixels + noise).clip(0, 1).astype(np.float32)
     half, filled = (np.where(hidden, value, pixels).astype(np.float32) for value in (0.5, mean))
-    rows = "damaged, baseline, restored, truth"
+    rows = "damaged, baseline, restored, original"
+    inpainted = inpaint(detector, pixels, hidden, mean)
     return [
-        ("inpainting", f"Half hidden: {rows}", (half, filled, filled_in(model, pixels, hidden, mean))),
-        ("denoising", f"Noisy: {rows}", (noisy, noisy, reconstructed(model, noisy))),
+        Restoration("inpainting", f"Half hidden: {rows}", half, filled, inpainted),
+        Restoration("denoising", f"Noisy: {rows}", noisy, noisy, reconstruct(detector, noisy)),
     ]
 
 
-def _error_of_pca(known: FloatArray, new: FloatArray, size: int) -> float:
-    flat = new.reshape(len(new), -1)
-    pca = PCA(min(size, flat.shape[1]), svd_solver="covariance_eigh").fit(known.reshape(len(known), -1))
+def _pca_mse(train: FloatArray, test: FloatArray, size: int) -> float:
+    flat = test.reshape(len(test), -1)
+    pca = PCA(min(size, flat.shape[1]), svd_solver="covariance_eigh").fit(train.reshape(len(train), -1))
     return _mse(flat, pca.inverse_transform(pca.transform(flat)))
 
 
-def _probe(known: FloatArray, labels: Labels, new: FloatArray, truth: Labels) -> float:
-    scaler = StandardScaler().fit(known)
-    probe = LogisticRegression(max_iter=500).fit(scaler.transform(known), labels)
-    return float(probe.score(scaler.transform(new), truth))
+def _probe_accuracy(train: FloatArray, labels: Labels, test: FloatArray, truth: Labels) -> float:
+    scaler = StandardScaler().fit(train)
+    probe = LogisticRegression(max_iter=500).fit(scaler.transform(train), labels)
+    return float(probe.score(scaler.transform(test), truth))
 
 
-def _precision(known: FloatArray, labels: Labels, new: FloatArray, truth: Labels) -> float:
-    """Return the mean share of the ten pictures with the most equal bits that show the same."""
-    index = build_index(known, np.full(len(known), np.nan), (), "hash")
-    nearest = [[found for found, _ in index.nearest(code, PRECISION_AT)] for code in new]
+def _precision(train: FloatArray, labels: Labels, test: FloatArray, truth: Labels) -> float:
+    """Return the mean share with the same label of the ten training images whose binary codes are nearest."""
+    index = build_index(train, np.full(len(train), np.nan), (), "hash")
+    nearest = [[found for found, _ in index.nearest(code, N_NEIGHBOURS)] for code in test]
     return float((labels[nearest] == truth[:, None]).mean())
 
 
-def _plane(model: Decoder, found: FloatArray) -> FloatArray:
-    centre, sd = found.mean(axis=0), found.std(axis=0)
-    across, up = np.meshgrid(np.linspace(-REACH, REACH, GRID), np.linspace(REACH, -REACH, GRID))
-    points = centre + sd * np.stack([across.ravel(), up.ravel()], axis=1)
+def _decoded_plane(model: Decoder, codes: FloatArray) -> FloatArray:
+    mean, sd = codes.mean(axis=0), codes.std(axis=0)
+    x, y = np.meshgrid(
+        np.linspace(-PLANE_SD, PLANE_SD, PLANE_POINTS), np.linspace(PLANE_SD, -PLANE_SD, PLANE_POINTS)
+    )
+    points = mean + sd * np.stack([x.ravel(), y.ravel()], axis=1)
     with torch.inference_mode():
-        drawn = model.decode(torch.from_numpy(points.astype(np.float32)))
-    return np.asarray(drawn[:, 0].float().numpy())
+        decoded = model.decode(torch.from_numpy(points.astype(np.float32)))
+    return np.asarray(decoded[:, 0].float().numpy())
 
 
-def _paired(pictures: FloatArray, rebuilt: FloatArray) -> FloatArray:
-    return np.concatenate([pictures[:SHOWN], rebuilt[:SHOWN]])
+def _mse(truth: FloatArray, estimate: FloatArray) -> float:
+    return float(((truth - estimate) ** 2).mean())
 
 
-def _mse(truth: FloatArray, found: FloatArray) -> float:
-    return float(((truth - found) ** 2).mean())
-
-
-def _all(images: Tensor) -> Tensor:
+def _full_mask(images: Tensor) -> Tensor:
     return torch.ones_like(images, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""Handwritten digits: MNIST where it is at hand or may be fetched, otherwise the small digits of scikit-learn.
+"""Handwritten digits: MNIST if it is on disk or may be downloaded, otherwise the small digits of scikit-learn.
 
 Source: LeCun, Bottou, Bengio & Haffner 1998, "Gradient-based learning applied to document recognition" (MNIST, and
 the IDX format); Alpaydin & Kaynak 1998 (the 8 × 8 digits).
@@ -16,57 +16,57 @@ import numpy as np
 
 from anomaly.core.errors import InputError
 from anomaly.core.volume import FloatArray
-from pipelines.validation.labelled_dataset import Labels, Pictures
+from pipelines.validation.labelled_dataset import LabelledImages, Labels
 
 BYTE = 0x08  # IDX code of unsigned bytes
-PARTS = {"train": "train", "test": "t10k"}
+FILE_PREFIXES = {"train": "train", "test": "t10k"}
 N_TRAIN = 60_000
-SMALL_TEST = 0.2  # share of the 8 × 8 digits that is kept for testing
+TEST_FRACTION = 0.2  # of the 8 × 8 digits
 
 
 @dataclass(frozen=True, eq=False)
 class Digits:
     """Training and test digits, labelled 0 to 9, and where they are from."""
 
-    train: Pictures
-    test: Pictures
+    train: LabelledImages
+    test: LabelledImages
     source: str
 
 
 def load_digits(folder: Path | None, fetch: bool = False) -> Digits:
-    """Return digits from IDX files; without them fetched from OpenML, where that is allowed; otherwise small ones.
+    """Load MNIST from IDX files; without them from OpenML, if ``fetch`` allows it; otherwise the small digits.
 
     Parameters
     ----------
     folder
         Holds ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte`` and the same of ``t10k``, gzipped or not.
     fetch
-        Whether MNIST may be fetched from openml.org (once; scikit-learn keeps it).
+        Whether MNIST may be downloaded from openml.org (once; scikit-learn keeps a copy).
 
     Raises
     ------
     InputError
-        If the folder is there and its files are not what they should be, or fetching fails.
+        If the files in the folder are wrong or missing, or the download fails.
     """
     if folder is not None and folder.is_dir():
-        parts = {name: _from_idx(folder, stem) for name, stem in PARTS.items()}
+        parts = {name: _from_idx(folder, stem) for name, stem in FILE_PREFIXES.items()}
         return Digits(parts["train"], parts["test"], f"MNIST, {len(parts['train'])} + {len(parts['test'])} digits")
-    return _fetched() if fetch else _small()
+    return _download() if fetch else _small()
 
 
 def data_folder() -> Path | None:
-    """Return where MNIST lies: ``mnist`` in the folder that ``ANOMALY_DATA`` names; None where that is not set."""
+    """Return the folder of MNIST, ``$ANOMALY_DATA/mnist``; None if the variable is not set."""
     root = os.environ.get("ANOMALY_DATA")
     return None if root is None else Path(root) / "mnist"
 
 
 def read_idx(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """Return the array of an IDX file of unsigned bytes, gzipped or not.
+    """Read an IDX file of unsigned bytes, gzipped or not.
 
     Raises
     ------
     InputError
-        If it is not such a file, or is cut short.
+        If it is not such a file, or is truncated.
     """
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
@@ -86,11 +86,11 @@ def read_idx(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     return values.reshape(shape)
 
 
-def _from_idx(folder: Path, stem: str) -> Pictures:
+def _from_idx(folder: Path, stem: str) -> LabelledImages:
     images, labels = (read_idx(_either(folder, f"{stem}-{name}-ubyte")) for name in ("images-idx3", "labels-idx1"))
     if images.ndim != 3 or labels.shape != images.shape[:1]:
         raise InputError(f"{folder}: found {stem} images of shape {images.shape} with labels {labels.shape}")
-    return Pictures(_in_unit_range(images, 255), labels.astype(np.int64)[:, None])
+    return LabelledImages(_in_unit_range(images, 255), labels.astype(np.int64)[:, None])
 
 
 def _either(folder: Path, name: str) -> Path:
@@ -100,19 +100,19 @@ def _either(folder: Path, name: str) -> Path:
     return found[0]
 
 
-def _fetched() -> Digits:
+def _download() -> Digits:
     from sklearn.datasets import fetch_openml
 
     try:
         found = fetch_openml("mnist_784", version=1, as_frame=False, parser="liac-arff")
     except OSError as error:
         raise InputError(
-            f"MNIST could not be fetched from openml.org: {error}; put its IDX files into $ANOMALY_DATA/mnist, or "
-            "leave out --fetch for the small digits of scikit-learn"
+            f"MNIST could not be downloaded from openml.org: {error}; put its IDX files into "
+            "$ANOMALY_DATA/mnist, or omit --fetch for the small digits of scikit-learn"
         ) from error
     pixels = _in_unit_range(found.data.reshape(-1, 28, 28), 255)
-    pictures = Pictures(pixels, found.target.astype(np.int64)[:, None])
-    train, test = pictures.select(slice(N_TRAIN)), pictures.select(slice(N_TRAIN, None))
+    images = LabelledImages(pixels, found.target.astype(np.int64)[:, None])
+    train, test = images.select(slice(N_TRAIN)), images.select(slice(N_TRAIN, None))
     return Digits(train, test, f"MNIST from openml.org, {len(train)} + {len(test)} digits")
 
 
@@ -122,9 +122,9 @@ def _small() -> Digits:
 
     found = bundled()
     labels: Labels = found.target.astype(np.int64)
-    train, test = train_test_split(np.arange(len(labels)), test_size=SMALL_TEST, stratify=labels, random_state=0)
-    pictures = Pictures(_in_unit_range(found.images, 16), labels[:, None])
-    parts = pictures.select(train), pictures.select(test)
+    train, test = train_test_split(np.arange(len(labels)), test_size=TEST_FRACTION, stratify=labels, random_state=0)
+    images = LabelledImages(_in_unit_range(found.images, 16), labels[:, None])
+    parts = images.select(train), images.select(test)
     return Digits(*parts, f"NOT MNIST: the 8×8 digits of scikit-learn, {len(train)} + {len(test)}")
 
 

@@ -1,169 +1,220 @@
-"""What a validation has found: measures, bars, and whether they are met."""
+"""Results of a validation: measures of each model, their thresholds, and whether these are met."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from anomaly.core.files import read_json, write_json
+from anomaly.core.files import atomic_path, read_json, write_json
 from anomaly.evaluation.tables import NOTHING, as_json
+from pipelines.validation.model_under_test import CheckResult
 from pipelines.validation.settings import ValidationSettings
-from pipelines.validation.thresholds import Bar
+from pipelines.validation.thresholds import Threshold
 
-LISTED = 12  # rows of a table that is short enough for a terminal
+MAX_ROWS_IN_TERMINAL = 12  # longer tables are in the report only
+
+Rows = list[dict[str, str | float]]
 
 
 @dataclass(frozen=True)
-class TrialResult:
-    """What was found of one model.
+class StoredCheck:
+    """What one check measured of a model, as stored in ``<check>.json`` of the model's folder.
 
     Parameters
     ----------
-    folder
-        Of the trial.
-    family
-        Of the model.
+    check
+        Name of the check.
     measures
-        ``exam.measure`` → number.
-    pictures
+        Name → number; one that is not finite is stored as null.
+    images
         Title → file in the folder.
     tables
         Title → rows, each by column.
     notes
-        Sentences for the page.
+        Sentences for the report.
     seconds
-        That training and exams took.
+        Time of the check, and of the training where the check was the first to need it.
+    """
+
+    check: str
+    measures: Mapping[str, float]
+    images: Mapping[str, str] = field(default_factory=dict)
+    tables: Mapping[str, Rows] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    @classmethod
+    def write(cls, folder: Path, check: str, found: CheckResult, cache_key: str, seconds: float) -> StoredCheck:
+        """Store what a check measured, with its images as PNG files, under its cache key."""
+        images = {}
+        for number, (title, png) in enumerate(found.images.items(), start=1):
+            images[title] = f"{check}-{number:02d}.png"
+            with atomic_path(folder / images[title]) as temporary:
+                temporary.write_bytes(png)
+        stored = cls(check, found.measures, images, found.tables, found.notes, seconds)
+        write_json(folder / f"{check}.json", as_json(asdict(stored) | {"cache_key": cache_key}))
+        return stored
+
+    @classmethod
+    def read(cls, folder: Path, check: str, cache_key: str) -> StoredCheck | None:
+        """Return what was stored under this cache key; None where there is nothing, or an image is missing."""
+        path = folder / f"{check}.json"
+        values = read_json(path) if path.is_file() else {}
+        if values.pop("cache_key", None) != cache_key:
+            return None
+        if any(not (folder / name).is_file() for name in values["images"].values()):
+            return None
+        values["measures"] = {n: math.nan if v is None else v for n, v in values["measures"].items()}
+        return cls(**{**values, "notes": tuple(values["notes"])})
+
+
+@dataclass(frozen=True)
+class ModelResult:
+    """What was measured of one model.
+
+    Parameters
+    ----------
+    folder
+        Folder of the model; its name is the model's.
+    family
+        Family of the model.
+    checks
+        What each check measured.
     problem
-        Why it could not be examined; "" if it was.
+        Why a check failed with an error; "" if none did.
     """
 
     folder: Path
     family: str
-    measures: Mapping[str, float] = field(default_factory=dict)
-    pictures: Mapping[str, str] = field(default_factory=dict)
-    tables: Mapping[str, list[dict[str, str | float]]] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    seconds: float = 0.0
+    checks: tuple[StoredCheck, ...] = ()
     problem: str = ""
 
     @property
     def name(self) -> str:
-        """Name of the trial."""
+        """Name of the model."""
         return self.folder.name
 
-    def write(self, fingerprint: str) -> None:
-        """Keep the result in its folder; a number that is not finite is kept as null."""
-        facts = asdict(self) | {"fingerprint": fingerprint}
-        del facts["folder"]
-        write_json(self.folder / "result.json", as_json(facts))
+    @property
+    def measures(self) -> dict[str, float]:
+        """``CHECK.MEASURE`` → number."""
+        return {f"{c.check}.{name}": value for c in self.checks for name, value in c.measures.items()}
 
-    @classmethod
-    def read(cls, folder: Path, fingerprint: str) -> TrialResult | None:
-        """Return the result that was kept in a folder under this fingerprint; None where there is none."""
-        path = folder / "result.json"
-        facts = read_json(path) if path.is_file() else {}
-        if facts.pop("fingerprint", None) != fingerprint:
-            return None
-        if any(not (folder / name).is_file() for name in facts["pictures"].values()):
-            return None
-        facts["measures"] = {n: math.nan if v is None else v for n, v in facts["measures"].items()}
-        return cls(folder, **{**facts, "notes": tuple(facts["notes"])})
+    @property
+    def images(self) -> dict[str, str]:
+        """Title → file in the folder."""
+        return {title: name for c in self.checks for title, name in c.images.items()}
+
+    @property
+    def tables(self) -> dict[str, Rows]:
+        """Title → rows, each by column."""
+        return {title: rows for c in self.checks for title, rows in c.tables.items()}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences for the report."""
+        return tuple(note for c in self.checks for note in c.notes)
+
+    @property
+    def seconds(self) -> float:
+        """Time of training and checks."""
+        return round(sum(c.seconds for c in self.checks), 1)
 
 
 @dataclass(frozen=True)
-class Check:
-    """A measured number and its bar."""
+class ThresholdResult:
+    """A measured number and its threshold."""
 
-    trial: str
+    model: str
     measure: str
-    found: float
-    bar: Bar
+    value: float
+    threshold: Threshold
 
     @property
     def met(self) -> bool:
-        """Whether the number reaches its bar; what was not measured does not."""
-        return self.bar.met_by(self.found)
+        """Whether the number meets its threshold; NaN, which stands for no measurement, does not."""
+        return self.threshold.is_met_by(self.value)
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """The outcome of a validation.
+class ValidationResult:
+    """The result of a validation.
 
     Parameters
     ----------
     settings
         The task.
     source
-        Where the pictures are from.
+        Where the images are from.
     classifier
-        Its accuracy on test pictures by label, and the least that is asked.
+        Accuracy of the reference classifier by attribute (``accuracy``), and the lowest that passes (``min``).
     results
-        One per trial.
+        One per model.
     software, at
-        Versions, and when.
+        Versions of the software, and when the result was made.
     """
 
     settings: ValidationSettings
     source: str
     classifier: Mapping[str, Any]
-    results: tuple[TrialResult, ...]
+    results: tuple[ModelResult, ...]
     software: Mapping[str, str]
     at: str
 
-    def checks(self, result: TrialResult) -> list[Check]:
-        """Return the bars of a trial and what was measured."""
-        bars = self.settings.trials[result.name].bars
-        return [Check(result.name, m, result.measures.get(m, math.nan), bar) for m, bar in bars.items()]
+    def threshold_results(self, result: ModelResult) -> list[ThresholdResult]:
+        """Return the thresholds of a model with what was measured."""
+        thresholds, measures = self.settings.models[result.name].thresholds, result.measures
+        return [ThresholdResult(result.name, m, measures.get(m, math.nan), t) for m, t in thresholds.items()]
 
-    def of_classifier(self) -> Iterator[Check]:
-        """Yield the bars of the classifier: numbers that rest on a poor one mean nothing."""
+    def classifier_results(self) -> Iterator[ThresholdResult]:
+        """Yield the accuracies of the classifier with their threshold: the measures depend on the classifier."""
+        threshold = Threshold(min=self.classifier["min"])
         for name, accuracy in self.classifier["accuracy"].items():
-            yield Check("classifier", f"accuracy of {name}", accuracy, Bar(least=self.classifier["least"]))
+            yield ThresholdResult("classifier", f"accuracy of {name}", accuracy, threshold)
 
     @property
     def failures(self) -> list[str]:
-        """What went wrong, a sentence each; empty if everything passed."""
-        checks = [*self.of_classifier(), *(check for r in self.results for check in self.checks(r))]
+        """Errors and missed thresholds, a sentence each; empty if the validation passed."""
+        rows = [*self.classifier_results(), *(row for r in self.results for row in self.threshold_results(r))]
         problems = [f"{result.name}: {result.problem}" for result in self.results if result.problem]
-        missed = [f"{c.trial}: {c.measure} is {c.found:.4g}, expected {c.bar}" for c in checks if not c.met]
+        missed = [f"{r.model}: {r.measure} is {r.value:.4g}, expected {r.threshold}" for r in rows if not r.met]
         return problems + missed
 
     @property
     def passed(self) -> bool:
-        """Whether every bar is met."""
+        """Whether every threshold is met."""
         return not self.failures
 
     @property
     def not_run(self) -> list[str]:
-        """Trials of the task of which nothing is known."""
-        return sorted(self.settings.trials.keys() - {result.name for result in self.results})
+        """Models of the task without a result."""
+        return sorted(self.settings.models.keys() - {result.name for result in self.results})
 
     def as_text(self) -> str:
-        """Return the outcome for a terminal: one line per trial, then what trials list, then the verdict."""
+        """Return the result for a terminal: one line per model, short tables, then passed or failed."""
         lines = [f"{self.settings.name}: {self.source}"]
         for result in self.results:
-            checks = self.checks(result)
-            met = f"{sum(check.met for check in checks)} of {len(checks)} bars met"
+            rows = self.threshold_results(result)
+            met = f"{sum(row.met for row in rows)} of {len(rows)} thresholds met"
             lines.append(f"  {result.name:<24} {result.problem or met}")
         for result in self.results:
-            for title, rows in result.tables.items():
-                if len(rows) <= LISTED:
-                    lines += ["", f"{result.name}: {title}", *(f"  {_row(row)}" for row in rows)]
+            for title, table in result.tables.items():
+                if len(table) <= MAX_ROWS_IN_TERMINAL:
+                    lines += ["", f"{result.name}: {title}", *(f"  {_as_line(row)}" for row in table)]
         return "\n".join([*lines, "", "passed" if self.passed else "failed"])
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the outcome for ``result.json``."""
+        """Return the result for ``result.json``."""
         return {
             "task": self.settings.name,
-            "verdict": "passed" if self.passed else "failed",
+            "result": "passed" if self.passed else "failed",
             "failures": self.failures,
             "not_run": self.not_run,
             "source": self.source,
             "classifier": dict(self.classifier),
-            "trials": {
+            "models": {
                 result.name: {
                     "family": result.family,
                     "seconds": result.seconds,
@@ -177,7 +228,13 @@ class Verdict:
         }
 
 
-def _row(row: Mapping[str, str | float]) -> str:
+def stored_checks(folder: Path, cache_keys: Mapping[str, str]) -> Sequence[StoredCheck]:
+    """Return what is stored of a model under these cache keys, check → key."""
+    read = (StoredCheck.read(folder, check, key) for check, key in cache_keys.items())
+    return [stored for stored in read if stored is not None]
+
+
+def _as_line(row: Mapping[str, str | float]) -> str:
     return "  ".join(
         value if isinstance(value, str) else NOTHING if value is None else f"{value:.4g}" for value in row.values()
     )

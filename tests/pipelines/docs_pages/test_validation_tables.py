@@ -7,44 +7,48 @@ import pytest
 
 from anomaly.core.errors import InputError
 from anomaly.core.files import write_json
-from pipelines.docs_pages.validation_tables import exam_tables, write_docs
+from pipelines.docs_pages.validation_tables import check_tables, write_docs
 
 
 def result() -> dict[str, Any]:
     return {
         "task": "tiny",
-        "verdict": "passed",
+        "result": "passed",
         "source": "ten digits",
         "not_run": [],
-        "trials": {
+        "models": {
             "vae": {
-                "measures": {"generation.frechet": 12.345, "generation.copied": 0.0, "likelihood.nll_500": 90.12}
+                "measures": {
+                    "generation.frechet": 12.345,
+                    "generation.memorised_fraction": 0.0,
+                    "likelihood.nll_500": 90.12,
+                }
             },
-            "gan": {"measures": {"generation.frechet": 1234.5, "generation.copied": None}},
+            "gan": {"measures": {"generation.frechet": 1234.5, "generation.memorised_fraction": None}},
         },
     }
 
 
-def test_each_exam_has_a_table_with_a_row_per_model() -> None:
-    tables = exam_tables(result())
+def test_each_check_has_a_table_with_a_row_per_model() -> None:
+    tables = check_tables(result())
     assert set(tables) == {"tiny generation", "tiny likelihood"}
     assert "| vae | 12.3 | 0 |" in tables["tiny generation"]
     assert "| gan | 1234 | – |" in tables["tiny generation"]
     assert "gan" not in tables["tiny likelihood"]
-    assert "ten digits; verdict: passed.\n" in tables["tiny likelihood"]
-    some = exam_tables(result() | {"not_run": ["flow", "knn"]})
-    assert "verdict: passed; not run: flow, knn.\n" in some["tiny likelihood"]
+    assert "ten digits; result: passed.\n" in tables["tiny likelihood"]
+    some = check_tables(result() | {"not_run": ["flow", "knn"]})
+    assert "result: passed; not run: flow, knn.\n" in some["tiny likelihood"]
 
 
-def test_many_measures_stand_one_below_the_other() -> None:
+def test_a_table_of_many_measures_is_transposed() -> None:
     many = result()
-    many["trials"]["vae"]["measures"] |= {f"generation.m_{number}": number for number in range(10)}
-    table = exam_tables(many)["tiny generation"]
+    many["models"]["vae"]["measures"] |= {f"generation.m_{number}": number for number in range(10)}
+    table = check_tables(many)["tiny generation"]
     assert "| measure | vae | gan |" in table
     assert "| m 7 | 7 | – |" in table
 
 
-def test_tables_are_put_where_the_page_has_a_place(tmp_path: Path) -> None:
+def test_tables_are_written_where_the_page_has_a_place(tmp_path: Path) -> None:
     write_json(tmp_path / "run" / "result.json", result())
     page = tmp_path / "page.md"
     page.write_text("Prose.\n<!-- measured: tiny likelihood -->\nold\n<!-- end -->\nMore.\n")

@@ -9,23 +9,23 @@ import numpy as np
 import torch
 
 from anomaly.core.volume import FloatArray
-from pipelines.validation.datasets.avatars.dataset import FEATURES, Avatars, in_colour
+from pipelines.validation.datasets.avatars.dataset import ATTRIBUTE_VALUES, Avatars, in_colour
 from pipelines.validation.datasets.avatars.distribution import VALUES
-from pipelines.validation.datasets.avatars.image_bank import Album, every_picture, hidden
-from pipelines.validation.datasets.avatars.mosaic import colours, mosaic
+from pipelines.validation.datasets.avatars.image_bank import ImageBank, hide_invisible, visible_codes
+from pipelines.validation.datasets.avatars.mosaic import mosaic, to_rgb
 from pipelines.validation.datasets.avatars.settings import AvatarSettings
-from pipelines.validation.labelled_dataset import NOT_SHOWN, Labels, Pictures
-from pipelines.validation.model_under_test import Candidate, World
+from pipelines.validation.labelled_dataset import NOT_VISIBLE, LabelledImages, Labels
+from pipelines.validation.model_under_test import Dataset, ModelUnderTest
 from pipelines.validation.settings import ValidationSettings
 
 SIZE = 10
 BALD = 250  # brightness of the stripe of a hair colour that is not there
-SETTINGS = AvatarSettings(train=400, test=400, held_out=50, calibration=200, outside=60, reference=50)
+SETTINGS = AvatarSettings(train=400, test=400, held_out=50, calibration=200, out_of_distribution=60, reference=50)
 
 
 def brightness(rows: Labels) -> Any:
     """Return the brightness of each stripe ``(N, 5)``: values are at least 25 grey levels apart."""
-    return np.where(rows == NOT_SHOWN, BALD, 10 + 28 * rows).astype(np.uint8)
+    return np.where(rows == NOT_VISIBLE, BALD, 10 + 28 * rows).astype(np.uint8)
 
 
 def painted(rows: Labels) -> Any:
@@ -38,7 +38,7 @@ class Reader:
     """Reads stripes; as unsure as they are uneven."""
 
     def probabilities(self, pixels: FloatArray) -> list[FloatArray]:
-        stripes = colours(pixels).astype(np.float64).reshape(len(pixels), 5, 2, SIZE, 3)
+        stripes = to_rgb(pixels).astype(np.float64).reshape(len(pixels), 5, 2, SIZE, 3)
         found = []
         for feature, values in enumerate(VALUES):
             levels = brightness(np.arange(len(values))[:, None])[:, 0].astype(np.float64)
@@ -48,38 +48,42 @@ class Reader:
         return found
 
     def features(self, pixels: FloatArray) -> FloatArray:
-        return colours(pixels).astype(np.float32).reshape(len(pixels), 5, -1).mean(axis=2)
+        return to_rgb(pixels).astype(np.float32).reshape(len(pixels), 5, -1).mean(axis=2)
 
-    def accuracy(self, pictures: Pictures) -> Any:
-        read = np.stack([p.argmax(axis=1) for p in self.probabilities(pictures.pixels)], axis=1)
-        return ((read == pictures.labels) | (pictures.labels == NOT_SHOWN)).mean(axis=0)
+    def accuracy(self, images: LabelledImages) -> Any:
+        read = np.stack([p.argmax(axis=1) for p in self.probabilities(images.pixels)], axis=1)
+        return ((read == images.labels) | (images.labels == NOT_VISIBLE)).mean(axis=0)
 
 
 class StripedAvatars(Avatars):
     """Strangers wear a stripe that is bright at one end."""
 
-    def strangers(self, n: int) -> Any:
+    def out_of_distribution_images(self, n: int) -> Any:
         kinds = np.array(["eyepatch", "hat", "graphic shirt"])[np.arange(n) % 3]
-        rgb = painted(self.looks("outside", n).labels)
+        rgb = painted(self.images("outside", n).labels)
         for number, kind in enumerate(kinds):
             start = {"eyepatch": 4, "hat": 0, "graphic shirt": 6}[kind]
             rgb[number, start : start + 2, : SIZE // 2] = 255
         return mosaic(rgb), kinds
 
 
-def small_world() -> World:
-    avatars = StripedAvatars(SETTINGS, Album(painted(every_picture())))
-    train, test = avatars.looks("train", SETTINGS.train), avatars.looks("test", SETTINGS.test)
-    return World(train, test, "stripes", FEATURES, Reader(), in_colour, hidden, avatars)  # type: ignore[arg-type]
+def small_dataset() -> Dataset:
+    avatars = StripedAvatars(SETTINGS, ImageBank(painted(visible_codes())))
+    train, test = avatars.images("train", SETTINGS.train), avatars.images("test", SETTINGS.test)
+    return Dataset(train, test, "stripes", ATTRIBUTE_VALUES, Reader(), in_colour, hide_invisible, avatars)  # type: ignore[arg-type]
 
 
-def candidate(world: World, model: Any, folder: Path, samples: int = 400) -> Candidate:
+def under_test(dataset: Dataset, model: Any, folder: Path, samples: int = 400) -> ModelUnderTest:
     """Return a model under examination that is there already."""
-    trial = {"model": {"family": "pca"}, "exams": ["looks"], "bars": {"looks.valid": {"least": 0}}}
-    values = {"name": "tiny", "world": "avatars", "description": "Stripes.", "trials": {"fake": trial}}
-    exams = {"samples": samples, "neighbours_of": 200}
-    settings = ValidationSettings.parse(values | {"exams": exams}, "test")
-    made = Candidate(world, settings.trials["fake"], settings, folder)
+    entry = {
+        "model": {"family": "pca"},
+        "checks": ["avatar_samples"],
+        "thresholds": {"avatar_samples.valid": {"min": 0}},
+    }
+    values = {"name": "tiny", "dataset": "avatars", "description": "Stripes.", "models": {"fake": entry}}
+    checks = {"samples": samples, "neighbour_images": 200}
+    settings = ValidationSettings.parse(values | {"checks": checks}, "test")
+    made = ModelUnderTest(dataset, settings.models["fake"], settings, folder)
     made.__dict__["detector"] = model
     return made
 
@@ -89,12 +93,12 @@ class Drawing:
 
     family = "drawing"
 
-    def __init__(self, world: World, rows: Labels) -> None:
-        self.album, self.rows = world.avatars.album, rows  # type: ignore[union-attr]
+    def __init__(self, dataset: Dataset, rows: Labels) -> None:
+        self.image_bank, self.rows = dataset.avatars.image_bank, rows  # type: ignore[union-attr]
 
     def sample(self, n: int, rng: torch.Generator) -> torch.Tensor:
-        chosen = torch.randint(len(self.rows), (n,), generator=rng).numpy()
-        return torch.from_numpy(self.album.of(self.rows[chosen]))[:, None]
+        selected = torch.randint(len(self.rows), (n,), generator=rng).numpy()
+        return torch.from_numpy(self.image_bank.mosaics(self.rows[selected]))[:, None]
 
 
 class Noise:
@@ -111,8 +115,10 @@ class Tailor:
 
     family = "tailor"
 
-    def __init__(self, world: World, ignored: int | None = None, follows: tuple[int, int] | None = None) -> None:
-        self.album, self.ignored, self.follows = world.avatars.album, ignored, follows  # type: ignore[union-attr]
+    def __init__(
+        self, dataset: Dataset, ignored: int | None = None, follows: tuple[int, int] | None = None
+    ) -> None:
+        self.image_bank, self.ignored, self.follows = dataset.avatars.image_bank, ignored, follows  # type: ignore[union-attr]
 
     is_conditional = True
 
@@ -124,7 +130,7 @@ class Tailor:
         if self.follows is not None:
             leader, follower = self.follows
             rows[:, follower] = rows[:, leader] % len(VALUES[follower])
-        return torch.from_numpy(self.album.of(rows))[:, None]
+        return torch.from_numpy(self.image_bank.mosaics(rows))[:, None]
 
 
 class Pixels:

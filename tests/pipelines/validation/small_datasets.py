@@ -9,33 +9,33 @@ from torch import Tensor
 
 from anomaly.core.image_views import ImageView
 from pipelines.validation.datasets.digits import load_digits
-from pipelines.validation.model_under_test import Candidate, World
+from pipelines.validation.model_under_test import Dataset, ModelUnderTest
 from pipelines.validation.reference_classifier import ClassifierSettings, trained_classifier
 from pipelines.validation.settings import ValidationSettings
 
-QUICK = {"steps": 400, "channels": 8, "batch_size": 64, "least_accuracy": 0.9}
+QUICK = {"steps": 400, "channels": 8, "batch_size": 64, "min_accuracy": 0.9}
 NAMES = tuple(str(digit) for digit in range(10))
 
 
-def small_digits(folder: Path) -> World:
+def small_digits(folder: Path) -> Dataset:
     """Return the world of the 8 × 8 digits of scikit-learn, with a classifier that learns in a second."""
     digits = load_digits(None)
     classifier = trained_classifier(digits.train, (10,), ClassifierSettings.model_validate(QUICK), folder)
-    return World(digits.train, digits.test, digits.source, {"digit": NAMES}, classifier)
+    return Dataset(digits.train, digits.test, digits.source, {"digit": NAMES}, classifier)
 
 
-def task(trials: Mapping[str, Any], **others: Any) -> ValidationSettings:
+def task(models: Mapping[str, Any], **others: Any) -> ValidationSettings:
     """Return a small task."""
-    values = {"name": "tiny", "world": "mnist", "description": "Tiny.", "classifier": QUICK, "trials": trials}
+    values = {"name": "tiny", "dataset": "mnist", "description": "Tiny.", "classifier": QUICK, "models": models}
     return ValidationSettings.parse(values | others, "test")
 
 
-def candidate(world: World, detector: Any, folder: Path, **exams: int) -> Candidate:
+def under_test(dataset: Dataset, detector: Any, folder: Path, **checks: int) -> ModelUnderTest:
     """Return a candidate whose model is given, not trained."""
-    trial = {"model": {"family": "vae"}, "exams": ["generation"], "bars": {"generation.frechet": {"most": 1}}}
-    few = {"samples": 300, "neighbours_of": 300, "likelihood_of": 50, "probed": 400} | exams
-    settings = task({"fake": trial}, exams=few)
-    made = Candidate(world, settings.trials["fake"], settings, folder)
+    entry = {"model": {"family": "vae"}, "checks": ["generation"], "thresholds": {"generation.frechet": {"max": 1}}}
+    few = {"samples": 300, "neighbour_images": 300, "likelihood_images": 50, "code_images": 400} | checks
+    settings = task({"fake": entry}, checks=few)
+    made = ModelUnderTest(dataset, settings.models["fake"], settings, folder)
     made.__dict__["detector"] = detector
     return made
 
@@ -46,9 +46,9 @@ class Fake:
     family = "fake"
     view = ImageView()
 
-    def __init__(self, pictures: Tensor) -> None:
-        self.pictures = pictures
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
 
     def sample(self, n: int, rng: torch.Generator) -> Tensor:
-        chosen = torch.randint(len(self.pictures), (n,), generator=rng)
-        return self.pictures[chosen][:, None]
+        selected = torch.randint(len(self.images), (n,), generator=rng)
+        return self.images[selected][:, None]

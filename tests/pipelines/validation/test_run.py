@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +15,26 @@ from anomaly.core.errors import ConfigError, InputError
 from anomaly.core.files import read_json
 from pipelines.cli import app
 from pipelines.common import Exit, shipped_configs
-from pipelines.validation import cache_keys as fingerprints
-from pipelines.validation import run
-from pipelines.validation.model_under_test import Findings
-from pipelines.validation.report.result import TrialResult
+from pipelines.validation import cache_keys
+from pipelines.validation.check_registry import CHECKS
+from pipelines.validation.model_under_test import CheckResult
+from pipelines.validation.report.result import StoredCheck
 from pipelines.validation.run import load_settings, validate
-from pipelines.validation.thresholds import Bar
+from pipelines.validation.thresholds import Threshold
 from tests.pipelines.validation.small_datasets import QUICK
 
 VAE = {
     "model": {"family": "vae", "channels": [8, 16], "latent_size": 4, "noise_sd": 0.3},
     "training": {"steps": 60, "batch_size": 32, "validate_every": 60},
-    "exams": ["generation"],
-    "bars": {"generation.frechet": {"most": 1000}, "generation.copied": {"most": 0.5}},
+    "checks": ["generation"],
+    "thresholds": {"generation.frechet": {"max": 1000}, "generation.memorised_fraction": {"max": 0.5}},
 }
 KNN = {
     "estimator": {"kind": "knn"},
-    "exams": ["one_normal"],
-    "bars": {"one_normal.auroc": {"least": 0.8}},
+    "checks": ["one_normal"],
+    "thresholds": {"one_normal.auroc": {"min": 0.8}},
 }
-FEW = {"samples": 100, "neighbours_of": 100, "likelihood_of": 10, "probed": 100}
+FEW = {"samples": 100, "neighbour_images": 100, "likelihood_images": 10, "code_images": 100}
 ONE = {"digits": [0, 1], "calibration": 25, "held_out": 10, "alphas": [0.1]}
 
 
@@ -42,29 +43,34 @@ def _no_mnist(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ANOMALY_DATA", raising=False)
 
 
-def written(folder: Path, trials: dict[str, Any]) -> Path:
+def replace_check(monkeypatch: pytest.MonkeyPatch, run_check: Any) -> None:
+    """Let the check one_normal do something else."""
+    monkeypatch.setitem(CHECKS, "one_normal", replace(CHECKS["one_normal"], run=run_check))  # type: ignore[misc]
+
+
+def written(folder: Path, models: dict[str, Any]) -> Path:
     path = folder / "tiny.yaml"
-    task = {"name": "tiny", "world": "mnist", "description": "Tiny.", "classifier": QUICK}
-    path.write_text(yaml.safe_dump(task | {"exams": FEW, "one_class": ONE, "trials": trials}, sort_keys=False))
+    task = {"name": "tiny", "dataset": "mnist", "description": "Tiny.", "classifier": QUICK}
+    path.write_text(yaml.safe_dump(task | {"checks": FEW, "one_class": ONE, "models": models}, sort_keys=False))
     return path
 
 
 @pytest.mark.slow  # runs several tasks
 def test_a_task_is_run_to_a_verdict_and_a_page(tmp_path: Path) -> None:
-    ensemble = {"members": ["knn", "forest"], "exams": KNN["exams"], "bars": KNN["bars"]}
+    ensemble = {"members": ["knn", "forest"], "checks": KNN["checks"], "thresholds": KNN["thresholds"]}
     forest = KNN | {"estimator": {"kind": "isolation_forest", "trees": 20}}
     config = written(tmp_path, {"vae": VAE, "both": ensemble, "knn": KNN, "forest": forest})
-    verdict = validate(config, tmp_path / "out", jobs=1)
-    assert verdict.passed, verdict.failures
-    assert verdict.source.startswith("NOT MNIST")
-    assert [result.name for result in verdict.results] == ["vae", "both", "knn", "forest"]
+    outcome = validate(config, tmp_path / "out", jobs=1)
+    assert outcome.passed, outcome.failures
+    assert outcome.source.startswith("NOT MNIST")
+    assert [result.name for result in outcome.results] == ["vae", "both", "knn", "forest"]
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Passed" in page
     assert "Research use only" in page
     assert page.count("data:image/png") >= 3
     kept = read_json(tmp_path / "out" / "result.json")
-    assert kept["verdict"] == "passed"
-    assert kept["trials"]["knn"]["measures"]["one_normal.auroc"] > 0.9
+    assert kept["result"] == "passed"
+    assert kept["models"]["knn"]["measures"]["one_normal.auroc"] > 0.9
 
 
 def test_what_was_measured_is_not_measured_again_and_bars_may_change(
@@ -75,8 +81,8 @@ def test_what_was_measured_is_not_measured_again_and_bars_may_change(
     def fails(*_: object) -> None:
         raise AssertionError("measured again")
 
-    monkeypatch.setitem(run.EXAMS, "one_normal", fails)  # type: ignore[arg-type]
-    stricter = KNN | {"bars": {"one_normal.auroc": {"least": 1.0}}}
+    replace_check(monkeypatch, fails)
+    stricter = KNN | {"thresholds": {"one_normal.auroc": {"min": 1.0}}}
     second = validate(written(tmp_path, {"knn": stricter}), tmp_path / "out", jobs=1)
     assert second.results[0].measures == first.results[0].measures
     assert re.fullmatch(r"knn: one_normal\.auroc is 0\.\d+, expected ≥ 1", second.failures[0])
@@ -88,39 +94,45 @@ def test_what_was_measured_is_not_measured_again_and_bars_may_change(
 @pytest.mark.slow  # starts two processes
 def test_one_model_that_cannot_be_trained_fails_and_the_others_go_on(tmp_path: Path) -> None:
     broken = VAE | {"training": {"steps": 30, "learning_rate": 1e12, "gradient_clip": 1e12, "validate_every": 30}}
-    verdict = validate(written(tmp_path, {"broken": broken, "knn": KNN}), tmp_path / "out", jobs=2)
-    assert not verdict.passed
-    assert verdict.results[0].problem
-    assert verdict.results[1].measures["one_normal.auroc"] > 0.9
-    assert verdict.failures[0].startswith("broken: ")
-    assert "broken" in verdict.as_text()
+    outcome = validate(written(tmp_path, {"broken": broken, "knn": KNN}), tmp_path / "out", jobs=2)
+    assert not outcome.passed
+    assert outcome.results[0].problem
+    assert outcome.results[1].measures["one_normal.auroc"] > 0.9
+    assert outcome.failures[0].startswith("broken: ")
+    assert "broken" in outcome.as_text()
 
 
 def test_an_exam_that_a_family_cannot_take_is_a_failure_that_says_so(tmp_path: Path) -> None:
     silent = VAE | {"model": {"family": "pca", "components": 5}}
-    verdict = validate(written(tmp_path, {"pca": silent}), tmp_path / "out", jobs=1)
-    assert "leave out the exam generation" in verdict.failures[0]
+    outcome = validate(written(tmp_path, {"pca": silent}), tmp_path / "out", jobs=1)
+    assert "remove the check generation" in outcome.failures[0]
 
 
 @pytest.mark.parametrize(
-    ("trials", "message"),
+    ("models", "message"),
     [
-        ({"vae": VAE | {"exams": ["generatoin"]}}, r"trials\.vae\.exams.*generatoin.*generation"),
-        ({"vae": {k: v for k, v in VAE.items() if k != "bars"}}, r"trials\.vae.*bars"),
-        ({"vae": VAE | {"bars": {}}}, r"trials\.vae.*bars"),
-        ({"vae": VAE | {"bars": {"generation.frechet": {}}}}, "expected least, most, or both"),
-        ({"x": {"exams": ["codes"], "bars": {"a": {"most": 1}}}}, "expected one of the keys model, estimator"),
+        ({"vae": VAE | {"checks": ["generatoin"]}}, r"models\.vae\.checks.*generatoin.*generation"),
+        ({"vae": {k: v for k, v in VAE.items() if k != "thresholds"}}, r"models\.vae.*thresholds"),
+        ({"vae": VAE | {"thresholds": {}}}, r"models\.vae.*thresholds"),
+        ({"vae": VAE | {"thresholds": {"generation.frechet": {}}}}, "expected min, max, or both"),
         (
-            {"e": {"members": ["a", "b"], "exams": ["one_normal"], "bars": {"a": {"most": 1}}}},
-            r"trials\.e\.members",
+            {"x": {"checks": ["latent_codes"], "thresholds": {"a": {"max": 1}}}},
+            "expected one of the keys model, estimator",
+        ),
+        (
+            {"e": {"members": ["a", "b"], "checks": ["one_normal"], "thresholds": {"a": {"max": 1}}}},
+            r"models\.e\.members",
         ),
         ({"vae": VAE | {"model": {"family": "vea"}}}, "vea"),
-        ({"vae": VAE | {"bars": {"codes.mse": {"most": 1}}}}, r"found 'codes\.mse'; expected EXAM\.MEASURE"),
+        (
+            {"vae": VAE | {"thresholds": {"latent_codes.mse": {"max": 1}}}},
+            r"found 'latent_codes\.mse'; expected CHECK\.MEASURE",
+        ),
     ],
 )
-def test_a_wrong_task_is_refused(trials: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_a_wrong_task_is_refused(models: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
-        load_settings(written(tmp_path, trials))
+        load_settings(written(tmp_path, models))
 
 
 @pytest.mark.slow  # runs several tasks
@@ -128,9 +140,9 @@ def test_families_are_chosen_by_name_or_family(tmp_path: Path) -> None:
     config = written(tmp_path, {"vae": VAE, "near": KNN})
     near = validate(config, tmp_path / "a", families=["near"], jobs=1)
     assert [r.name for r in near.results] == ["near"]
-    assert near.as_dict()["not_run"] == sorted(load_settings(config).trials.keys() - {"near"})
+    assert near.as_dict()["not_run"] == sorted(load_settings(config).models.keys() - {"near"})
     assert [r.name for r in validate(config, tmp_path / "b", families=["knn"], jobs=1).results] == ["near"]
-    both = {"members": ["near", "far"], "exams": KNN["exams"], "bars": KNN["bars"]}
+    both = {"members": ["near", "far"], "checks": KNN["checks"], "thresholds": KNN["thresholds"]}
     together = written(tmp_path, {"vae": VAE, "both": both, "near": KNN, "far": KNN})
     found = validate(together, tmp_path / "d", families=["both"], jobs=1)
     assert [result.name for result in found.results] == ["both", "near", "far"]
@@ -142,52 +154,52 @@ def test_the_command_prints_the_verdict_and_exits_with_it(tmp_path: Path) -> Non
     config = written(tmp_path, {"knn": KNN})
     done = CliRunner().invoke(app, ["validate", str(config), "-o", str(tmp_path / "out"), "-q"])
     assert done.exit_code == Exit.DONE
-    assert "1 of 1 bars met" in done.stdout
+    assert "1 of 1 thresholds met" in done.stdout
     assert done.stdout.strip().endswith("report.html")
-    missed = written(tmp_path, {"knn": KNN | {"bars": {"one_normal.auroc": {"most": 0.5}}}})
+    missed = written(tmp_path, {"knn": KNN | {"thresholds": {"one_normal.auroc": {"max": 0.5}}}})
     done = CliRunner().invoke(app, ["validate", str(missed), "-o", str(tmp_path / "out"), "-q", "--json"])
     assert done.exit_code == Exit.MISSED
-    assert json.loads(done.stdout)["verdict"] == "failed"
+    assert json.loads(done.stdout)["result"] == "failed"
     assert "expected ≤ 0.5" in done.stderr
 
 
 def test_bars_are_met_on_their_edge_and_never_by_what_is_no_number() -> None:
-    assert Bar(least=0.5).met_by(0.5)
-    assert not Bar(least=0.5, most=0.7).met_by(0.71)
-    assert not Bar(most=1).met_by(math.nan)
-    assert str(Bar(least=0.5, most=2)) == "≥ 0.5 and ≤ 2"
+    assert Threshold(min=0.5).is_met_by(0.5)
+    assert not Threshold(min=0.5, max=0.7).is_met_by(0.71)
+    assert not Threshold(max=1).is_met_by(math.nan)
+    assert str(Threshold(min=0.5, max=2)) == "≥ 0.5 and ≤ 2"
 
 
-def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
-    result = TrialResult(tmp_path / "a", "vae", {"x.y": 1.5, "x.z": math.nan}, {"t": "01.png"}, {"u": [{"k": 1.0}]})
-    result.write("mark")
-    (tmp_path / "a" / "01.png").touch()
-    again = TrialResult.read(tmp_path / "a", "mark")
-    assert again is not None
-    assert again.measures["x.y"] == 1.5
-    assert math.isnan(again.measures["x.z"])
-    assert (again.pictures, again.tables, again.notes) == (result.pictures, result.tables, ())
-    assert TrialResult.read(tmp_path / "a", "another mark") is None
-    (tmp_path / "a" / "01.png").unlink()
-    assert TrialResult.read(tmp_path / "a", "mark") is None
+def test_a_stored_check_is_read_as_it_was_written(tmp_path: Path) -> None:
+    found = CheckResult({"y": 1.5, "z": math.nan}, {"t": b"png"}, {"u": [{"k": 1.0}]}, ("A note.",))
+    written_check = StoredCheck.write(tmp_path, "x", found, "key", 2.0)
+    read = StoredCheck.read(tmp_path, "x", "key")
+    assert read is not None
+    assert read.measures["y"] == 1.5
+    assert math.isnan(read.measures["z"])
+    assert (read.images, read.tables, read.notes) == ({"t": "x-01.png"}, found.tables, ("A note.",))
+    assert read.seconds == written_check.seconds == 2.0
+    assert StoredCheck.read(tmp_path, "x", "another key") is None
+    (tmp_path / "x-01.png").unlink()
+    assert StoredCheck.read(tmp_path, "x", "key") is None
 
 
-def test_changed_code_is_measured_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_with_a_new_version_is_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = written(tmp_path, {"knn": KNN})
     validate(config, tmp_path / "out", jobs=1)
-    monkeypatch.setattr(fingerprints, "of_code", lambda: "other code")
-    monkeypatch.setitem(run.EXAMS, "one_normal", lambda _: Findings({"auroc": 0.123}))  # type: ignore[misc]
+    monkeypatch.setattr(cache_keys, "CHECK_VERSIONS", {"one_normal": 2})
+    replace_check(monkeypatch, lambda _: CheckResult({"auroc": 0.123}))
     assert validate(config, tmp_path / "out", jobs=1).results[0].measures == {"one_normal.auroc": 0.123}
 
 
 def test_what_went_wrong_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = written(tmp_path, {"knn": KNN})
 
-    def fails(_: object) -> Findings:
+    def fails(_: object) -> CheckResult:
         raise InputError("no such device")
 
     with monkeypatch.context() as patch:
-        patch.setitem(run.EXAMS, "one_normal", fails)  # type: ignore[misc]
+        replace_check(patch, fails)
         assert validate(config, tmp_path / "out", jobs=1).failures[0] == "knn: no such device"
     assert validate(config, tmp_path / "out", jobs=1).passed
 
@@ -197,7 +209,7 @@ def test_asking_for_one_model_keeps_what_was_found_of_others(tmp_path: Path) -> 
     validate(config, tmp_path / "out", jobs=1)
     again = validate(config, tmp_path / "out", families=["far"], jobs=1)
     assert [result.name for result in again.results] == ["near", "far"]
-    assert read_json(tmp_path / "out" / "result.json")["trials"].keys() == {"near", "far"}
+    assert read_json(tmp_path / "out" / "result.json")["models"].keys() == {"near", "far"}
 
 
 @pytest.mark.parametrize("path", shipped_configs("validation").values(), ids=lambda path: path.stem)

@@ -20,9 +20,9 @@ from anomaly.training.loop import TrainingLoop
 from anomaly.training.step import TrainingStep
 from pipelines.common import find_config
 from pipelines.validation.datasets.digits import load_digits
-from pipelines.validation.report.result import Verdict
+from pipelines.validation.report.result import ValidationResult
 from pipelines.validation.run import load_settings, validate
-from pipelines.validation.settings import EnsembleTrial, TrialSettings, ValidationSettings
+from pipelines.validation.settings import EnsembleEntry, FamilyEntry, ValidationSettings
 
 pytestmark = pytest.mark.slow
 
@@ -30,8 +30,8 @@ GRADIENTS: list[float] = []  # the largest of each step that a fault has looked 
 LEARNT_OTHERWISE = {"one-digit-pca", "one-digit-intensity"}  # no gradients
 
 
-def trials(task: str) -> list[str]:
-    return list(load_settings(find_config(task, "validation")).trials)
+def models(task: str) -> list[str]:
+    return list(load_settings(find_config(task, "validation")).models)
 
 
 @pytest.fixture(scope="session")
@@ -41,34 +41,34 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "validation"
 
 
-def failures(verdict: Verdict, trial: str) -> list[str]:
+def failures(outcome: ValidationResult, entry: str) -> list[str]:
     """Return what went wrong with one trial; other tests say what went wrong with those that share the folder."""
-    settings = verdict.settings.trials[trial]
-    members = settings.members if isinstance(settings, EnsembleTrial) else ()
-    names = tuple(f"{name}: " for name in (trial, *members, "classifier"))
-    assert trial in [result.name for result in verdict.results]
-    return [failure for failure in verdict.failures if failure.startswith(names)]
+    settings = outcome.settings.models[entry]
+    members = settings.members if isinstance(settings, EnsembleEntry) else ()
+    names = tuple(f"{name}: " for name in (entry, *members, "classifier"))
+    assert entry in [result.name for result in outcome.results]
+    return [failure for failure in outcome.failures if failure.startswith(names)]
 
 
-@pytest.mark.parametrize("trial", trials("digits-small"))
-def test_every_family_passes_on_small_digits(trial: str, folder: Path) -> None:
-    verdict = validate("digits-small", folder / "digits", families=[trial], jobs=1, device="cpu")
-    assert not failures(verdict, trial)
+@pytest.mark.parametrize("entry", models("digits-small"))
+def test_every_family_passes_on_small_digits(entry: str, folder: Path) -> None:
+    outcome = validate("digits-small", folder / "digits", families=[entry], jobs=1, device="cpu")
+    assert not failures(outcome, entry)
 
 
-@pytest.mark.parametrize("trial", trials("avatars-small"))
-def test_every_family_passes_on_avatars(trial: str, folder: Path) -> None:
-    verdict = validate("avatars-small", folder / "avatars", families=[trial], jobs=1, device="cpu")
-    assert not failures(verdict, trial)
+@pytest.mark.parametrize("entry", models("avatars-small"))
+def test_every_family_passes_on_avatars(entry: str, folder: Path) -> None:
+    outcome = validate("avatars-small", folder / "avatars", families=[entry], jobs=1, device="cpu")
+    assert not failures(outcome, entry)
 
 
 @pytest.mark.real_data
-@pytest.mark.parametrize("trial", [name for name in trials("mnist-small") if name != "one-digit-dae"])
-def test_every_family_passes_on_mnist(trial: str, folder: Path) -> None:
+@pytest.mark.parametrize("entry", [name for name in models("mnist-small") if name != "one-digit-dae"])
+def test_every_family_passes_on_mnist(entry: str, folder: Path) -> None:
     """The denoiser of one digit is examined with the ensemble that it is a member of."""
-    verdict = validate("mnist-small", folder / "mnist", families=[trial], jobs=1, device="cpu")
-    assert verdict.source.startswith("MNIST")
-    assert not failures(verdict, trial)
+    outcome = validate("mnist-small", folder / "mnist", families=[entry], jobs=1, device="cpu")
+    assert outcome.source.startswith("MNIST")
+    assert not failures(outcome, entry)
 
 
 def without_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +120,7 @@ def with_copied_samples(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 FAULTS: list[tuple[Callable[[pytest.MonkeyPatch], None], str]] = [
-    *((without_gradient, trial) for trial in trials("digits-small") if trial not in LEARNT_OTHERWISE),
+    *((without_gradient, entry) for entry in models("digits-small") if entry not in LEARNT_OTHERWISE),
     (with_negative_kl, "vae"),
     (with_reversed_schedule, "diffusion"),
     (with_copied_samples, "diffusion"),
@@ -129,21 +129,21 @@ FAULTS: list[tuple[Callable[[pytest.MonkeyPatch], None], str]] = [
 WHATEVER_THE_TRAINING = (without_gradient, with_copied_samples)  # the verdict does not depend on its length
 
 
-def task_of(trial: str, fault: Callable[[pytest.MonkeyPatch], None]) -> ValidationSettings:
+def task_of(entry: str, fault: Callable[[pytest.MonkeyPatch], None]) -> ValidationSettings:
     """Return the task with one trial, whose training is short where it makes no difference."""
     task = load_settings(find_config("digits-small", "validation"))
-    settings = task.trials[trial]
-    assert isinstance(settings, TrialSettings)
+    settings = task.models[entry]
+    assert isinstance(settings, FamilyEntry)
     if fault in WHATEVER_THE_TRAINING:
         training = settings.training.model_copy(update={"steps": 50, "validate_every": 50})
         settings = settings.model_copy(update={"training": training})
-    return task.model_copy(update={"trials": {trial: settings}})
+    return task.model_copy(update={"trials": {entry: settings}})
 
 
-@pytest.mark.parametrize(("fault", "trial"), FAULTS, ids=[f"{fault.__name__}-{trial}" for fault, trial in FAULTS])
+@pytest.mark.parametrize(("fault", "entry"), FAULTS, ids=[f"{fault.__name__}-{entry}" for fault, entry in FAULTS])
 def test_a_fault_turns_the_verdict(
     fault: Callable[[pytest.MonkeyPatch], None],
-    trial: str,
+    entry: str,
     folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -151,11 +151,11 @@ def test_a_fault_turns_the_verdict(
     for kept in (folder / "digits").glob("classifier-*"):  # the judge has no fault
         (tmp_path / kept.name).write_bytes(kept.read_bytes())
     fault(monkeypatch)
-    verdict = validate(task_of(trial, fault), tmp_path, jobs=1, device="cpu")
-    assert not verdict.passed
-    assert all(failure.startswith(f"{trial}: ") for failure in verdict.failures)
-    assert fault is with_negative_kl or not verdict.results[0].problem  # a bar is missed, nothing else went wrong
+    outcome = validate(task_of(entry, fault), tmp_path, jobs=1, device="cpu")
+    assert not outcome.passed
+    assert all(failure.startswith(f"{entry}: ") for failure in outcome.failures)
+    assert fault is with_negative_kl or not outcome.results[0].problem  # a bar is missed, nothing else went wrong
     if fault is without_gradient:
         assert set(GRADIENTS) == {0.0}
     if fault is with_copied_samples:
-        assert any("generation.copied" in failure for failure in verdict.failures)
+        assert any("generation.memorised_fraction" in failure for failure in outcome.failures)

@@ -1,10 +1,10 @@
-"""Exam of codes: can looks be added and subtracted, and is what lies between two looks a look?
+"""Check of latent codes on avatars: can an attribute be added and removed, and is the midpoint of two codes valid?
 
-    d      = mean code of looks with sunglasses − mean code of looks without anything      of the training pictures
-    x'     = decoded (code of another look without anything + d)
+    d      = mean code of avatars with sunglasses − mean code of avatars without accessory,   of training images
+    x'     = decode(code of another avatar without accessory + d)
 
-x' must be read as that look with sunglasses, all other features kept; and the other way round with −d. Half-way
-between the codes of two looks, each feature should be that of the one or of the other.
+The classifier must read x' as the same avatar with sunglasses, all other attributes unchanged; and the other way
+round with −d. At the midpoint of two codes, each attribute should be that of one of the two avatars.
 
 Source: Larsen et al. 2016, "Autoencoding beyond pixels" (attribute vectors); Radford, Metz & Chintala 2016
 (arithmetic on codes).
@@ -18,68 +18,74 @@ import torch
 
 from anomaly.core.volume import FloatArray
 from anomaly.models.generation import Decoder, Embedder
-from pipelines.validation.checks.avatars.validity import Judged, avatars_of, judged, refuse
-from pipelines.validation.checks.latent_codes import embedded
-from pipelines.validation.datasets.avatars.distribution import VALUES, Look
-from pipelines.validation.labelled_dataset import AT_ONCE, NOT_SHOWN, Pictures
-from pipelines.validation.model_under_test import Candidate, Findings
-from pipelines.validation.report.image_grids import sheet
+from pipelines.validation.checks.avatars.validity import Validity, assess_validity, avatars_of, unsupported
+from pipelines.validation.checks.latent_codes import embed
+from pipelines.validation.datasets.avatars.distribution import VALUES, Attributes
+from pipelines.validation.labelled_dataset import BATCH_SIZE, NOT_VISIBLE, LabelledImages
+from pipelines.validation.model_under_test import CheckResult, ModelUnderTest
+from pipelines.validation.report.image_grids import image_grid
 
-FEATURE = Look._fields.index("accessories_type")
-WITHOUT, WITH = (VALUES[FEATURE].index(value) for value in ("Blank", "Sunglasses"))
-SHOWN = 15
-LEARNT_FROM = 2000  # training pictures
+ACCESSORY = Attributes._fields.index("accessories_type")
+NO_ACCESSORY, SUNGLASSES = (VALUES[ACCESSORY].index(value) for value in ("Blank", "Sunglasses"))
+N_SHOWN = 15
+N_TRAIN_IMAGES = 2000  # training images that give the attribute vector d
 
 
-def code_arithmetic(candidate: Candidate) -> Findings:
-    """Measure what arithmetic on codes gives; see the module's docstring.
+def check_latent_arithmetic(model: ModelUnderTest) -> CheckResult:
+    """Measure arithmetic on codes; see the module's docstring.
 
     Raises
     ------
     ConfigError
-        If the family has no code that it can decode, or the world knows no looks.
+        If the family has no code that it can decode, or the dataset is not avatars.
     """
-    model, world = candidate.detector, candidate.world
-    if not (isinstance(model, Embedder) and isinstance(model, Decoder)):
-        raise refuse(candidate, "arithmetic", "has no code that it can decode")
-    album, test = avatars_of(world).album, candidate.not_learnt
-    known = candidate.seen.select(slice(LEARNT_FROM))
-    worn = known.labels[:, FEATURE]
-    codes = embedded(model, known.pixels)
-    step = codes[worn == WITH].mean(axis=0) - codes[worn == WITHOUT].mean(axis=0)
-    measures, pictures, shares = dict[str, float](), dict[str, bytes](), list[float]()
-    for name, before, after, way in (("put on", WITHOUT, WITH, step), ("taken off", WITH, WITHOUT, -step)):
-        some = test.select(test.labels[:, FEATURE] == before)
+    detector, dataset = model.detector, model.dataset
+    if not (isinstance(detector, Embedder) and isinstance(detector, Decoder)):
+        raise unsupported(model, "latent_arithmetic", "has no code that it can decode")
+    bank, test = avatars_of(dataset).image_bank, model.novel_test_images
+    vector = _sunglasses_vector(detector, model.train_images.select(slice(N_TRAIN_IMAGES)))
+    measures, images, shares = dict[str, float](), dict[str, bytes](), list[float]()
+    for name, before, after, direction in (
+        ("added", NO_ACCESSORY, SUNGLASSES, vector),
+        ("removed", SUNGLASSES, NO_ACCESSORY, -vector),
+    ):
+        some = test.select(test.labels[:, ACCESSORY] == before)
         truth = some.labels.copy()
-        truth[:, FEATURE] = after
-        made = decoded(model, embedded(model, some.pixels) + way)
-        found = judged(world, made)
-        others = np.delete(found.rows == truth, FEATURE, axis=1).all(axis=1)
-        there = found.rows[:, FEATURE] == after
-        key = name.replace(" ", "_")
-        measures |= {f"{key}": float(there.mean()), f"{key}_others_kept": float(others.mean())}
-        shares.append(float((there & others).mean()))
-        rows = np.concatenate([part[:SHOWN] for part in (some.pixels, made, album.of(truth))])
-        pictures[f"Sunglasses {name}: before, after, truth"] = sheet(
-            world.shown(rows), min(SHOWN, len(some.pixels))
+        truth[:, ACCESSORY] = after
+        decoded = decode(detector, embed(detector, some.pixels) + direction)
+        found = assess_validity(dataset, decoded)
+        unchanged = np.delete(found.codes == truth, ACCESSORY, axis=1).all(axis=1)
+        changed = found.codes[:, ACCESSORY] == after
+        measures |= {name: float(changed.mean()), f"{name}_others_unchanged": float(unchanged.mean())}
+        shares.append(float((changed & unchanged).mean()))
+        rows = np.concatenate([part[:N_SHOWN] for part in (some.pixels, decoded, bank.mosaics(truth))])
+        images[f"Sunglasses {name}: before, after, drawing"] = image_grid(
+            dataset.to_display(rows), min(N_SHOWN, len(some.pixels))
         )
     measures |= {"success": float(np.mean(shares)), "success_lowest": min(shares)}
     half = len(test.pixels) // 2
-    between = (embedded(model, test.pixels[:half]) + embedded(model, test.pixels[half : 2 * half])) / 2
-    measures |= half_way(judged(world, decoded(model, between)), test)
-    return Findings(measures, pictures)
+    midpoints = (embed(detector, test.pixels[:half]) + embed(detector, test.pixels[half : 2 * half])) / 2
+    measures |= midpoint_measures(assess_validity(dataset, decode(detector, midpoints)), test)
+    return CheckResult(measures, images)
 
 
-def decoded(model: Decoder, codes: npt.NDArray[np.floating]) -> FloatArray:
-    """Return the pictures ``(N, H, W)`` of codes ``(N, D)``."""
+def decode(model: Decoder, codes: npt.NDArray[np.floating]) -> FloatArray:
+    """Return the images ``(N, H, W)`` of codes ``(N, D)``."""
     with torch.inference_mode():
-        parts = [model.decode(some)[:, 0] for some in torch.from_numpy(codes).float().split(AT_ONCE)]
+        parts = [model.decode(some)[:, 0] for some in torch.from_numpy(codes).float().split(BATCH_SIZE)]
     return np.asarray(torch.cat(parts).float().numpy().clip(0, 1), dtype=np.float32)
 
 
-def half_way(found: Judged, test: Pictures) -> dict[str, float]:
-    """Return what lies between the first and the second half of the test looks: looks, and of their features?"""
-    n = len(found.rows)
+def midpoint_measures(found: Validity, test: LabelledImages) -> dict[str, float]:
+    """Return how many midpoints are valid, and the share of their attributes that one of the two avatars has."""
+    n = len(found.codes)
     first, second = test.labels[:n], test.labels[n : 2 * n]
-    of_either = (found.rows == first) | (found.rows == second) | (found.rows == NOT_SHOWN)
-    return {"half_way_valid": float(found.valid.mean()), "half_way_of_either": float(of_either.mean())}
+    of_either = (found.codes == first) | (found.codes == second) | (found.codes == NOT_VISIBLE)
+    return {"midpoint_valid": float(found.valid.mean()), "midpoint_of_either": float(of_either.mean())}
+
+
+def _sunglasses_vector(model: Embedder, images: LabelledImages) -> FloatArray:
+    """Return the mean code with sunglasses minus the mean code without accessory."""
+    accessory, codes = images.labels[:, ACCESSORY], embed(model, images.pixels)
+    difference = codes[accessory == SUNGLASSES].mean(axis=0) - codes[accessory == NO_ACCESSORY].mean(axis=0)
+    return np.asarray(difference)

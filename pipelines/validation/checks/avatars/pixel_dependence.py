@@ -1,8 +1,9 @@
-"""Exam of naive Bayes of pixels: why it fails. Pixels of a look depend on each other; it draws each on its own.
+"""Check of naive Bayes of pixels: it fails because the pixels of an avatar depend on each other.
 
-together  = mean correlation of a pixel with its right-hand neighbour over pictures, each colour on its own,
-            of the pixels that vary
-nats      = what a picture takes to tell: that of the law, and that of pixels drawn one by one
+neighbour correlation = mean correlation of a pixel with its right-hand neighbour over images, each colour channel
+on
+                        its own, of the pixels that vary
+entropy               = nats per image: of the distribution of avatars, and of pixels drawn independently
 """
 
 from __future__ import annotations
@@ -11,41 +12,47 @@ import numpy as np
 
 from anomaly.core.volume import FloatArray
 from pipelines.validation.baselines.naive_bayes_models import PixelModel
-from pipelines.validation.checks.avatars.validity import refuse
-from pipelines.validation.datasets.avatars import distribution as law
-from pipelines.validation.datasets.avatars.mosaic import colours
-from pipelines.validation.model_under_test import Candidate, Findings
+from pipelines.validation.checks.avatars.validity import unsupported
+from pipelines.validation.datasets.avatars import distribution
+from pipelines.validation.datasets.avatars.mosaic import to_rgb
+from pipelines.validation.model_under_test import CheckResult, ModelUnderTest
 
-VARIES = 0.02  # SD of a pixel, 0 to 1
+MIN_PIXEL_SD = 0.02  # of a pixel that varies, 0 to 1
 
 
-def independence(candidate: Candidate) -> Findings:
-    """Measure what pixels know of one another, and what the model believes.
+def check_pixel_dependence(model: ModelUnderTest) -> CheckResult:
+    """Measure the correlation of neighbouring pixels in test images and in samples, and both entropies.
 
     Raises
     ------
     ConfigError
-        If the model is another one.
+        If the model is not naive Bayes of pixels.
     """
-    model = candidate.detector
-    if not isinstance(model, PixelModel):
-        raise refuse(candidate, "independence", "does not take pixels as independent")
-    real, drawn = together(candidate.unseen.pixels), together(candidate.drawn("independence"))
-    of_law, of_model = law.entropy(), model.learnt().entropy()
+    detector = model.detector
+    if not isinstance(detector, PixelModel):
+        raise unsupported(model, "pixel_dependence", "does not take pixels as independent")
+    real = neighbour_correlation(model.test_images.pixels)
+    generated = neighbour_correlation(model.samples("pixel_dependence"))
+    of_distribution, of_model = distribution.entropy(), detector.fitted().entropy()
     note = (
-        f"Why it fails: neighbouring pixels of a look are correlated by {real:.2f}, those it draws by {drawn:.2f}. "
-        f"A look is five choices, {of_law:.1f} nats; drawn pixel by pixel, a picture is {of_model:.0f} nats, most "
-        "of them for choices that contradict each other."
+        f"Naive Bayes of pixels fails: neighbouring pixels of an avatar are correlated by {real:.2f}, those it "
+        f"samples by {generated:.2f}. An avatar is five choices, {of_distribution:.1f} nats; sampled by pixel, "
+        f"an image is {of_model:.0f} nats, most of them for choices that contradict each other."
     )
-    measures = {"together": real, "together_drawn": drawn, "nats_of_law": of_law, "nats_of_model": of_model}
-    return Findings(measures, notes=(note,))
+    measures = {
+        "neighbour_correlation": real,
+        "neighbour_correlation_generated": generated,
+        "entropy_of_distribution": of_distribution,
+        "entropy_of_model": of_model,
+    }
+    return CheckResult(measures, notes=(note,))
 
 
-def together(pixels: FloatArray) -> float:
-    """Return the mean correlation of neighbours in mosaics ``(N, 2H, 2W)``."""
-    rgb = colours(pixels).astype(np.float64) / 255
+def neighbour_correlation(pixels: FloatArray) -> float:
+    """Return the mean correlation of horizontal neighbours in mosaics ``(N, 2H, 2W)``."""
+    rgb = to_rgb(pixels).astype(np.float64) / 255
     deviation, sd = rgb - rgb.mean(axis=0), rgb.std(axis=0)
     left, right = deviation[:, :, :-1], deviation[:, :, 1:]
-    both = (sd[:, :-1] > VARIES) & (sd[:, 1:] > VARIES)
-    covariance = (left * right).mean(axis=0)[both]
-    return float((covariance / (sd[:, :-1] * sd[:, 1:])[both]).mean())
+    vary = (sd[:, :-1] > MIN_PIXEL_SD) & (sd[:, 1:] > MIN_PIXEL_SD)
+    covariance = (left * right).mean(axis=0)[vary]
+    return float((covariance / (sd[:, :-1] * sd[:, 1:])[vary]).mean())

@@ -1,14 +1,14 @@
-"""Exam of generators: are their pictures looks, drawn from the law (rule 1) and unlike those observed (rule 2)?
+"""Check of generative models on avatars: do samples follow the distribution (rule 1), and are they new (rule 2)?
 
-Only valid pictures are counted (:mod:`pipelines.validation.checks.avatars.validity`). Rule 1: how often each value
-occurs is held
-against the law, by a chi-square test of all pictures, by one of as many as were observed, and by how far apart
-both are:
+Only valid samples are counted (:mod:`pipelines.validation.checks.avatars.validity`). Rule 1 compares the
+frequencies of each attribute's values with the distribution, by a chi-square test of all valid samples, by one of
+as many as were observed, and by the total variation:
 
-    apart = ½ Σ_v |share of v − θ_v|             total variation; unlike χ² it does not grow with their number
+    total variation = ½ Σ_v |frequency of v − θ_v|          unlike χ² it does not grow with the number of samples
 
-Rule 2: the share whose look is none of the fifty, and none of the looks that the model learnt from, beside what
-drawing from the law itself would give; how many are different, and in how many features two of them differ.
+Rule 2 is the share of samples that equal none of the fifty observed avatars, and none of the training images,
+beside what sampling from the distribution itself would give; also the share of distinct samples, and the mean
+number of attributes in which two of them differ.
 """
 
 from __future__ import annotations
@@ -19,97 +19,105 @@ import numpy as np
 
 from anomaly.core.volume import FloatArray
 from anomaly.evaluation.categorical import column_counts
-from pipelines.validation.checks.avatars.validity import LIKE, SURE, Judged, avatars_of, judged
-from pipelines.validation.datasets.avatars import distribution as law
-from pipelines.validation.datasets.avatars.distribution import N_OBSERVED, VALUES, Look, looks_of
+from pipelines.validation.checks.avatars.validity import (
+    MAX_MSE,
+    MIN_CONFIDENCE,
+    Validity,
+    assess_validity,
+    avatars_of,
+)
+from pipelines.validation.datasets.avatars import distribution
+from pipelines.validation.datasets.avatars.distribution import N_OBSERVED, VALUES, Attributes, combinations_of
 from pipelines.validation.labelled_dataset import Labels
-from pipelines.validation.model_under_test import Candidate, Findings
-from pipelines.validation.report.image_grids import sheet
+from pipelines.validation.model_under_test import CheckResult, ModelUnderTest
+from pipelines.validation.report.image_grids import image_grid
 
-FEWEST = N_OBSERVED  # valid pictures whose margins say anything
-SHOWN, COLUMNS = 30, 15
+MIN_VALID_SAMPLES = N_OBSERVED  # fewer say nothing about the distribution
+N_SHOWN, COLUMNS = 30, 15  # samples in the report
 
 
-def drawn_looks(candidate: Candidate) -> Findings:
-    """Measure the looks that a model draws; see the module's docstring.
+def check_samples(model: ModelUnderTest) -> CheckResult:
+    """Measure the avatars that a model samples; see the module's docstring.
 
     Raises
     ------
     ConfigError
-        If the family draws no pictures, or the world knows no looks.
+        If the family samples no images, or the dataset is not avatars.
     """
-    world, pixels = candidate.world, candidate.drawn("looks")
-    found = judged(world, pixels)
-    rows = found.rows[found.valid]
+    dataset, pixels = model.dataset, model.samples("avatar_samples")
+    found = assess_validity(dataset, pixels)
+    codes, seed = found.codes[found.valid], model.settings.seed
     measures = {
         "valid": float(found.valid.mean()),
-        "sure": float((found.sure >= SURE).mean()),
-        "alike": float((found.error <= LIKE).mean()),
-        "error": float(found.error.mean()),
+        "confident_fraction": float((found.confidence >= MIN_CONFIDENCE).mean()),
+        "similar_fraction": float((found.mse <= MAX_MSE).mean()),
+        "mse_to_drawing": float(found.mse.mean()),
     }
-    notes = [f"{len(rows)} of {len(pixels)} pictures are looks; what follows is about these."]
+    notes = [f"{len(codes)} of {len(pixels)} samples are valid avatars; the other measures are of these."]
     tables = {}
-    if len(rows) >= FEWEST:
-        measures |= by_the_law(rows, candidate.exams.seed)
-        measures |= other_than(rows, avatars_of(world).observed, world.train.labels, candidate.exams.seed)
-        tables["How often each value is drawn"] = _shares(rows)
+    if len(codes) >= MIN_VALID_SAMPLES:
+        measures |= distribution_measures(codes, seed)
+        measures |= novelty_measures(codes, avatars_of(dataset).observed, dataset.train.labels, seed)
+        tables["Frequency of each value"] = _frequency_table(codes)
     else:
-        notes.append(f"They are fewer than {FEWEST}: nothing can be said of the law.")
-    return Findings(measures, _pictures(candidate, pixels, found), tables, tuple(notes))
+        notes.append(f"Fewer than {MIN_VALID_SAMPLES} samples cannot be compared with the distribution.")
+    return CheckResult(measures, _grids(model, pixels, found), tables, tuple(notes))
 
 
-def by_the_law(rows: Labels, seed: int) -> dict[str, float]:
-    """Return how far the margins of looks, codes ``(N, 5)``, are from the law: rule 1."""
-    looks, few = looks_of(rows), looks_of(rows[:N_OBSERVED])
-    everything, fifty = (law.compare(some, (), seed).margins for some in (looks, few))
-    counts = column_counts(rows, [len(values) for values in VALUES])
-    apart = {
+def distribution_measures(codes: Labels, seed: int) -> dict[str, float]:
+    """Return how far the frequencies of attributes, codes ``(N, 5)``, are from the distribution: rule 1."""
+    everything, fifty = (
+        distribution.compare(combinations_of(some), (), seed).margins for some in (codes, codes[:N_OBSERVED])
+    )
+    counts = column_counts(codes, [len(values) for values in VALUES])
+    total_variation = {
         name: 0.5 * float(np.abs(count / count.sum() - theta).sum())
-        for name, count, theta in zip(Look._fields, counts, law.theta(), strict=True)
+        for name, count, theta in zip(Attributes._fields, counts, distribution.theta(), strict=True)
     }
     return {
         "chi_square_p": everything.p_value,
         "chi_square_p_of_50": fifty.p_value,
-        "apart": max(apart.values()),
-        **{f"apart_{name}": value for name, value in apart.items()},
-        "impossible": everything.impossible / len(rows),
+        "total_variation": max(total_variation.values()),
+        **{f"total_variation_{name}": value for name, value in total_variation.items()},
+        "impossible_values": everything.impossible / len(codes),
     }
 
 
-def other_than(rows: Labels, observed: list[Look], learnt: Labels, seed: int) -> dict[str, float]:
-    """Return how unlike looks, codes ``(N, 5)``, are to those observed, those learnt, and each other: rule 2."""
-    looks, known = looks_of(rows), looks_of(np.unique(learnt, axis=0))
-    from_observed, from_known = law.compare(looks, observed, seed), law.compare(looks, known, seed)
+def novelty_measures(codes: Labels, observed: list[Attributes], train: Labels, seed: int) -> dict[str, float]:
+    """Return how samples, codes ``(N, 5)``, differ from observed avatars, training images, each other: rule 2."""
+    combinations, known = combinations_of(codes), combinations_of(np.unique(train, axis=0))
+    to_observed = distribution.compare(combinations, observed, seed)
+    to_train = distribution.compare(combinations, known, seed)
     return {
-        "novel": from_observed.novel,
-        "novel_of_law": from_observed.expected_novel,
-        "unseen": from_known.novel,
-        "unseen_of_law": from_known.expected_novel,
-        "unseen_ratio": from_known.novel / from_known.expected_novel,
-        "distinct": from_known.distinct,
-        "distinct_ratio": from_known.distinct / from_known.expected_distinct,
-        "differing": from_known.differing,
-        "differing_ratio": from_known.differing / from_known.expected_differing,
+        "novel": to_observed.novel,
+        "novel_expected": to_observed.expected_novel,
+        "unseen": to_train.novel,
+        "unseen_expected": to_train.expected_novel,
+        "unseen_ratio": to_train.novel / to_train.expected_novel,
+        "distinct": to_train.distinct,
+        "distinct_ratio": to_train.distinct / to_train.expected_distinct,
+        "attribute_difference": to_train.differing,
+        "attribute_difference_ratio": to_train.differing / to_train.expected_differing,
     }
 
 
-def _shares(rows: Labels) -> list[dict[str, Any]]:
-    counts = column_counts(rows, [len(values) for values in VALUES])
+def _frequency_table(codes: Labels) -> list[dict[str, Any]]:
+    counts = column_counts(codes, [len(values) for values in VALUES])
     return [
-        {"feature": name, "value": value, "law": float(p), "drawn": float(k / count.sum())}
-        for name, values, count, theta in zip(Look._fields, VALUES, counts, law.theta(), strict=True)
+        {"attribute": name, "value": value, "distribution": float(p), "samples": float(k / count.sum())}
+        for name, values, count, theta in zip(Attributes._fields, VALUES, counts, distribution.theta(), strict=True)
         for value, k, p in zip(values, count, theta, strict=True)
     ]
 
 
-def _pictures(candidate: Candidate, pixels: FloatArray, found: Judged) -> dict[str, bytes]:
-    """Return sheets of what is a look and what is none, each above the picture of what was read."""
-    pictures = {}
-    for title, chosen in (("Looks that were drawn", found.valid), ("Pictures that are no look", ~found.valid)):
-        some = np.flatnonzero(chosen)[:SHOWN]
+def _grids(model: ModelUnderTest, pixels: FloatArray, found: Validity) -> dict[str, bytes]:
+    """Return grids of valid and of invalid samples, each above the drawing of what the classifier reads."""
+    grids = {}
+    for title, chosen in (("Valid samples", found.valid), ("Samples that are no avatar", ~found.valid)):
+        some = np.flatnonzero(chosen)[:N_SHOWN]
         if len(some):
             rows = [part[at] for at in np.split(some, range(COLUMNS, len(some), COLUMNS))
-                    for part in (pixels, found.truth)]  # fmt: skip
-            shown = candidate.world.shown(np.concatenate(rows))
-            pictures[f"{title}, above the look that is read"] = sheet(shown, min(COLUMNS, len(some)))
-    return pictures
+                    for part in (pixels, found.drawing)]  # fmt: skip
+            images = model.dataset.to_display(np.concatenate(rows))
+            grids[f"{title}, above the drawing of their attributes"] = image_grid(images, min(COLUMNS, len(some)))
+    return grids

@@ -1,40 +1,40 @@
-"""Exam of naive Bayes of features: looks that nobody was observed with, and how probable each one is."""
+"""Check of naive Bayes of features: it samples combinations of attributes that were never observed."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from pipelines.validation.baselines.naive_bayes_models import FeatureModel
-from pipelines.validation.checks.avatars.validity import avatars_of, refuse
-from pipelines.validation.datasets.avatars import distribution as law
+from pipelines.validation.checks.avatars.validity import avatars_of, unsupported
+from pipelines.validation.datasets.avatars import distribution
 from pipelines.validation.datasets.avatars.distribution import visible
-from pipelines.validation.model_under_test import Candidate, Findings
-from pipelines.validation.report.image_grids import sheet
+from pipelines.validation.model_under_test import CheckResult, ModelUnderTest
+from pipelines.validation.report.image_grids import image_grid
 
-HOW_MANY = 10
+N_COMBINATIONS = 10
 
 
-def new_looks(candidate: Candidate) -> Findings:
-    """Draw ten looks that are none of the fifty, all different.
+def check_unobserved_combinations(model: ModelUnderTest) -> CheckResult:
+    """Sample ten different combinations that none of the fifty observed avatars has.
 
     Raises
     ------
     ConfigError
-        If the model is another one, or the world knows no looks.
+        If the model is not naive Bayes of features, or the dataset is not avatars.
     """
-    model, avatars = candidate.detector, avatars_of(candidate.world)
-    if not isinstance(model, FeatureModel):
-        raise refuse(candidate, "new_looks", "knows no features")
-    found = model.law.new_looks(HOW_MANY, avatars.observed, candidate.exams.seed)
-    looks, before = [look for look, _ in found], {visible(look) for look in avatars.observed}
-    rows = [{**look._asdict(), "probability": p} for look, p in found]
-    shown = candidate.world.shown(avatars.album.of(law.codes(looks)))
-    return Findings(
+    detector, avatars = model.detector, avatars_of(model.dataset)
+    if not isinstance(detector, FeatureModel):
+        raise unsupported(model, "unobserved_combinations", "has no distribution of attributes")
+    found = detector.attributes.unobserved(N_COMBINATIONS, avatars.observed, model.settings.seed)
+    combinations, observed = [one for one, _ in found], {visible(one) for one in avatars.observed}
+    rows = [{**one._asdict(), "probability": p} for one, p in found]
+    images = model.dataset.to_display(avatars.image_bank.mosaics(distribution.codes(combinations)))
+    return CheckResult(
         {
-            "new": float(np.mean([visible(look) not in before for look in looks])),
-            "different": len({visible(look) for look in looks}) / len(looks),
-            "least_probable": min(p for _, p in found),
+            "unobserved_fraction": float(np.mean([visible(one) not in observed for one in combinations])),
+            "distinct_fraction": len({visible(one) for one in combinations}) / len(combinations),
+            "lowest_probability": min(p for _, p in found),
         },
-        {"New looks": sheet(shown, HOW_MANY)},
-        tables={"New looks: none is among the fifty observed": rows},
+        {"Unobserved combinations": image_grid(images, N_COMBINATIONS)},
+        tables={"Combinations that none of the fifty observed avatars has": rows},
     )

@@ -1,12 +1,12 @@
-"""When is a generated picture a look? Where the classifier reads one in it, and that look's picture is like it.
+"""Validity of a sampled avatar: the classifier reads its attributes, and it resembles the drawing of these.
 
-The classifier alone is no judge: it must answer, whatever it is shown, and is often sure of what is nothing. So
-what it reads is drawn, and compared with the picture it was read from:
+The classifier alone is not enough: it labels any image, and is often confident about an image that shows no avatar.
+So the attributes that it reads are drawn, and the drawing is compared with the image:
 
-    valid = (P of every feature that is shown ≥ 0.9) and (mean (x − picture of the look)² ≤ 0.01)
+    valid = (P of every visible attribute ≥ 0.9) and (mean (x − drawing)² ≤ 0.01)
 
-Pictures of two looks drawn from the law are 0.037 apart by this measure. Another accessory is 0.005, a white shirt
-in place of a grey one 0.001, another neckline 0.0005: those are for the classifier to see.
+Drawings of two combinations drawn from the distribution differ by 0.037 on average. Another accessory makes 0.005,
+a white shirt instead of a grey one 0.001, another neckline 0.0005: these differences are left to the classifier.
 """
 
 from __future__ import annotations
@@ -19,66 +19,66 @@ import numpy.typing as npt
 from anomaly.core.errors import ConfigError
 from anomaly.core.volume import FloatArray
 from pipelines.validation.datasets.avatars.dataset import Avatars
-from pipelines.validation.labelled_dataset import NOT_SHOWN, Labels
-from pipelines.validation.model_under_test import Candidate, World
+from pipelines.validation.labelled_dataset import NOT_VISIBLE, Labels
+from pipelines.validation.model_under_test import Dataset, ModelUnderTest
 
-SURE = 0.9  # probability of a feature that counts as read
-LIKE = 0.01  # mean squared difference to the picture of what was read, pixels 0 to 1
+MIN_CONFIDENCE = 0.9  # probability of an attribute
+MAX_MSE = 0.01  # mean squared difference to the drawing of what was read, pixels 0 to 1
 
 Flags = npt.NDArray[np.bool_]
 
 
-class Judged(NamedTuple):
-    """What generated pictures show.
+class Validity(NamedTuple):
+    """What sampled images show, and how well they resemble the drawing of it.
 
     Parameters
     ----------
-    rows
-        ``(N, 5)`` codes of the looks that are read; −1 where there is no hair.
-    sure
-        ``(N,)`` the lowest probability among the features.
-    error
-        ``(N,)`` mean squared difference to the picture of the look that was read.
-    truth
-        ``(N, H, W)`` that picture.
+    codes
+        ``(N, 5)`` codes of the attributes that are read; −1 for the hair colour where there is no hair.
+    confidence
+        ``(N,)`` lowest probability among the attributes.
+    mse
+        ``(N,)`` mean squared difference to the drawing of the attributes that are read.
+    drawing
+        ``(N, H, W)`` this drawing.
     """
 
-    rows: Labels
-    sure: FloatArray
-    error: FloatArray
-    truth: FloatArray
+    codes: Labels
+    confidence: FloatArray
+    mse: FloatArray
+    drawing: FloatArray
 
     @property
     def valid(self) -> Flags:
-        """Which pictures are looks."""
-        return np.asarray((self.sure >= SURE) & (self.error <= LIKE))
+        """Whether each image is a valid avatar ``(N,)``."""
+        return np.asarray((self.confidence >= MIN_CONFIDENCE) & (self.mse <= MAX_MSE))
 
 
-def judged(world: World, pixels: FloatArray) -> Judged:
-    """Return what pictures ``(N, H, W)`` show."""
-    reading = world.read(pixels)
-    truth = avatars_of(world).album.of(reading.labels)
-    return Judged(reading.labels, reading.sure, ((pixels - truth) ** 2).mean(axis=(1, 2)), truth)
+def assess_validity(dataset: Dataset, pixels: FloatArray) -> Validity:
+    """Return what images ``(N, H, W)`` show, and whether they are valid."""
+    found = dataset.classify(pixels)
+    drawing = avatars_of(dataset).image_bank.mosaics(found.labels)
+    return Validity(found.labels, found.confidence, ((pixels - drawing) ** 2).mean(axis=(1, 2)), drawing)
 
 
-def same(first: Labels, second: Labels) -> Flags:
-    """Return which features ``(N, 5)`` are the same, or not shown by one of the two."""
-    return np.asarray((first == second) | (first == NOT_SHOWN) | (second == NOT_SHOWN))
+def equal_attributes(first: Labels, second: Labels) -> Flags:
+    """Return which attributes ``(N, 5)`` are equal, or not visible in one of the two."""
+    return np.asarray((first == second) | (first == NOT_VISIBLE) | (second == NOT_VISIBLE))
 
 
-def avatars_of(world: World) -> Avatars:
-    """Return what is known of the world of avatars.
+def avatars_of(dataset: Dataset) -> Avatars:
+    """Return the avatar dataset.
 
     Raises
     ------
     ConfigError
-        If it is another world.
+        If it is another dataset.
     """
-    if world.avatars is None:
-        raise ConfigError("this exam is about looks; leave it out of tasks in other worlds than avatars")
-    return world.avatars
+    if dataset.avatars is None:
+        raise ConfigError("this check is for the dataset avatars; remove it from tasks with other datasets")
+    return dataset.avatars
 
 
-def refuse(candidate: Candidate, exam: str, lacks: str) -> ConfigError:
-    """Return the error of a model that an exam asks too much of."""
-    return ConfigError(f"the family {candidate.detector.family!r} {lacks}; leave out the exam {exam}")
+def unsupported(model: ModelUnderTest, check: str, reason: str) -> ConfigError:
+    """Return the error for a model that does not support a check."""
+    return ConfigError(f"the family {model.detector.family!r} {reason}; remove the check {check}")

@@ -1,16 +1,16 @@
-"""One class is normal, all others are not: how well a family tells pictures of another kind from its own.
+"""One-class detection: a detector learns one class of images, and must tell all other classes from it.
 
-For each digit a detector learns from training pictures of that digit alone and scores the whole test set. The other
-way round, with ``one_abnormal``, it learns from all digits but one, which is the anomaly.
+For each digit, a detector is trained on training images of this digit alone and scores the whole test set. With the
+protocol ``one_abnormal`` it is trained on all digits but one, and that one is the anomaly.
 
-The training pictures of the normal kind are drawn apart for each digit and seed, so that none is used twice:
+The normal training images are split for each digit and seed, so that no image is in two parts:
 
-    learn         the detector learns from them; some of them give the healthy mean and SD of its maps
-    held out      what the scores of normal pictures are like, by which an ensemble measures its members
-    calibration   behind the p-values and so behind the promise about false flags
-    test          of the test set; nothing is learnt or chosen there
+    train         the detector is trained on them; some of them give mean and SD of its maps
+    held out      give the distribution of normal scores, with which an ensemble compares its members' scores
+    calibration   give the p-values, and so the threshold for a target false-positive rate
+    test          images of the test set; nothing is learnt or chosen on them
 
-Settings are chosen with ``one_class.rehearsal``, where some of the training pictures play the test set.
+Settings are chosen with ``one_class.tuning_split``, which tests on some of the training images instead.
 
 Source: Ruff et al. 2018, "Deep One-Class Classification"; Perera, Nallapati & Xiang 2019, "OCGAN" (the protocol).
 """
@@ -18,21 +18,21 @@ Source: Ruff et al. 2018, "Deep One-Class Classification"; Perera, Nallapati & X
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from anomaly.core.errors import ConfigError, InputError
+from anomaly.core.errors import InputError
 from anomaly.core.progress import Progress, no_progress
-from anomaly.models.base import Detector
-from anomaly.models.registry import create
-from anomaly.scoring.scorer import ScoredVolume, Scorer
-from anomaly.training.fit import fit
-from anomaly.training.run import FitRun
-from pipelines.validation import cache_keys as fingerprints
-from pipelines.validation.baselines.sklearn_detectors import EstimatorTrial, FittedEstimator
+from pipelines.validation.baselines.sklearn_detectors import EstimatorEntry, FittedEstimator
+from pipelines.validation.cache_keys import (
+    NAME_LENGTH,
+    SCORING_VERSION,
+    key_of,
+    key_of_images,
+    key_of_training,
+)
 from pipelines.validation.checks.one_class.result import (
     PARTS,
     ClassScores,
@@ -44,87 +44,84 @@ from pipelines.validation.checks.one_class.result import (
     save_classes,
 )
 from pipelines.validation.datasets.digits import Digits
-from pipelines.validation.labelled_dataset import Pictures, look_at, scored
-from pipelines.validation.settings import OneClassSettings, TrialSettings
+from pipelines.validation.fit_and_score import fit_scorer, score_images, scores_by_name, train_detector
+from pipelines.validation.labelled_dataset import LabelledImages
+from pipelines.validation.settings import FamilyEntry, OneClassSettings
 
-Learner = TrialSettings | EstimatorTrial
+TrainableEntry = FamilyEntry | EstimatorEntry
 
-SCORES = "scores.npz"
-TRAINING = "training"
-TELLING = 12  # hex digits of a hash that name a folder
-REHEARSED = 6  # one in so many training pictures plays the test
+SCORES_FILE = "scores.npz"
+TUNING_TEST_SHARE = 6  # one in so many training images is a test image of the tuning split
 
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """Pictures of one trial; no training picture is in two of its parts.
+    """Images of one digit and seed; no training image is in two parts.
 
     Parameters
     ----------
-    learn, held_out, calibration
-        Normal.
+    train, held_out, calibration
+        Normal images.
     test
-        Of both kinds.
+        Normal and abnormal images.
     abnormal
-        ``(N,)`` truth about the test pictures.
+        ``(N,)`` whether each test image is abnormal.
     """
 
-    learn: Pictures
-    held_out: Pictures
-    calibration: Pictures
-    test: Pictures
+    train: LabelledImages
+    held_out: LabelledImages
+    calibration: LabelledImages
+    test: LabelledImages
     abnormal: Flags
 
-    def of(self, part: Part) -> Pictures:
-        """Return the pictures of one of the parts that are scored."""
+    def scored(self, part: Part) -> LabelledImages:
+        """Return the images of one of the parts that are scored."""
         return {"held_out": self.held_out, "calibration": self.calibration, "test": self.test}[part]
 
 
 def one_class(
-    trial: Learner,
+    entry: TrainableEntry,
     digits: Digits,
     settings: OneClassSettings,
     folder: Path,
     device: str = "auto",
     progress: Progress = no_progress,
 ) -> OneClassResult:
-    """Learn and score every class with every seed.
+    """Train a detector for every class and seed, and score the parts.
 
     Parameters
     ----------
-    trial
+    entry
         A family of this library, or a detector of scikit-learn.
     digits
-        Training and test pictures with labels.
+        Training and test images with labels.
     settings
-        Which classes and seeds.
+        Classes, seeds and sizes of the parts.
     folder
-        Keeps trainings and ``scores.npz``; what is there already and came from the same settings and pictures is
-        not done again.
+        Keeps trainings and ``scores.npz``; what is stored there under the same cache keys is not computed again.
     device
-        That networks are trained on.
+        Device of the trainings.
     progress
         Called before each class and after the last.
 
     Raises
     ------
     InputError
-        If there are too few pictures, or something goes wrong in training.
+        If there are too few images, or a training fails.
     """
-    path, prints = folder / SCORES, _Fingerprints(trial, digits, settings)
-    known = {(found.digit, found.seed): (mark, found) for mark, found in load_classes(path)}
+    path, keys = folder / SCORES_FILE, _CacheKeys(entry, digits, settings)
+    known = {(found.digit, found.seed): (key, found) for key, found in load_classes(path)}
     wanted = [(digit, seed) for seed in settings.seeds for digit in settings.digits]
     for done, (digit, seed) in enumerate(wanted):
-        mark, found = known.get((digit, seed), ("", None))
-        if found is None or mark != prints.scores:
-            progress(done, len(wanted), f"{trial.family}: digit {digit}, seed {seed}")
+        key, found = known.get((digit, seed), ("", None))
+        if found is None or key != keys.scores:
+            progress(done, len(wanted), f"{entry.family}: digit {digit}, seed {seed}")
             parts = split(digits, digit, seed, settings)
-            place = folder / TRAINING / f"{digit}-{seed}-{prints.training[:TELLING]}"
-            run = FitRun(place, device=device, seed=seed, resume=True)
-            known[digit, seed] = prints.scores, _examined(trial, parts, settings, run, digit)
+            training = folder / "training" / f"{digit}-{seed}-{keys.training[:NAME_LENGTH]}"
+            known[digit, seed] = keys.scores, _class_scores(entry, parts, settings, training, device, digit, seed)
             save_classes(path, list(known.values()))
-    progress(len(wanted), len(wanted), f"{trial.family}: done")
-    return OneClassResult(declared(trial), settings.alphas, tuple(known[key][1] for key in wanted))
+    progress(len(wanted), len(wanted), f"{entry.family}: done")
+    return OneClassResult(declared_score(entry), settings.alphas, tuple(known[key][1] for key in wanted))
 
 
 def split(digits: Digits, digit: int, seed: int, settings: OneClassSettings) -> Parts:
@@ -133,86 +130,89 @@ def split(digits: Digits, digit: int, seed: int, settings: OneClassSettings) -> 
     Raises
     ------
     InputError
-        If too few pictures are left to learn from, or the test has one kind only.
+        If too few images are left to train on, or the test images are all normal or all abnormal.
     """
     rng = np.random.default_rng([seed, digit])
     normal = rng.permutation(np.flatnonzero(~_is_abnormal(digits.train, digit, settings)))
-    kept = settings.calibration + settings.held_out
-    if len(normal) < kept + 2:
+    reserved = settings.calibration + settings.held_out
+    if len(normal) < reserved + 2:
         raise InputError(
-            f"found {len(normal)} normal training pictures ({digits.source}); calibration {settings.calibration} "
-            f"and held_out {settings.held_out} leave none to learn from; lower them"
+            f"found {len(normal)} normal training images ({digits.source}); calibration {settings.calibration} "
+            f"and held_out {settings.held_out} leave none to train on; lower them"
         )
-    train, test = (_on_paper(pictures, settings.paper) for pictures in (digits.train, digits.test))
+    level = settings.background_level
+    train, test = (_with_background(images, level) for images in (digits.train, digits.test))
     test = test.select(slice(settings.test or None))
     abnormal = _is_abnormal(test, digit, settings)
     if abnormal.all() or not abnormal.any():
-        raise InputError(
-            f"found test pictures of one kind only for digit {digit}; expected normal and abnormal ones"
-        )
+        raise InputError(f"found test images of one kind only for digit {digit}; expected normal and abnormal ones")
     return Parts(
-        learn=train.select(normal[kept:]),
+        train=train.select(normal[reserved:]),
         held_out=train.select(normal[: settings.held_out]),
-        calibration=train.select(normal[settings.held_out : kept]),
+        calibration=train.select(normal[settings.held_out : reserved]),
         test=test,
         abnormal=abnormal,
     )
 
 
-def rehearsal(digits: Digits, seed: int = 0) -> Digits:
-    """Return training pictures only, some of which play the test: where settings are chosen."""
+def tuning_split(digits: Digits, seed: int = 0) -> Digits:
+    """Return a split of the training images into training and test images, for choosing settings."""
     order = np.random.default_rng(seed).permutation(len(digits.train.pixels))
-    test, train = np.split(order, [len(order) // REHEARSED])
-    source = f"{digits.source}; rehearsal on {len(test)} of the training digits"
+    test, train = np.split(order, [len(order) // TUNING_TEST_SHARE])
+    source = f"{digits.source}; tuning split with {len(test)} of the training digits as test images"
     return Digits(digits.train.select(train), digits.train.select(test), source)
 
 
-def declared(trial: Learner) -> str:
-    """Return the name of the score that counts."""
-    return trial.scoring.scan_score if isinstance(trial, TrialSettings) else trial.family
+def declared_score(entry: TrainableEntry) -> str:
+    """Return the name of the score that is evaluated."""
+    return entry.scoring.scan_score if isinstance(entry, FamilyEntry) else entry.family
 
 
-def _examined(trial: Learner, parts: Parts, settings: OneClassSettings, run: FitRun, digit: int) -> ClassScores:
-    started, seed = time.monotonic(), run.seed or 0
-    if isinstance(trial, TrialSettings):
-        scorer = _learnt(trial, parts, settings, run)
-        scores = {part: _by_name(scored(scorer, parts.of(part))) for part in PARTS}
+def _class_scores(
+    entry: TrainableEntry,
+    parts: Parts,
+    settings: OneClassSettings,
+    training: Path,
+    device: str,
+    digit: int,
+    seed: int,
+) -> ClassScores:
+    started = time.monotonic()
+    if isinstance(entry, FamilyEntry):
+        scores = _family_scores(entry, parts, settings, training, device, seed)
     else:
-        estimator = FittedEstimator(trial.estimator, parts.learn.seen(), seed)
-        scores = {part: {trial.family: estimator.score(parts.of(part).seen())} for part in PARTS}
-    if declared(trial) not in scores["test"]:
-        raise ConfigError(f"scan_score {declared(trial)!r} is none of {', '.join(sorted(scores['test']))}")
+        estimator = FittedEstimator(entry.estimator, parts.train.model_inputs(), seed)
+        scores = {part: {entry.family: estimator.score(parts.scored(part).model_inputs())} for part in PARTS}
     return ClassScores(digit, seed, parts.abnormal, scores, time.monotonic() - started)
 
 
-def _learnt(trial: TrialSettings, parts: Parts, settings: OneClassSettings, run: FitRun) -> Scorer:
-    detector: Detector = create(trial.model_settings(), parts.learn.grid)
-    fit(detector, parts.learn, (), replace(run, training=trial.training))
-    some = parts.learn.select(slice(settings.reference))
-    return Scorer(detector, trial.scoring).learn_from(look_at(detector, some), look_at(detector, parts.held_out))
+def _family_scores(
+    entry: FamilyEntry, parts: Parts, settings: OneClassSettings, training: Path, device: str, seed: int
+) -> dict[Part, Scores]:
+    detector = train_detector(entry, parts.train, training, device, seed)
+    reference = parts.train.select(slice(settings.reference))
+    scorer = fit_scorer(detector, entry.scoring, reference, parts.held_out)
+    declared = declared_score(entry)
+    return {part: scores_by_name(score_images(scorer, parts.scored(part)), declared) for part in PARTS}
 
 
-def _by_name(results: Iterable[ScoredVolume]) -> Scores:
-    rows = [result.scores for result in results]
-    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+def _is_abnormal(images: LabelledImages, digit: int, settings: OneClassSettings) -> Flags:
+    labels = images.labels[:, 0]
+    return np.asarray(labels != digit if settings.protocol == "one_normal" else labels == digit)
 
 
-def _is_abnormal(pictures: Pictures, digit: int, settings: OneClassSettings) -> Flags:
-    shown = pictures.labels[:, 0]
-    return np.asarray(shown != digit if settings.protocol == "one_normal" else shown == digit)
+def _with_background(images: LabelledImages, level: float) -> LabelledImages:
+    return replace(images, pixels=(level + (1 - level) * images.pixels).astype(np.float32))
 
 
-def _on_paper(pictures: Pictures, paper: float) -> Pictures:
-    return replace(pictures, pixels=(paper + (1 - paper) * pictures.pixels).astype(np.float32))
+class _CacheKeys:
+    """Cache keys of the trainings, and of the scores, of one model."""
 
-
-class _Fingerprints:
-    """Of all that the trainings, and the scores, of a trial depend on."""
-
-    def __init__(self, trial: Learner, digits: Digits, settings: OneClassSettings) -> None:
-        about = trial.model_dump(mode="json", exclude={"exams", "bars", "scoring"})
-        drawn = settings.model_dump(mode="json", include={"protocol", "calibration", "held_out", "paper"})
-        self.training = fingerprints.of(about, drawn, fingerprints.of_pictures(digits.train))
-        scoring = trial.model_dump(mode="json", include={"scoring"})
-        looked = settings.model_dump(mode="json", include={"reference", "test"})
-        self.scores = fingerprints.of(self.training, scoring, looked, fingerprints.of_pictures(digits.test))
+    def __init__(self, entry: TrainableEntry, digits: Digits, settings: OneClassSettings) -> None:
+        model = entry.model_dump(mode="json", exclude={"checks", "thresholds", "scoring"})
+        fields = {"protocol", "calibration", "held_out", "background_level"}
+        splits = settings.model_dump(mode="json", include=fields)
+        self.training = key_of_training(entry.family, [model, splits], key_of_images(digits.train))
+        scoring = entry.model_dump(mode="json", include={"scoring"})
+        scored = settings.model_dump(mode="json", include={"reference", "test"})
+        self.scores = key_of(SCORING_VERSION, self.training, scoring, scored, key_of_images(digits.test))

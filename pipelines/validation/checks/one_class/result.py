@@ -1,4 +1,4 @@
-"""What the one-class protocol found: scores of every class and seed, and the numbers that follow from them."""
+"""Results of one-class detection: scores of every class and seed, and the measures computed from them."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ PARTS: tuple[Part, ...] = ("held_out", "calibration", "test")
 
 @dataclass(frozen=True, eq=False)
 class ClassScores:
-    """What one detector said of its three parts.
+    """Scores that one detector gives to the images of its three parts.
 
     Parameters
     ----------
     digit, seed
-        Of the detector; the digit is the normal one, or the abnormal one, as the protocol says.
+        Digit and seed of the detector; the digit is the normal or the abnormal one, as the protocol says.
     abnormal
-        ``(N,)`` truth about the test pictures.
+        ``(N,)`` whether each test image is abnormal.
     scores
-        Part → score name → values. ``held_out`` are normal pictures that no detector learnt from, by which an
-        ensemble measures it; ``calibration`` are others, behind the p-values; ``test`` is ``(N,)``.
+        Part → score name → values. ``held_out`` are normal images that no detector was trained on; ensembles
+        compare scores with them. ``calibration`` are others, for the p-values; ``test`` is ``(N,)``.
     seconds
-        That learning and scoring took.
+        Time of training and scoring.
     """
 
     digit: int
@@ -56,19 +56,19 @@ class ClassScores:
             if broken:
                 raise InputError(
                     f"digit {self.digit}, seed {self.seed}: score {broken[0]!r} of part {part!r} is not finite; "
-                    "expected a number for every picture; look at the training of this detector"
+                    "expected a number for every image; check the training of this detector"
                 )
 
     def auroc(self, score: str) -> float:
-        """Return the AUROC of a score on the test pictures."""
+        """Return the AUROC of a score on the test images."""
         return auroc(self.abnormal, self.scores["test"][score])
 
     def p_values(self, score: str) -> Floats:
-        """Return the conformal p-value of each test picture ``(N,)``."""
+        """Return the conformal p-value of each test image ``(N,)``."""
         return p_values(self.scores["test"][score], self.scores["calibration"][score])
 
-    def promise(self, score: str, alpha: float) -> PromiseCheck:
-        """Compare the false flags among the normal test pictures with the promise of alpha."""
+    def fpr_check(self, score: str, alpha: float) -> PromiseCheck:
+        """Compare the false-positive rate on the normal test images with the target alpha."""
         normal = self.p_values(score)[~self.abnormal]
         n_flagged = int((normal <= alpha).sum())
         return check_promise(n_flagged, len(normal), len(self.scores["calibration"][score]), alpha)
@@ -76,16 +76,16 @@ class ClassScores:
 
 @dataclass(frozen=True, eq=False)
 class OneClassResult:
-    """What one trial found for every class and seed.
+    """Scores of one model for every class and seed.
 
     Parameters
     ----------
     declared
-        The score that counts; the others are there for information.
+        Name of the score that is evaluated; the others are reported for information.
     alphas
-        Promised false-flag rates.
+        Target false-positive rates.
     classes
-        One of each digit and seed.
+        One for each digit and seed.
     """
 
     declared: str
@@ -95,42 +95,38 @@ class OneClassResult:
     def table(self) -> pd.DataFrame:
         """Return one row per digit and seed.
 
-        ``auroc`` of the declared score and ``auroc_<name>`` of every other; for each alpha ``rate_<alpha>``, the
-        share of normal test pictures that were flagged, and ``verdict_<alpha>``, where their number lies relative
-        to its 99 % band (below, inside, above).
+        ``auroc`` of the declared score and ``auroc_<name>`` of every other; for each alpha ``fpr_<alpha>``, the
+        share of normal test images that are flagged, and ``band_<alpha>``, where their number lies relative to its
+        99 % band (below, inside, above).
         """
         return pd.DataFrame([self._row(found) for found in self.classes])
 
     def measures(self) -> dict[str, float]:
-        """Return the numbers that bars are set for.
+        """Return the measures that thresholds are set for.
 
         ``auroc`` is the mean over digits and seeds, ``auroc_lowest`` that of the worst digit (mean over seeds),
-        ``auroc_sd`` the SD over seeds of the mean over digits (with two seeds or more). ``false_flag_rate_<alpha>``
-        pools all normal test pictures. Of all digits, seeds and alphas, ``false_flags_kept`` is the share with no
-        more false flags than the 99 % band of the promise allows, ``false_flags_inside`` the share inside it.
-        ``seconds`` is the mean per detector.
+        ``auroc_sd`` the SD over seeds of the mean over digits (with two seeds or more). ``fpr_<alpha>`` is the
+        false-positive rate on all normal test images together. Of all digits, seeds and alphas,
+        ``fpr_not_exceeded`` is the share whose false positives are no more than the 99 % band around the target
+        allows, ``fpr_inside_band`` the share inside the band. ``seconds`` is the mean per detector.
         """
         table = self.table()
-        verdicts = np.array([self._verdicts(found) for found in self.classes])
+        positions = np.array([self._band_positions(found) for found in self.classes])
         by_seed = table.groupby("seed")["auroc"].mean()
         return {
             "auroc": float(table["auroc"].mean()),
             "auroc_lowest": float(table.groupby("digit")["auroc"].mean().min()),
             **({"auroc_sd": float(by_seed.std())} if len(by_seed) > 1 else {}),
             **{name: float(table[name].mean()) for name in table.columns if name.startswith("auroc_")},
-            **{
-                f"false_flag_{name}": self._pooled(table, name)
-                for name in table.columns
-                if name.startswith("rate_")
-            },
-            "false_flags_kept": float((verdicts != "above").mean()),
-            "false_flags_inside": float((verdicts == "inside").mean()),
+            **{name: self._pooled(table, name) for name in table.columns if name.startswith("fpr_")},
+            "fpr_not_exceeded": float((positions != "above").mean()),
+            "fpr_inside_band": float((positions == "inside").mean()),
             "seconds": float(table["seconds"].mean()),
         }
 
     def _row(self, found: ClassScores) -> dict[str, Any]:
         others = [name for name in found.scores["test"] if name != self.declared]
-        promises = {alpha: found.promise(self.declared, alpha) for alpha in self.alphas}
+        checks = {alpha: found.fpr_check(self.declared, alpha) for alpha in self.alphas}
         return {
             "digit": found.digit,
             "seed": found.seed,
@@ -138,13 +134,13 @@ class OneClassResult:
             "n_abnormal": int(found.abnormal.sum()),
             "auroc": found.auroc(self.declared),
             **{f"auroc_{name}": found.auroc(name) for name in others},
-            **{f"rate_{alpha:g}": promise.rate for alpha, promise in promises.items()},
-            **{f"verdict_{alpha:g}": promise.verdict for alpha, promise in promises.items()},
+            **{f"fpr_{alpha:g}": check.rate for alpha, check in checks.items()},
+            **{f"band_{alpha:g}": check.verdict for alpha, check in checks.items()},
             "seconds": found.seconds,
         }
 
-    def _verdicts(self, found: ClassScores) -> list[str]:
-        return [found.promise(self.declared, alpha).verdict for alpha in self.alphas]
+    def _band_positions(self, found: ClassScores) -> list[str]:
+        return [found.fpr_check(self.declared, alpha).verdict for alpha in self.alphas]
 
     @staticmethod
     def _pooled(table: pd.DataFrame, name: str) -> float:
@@ -152,37 +148,41 @@ class OneClassResult:
 
 
 def merged(results: Mapping[str, OneClassResult], merge: MergeSettings = MergeSettings()) -> OneClassResult:  # noqa: B008 - frozen
-    """Return what an ensemble of trials finds: their declared scores, merged by p-values as those of scans are.
+    """Return the result of an ensemble: its members' declared scores, merged by p-values as for scans.
 
     Parameters
     ----------
     results
-        Name → what a trial found, all for the same digits, seeds and parts.
+        Name → result of a member, all for the same digits, seeds and parts.
     merge
-        How; weights of maps are not looked at.
+        How scores are merged; weights of maps are not used.
 
     Raises
     ------
     ConfigError
-        If the trials do not cover the same pictures.
+        If the members were not evaluated on the same images.
     """
     first = next(iter(results.values()))
     classes = []
-    for place, found in enumerate(first.classes):
-        members = {name: (result.classes[place : place + 1], result.declared) for name, result in results.items()}
+    for position, found in enumerate(first.classes):
+        members = {
+            name: (result.classes[position : position + 1], result.declared) for name, result in results.items()
+        }
         for name, (others, _) in members.items():
-            if not others or not _same_pictures(found, others[0]):
-                raise ConfigError(f"trial {name!r} has other digits, seeds or parts; examine all with one setting")
+            if not others or not _same_images(found, others[0]):
+                raise ConfigError(
+                    f"model {name!r} has other digits, seeds or parts; evaluate all with the same settings"
+                )
         classes.append(_merged_class({name: (o[0], score) for name, (o, score) in members.items()}, merge))
     return OneClassResult(ENSEMBLE_SCORE, first.alphas, tuple(classes))
 
 
 def save_classes(path: Path, classes: Sequence[tuple[str, ClassScores]]) -> None:
-    """Write the scores of classes, each with the fingerprint of what it came from, as plain arrays (npz)."""
+    """Write the scores of classes, each with its cache key, as plain arrays (npz)."""
     arrays: dict[str, npt.NDArray[Any]] = {}
-    for fingerprint, found in classes:
+    for cache_key, found in classes:
         prefix = f"{found.digit}.{found.seed}"
-        arrays[f"{prefix}.fingerprint"] = np.array(fingerprint)
+        arrays[f"{prefix}.cache_key"] = np.array(cache_key)
         arrays[f"{prefix}.seconds"] = np.array(found.seconds)
         arrays[f"{prefix}.abnormal"] = found.abnormal
         for part, scores in found.scores.items():
@@ -192,7 +192,7 @@ def save_classes(path: Path, classes: Sequence[tuple[str, ClassScores]]) -> None
 
 
 def load_classes(path: Path) -> list[tuple[str, ClassScores]]:
-    """Return what :func:`save_classes` wrote; nothing where there is no such file.
+    """Return what :func:`save_classes` wrote; nothing if there is no such file.
 
     Raises
     ------
@@ -203,10 +203,10 @@ def load_classes(path: Path) -> list[tuple[str, ClassScores]]:
         return []
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            return [_loaded(arrays, name.removesuffix(".fingerprint"))
-                    for name in arrays.files if name.endswith(".fingerprint")]  # fmt: skip
+            return [_loaded(arrays, name.removesuffix(".cache_key"))
+                    for name in arrays.files if name.endswith(".cache_key")]  # fmt: skip
     except (ValueError, OSError, KeyError, EOFError, BadZipFile) as error:
-        raise InputError(f"{path} holds no scores that can be read ({error}); delete it to score anew") from error
+        raise InputError(f"{path} has no readable scores ({error}); delete it to score anew") from error
 
 
 def _loaded(arrays: Any, prefix: str) -> tuple[str, ClassScores]:
@@ -216,13 +216,13 @@ def _loaded(arrays: Any, prefix: str) -> tuple[str, ClassScores]:
         for part, start in ((part, f"{prefix}.{part}.") for part in PARTS)
     }
     seconds = float(arrays[f"{prefix}.seconds"])
-    return str(arrays[f"{prefix}.fingerprint"]), ClassScores(
+    return str(arrays[f"{prefix}.cache_key"]), ClassScores(
         digit, seed, arrays[f"{prefix}.abnormal"], scores, seconds
     )
 
 
 def _merged_class(members: Mapping[str, tuple[ClassScores, str]], merge: MergeSettings) -> ClassScores:
-    """Return the merged scores of one digit and seed, beside the members' declared ones."""
+    """Return the merged scores of one digit and seed, with the members' declared ones."""
 
     def values(name: str, part: Part) -> Floats:
         found, score = members[name]
@@ -238,7 +238,7 @@ def _merged_class(members: Mapping[str, tuple[ClassScores, str]], merge: MergeSe
     return replace(first, scores=scores, seconds=seconds)
 
 
-def _same_pictures(one: ClassScores, other: ClassScores) -> bool:
+def _same_images(one: ClassScores, other: ClassScores) -> bool:
     sizes = [[len(next(iter(c.scores[part].values()))) for part in PARTS] for c in (one, other)]
     same = (one.digit, one.seed) == (other.digit, other.seed)
     return same and sizes[0] == sizes[1] and bool((one.abnormal == other.abnormal).all())

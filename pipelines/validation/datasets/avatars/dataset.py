@@ -1,8 +1,8 @@
-"""The world of avatars: fifty observed looks, the law that they suggest, and pictures of looks drawn from it.
+"""The avatar dataset: fifty observed avatars, the attribute distribution they give, and images drawn from it.
 
-Models learn from more looks than fifty, all drawn from the law, which is what a sample of fifty stands for. The
-classifier, which says what generated pictures show, learns from looks of a smoothed law (α = 1) instead, so that it
-knows the two values that none of the fifty has, and is told of no value that it is rare.
+Models are trained on more than fifty images, all drawn from the distribution that the sample of fifty estimates.
+The reference classifier, which labels samples, is trained on a smoothed distribution (α = 1) instead, so that it
+knows the two values that none of the fifty has, and learns of no value that it is rare.
 """
 
 from __future__ import annotations
@@ -13,16 +13,21 @@ import numpy as np
 import numpy.typing as npt
 
 from anomaly.core.volume import FloatArray
-from pipelines.validation.datasets.avatars import distribution as law
-from pipelines.validation.datasets.avatars.distribution import VALUES, Look
-from pipelines.validation.datasets.avatars.image_bank import Album, hidden
-from pipelines.validation.datasets.avatars.mosaic import colours, mosaic
-from pipelines.validation.datasets.avatars.rendering import OUTSIDE, kind_outside, outside, render_many
+from pipelines.validation.datasets.avatars import distribution
+from pipelines.validation.datasets.avatars.distribution import VALUES, Attributes
+from pipelines.validation.datasets.avatars.image_bank import ImageBank, hide_invisible
+from pipelines.validation.datasets.avatars.mosaic import mosaic, to_rgb
+from pipelines.validation.datasets.avatars.rendering import (
+    OOD_KINDS,
+    out_of_distribution_kind,
+    out_of_distribution_sample,
+    render_many,
+)
 from pipelines.validation.datasets.avatars.settings import AvatarSettings
-from pipelines.validation.labelled_dataset import Labels, Pictures
+from pipelines.validation.labelled_dataset import LabelledImages, Labels
 
-FEATURES = dict(zip(Look._fields, VALUES, strict=True))
-SMOOTHED = 1.0  # α of the looks that the classifier learns from
+ATTRIBUTE_VALUES = dict(zip(Attributes._fields, VALUES, strict=True))
+CLASSIFIER_ALPHA = 1.0  # smoothing α of the images that the classifier is trained on
 PARTS = (
     "observed",
     "train",
@@ -34,47 +39,48 @@ PARTS = (
     "requests",
     "outside",
 )
+"""Parts of the dataset; the seed of each is made from its position."""
 
 
 @dataclass(frozen=True, eq=False)
 class Avatars:
-    """What is known of this world beside pictures to learn from.
+    """The avatar dataset: draws images of any part.
 
     Parameters
     ----------
     settings
-        How many looks, and how large.
-    album
-        The picture of every look.
+        Numbers and size of the images.
+    image_bank
+        The image of every combination of attributes.
     """
 
     settings: AvatarSettings
-    album: Album
+    image_bank: ImageBank
 
     @property
-    def observed(self) -> list[Look]:
-        """The fifty looks."""
-        return law.observed_looks(self._seed("observed"))
+    def observed(self) -> list[Attributes]:
+        """The fifty observed avatars."""
+        return distribution.observed_combinations(self._seed("observed"))
 
-    def looks(self, part: str, n: int, alpha: float = 0.0) -> Pictures:
-        """Return ``n`` looks of one of the parts, which are drawn from the law with a seed of their own."""
+    def images(self, part: str, n: int, alpha: float = 0.0) -> LabelledImages:
+        """Return ``n`` images of one of the parts, drawn from the distribution with the part's own seed."""
         rows = self.codes(part, n, alpha)
-        return Pictures(self.album.of(rows), rows)
+        return LabelledImages(self.image_bank.mosaics(rows), rows)
 
     def codes(self, part: str, n: int, alpha: float = 0.0) -> Labels:
-        """Return what :meth:`looks` show, codes ``(n, 5)``, without the pictures."""
-        return hidden(law.codes(law.drawn(n, self._seed(part), alpha)))
+        """Return the codes ``(n, 5)`` of :meth:`images`, without the images."""
+        return hide_invisible(distribution.codes(distribution.sample(n, self._seed(part), alpha)))
 
-    def strangers(self, n: int) -> tuple[FloatArray, npt.NDArray[np.str_]]:
-        """Return the pictures ``(n, 2H, 2W)`` of looks from outside the law, and of which kind each is."""
-        looks = outside(n, self._seed("outside"), tuple(OUTSIDE))
-        kinds = np.array([kind_outside(look) for look in looks], dtype=np.str_)
-        return mosaic(render_many(looks, self.settings.size)), kinds
+    def out_of_distribution_images(self, n: int) -> tuple[FloatArray, npt.NDArray[np.str_]]:
+        """Return out-of-distribution images ``(n, 2H, 2W)``, and the kind of each."""
+        combinations = out_of_distribution_sample(n, self._seed("outside"), tuple(OOD_KINDS))
+        kinds = np.array([out_of_distribution_kind(one) for one in combinations], dtype=np.str_)
+        return mosaic(render_many(combinations, self.settings.size)), kinds
 
     def _seed(self, part: str) -> int:
         return int(np.random.SeedSequence([self.settings.seed, PARTS.index(part)]).generate_state(1)[0])
 
 
 def in_colour(pixels: FloatArray) -> FloatArray:
-    """Return mosaics ``(N, 2H, 2W)`` as people look at them, ``(N, H, W, 3)``, 0 to 1."""
-    return (colours(pixels) / 255).astype(np.float32)
+    """Return mosaics ``(N, 2H, 2W)`` as colour images ``(N, H, W, 3)``, 0 to 1."""
+    return (to_rgb(pixels) / 255).astype(np.float32)

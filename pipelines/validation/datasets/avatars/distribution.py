@@ -1,14 +1,14 @@
-"""Fifty observed looks, of which only the counts of each feature's values are known, and the law they suggest.
+"""The attribute distribution of avatars, estimated from the counts of each attribute's values in fifty avatars.
 
-Which hair goes with which clothes is not known, so the columns are taken as independent. Of all laws that have
-these margins that one has the largest entropy: it adds nothing that the counts do not say.
+Which hair goes with which clothes is not known, so the attributes are taken as independent. Of all distributions
+with these margins, this one has the largest entropy: it adds no information to the counts.
 
     θ_fv       = (n_fv + α) / (50 + α K_f)            α = 0: the maximum likelihood, n_fv / 50
-    P(look)    = Π_f θ_f,v(f)                         over 7 × 6 × 3 × 4 × 8 = 4,032 looks
-    P(picture) = Σ P(look)                            over looks that look the same: no hair, no colour
+    P(a)       = Π_f θ_f,v(f)                         over 7 × 6 × 3 × 4 × 8 = 4,032 combinations a
+    P(image)   = Σ P(a)                               over combinations with the same image: no hair, no hair colour
 
-There are (7 − 1) × 6 × 3 × 4 × 8 + 3 × 4 × 8 = 3,552 pictures. Whatever is counted in pictures (novel, distinct) is
-counted by what is :func:`visible`.
+There are (7 − 1) × 6 × 3 × 4 × 8 + 3 × 4 × 8 = 3,552 images. Novel and distinct avatars are counted by their image,
+that is by the :func:`visible` attributes.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from anomaly.evaluation import categorical
 from anomaly.evaluation.categorical import UNKNOWN, Codes, Floats, MarginFit
 
 HIDDEN = "hidden"
-"""The value of a feature that a picture does not show."""
+"""The value of an attribute that an image does not show."""
 
 
-class Look(NamedTuple):
-    """One value of each feature."""
+class Attributes(NamedTuple):
+    """A combination of attributes: one value of each."""
 
     top_type: str
     hair_color: str
@@ -66,27 +66,27 @@ TABLE: Mapping[str, Mapping[str, int]] = MappingProxyType(
         },
     }
 )
-"""Feature → value → how many of the observed looks have it."""
+"""Attribute → value → number of observed avatars with it."""
 
 N_OBSERVED = 50
-VALUES: tuple[tuple[str, ...], ...] = tuple(tuple(TABLE[feature]) for feature in Look._fields)
+VALUES: tuple[tuple[str, ...], ...] = tuple(tuple(TABLE[feature]) for feature in Attributes._fields)
 HAIR = frozenset(VALUES[0]) - {"NoHair"}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How a set of looks compares with as many drawn from the law.
+    """A set of avatars, compared with as many drawn from the distribution.
 
     Parameters
     ----------
     margins
-        The chi-square test of each feature, in the order of ``Look``; hidden values are left out.
+        The chi-square test of each attribute, in the order of ``Attributes``; hidden values are left out.
     novel, expected_novel
-        Share of the looks whose picture is none of the observed ones'.
+        Share of the avatars whose image equals that of no observed one.
     distinct, expected_distinct
-        Different pictures, as a share of the looks.
+        Number of different images, as a share of the avatars.
     differing, expected_differing
-        Mean number of features, of 5, in which two looks differ.
+        Mean number of attributes, of 5, in which two avatars differ.
     """
 
     margins: MarginFit
@@ -98,41 +98,43 @@ class Comparison:
     expected_differing: float
 
 
-def every_look() -> list[Look]:
-    """Return all 4,032 looks, the last feature varying fastest."""
-    return [Look(*values) for values in itertools.product(*VALUES)]
+def every_combination() -> list[Attributes]:
+    """Return all 4,032 combinations, the last attribute varying fastest."""
+    return [Attributes(*values) for values in itertools.product(*VALUES)]
 
 
-def visible(look: Look) -> Look:
-    """Return what a picture shows of a look: hair colour is hidden where there is no hair, or a hat over it.
+def visible(combination: Attributes) -> Attributes:
+    """Return the attributes that an image shows: hair colour is hidden without hair, or under a hat.
 
-    Two looks have the same picture exactly where this is the same.
+    Two combinations have the same image if and only if this is the same.
     """
-    return look if look.top_type in HAIR else look._replace(hair_color=HIDDEN)
+    return combination if combination.top_type in HAIR else combination._replace(hair_color=HIDDEN)
 
 
-def codes(looks: Iterable[Look]) -> Codes:
-    """Return ``(N, 5)`` positions of the values in the table; −1 where hidden.
+def codes(combinations: Iterable[Attributes]) -> Codes:
+    """Return ``(N, 5)`` codes: positions of the values in the table; −1 where hidden.
 
     Raises
     ------
     InputError
         A value is not in the table; names the valid ones.
     """
-    return np.array([[_code(f, value) for f, value in enumerate(look)] for look in looks], np.int64).reshape(-1, 5)
+    return np.array(
+        [[_code(f, value) for f, value in enumerate(combination)] for combination in combinations], np.int64
+    ).reshape(-1, 5)
 
 
-def looks_of(rows: npt.ArrayLike) -> list[Look]:
-    """Return the looks of codes ``(N, 5)``; −1 becomes hidden."""
+def combinations_of(rows: npt.ArrayLike) -> list[Attributes]:
+    """Return the combinations with codes ``(N, 5)``; −1 becomes hidden."""
     return [
-        Look(*(HIDDEN if code == UNKNOWN else VALUES[f][code] for f, code in enumerate(row)))
+        Attributes(*(HIDDEN if code == UNKNOWN else VALUES[f][code] for f, code in enumerate(row)))
         for row in np.asarray(rows, dtype=np.int64).tolist()
     ]
 
 
 def theta(alpha: float = 0.0) -> tuple[Floats, ...]:
-    """Return the probabilities of each feature's values, five arrays ``(K_f,)``."""
-    return tuple(smoothed(list(TABLE[feature].values()), alpha) for feature in Look._fields)
+    """Return the probabilities of each attribute's values, five arrays ``(K_f,)``."""
+    return tuple(smoothed(list(TABLE[feature].values()), alpha) for feature in Attributes._fields)
 
 
 def smoothed(counts: npt.ArrayLike, alpha: float) -> Floats:
@@ -152,69 +154,78 @@ def smoothed(counts: npt.ArrayLike, alpha: float) -> Floats:
     return np.asarray(raised / raised.sum())
 
 
-def observed_looks(seed: int) -> list[Look]:
-    """Return 50 looks whose margins are exactly the table's.
+def observed_combinations(seed: int) -> list[Attributes]:
+    """Return 50 combinations whose margins are exactly the table's.
 
-    Each column is its 50 values, shuffled on its own: only margins are known, and any other way to put the columns
-    together would add a dependence that nobody has seen. Two of the looks may be the same.
+    Each attribute's 50 values are shuffled independently, because only the margins are known. Two of the
+    combinations may be equal.
     """
     rng = np.random.default_rng(seed)
     columns = [
-        rng.permutation(np.repeat(VALUES[f], list(TABLE[name].values()))) for f, name in enumerate(Look._fields)
+        rng.permutation(np.repeat(VALUES[f], list(TABLE[name].values())))
+        for f, name in enumerate(Attributes._fields)
     ]
-    return [Look(*map(str, row)) for row in zip(*columns, strict=True)]
+    return [Attributes(*map(str, row)) for row in zip(*columns, strict=True)]
 
 
-def drawn(n: int, seed: int, alpha: float = 0.0) -> list[Look]:
-    """Return ``n`` looks drawn from the law, each feature on its own; with α > 0 also values never observed."""
+def sample(n: int, seed: int, alpha: float = 0.0) -> list[Attributes]:
+    """Draw ``n`` combinations, each attribute independently; with α > 0 also values that were never observed."""
     rng = np.random.default_rng(seed)
-    return looks_of(np.stack([rng.choice(len(p), size=n, p=p) for p in theta(alpha)], axis=1))
+    return combinations_of(np.stack([rng.choice(len(p), size=n, p=p) for p in theta(alpha)], axis=1))
 
 
-def probabilities(looks: Iterable[Look], tables: Sequence[Floats]) -> Floats:
-    """Return Π θ of each look ``(N,)``, with ``tables`` as of :func:`theta`; of a hidden value, the sum."""
-    rows = codes(looks)
+def probabilities(combinations: Iterable[Attributes], tables: Sequence[Floats]) -> Floats:
+    """Return Π θ of each combination ``(N,)``, with ``tables`` as from :func:`theta`.
+
+    The factor of a hidden value is 1.
+    """
+    rows = codes(combinations)
     factors = [np.where(rows[:, f] == UNKNOWN, 1.0, table[rows[:, f]]) for f, table in enumerate(tables)]
     return np.asarray(np.prod(factors, axis=0))
 
 
-def picture_probabilities(alpha: float = 0.0) -> dict[Look, float]:
-    """Return the probability of each of the 3,552 pictures by what it shows."""
-    shown = list(dict.fromkeys(map(visible, every_look())))
+def image_probabilities(alpha: float = 0.0) -> dict[Attributes, float]:
+    """Return the probability of each of the 3,552 images, by the visible attributes."""
+    shown = list(dict.fromkeys(map(visible, every_combination())))
     return dict(zip(shown, probabilities(shown, theta(alpha)).tolist(), strict=True))
 
 
 def entropy(alpha: float = 0.0) -> float:
-    """Return the nats that one picture takes to tell, H = −Σ P ln P over pictures: no model of them needs fewer."""
-    p = np.array([value for value in picture_probabilities(alpha).values() if value > 0])
+    """Return the entropy of an image in nats, H = −Σ P ln P: no model has a lower expected −ln P."""
+    p = np.array([value for value in image_probabilities(alpha).values() if value > 0])
     return float(-(p * np.log(p)).sum())
 
 
-def compare(looks: Sequence[Look], observed: Iterable[Look], seed: int, alpha: float = 0.0) -> Comparison:
-    """Hold looks, at least one, against the law.
+def compare(
+    combinations: Sequence[Attributes], observed: Iterable[Attributes], seed: int, alpha: float = 0.0
+) -> Comparison:
+    """Compare avatars, at least one, with the distribution.
 
     With α = 0 a value that was never observed is impossible: it is counted in ``margins.impossible`` and left out
-    of the tests. With α > 0 the law is the smoothed one, under which everything is possible.
+    of the tests. With α > 0 the distribution is smoothed, and every value is possible.
 
     Parameters
     ----------
-    looks
-        Drawn, or read from generated pictures; hidden values are left out feature by feature.
+    combinations
+        Attributes that were drawn, or read from generated images; hidden values are left out, each on its own.
     observed
-        The looks that were there before, against which a look is novel.
+        Avatars that are known: others are novel.
     """
-    law, pictures = theta(alpha), picture_probabilities(alpha)
-    shown, before = [visible(look) for look in looks], {visible(look) for look in observed}
+    tables, probability = theta(alpha), image_probabilities(alpha)
+    shown, known = (
+        [visible(combination) for combination in combinations],
+        {visible(combination) for combination in observed},
+    )
     rows = codes(shown)
     counts = categorical.column_counts(rows, [len(values) for values in VALUES])
     return Comparison(
-        margins=categorical.margin_fit(rows, law, seed),
-        novel=sum(look not in before for look in shown) / len(shown),
-        expected_novel=1 - sum(pictures[look] for look in before),
+        margins=categorical.margin_fit(rows, tables, seed),
+        novel=sum(combination not in known for combination in shown) / len(shown),
+        expected_novel=1 - sum(probability[combination] for combination in known),
         distinct=categorical.distinct_share(shown),
-        expected_distinct=categorical.expected_distinct_share(list(pictures.values()), len(shown)),
+        expected_distinct=categorical.expected_distinct_share(list(probability.values()), len(shown)),
         differing=categorical.differing_columns(counts),
-        expected_differing=categorical.expected_differing_columns(law),
+        expected_differing=categorical.expected_differing_columns(tables),
     )
 
 
@@ -222,5 +233,5 @@ def _code(feature: int, value: str) -> int:
     if value == HIDDEN:
         return UNKNOWN
     if value not in VALUES[feature]:
-        raise InputError(unknown_name(Look._fields[feature], value, [*VALUES[feature], HIDDEN]))
+        raise InputError(unknown_name(Attributes._fields[feature], value, [*VALUES[feature], HIDDEN]))
     return VALUES[feature].index(value)

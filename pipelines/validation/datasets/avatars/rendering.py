@@ -1,15 +1,15 @@
-"""Looks as pictures, drawn by python-avatars (SVG) and resvg.
+"""Drawings of avatars, made by python-avatars (SVG) and resvg.
 
-Skin, eyes, eyebrows, nose, mouth and background are the same in every picture, and nobody has a beard, so that a
-picture tells the five features of its look and nothing else. It hides one: a bald head, or one under a hat, has
-no hair colour (:func:`pipelines.validation.datasets.avatars.distribution.visible`). The background is far from
-every colour of hair, skin
-and clothes: white clothes, 22 of the 50, could hardly be told from a white one.
+Skin, eyes, eyebrows, nose, mouth, (no) beard and background are the same in every image, so that an image shows the
+five attributes and nothing else. It hides one: a bald head, or one under a hat, has no hair colour
+(:func:`pipelines.validation.datasets.avatars.distribution.visible`). The background differs strongly from every
+colour of hair, skin and clothes; on white, the white clothes of 22 of the 50 could hardly be seen.
 
-A look from outside the law has one value that the table does not know, and draws all others from the law:
+An out-of-distribution avatar has one value that the table does not have, all other attributes being drawn from the
+distribution:
 
 - an eyepatch as accessory;
-- a hat on the head, in the colour of the clothes, so that it is the shape that is new;
+- a hat on the head, in the colour of the clothes, so that only its shape is new;
 - a shirt with a graphic print, white on black as the library draws it, and dark on all other colours: 22 of the 50
   wear white.
 """
@@ -25,9 +25,9 @@ import numpy as np
 import numpy.typing as npt
 
 from anomaly.core.errors import InputError, unknown_name
-from pipelines.validation.datasets.avatars.distribution import HIDDEN, Look, drawn, visible
+from pipelines.validation.datasets.avatars.distribution import HIDDEN, Attributes, sample, visible
 
-Pictures = npt.NDArray[np.uint8]
+RGBImages = npt.NDArray[np.uint8]
 
 BACKGROUND = "#6070A0"
 CANVAS = 'width="264px" height="280px" viewBox="0 0 264 280"'  # as python-avatars writes it
@@ -78,20 +78,20 @@ NAMES: Mapping[str, Mapping[str, str]] = MappingProxyType(
         },
     }
 )
-"""Feature → value, of the table or outside it → what python-avatars calls it; of prints: the graphic."""
+"""Attribute → value, in the table or not → name in python-avatars; for prints, the name of the graphic."""
 
-OUTSIDE: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
+OOD_KINDS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
     {
         "eyepatch": ("accessories_type", ("Eyepatch",)),
         "hat": ("top_type", tuple(HATS)),
         "graphic shirt": ("clothing_type", tuple(PRINTS)),
     }
 )
-"""Kind of look outside the law → its feature, and the values that the table does not know."""
+"""Kind of out-of-distribution avatar → its attribute, and the values that the table does not have."""
 
 
-def outside(n: int, seed: int, kinds: Sequence[str] = tuple(OUTSIDE)) -> list[Look]:
-    """Return ``n`` looks from outside the law; the kinds take turns, look i being of ``kinds[i % len(kinds)]``.
+def out_of_distribution_sample(n: int, seed: int, kinds: Sequence[str] = tuple(OOD_KINDS)) -> list[Attributes]:
+    """Draw ``n`` out-of-distribution avatars; avatar i is of the kind ``kinds[i % len(kinds)]``.
 
     Raises
     ------
@@ -99,87 +99,93 @@ def outside(n: int, seed: int, kinds: Sequence[str] = tuple(OUTSIDE)) -> list[Lo
         A kind is unknown; names the valid ones.
     """
     for kind in kinds:
-        if kind not in OUTSIDE:
-            raise InputError(unknown_name("kind of look outside the law", kind, list(OUTSIDE)))
+        if kind not in OOD_KINDS:
+            raise InputError(unknown_name("kind of out-of-distribution avatar", kind, list(OOD_KINDS)))
     rng = np.random.default_rng(seed)
     found = []
-    for i, look in enumerate(drawn(n, int(rng.integers(2**32)))):
-        feature, values = OUTSIDE[kinds[i % len(kinds)]]
-        found.append(look._replace(**{feature: values[rng.integers(len(values))]}))
+    for i, combination in enumerate(sample(n, int(rng.integers(2**32)))):
+        feature, values = OOD_KINDS[kinds[i % len(kinds)]]
+        found.append(combination._replace(**{feature: values[rng.integers(len(values))]}))
     return found
 
 
-def kind_outside(look: Look) -> str | None:
-    """Return the kind of a look from outside the law; None of one whose values are all in the table."""
-    return next((kind for kind, (feature, values) in OUTSIDE.items() if getattr(look, feature) in values), None)
+def out_of_distribution_kind(combination: Attributes) -> str | None:
+    """Return the kind of an out-of-distribution avatar; None if all its values are in the table."""
+    return next(
+        (kind for kind, (feature, values) in OOD_KINDS.items() if getattr(combination, feature) in values), None
+    )
 
 
-def render(look: Look, size: int) -> Pictures:
-    """Return the picture of a look, uint8 ``(size, size, 3)``: rows from the top; red, green, blue.
+def render(combination: Attributes, size: int) -> RGBImages:
+    """Return the drawing of an avatar, uint8 ``(size, size, 3)``: rows from the top; red, green, blue.
 
     Raises
     ------
     InputError
-        A value is neither in the table nor one of those outside it; names the valid ones.
+        A value is unknown; names the valid ones.
     """
     import resvg_py
     from PIL import Image
 
     png = resvg_py.svg_to_bytes(
-        svg_string=drawing(look),
+        svg_string=to_svg(combination),
         width=size,
         height=size,
         background=BACKGROUND,
-        style_sheet=None if look.clothing_color == "Black" else DARK_PRINT,
+        style_sheet=None if combination.clothing_color == "Black" else DARK_PRINT,
         skip_system_fonts=True,
     )
     with Image.open(io.BytesIO(png)) as image:
-        picture = np.array(image.convert("RGB"), dtype=np.uint8)
-    if picture.shape != (size, size, 3):
-        raise ValueError(f"found a picture of shape {picture.shape}; expected {(size, size, 3)}: a square canvas")
-    return picture
+        pixels = np.array(image.convert("RGB"), dtype=np.uint8)
+    if pixels.shape != (size, size, 3):
+        raise ValueError(f"found an image of shape {pixels.shape}; expected {(size, size, 3)}: a square canvas")
+    return pixels
 
 
-def render_many(looks: Sequence[Look], size: int, progress: Callable[[int, int], None] | None = None) -> Pictures:
-    """Return the pictures of looks, uint8 ``(N, size, size, 3)``; each different picture is drawn once.
+def render_many(
+    combinations: Sequence[Attributes], size: int, progress: Callable[[int, int], None] | None = None
+) -> RGBImages:
+    """Return the drawings of avatars, uint8 ``(N, size, size, 3)``; each different one is drawn once.
 
     Parameters
     ----------
     progress
-        Told after each drawn picture: how many are done, of how many.
+        Called after each drawing with the number done and the total.
     """
-    shown = [visible(look) for look in looks]
+    shown = [visible(combination) for combination in combinations]
     different = list(dict.fromkeys(shown))
-    pictures = np.empty((len(different), size, size, 3), dtype=np.uint8)
-    for i, look in enumerate(different):
-        pictures[i] = render(look, size)
+    images = np.empty((len(different), size, size, 3), dtype=np.uint8)
+    for i, combination in enumerate(different):
+        images[i] = render(combination, size)
         if progress is not None:
             progress(i + 1, len(different))
-    place = {look: i for i, look in enumerate(different)}
-    return pictures[[place[look] for look in shown]]
+    place = {combination: i for i, combination in enumerate(different)}
+    return images[[place[combination] for combination in shown]]
 
 
-def drawing(look: Look) -> str:
-    """Return the SVG text of a look on a square canvas without a background; prints are white."""
+def to_svg(combination: Attributes) -> str:
+    """Return the SVG text of an avatar on a square canvas without a background; prints are white."""
     import python_avatars as pa
 
-    top, hair, accessory, clothing, color = (_name(feature, value) for feature, value in look._asdict().items())
-    is_print = look.clothing_type in PRINTS
+    top, hair, accessory, clothing, color = (
+        _name(feature, value) for feature, value in combination._asdict().items()
+    )
+    is_print = combination.clothing_type in PRINTS
     avatar = pa.Avatar(
         style=pa.AvatarStyle.TRANSPARENT,
-        top=(pa.HatType if look.top_type in HATS else pa.HairType)[top],
+        top=(pa.HatType if combination.top_type in HATS else pa.HairType)[top],
         hat_color=pa.ClothingColor[color],
         hair_color=pa.HairColor[hair],
         accessory=pa.AccessoryType[accessory],
         clothing=pa.ClothingType["GRAPHIC_SHIRT" if is_print else clothing],
         clothing_color=pa.ClothingColor[color],
         shirt_graphic=pa.ClothingGraphic[clothing if is_print else "NONE"],
-        **_same_in_all(pa),
+        **_constant_parts(pa),
     )
     return str(avatar.render()).replace(CANVAS, SQUARE, 1)
 
 
-def _same_in_all(pa: Any) -> dict[str, Any]:
+def _constant_parts(pa: Any) -> dict[str, Any]:
     return {
         "eyebrows": pa.EyebrowType.DEFAULT,
         "eyes": pa.EyeType.DEFAULT,

@@ -11,25 +11,25 @@ from anomaly.core.errors import InputError
 from pipelines.validation.baselines.naive_bayes import FeatureNaiveBayes, PixelNaiveBayes
 from pipelines.validation.datasets.avatars.distribution import (
     TABLE,
-    Look,
-    drawn,
+    Attributes,
     entropy,
-    every_look,
-    observed_looks,
-    picture_probabilities,
+    every_combination,
+    image_probabilities,
+    observed_combinations,
+    sample,
     theta,
     visible,
 )
-from pipelines.validation.datasets.avatars.rendering import Pictures, outside, render_many
+from pipelines.validation.datasets.avatars.rendering import RGBImages, out_of_distribution_sample, render_many
 
-OBSERVED = observed_looks(0)
-LIKELIEST = Look("LongHairStraight", "SilverGrey", "Round", "ShirtScoopNeck", "White")
+OBSERVED = observed_combinations(0)
+LIKELIEST = Attributes("LongHairStraight", "SilverGrey", "Round", "ShirtScoopNeck", "White")
 UNSEEN = LIKELIEST._replace(top_type="LongHairBun")
 
 
 @pytest.fixture(scope="module")
-def pictures() -> Pictures:
-    return render_many(drawn(300, 0), 32)
+def images() -> RGBImages:
+    return render_many(sample(300, 0), 32)
 
 
 def nearest(some: npt.NDArray[Any], others: npt.NDArray[Any]) -> list[float]:
@@ -37,26 +37,26 @@ def nearest(some: npt.NDArray[Any], others: npt.NDArray[Any]) -> list[float]:
     return [float(np.abs(one - others).mean(axis=(1, 2, 3)).min()) for one in some]
 
 
-def neighbours_correlation(images: Pictures) -> float:
+def neighbours_correlation(images: RGBImages) -> float:
     """Return the median correlation of a pixel with the one on its right, over pixels that vary."""
     centred = images - images.mean(axis=0)
-    spread = centred.std(axis=0)
+    seed_table = centred.std(axis=0)
     left, right = centred[:, :, :-1], centred[:, :, 1:]
-    vary = (spread[:, :-1] > 10) & (spread[:, 1:] > 10)
+    vary = (seed_table[:, :-1] > 10) & (seed_table[:, 1:] > 10)
     together = (left * right).mean(axis=0)
-    return float(np.median(together[vary] / (spread[:, :-1] * spread[:, 1:])[vary]))
+    return float(np.median(together[vary] / (seed_table[:, :-1] * seed_table[:, 1:])[vary]))
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_likeliest_margins_are_those_of_the_table(seed: int) -> None:
-    model = FeatureNaiveBayes.fit(observed_looks(seed))
-    for feature, table in zip(Look._fields, model.theta, strict=True):
+    model = FeatureNaiveBayes.fit(observed_combinations(seed))
+    for feature, table in zip(Attributes._fields, model.theta, strict=True):
         assert table.tolist() == pytest.approx([n / 50 for n in TABLE[feature].values()])
 
 
 def test_the_probability_of_a_look_is_the_product_over_its_features() -> None:
     model = FeatureNaiveBayes.fit(OBSERVED)
-    rare = Look("NoHair", "Brown", "Sunglasses", "ShirtVNeck", "PastelOrange")
+    rare = Attributes("NoHair", "Brown", "Sunglasses", "ShirtVNeck", "PastelOrange")
     assert model.probability(LIKELIEST) == pytest.approx(0.46 * 0.48 * 0.44 * 0.38 * 0.44)
     assert model.probability(rare) == pytest.approx(0.14 * 0.04 * 0.34 * 0.12 * 0.04)
     assert np.log(model.probability(rare)) == pytest.approx(sum(np.log([0.14, 0.04, 0.34, 0.12, 0.04])))
@@ -65,7 +65,7 @@ def test_the_probability_of_a_look_is_the_product_over_its_features() -> None:
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
 def test_probabilities_of_all_looks_sum_to_one(alpha: float) -> None:
     model = FeatureNaiveBayes.fit(OBSERVED, alpha)
-    assert sum(map(model.probability, every_look())) == pytest.approx(1, abs=1e-12)
+    assert sum(map(model.probability, every_combination())) == pytest.approx(1, abs=1e-12)
 
 
 def test_an_unseen_value_is_impossible_without_smoothing_and_possible_with_it() -> None:
@@ -75,9 +75,9 @@ def test_an_unseen_value_is_impossible_without_smoothing_and_possible_with_it() 
 
 
 def test_hidden_hair_says_nothing_about_hair_colours() -> None:
-    looks = [visible(look) for look in OBSERVED]
-    model = FeatureNaiveBayes.fit(looks)
-    hair = Counter(look.hair_color for look in OBSERVED if look.top_type != "NoHair")
+    combinations = [visible(combination) for combination in OBSERVED]
+    model = FeatureNaiveBayes.fit(combinations)
+    hair = Counter(combination.hair_color for combination in OBSERVED if combination.top_type != "NoHair")
     assert model.theta[1].tolist() == pytest.approx([hair[color] / 43 for color in TABLE["hair_color"]])
     assert model.probability(visible(LIKELIEST._replace(top_type="NoHair"))) == pytest.approx(
         0.14 * 0.44 * 0.38 * 0.44
@@ -86,47 +86,52 @@ def test_hidden_hair_says_nothing_about_hair_colours() -> None:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_ten_new_looks_differ_from_the_fifty_and_from_one_another(seed: int) -> None:
-    observed = observed_looks(seed)
+    observed = observed_combinations(seed)
     model = FeatureNaiveBayes.fit(observed)
-    found = model.new_looks(10, observed, seed)
-    new = {visible(look) for look, _ in found}
+    found = model.unobserved(10, observed, seed)
+    new = {visible(combination) for combination, _ in found}
     assert len(found) == len(new) == 10
-    assert not new & {visible(look) for look in observed}
-    assert all(p == pytest.approx(model.probability(look)) and p > 0 for look, p in found)
-    assert found == model.new_looks(10, observed, seed)
+    assert not new & {visible(combination) for combination in observed}
+    assert all(p == pytest.approx(model.probability(combination)) and p > 0 for combination, p in found)
+    assert found == model.unobserved(10, observed, seed)
 
 
 @pytest.mark.slow  # many draws
 def test_the_first_new_look_follows_the_law_among_what_is_new() -> None:
     model = FeatureNaiveBayes.fit(OBSERVED)
-    drawn_first = [model.new_looks(1, OBSERVED, seed)[0][0].top_type == "LongHairStraight" for seed in range(100)]
-    known = {visible(look) for look in OBSERVED}
-    new = {look: p for look, p in picture_probabilities().items() if look not in known}
-    share = sum(p for look, p in new.items() if look.top_type == "LongHairStraight") / sum(new.values())
+    drawn_first = [model.unobserved(1, OBSERVED, seed)[0][0].top_type == "LongHairStraight" for seed in range(100)]
+    known = {visible(combination) for combination in OBSERVED}
+    new = {combination: p for combination, p in image_probabilities().items() if combination not in known}
+    share = sum(p for combination, p in new.items() if combination.top_type == "LongHairStraight") / sum(
+        new.values()
+    )
     assert np.mean(drawn_first) == pytest.approx(share, abs=3 * np.sqrt(share * (1 - share) / 100))
 
 
 def test_new_looks_have_unseen_values_only_with_smoothing() -> None:
-    def unseen(alpha: float) -> bool:
-        found = FeatureNaiveBayes.fit(OBSERVED, alpha).new_looks(200, OBSERVED, 0)
-        return any(look.top_type == "LongHairBun" or look.clothing_color == "Black" for look, _ in found)
+    def test_images(alpha: float) -> bool:
+        found = FeatureNaiveBayes.fit(OBSERVED, alpha).unobserved(200, OBSERVED, 0)
+        return any(
+            combination.top_type == "LongHairBun" or combination.clothing_color == "Black"
+            for combination, _ in found
+        )
 
-    assert not unseen(0)
-    assert unseen(1)
+    assert not test_images(0)
+    assert test_images(1)
 
 
 def test_more_new_looks_than_are_possible_are_refused() -> None:
     only = FeatureNaiveBayes.fit([LIKELIEST, LIKELIEST._replace(hair_color="Red")])
-    assert len(only.new_looks(1, [LIKELIEST], 0)) == 1
-    with pytest.raises(InputError, match="found 1 new looks that are possible, expected at least 2"):
-        only.new_looks(2, [LIKELIEST], 0)
+    assert len(only.unobserved(1, [LIKELIEST], 0)) == 1
+    with pytest.raises(InputError, match="found 1 unobserved combinations that are possible, expected at least 2"):
+        only.unobserved(2, [LIKELIEST], 0)
 
 
 def test_a_bald_look_with_another_hair_colour_is_not_new() -> None:
     bald = LIKELIEST._replace(top_type="NoHair")
     red = bald._replace(hair_color="Red")
-    with pytest.raises(InputError, match="found 0 new looks"):
-        FeatureNaiveBayes.fit([bald, red]).new_looks(1, [bald], 0)
+    with pytest.raises(InputError, match="found 0 unobserved combinations"):
+        FeatureNaiveBayes.fit([bald, red]).unobserved(1, [bald], 0)
 
 
 def test_pixels_are_counted_level_by_level_and_smoothed() -> None:
@@ -144,39 +149,39 @@ def test_the_likelihood_of_a_picture_is_the_product_over_its_pixels_and_channels
 
 
 @pytest.mark.slow
-def test_every_pixel_alone_is_drawn_as_it_is_seen(pictures: Pictures) -> None:
-    drawn_pictures = PixelNaiveBayes.fit(pictures).sample(2000, np.random.default_rng(0))
-    apart = drawn_pictures.mean(axis=0) - pictures.mean(axis=0)
-    noise = np.sqrt(pictures.var(axis=0) / 2000)
+def test_every_pixel_alone_is_drawn_as_it_is_seen(images: RGBImages) -> None:
+    drawn_pictures = PixelNaiveBayes.fit(images).sample(2000, np.random.default_rng(0))
+    apart = drawn_pictures.mean(axis=0) - images.mean(axis=0)
+    noise = np.sqrt(images.var(axis=0) / 2000)
     assert drawn_pictures.shape == (2000, 32, 32, 3)
     assert (np.abs(apart) < 10 + 4.5 * noise).all()  # half a step between two of 16 grey levels is 8.5
 
 
-def test_a_drawn_picture_is_no_look_though_each_of_its_pixels_is_one_of_a_look(pictures: Pictures) -> None:
-    coarse = np.rint(pictures / 17) * 17
-    drawn_pictures = PixelNaiveBayes.fit(pictures, alpha=0).sample(50, np.random.default_rng(0))
+def test_a_drawn_picture_is_no_look_though_each_of_its_pixels_is_one_of_a_look(images: RGBImages) -> None:
+    coarse = np.rint(images / 17) * 17
+    drawn_pictures = PixelNaiveBayes.fit(images, alpha=0).sample(50, np.random.default_rng(0))
     for one in drawn_pictures:
         assert (one == coarse).any(axis=0).all()
-    held_out = np.rint(render_many(drawn(50, 1), 32) / 17) * 17
+    held_out = np.rint(render_many(sample(50, 1), 32) / 17) * 17
     assert min(nearest(drawn_pictures, coarse)) > 10 * np.median(nearest(held_out, coarse))
 
 
-def test_neighbouring_pixels_agree_in_looks_and_not_in_drawn_pictures(pictures: Pictures) -> None:
-    assert neighbours_correlation(pictures) > 0.9
-    sampled = PixelNaiveBayes.fit(pictures).sample(300, np.random.default_rng(0))
+def test_neighbouring_pixels_agree_in_looks_and_not_in_drawn_pictures(images: RGBImages) -> None:
+    assert neighbours_correlation(images) > 0.9
+    sampled = PixelNaiveBayes.fit(images).sample(300, np.random.default_rng(0))
     assert abs(neighbours_correlation(sampled)) < 0.05
 
 
-def test_pixels_pay_hundreds_of_times_for_the_five_choices_of_a_look(pictures: Pictures) -> None:
+def test_pixels_pay_hundreds_of_times_for_the_five_choices_of_a_look(images: RGBImages) -> None:
     assert entropy() == pytest.approx(6.6, abs=0.05)
-    assert 1800 < PixelNaiveBayes.fit(pictures).entropy() < 2200
+    assert 1800 < PixelNaiveBayes.fit(images).entropy() < 2200
 
 
-def test_what_the_law_never_puts_there_is_mostly_less_probable_than_a_look(pictures: Pictures) -> None:
-    model = PixelNaiveBayes.fit(pictures)
-    inside = -model.log_likelihood(render_many(drawn(60, 2), 32))
+def test_what_the_law_never_puts_there_is_mostly_less_probable_than_a_look(images: RGBImages) -> None:
+    model = PixelNaiveBayes.fit(images)
+    inside = -model.log_likelihood(render_many(sample(60, 2), 32))
     for kind in ("eyepatch", "hat", "graphic shirt"):
-        beyond = -model.log_likelihood(render_many(outside(30, 0, kinds=[kind]), 32))
+        beyond = -model.log_likelihood(render_many(out_of_distribution_sample(30, 0, kinds=[kind]), 32))
         assert (beyond[:, None] > inside).mean() > 0.7, kind
 
 

@@ -9,14 +9,14 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from anomaly.core.errors import ConfigError
-from pipelines.validation.checks.latent_codes import codes, filled_in, psnr
-from pipelines.validation.model_under_test import World
-from tests.pipelines.validation.small_datasets import candidate, small_digits
+from pipelines.validation.checks.latent_codes import check_latent_codes, inpaint, psnr
+from pipelines.validation.model_under_test import Dataset
+from tests.pipelines.validation.small_datasets import small_digits, under_test
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return small_digits(tmp_path_factory.mktemp("world"))
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return small_digits(tmp_path_factory.mktemp("dataset"))
 
 
 class Linear:
@@ -37,19 +37,19 @@ class Linear:
         return self.decode(self.embed(images, mask))
 
 
-def test_principal_components_are_as_good_as_themselves(world: World, tmp_path: Path) -> None:
-    found = codes(candidate(world, Linear(world.train.pixels, 10), tmp_path)).measures
+def test_principal_components_are_as_good_as_themselves(dataset: Dataset, tmp_path: Path) -> None:
+    found = check_latent_codes(under_test(dataset, Linear(dataset.train.pixels, 10), tmp_path)).measures
     assert found["code_size"] == 10
-    assert found["better_than_pca"] == pytest.approx(1, abs=1e-3)
+    assert found["pca_error_ratio"] == pytest.approx(1, abs=1e-3)
     assert found["linear_probe"] > 0.85
     assert 0.5 < found["precision_at_10"] < 1
     assert found["inpainting_psnr_gain"] > 0.5
     assert found["denoising_psnr_gain"] > 0.5
 
 
-def test_a_code_of_two_numbers_is_drawn_as_a_map_and_a_plane(world: World, tmp_path: Path) -> None:
-    found = codes(candidate(world, Linear(world.train.pixels, 2), tmp_path))
-    assert {"Codes of the test pictures", "The plane of codes, decoded"} <= found.pictures.keys()
+def test_a_code_of_two_numbers_is_drawn_as_a_map_and_a_plane(dataset: Dataset, tmp_path: Path) -> None:
+    found = check_latent_codes(under_test(dataset, Linear(dataset.train.pixels, 2), tmp_path))
+    assert {"Codes of the test images", "The plane of codes, decoded"} <= found.images.keys()
     assert found.measures["linear_probe"] < 0.75
 
 
@@ -61,21 +61,21 @@ class Shuffled(Linear):
         return torch.randn((len(images), 10), generator=rng)
 
 
-def test_codes_that_say_nothing_are_seen_to(world: World, tmp_path: Path) -> None:
-    found = codes(candidate(world, Shuffled(world.train.pixels, 10), tmp_path)).measures
+def test_codes_that_say_nothing_are_seen_to(dataset: Dataset, tmp_path: Path) -> None:
+    found = check_latent_codes(under_test(dataset, Shuffled(dataset.train.pixels, 10), tmp_path)).measures
     assert found["linear_probe"] < 0.2
     assert found["precision_at_10"] < 0.2
-    assert found["better_than_pca"] < 1
+    assert found["pca_error_ratio"] < 1
 
 
-def test_what_is_hidden_is_rebuilt_and_what_is_seen_stays(world: World) -> None:
-    model, pixels = Linear(world.train.pixels, 20), world.test.pixels[:50]
-    hidden = np.zeros((8, 8), dtype=bool)
-    hidden[4:] = True
-    mean = world.train.pixels.mean(axis=0)
-    restored = filled_in(model, pixels, hidden, mean)
+def test_what_is_hidden_is_rebuilt_and_what_is_seen_stays(dataset: Dataset) -> None:
+    model, pixels = Linear(dataset.train.pixels, 20), dataset.test.pixels[:50]
+    hide_invisible = np.zeros((8, 8), dtype=bool)
+    hide_invisible[4:] = True
+    mean = dataset.train.pixels.mean(axis=0)
+    restored = inpaint(model, pixels, hide_invisible, mean)
     assert np.array_equal(restored[:, :4], pixels[:, :4])
-    assert psnr(pixels, restored) > psnr(pixels, np.where(hidden, mean, pixels))
+    assert psnr(pixels, restored) > psnr(pixels, np.where(hide_invisible, mean, pixels))
 
 
 def test_the_peak_signal_to_noise_ratio_is_that_of_the_mean_squared_error() -> None:
@@ -83,7 +83,7 @@ def test_the_peak_signal_to_noise_ratio_is_that_of_the_mean_squared_error() -> N
     assert psnr(truth, truth + 0.1) == pytest.approx(20, abs=1e-4)
 
 
-def test_what_has_no_code_is_not_examined(world: World, tmp_path: Path) -> None:
+def test_what_has_no_code_is_not_examined(dataset: Dataset, tmp_path: Path) -> None:
     silent = type("Silent", (), {"family": "diffusion"})()
-    with pytest.raises(ConfigError, match="leave out the exam codes"):
-        codes(candidate(world, silent, tmp_path))
+    with pytest.raises(ConfigError, match="remove the check latent_codes"):
+        check_latent_codes(under_test(dataset, silent, tmp_path))

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from anomaly.core.errors import ConfigError
-from pipelines.validation.checks.likelihood import likelihood
-from pipelines.validation.model_under_test import World
-from tests.pipelines.validation.small_datasets import candidate, small_digits
+from pipelines.validation.checks.likelihood import check_likelihood
+from pipelines.validation.model_under_test import Dataset
+from tests.pipelines.validation.small_datasets import small_digits, under_test
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return small_digits(tmp_path_factory.mktemp("world"))
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return small_digits(tmp_path_factory.mktemp("dataset"))
 
 
 class Uniform:
@@ -36,11 +36,11 @@ class Gaussian:
         return 0.5 * images**2 + 0.5 * math.log(2 * math.pi)
 
 
-def test_bits_per_dimension_are_those_of_known_densities(world: World, tmp_path: Path) -> None:
-    flat = likelihood(candidate(world, Uniform(), tmp_path)).measures["bits_per_dimension"]
+def test_bits_per_dimension_are_those_of_known_densities(dataset: Dataset, tmp_path: Path) -> None:
+    flat = check_likelihood(under_test(dataset, Uniform(), tmp_path)).measures["bits_per_dimension"]
     assert flat == pytest.approx(math.log2(255))
-    normal = likelihood(candidate(world, Gaussian(), tmp_path)).measures["bits_per_dimension"]
-    mean_square = float((world.test.pixels[:250] ** 2).mean())
+    normal = check_likelihood(under_test(dataset, Gaussian(), tmp_path)).measures["bits_per_dimension"]
+    mean_square = float((dataset.test.pixels[:250] ** 2).mean())
     expected = (0.5 * mean_square + 0.5 * math.log(2 * math.pi)) / math.log(2) + math.log2(255)
     assert normal == pytest.approx(expected, abs=1e-3)
 
@@ -54,15 +54,15 @@ class Weighing:
         return images.flatten(1).sum(1) * 0 - 100 + math.log10(k)
 
 
-def test_each_number_of_draws_has_its_bound(world: World, tmp_path: Path) -> None:
-    found = likelihood(candidate(world, Weighing(), tmp_path))
+def test_each_number_of_draws_has_its_bound(dataset: Dataset, tmp_path: Path) -> None:
+    found = check_likelihood(under_test(dataset, Weighing(), tmp_path))
     assert found.measures == pytest.approx(
         {"nll_1": 100, "nll_50": 100 - math.log10(50), "nll_500": 97.301}, abs=1e-3
     )
-    assert "50 test pictures" in found.notes[0]
+    assert "50 test images" in found.notes[0]
 
 
-def test_what_knows_no_likelihood_is_not_examined(world: World, tmp_path: Path) -> None:
-    silent = type("Silent", (), {"family": "f_anogan"})()
-    with pytest.raises(ConfigError, match="leave out the exam likelihood"):
-        likelihood(candidate(world, silent, tmp_path))
+def test_what_knows_no_likelihood_is_not_examined(dataset: Dataset, tmp_path: Path) -> None:
+    silent = type("Silent", (), {"family": "gan"})()
+    with pytest.raises(ConfigError, match="remove the check likelihood"):
+        check_likelihood(under_test(dataset, silent, tmp_path))

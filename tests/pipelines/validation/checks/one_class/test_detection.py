@@ -6,41 +6,41 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pipelines.validation.checks.one_class.detection import EACH, mistakable
+from pipelines.validation.checks.one_class.detection import N_SHOWN, most_confused
 from pipelines.validation.checks.one_class.result import PARTS, ClassScores, OneClassResult
-from pipelines.validation.labelled_dataset import Pictures
+from pipelines.validation.labelled_dataset import LabelledImages
 from pipelines.validation.report.image_grids import points
-from pipelines.validation.report.page import meaning
+from pipelines.validation.report.page import describe
 
 
 def found(digit: int, seed: int, abnormal: npt.NDArray[np.bool_], test: npt.NDArray[np.float64]) -> ClassScores:
     return ClassScores(digit, seed, abnormal, {part: {"score": test, "other": -test} for part in PARTS})
 
 
-def numbered(n: int) -> Pictures:
+def numbered(n: int) -> LabelledImages:
     """Pictures each of which is its own number throughout."""
     pixels = np.arange(n, dtype=np.float32)[:, None, None] * np.ones((1, 4, 4), dtype=np.float32)
-    return Pictures(pixels, np.zeros((n, 1), dtype=np.int64))
+    return LabelledImages(pixels, np.zeros((n, 1), dtype=np.int64))
 
 
 def test_likeliest_mistakes_are_high_normal_and_low_abnormal_scores_of_the_first_seed() -> None:
     rng = np.random.default_rng(0)
     scores, abnormal = rng.permutation(40.0 * np.arange(40)), np.arange(40) % 2 == 1
     classes = (found(3, 0, abnormal, scores), found(3, 1, abnormal, -scores), found(7, 0, ~abnormal, scores))
-    shown = mistakable(OneClassResult("score", (), classes), numbered(40))[:, 0, 0].astype(int)
+    shown = most_confused(OneClassResult("score", (), classes), numbered(40))[:, 0, 0].astype(int)
     normal, others = np.flatnonzero(~abnormal), np.flatnonzero(abnormal)
 
     def by_score(which: npt.NDArray[np.intp]) -> list[int]:
         return [int(number) for number in which[np.argsort(scores[which])]]
 
-    assert shown[: 2 * EACH].tolist() == by_score(normal)[::-1][:EACH] + by_score(others)[:EACH]
-    assert shown[2 * EACH :].tolist() == by_score(others)[::-1][:EACH] + by_score(normal)[:EACH]
+    assert shown[: 2 * N_SHOWN].tolist() == by_score(normal)[::-1][:N_SHOWN] + by_score(others)[:N_SHOWN]
+    assert shown[2 * N_SHOWN :].tolist() == by_score(others)[::-1][:N_SHOWN] + by_score(normal)[:N_SHOWN]
 
 
 def test_where_pictures_are_few_the_last_is_shown_again() -> None:
     few = OneClassResult("score", (), (found(0, 0, np.array([False, True, False]), np.array([1.0, 2.0, 3.0])),))
-    shown = mistakable(few, numbered(3))[:, 0, 0].astype(int).tolist()
-    assert shown == [2] + [0] * (EACH - 1) + [1] * EACH
+    shown = most_confused(few, numbered(3))[:, 0, 0].astype(int).tolist()
+    assert shown == [2] + [0] * (N_SHOWN - 1) + [1] * N_SHOWN
 
 
 def test_points_are_drawn_for_each_name() -> None:
@@ -53,7 +53,7 @@ def test_points_are_drawn_for_each_name() -> None:
 
 
 def test_measures_say_what_they_are_also_those_that_go_on_with_a_name() -> None:
-    assert meaning("one_normal.auroc") == "AUROC of the declared score, mean over digits and seeds"
-    assert meaning("one_normal.auroc_negative_elbo") == "AUROC of the score negative elbo"
-    assert "0.05 is promised" in meaning("one_abnormal.false_flag_rate_0.05")
-    assert meaning("unheard.of") == "unheard.of"
+    assert describe("one_normal.auroc") == "AUROC of the declared score, mean over digits and seeds"
+    assert describe("one_normal.auroc_negative_elbo") == "AUROC of the score negative elbo"
+    assert "at a target of 0.05" in describe("one_abnormal.fpr_0.05")
+    assert describe("unheard.of") == "unheard.of"

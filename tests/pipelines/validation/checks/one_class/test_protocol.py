@@ -10,62 +10,62 @@ import torch
 from anomaly.calibration.operating_point import check_promise
 from anomaly.core.errors import ConfigError, InputError
 from anomaly.evaluation.detection import auroc
-from anomaly.models.ae import Autoencoder
 from anomaly.scoring.ensemble import MergeSettings
-from pipelines.validation.baselines.sklearn_detectors import EstimatorTrial
+from pipelines.validation import fit_and_score
+from pipelines.validation.baselines.sklearn_detectors import EstimatorEntry
 from pipelines.validation.checks.one_class.protocol import (
     one_class,
-    rehearsal,
     split,
+    tuning_split,
 )
 from pipelines.validation.checks.one_class.result import ClassScores, OneClassResult, load_classes, merged
 from pipelines.validation.datasets.digits import Digits
-from pipelines.validation.labelled_dataset import Pictures
-from pipelines.validation.settings import OneClassSettings, TrialSettings
-from pipelines.validation.thresholds import Bar
+from pipelines.validation.labelled_dataset import LabelledImages
+from pipelines.validation.settings import FamilyEntry, OneClassSettings
+from pipelines.validation.thresholds import Threshold
 
 SIZE = 8
-BARS = {"one_normal.auroc": Bar(least=0.5)}
+BARS = {"one_normal.auroc": Threshold(min=0.5)}
 SETTINGS = OneClassSettings(digits=(0, 2), calibration=100, held_out=20, reference=30, alphas=(0.05, 0.1))
-PCA = TrialSettings(model={"family": "pca", "components": 3}, exams=("one_normal",), bars=BARS)
+PCA = FamilyEntry(model={"family": "pca", "components": 3}, checks=("one_normal",), thresholds=BARS)
 
 
-def pictures(n: int, seed: int) -> Pictures:
+def images(n: int, seed: int) -> LabelledImages:
     """Bars at a place that tells the class, moved by up to a pixel and of any brightness."""
     rng = np.random.default_rng(seed)
     labels = np.arange(n) % 3
     pixels = rng.normal(0.1, 0.03, (n, SIZE, SIZE))
-    for picture, label in zip(pixels, labels, strict=True):
+    for image, label in zip(pixels, labels, strict=True):
         row = 2 * label + rng.integers(2)
-        picture[row : row + 2] += rng.uniform(0.4, 0.8)
-    return Pictures(pixels.clip(0, 1).astype(np.float32), labels[:, None].astype(np.int64))
+        image[row : row + 2] += rng.uniform(0.4, 0.8)
+    return LabelledImages(pixels.clip(0, 1).astype(np.float32), labels[:, None].astype(np.int64))
 
 
 @pytest.fixture(scope="module")
 def digits() -> Digits:
-    return Digits(pictures(600, seed=1), pictures(300, seed=2), "made up")
+    return Digits(images(600, seed=1), images(300, seed=2), "made up")
 
 
 def unlike_anything(digits: Digits) -> Digits:
     """The same labels with noise for pictures, so that there is nothing to know."""
     rng = np.random.default_rng(5)
-    train, test = (Pictures(rng.random(p.pixels.shape, dtype=np.float32), p.labels)
+    train, test = (LabelledImages(rng.random(p.pixels.shape, dtype=np.float32), p.labels)
                    for p in (digits.train, digits.test))  # fmt: skip
     return Digits(train, test, "noise")
 
 
-def network(**training: Any) -> TrialSettings:
-    return TrialSettings.model_validate({
+def network(**training: Any) -> FamilyEntry:
+    return FamilyEntry.model_validate({
         "model": {"family": "ae", "channels": [8], "latent_size": 4},
         "training": {"steps": 3, "batch_size": 8, "warmup": 0, **training},
-        "exams": ["one_normal"],
-            "bars": BARS,
+        "checks": ["one_normal"],
+            "thresholds": BARS,
     })  # fmt: skip
 
 
-def estimator(kind: str, **settings: Any) -> EstimatorTrial:
-    return EstimatorTrial.model_validate(
-        {"estimator": {"kind": kind, **settings}, "exams": ["one_normal"], "bars": BARS}
+def estimator(kind: str, **settings: Any) -> EstimatorEntry:
+    return EstimatorEntry.model_validate(
+        {"estimator": {"kind": kind, **settings}, "checks": ["one_normal"], "thresholds": BARS}
     )
 
 
@@ -77,19 +77,19 @@ EVERYTHING = [PCA, estimator("knn"), estimator("knn", components=5), estimator("
               estimator("one_class_svm")]  # fmt: skip
 
 
-@pytest.mark.parametrize("trial", EVERYTHING)
+@pytest.mark.parametrize("entry", EVERYTHING)
 def test_other_digits_are_told_from_the_normal_one_and_noise_is_not(
-    trial: TrialSettings | EstimatorTrial, digits: Digits, tmp_path: Path
+    entry: FamilyEntry | EstimatorEntry, digits: Digits, tmp_path: Path
 ) -> None:
-    found = one_class(trial, digits, SETTINGS, tmp_path / "digits").measures()
+    found = one_class(entry, digits, SETTINGS, tmp_path / "digits").measures()
     assert found["auroc"] > 0.9
-    nothing = one_class(trial, unlike_anything(digits), SETTINGS, tmp_path / "noise").measures()
+    nothing = one_class(entry, unlike_anything(digits), SETTINGS, tmp_path / "noise").measures()
     assert abs(nothing["auroc"] - 0.5) < 0.1
 
 
 def test_the_table_says_which_score_counts_and_agrees_with_the_measures(digits: Digits, tmp_path: Path) -> None:
-    trial = TrialSettings.model_validate({**PCA.model_dump(), "scoring": {"scan_score": "hotelling"}})
-    result = one_class(trial, digits, SETTINGS, tmp_path)
+    entry = FamilyEntry.model_validate({**PCA.model_dump(), "scoring": {"scan_score": "hotelling"}})
+    result = one_class(entry, digits, SETTINGS, tmp_path)
     table, found = result.table(), result.measures()
     assert table["digit"].tolist() == [0, 2]
     assert found["auroc"] == pytest.approx(table["auroc"].mean())
@@ -106,13 +106,13 @@ def test_labels_follow_the_protocol(protocol: str, share: float, digits: Digits)
     is_two = digits.test.labels[:, 0] == 2
     assert (parts.abnormal == (is_two if protocol == "one_abnormal" else ~is_two)).all()
     assert parts.abnormal.mean() == pytest.approx(share, abs=0.01)
-    for normal in (parts.learn, parts.held_out, parts.calibration):
+    for normal in (parts.train, parts.held_out, parts.calibration):
         assert ((normal.labels[:, 0] == 2) == (protocol == "one_normal")).all()
 
 
 def test_no_picture_is_in_two_parts(digits: Digits) -> None:
     parts = split(digits, 0, 0, SETTINGS)
-    rows = [set(map(bytes, some.pixels)) for some in (parts.learn, parts.held_out, parts.calibration, parts.test)]
+    rows = [set(map(bytes, some.pixels)) for some in (parts.train, parts.held_out, parts.calibration, parts.test)]
     assert len(set.union(*rows)) == sum(map(len, rows))
     assert [len(some) for some in rows[:3]] == [80, 20, 100]
     again, other = split(digits, 0, 0, SETTINGS), split(digits, 0, 1, SETTINGS)
@@ -121,28 +121,28 @@ def test_no_picture_is_in_two_parts(digits: Digits) -> None:
 
 
 def test_black_becomes_paper(digits: Digits) -> None:
-    parts = split(digits, 0, 0, SETTINGS.model_copy(update={"paper": 0.25}))
+    parts = split(digits, 0, 0, SETTINGS.model_copy(update={"background_level": 0.25}))
     expected = 0.25 + 0.75 * digits.test.pixels
     assert np.allclose(parts.test.pixels, expected)
-    assert parts.learn.pixels.min() >= 0.25
+    assert parts.train.pixels.min() >= 0.25
 
 
 def test_the_rehearsal_knows_no_test_picture(digits: Digits) -> None:
-    found = rehearsal(digits)
+    found = tuning_split(digits)
     known = set(map(bytes, digits.train.pixels))
     train, test = set(map(bytes, found.train.pixels)), set(map(bytes, found.test.pixels))
     assert train | test == known
     assert not train & test
     assert len(test) == 100
-    assert "rehearsal" in found.source
+    assert "tuning split" in found.source
 
 
 def test_too_few_pictures_are_refused(digits: Digits) -> None:
-    with pytest.raises(InputError, match="found 200 normal training pictures"):
+    with pytest.raises(InputError, match="found 200 normal training images"):
         split(digits, 0, 0, SETTINGS.model_copy(update={"calibration": 180}))
     with pytest.raises(InputError, match="one kind only"):
         split(digits, 7, 0, SETTINGS.model_copy(update={"protocol": "one_abnormal"}))
-    with pytest.raises(InputError, match="found 80 normal pictures; knn expected 91"):
+    with pytest.raises(InputError, match="found 80 normal images; knn expected 91"):
         one_class(estimator("knn", neighbours=90), digits, SETTINGS, Path("unused"))
 
 
@@ -152,9 +152,9 @@ def test_an_alpha_that_cannot_be_promised_is_refused() -> None:
 
 
 def test_an_unknown_score_is_refused_before_it_is_kept(digits: Digits, tmp_path: Path) -> None:
-    trial = TrialSettings.model_validate({**PCA.model_dump(), "scoring": {"scan_score": "kl"}})
+    entry = FamilyEntry.model_validate({**PCA.model_dump(), "scoring": {"scan_score": "kl"}})
     with pytest.raises(ConfigError, match=r"'kl' is none of combined, hotelling, reconstruction"):
-        one_class(trial, digits, SETTINGS, tmp_path)
+        one_class(entry, digits, SETTINGS, tmp_path)
     assert load_classes(tmp_path / "scores.npz") == []
 
 
@@ -163,19 +163,19 @@ def test_an_interrupted_run_goes_on_and_a_finished_one_trains_nothing(
 ) -> None:
     whole = one_class(network(), digits, SETTINGS, tmp_path / "whole", "cpu")
     one_class(network(), digits, SETTINGS.model_copy(update={"digits": (0,)}), tmp_path / "parts", "cpu")
-    told: list[str] = []
+    as_covariates: list[str] = []
     learnt: list[int] = []
-    fit = Autoencoder.fit
+    fit = fit_and_score.fit
 
-    def counted(self: Autoencoder, *args: Any) -> Any:
+    def counted(*args: Any) -> Any:
         learnt.append(1)
-        return fit(self, *args)
+        return fit(*args)
 
-    monkeypatch.setattr(Autoencoder, "fit", counted)
+    monkeypatch.setattr(fit_and_score, "fit", counted)
     rest = one_class(
-        network(), digits, SETTINGS, tmp_path / "parts", "cpu", lambda done, total, what: told.append(what)
+        network(), digits, SETTINGS, tmp_path / "parts", "cpu", lambda done, total, what: as_covariates.append(what)
     )
-    assert told == ["ae: digit 2, seed 0", "ae: done"]
+    assert as_covariates == ["ae: digit 2, seed 0", "ae: done"]
     assert len(learnt) == 1
     assert numbers_of(rest) == numbers_of(whole)
     one_class(network(), digits, SETTINGS, tmp_path / "parts", "cpu")
@@ -209,11 +209,11 @@ def test_what_the_promise_says_is_counted_among_normal_test_pictures(digits: Dig
     found = result.classes[0]
     p = found.p_values("reconstruction")
     n_flagged = int((p[~found.abnormal] <= 0.1).sum())
-    assert found.promise("reconstruction", 0.1) == check_promise(n_flagged, 100, 100, 0.1)
-    assert result.table()["rate_0.1"][0] == pytest.approx(n_flagged / 100)
-    assert result.measures()["false_flags_kept"] == 1
-    rates = result.table()["rate_0.1"]
-    assert result.measures()["false_flag_rate_0.1"] == pytest.approx(rates.mean())
+    assert found.fpr_check("reconstruction", 0.1) == check_promise(n_flagged, 100, 100, 0.1)
+    assert result.table()["fpr_0.1"][0] == pytest.approx(n_flagged / 100)
+    assert result.measures()["fpr_not_exceeded"] == 1
+    rates = result.table()["fpr_0.1"]
+    assert result.measures()["fpr_0.1"] == pytest.approx(rates.mean())
 
 
 def test_a_broken_promise_is_seen() -> None:
@@ -222,9 +222,9 @@ def test_a_broken_promise_is_seen() -> None:
     memory = {"a": rng.normal(-1, 1, 400)}  # scores of pictures that were learnt by heart
     scores = {"held_out": memory, "calibration": memory, "test": {"a": rng.normal(0, 1, 1000)}}
     result = OneClassResult("a", (0.05, 0.1), (ClassScores(0, 0, abnormal, scores),))
-    assert result.measures()["false_flags_kept"] == 0
-    assert set(result.table()["verdict_0.05"]) == {"above"}
-    assert result.measures()["false_flag_rate_0.1"] > 0.2
+    assert result.measures()["fpr_not_exceeded"] == 0
+    assert set(result.table()["band_0.05"]) == {"above"}
+    assert result.measures()["fpr_0.1"] > 0.2
 
 
 def test_a_score_that_is_no_number_is_refused() -> None:
@@ -236,9 +236,9 @@ def test_a_score_that_is_no_number_is_refused() -> None:
 def test_an_ensemble_knows_what_two_half_blind_members_know() -> None:
     rng = np.random.default_rng(0)
     abnormal = np.arange(3000) >= 1000
-    seen = {"a": (np.arange(3000) >= 2000).astype(float), "b": abnormal & (np.arange(3000) < 2000)}
+    model_inputs = {"a": (np.arange(3000) >= 2000).astype(float), "b": abnormal & (np.arange(3000) < 2000)}
     results = {}
-    for name, half in seen.items():
+    for name, half in model_inputs.items():
         scores = {
             part: {"score": np.exp(rng.normal(0, 0.3, n))} for part, n in (("held_out", 200), ("calibration", 500))
         }
@@ -249,7 +249,7 @@ def test_an_ensemble_knows_what_two_half_blind_members_know() -> None:
     assert together.declared == "ensemble"
     assert together.measures()["auroc"] > 0.99 > max(alone) + 0.2
     assert together.measures()["auroc_a"] == alone[0]
-    assert together.measures()["false_flags_kept"] == 1
+    assert together.measures()["fpr_not_exceeded"] == 1
     assert together.measures()["seconds"] == 3
     cautious = merged(results, MergeSettings(how="mean"))
     assert cautious.measures()["auroc"] < together.measures()["auroc"]
@@ -258,7 +258,7 @@ def test_an_ensemble_knows_what_two_half_blind_members_know() -> None:
 def test_trials_of_other_pictures_are_not_merged(digits: Digits, tmp_path: Path) -> None:
     one = one_class(PCA, digits, SETTINGS, tmp_path / "one")
     other = one_class(PCA, digits, SETTINGS.model_copy(update={"seeds": (1,)}), tmp_path / "other")
-    with pytest.raises(ConfigError, match="trial 'other' has other digits, seeds or parts"):
+    with pytest.raises(ConfigError, match="model 'other' has other digits, seeds or parts"):
         merged({"one": one, "other": other})
 
 

@@ -11,63 +11,66 @@ from pipelines.validation.datasets.avatars.distribution import (
     N_OBSERVED,
     TABLE,
     VALUES,
-    Look,
+    Attributes,
     codes,
+    combinations_of,
     compare,
-    drawn,
     entropy,
-    every_look,
-    looks_of,
-    observed_looks,
-    picture_probabilities,
+    every_combination,
+    image_probabilities,
+    observed_combinations,
     probabilities,
+    sample,
     smoothed,
     theta,
     visible,
 )
 
-LIKELIEST = Look("LongHairStraight", "SilverGrey", "Round", "ShirtScoopNeck", "White")
+LIKELIEST = Attributes("LongHairStraight", "SilverGrey", "Round", "ShirtScoopNeck", "White")
 BALD = LIKELIEST._replace(top_type="NoHair")
 LEVEL = 0.05
 
 
 def test_every_feature_was_counted_in_all_fifty_looks() -> None:
-    assert tuple(TABLE) == Look._fields
+    assert tuple(TABLE) == Attributes._fields
     assert {feature: sum(counts.values()) for feature, counts in TABLE.items()} == dict.fromkeys(TABLE, N_OBSERVED)
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_observed_looks_have_exactly_the_margins_of_the_table(seed: int) -> None:
-    looks = observed_looks(seed)
-    assert len(looks) == 50
+    combinations = observed_combinations(seed)
+    assert len(combinations) == 50
     for feature, counts in TABLE.items():
-        found = Counter(getattr(look, feature) for look in looks)
+        found = Counter(getattr(combination, feature) for combination in combinations)
         assert found == {value: n for value, n in counts.items() if n}
 
 
 def test_a_seed_repeats_the_looks_and_another_one_does_not() -> None:
-    assert observed_looks(3) == observed_looks(3)
-    assert observed_looks(3) != observed_looks(4)
-    assert drawn(20, 3) == drawn(20, 3)
-    assert drawn(20, 3) != drawn(20, 4)
+    assert observed_combinations(3) == observed_combinations(3)
+    assert observed_combinations(3) != observed_combinations(4)
+    assert sample(20, 3) == sample(20, 3)
+    assert sample(20, 3) != sample(20, 4)
 
 
 def test_features_of_observed_looks_do_not_depend_on_one_another() -> None:
     both = [
-        sum(look.top_type == "LongHairStraight" and look.clothing_color == "White" for look in observed_looks(seed))
+        sum(
+            combination.top_type == "LongHairStraight" and combination.clothing_color == "White"
+            for combination in observed_combinations(seed)
+        )
         for seed in range(200)
     ]
     assert np.mean(both) == pytest.approx(50 * 0.46 * 0.44, abs=0.4)
 
 
 def test_there_are_4032_looks_and_3552_pictures() -> None:
-    looks = every_look()
-    assert len(set(looks)) == len(looks) == 7 * 6 * 3 * 4 * 8 == 4032
-    assert len({visible(look) for look in looks}) == len(picture_probabilities()) == 3552
+    combinations = every_combination()
+    assert len(set(combinations)) == len(combinations) == 7 * 6 * 3 * 4 * 8 == 4032
+    assert len({visible(combination) for combination in combinations}) == len(image_probabilities()) == 3552
 
 
 def test_the_law_of_a_feature_is_its_share_of_the_fifty() -> None:
-    for feature, table in zip(Look._fields, theta(), strict=True):
+    for feature, table in zip(Attributes._fields, theta(), strict=True):
         assert table.tolist() == pytest.approx([n / 50 for n in TABLE[feature].values()])
 
 
@@ -85,8 +88,8 @@ def test_no_law_follows_from_no_counts_or_negative_ones(counts: list[int], alpha
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0])
 def test_probabilities_of_all_looks_and_of_all_pictures_sum_to_one(alpha: float) -> None:
-    assert probabilities(every_look(), theta(alpha)).sum() == pytest.approx(1, abs=1e-12)
-    assert sum(picture_probabilities(alpha).values()) == pytest.approx(1, abs=1e-12)
+    assert probabilities(every_combination(), theta(alpha)).sum() == pytest.approx(1, abs=1e-12)
+    assert sum(image_probabilities(alpha).values()) == pytest.approx(1, abs=1e-12)
 
 
 def test_the_probability_of_a_look_is_the_product_over_its_features() -> None:
@@ -96,7 +99,7 @@ def test_the_probability_of_a_look_is_the_product_over_its_features() -> None:
 def test_a_bald_picture_is_as_probable_as_all_its_hair_colours_together() -> None:
     expected = 0.14 * 0.44 * 0.38 * 0.44
     assert visible(BALD) == visible(BALD._replace(hair_color="Red")) == BALD._replace(hair_color=HIDDEN)
-    assert picture_probabilities()[visible(BALD)] == pytest.approx(expected)
+    assert image_probabilities()[visible(BALD)] == pytest.approx(expected)
     assert sum(probabilities([BALD._replace(hair_color=c) for c in VALUES[1]], theta())) == pytest.approx(expected)
 
 
@@ -106,9 +109,9 @@ def test_hair_shows_its_colour_and_a_hat_hides_it() -> None:
 
 
 def test_codes_are_places_in_the_table_and_lead_back() -> None:
-    looks = [LIKELIEST, visible(BALD), *drawn(30, 0)]
-    assert codes(looks[:2]).tolist() == [[3, 5, 1, 2, 7], [0, -1, 1, 2, 7]]
-    assert looks_of(codes(looks)) == looks
+    combinations = [LIKELIEST, visible(BALD), *sample(30, 0)]
+    assert codes(combinations[:2]).tolist() == [[3, 5, 1, 2, 7], [0, -1, 1, 2, 7]]
+    assert combinations_of(codes(combinations)) == combinations
     assert codes([]).shape == (0, 5)
 
 
@@ -118,8 +121,8 @@ def test_a_value_that_the_table_does_not_know_is_refused_with_the_known_ones() -
 
 
 def test_unseen_values_are_drawn_only_with_smoothing() -> None:
-    assert not any(look.clothing_color == "Black" for look in drawn(2000, 0))
-    black = np.mean([look.clothing_color == "Black" for look in drawn(2000, 0, alpha=1)])
+    assert not any(combination.clothing_color == "Black" for combination in sample(2000, 0))
+    black = np.mean([combination.clothing_color == "Black" for combination in sample(2000, 0, alpha=1)])
     assert black == pytest.approx(1 / 58, abs=0.01)
 
 
@@ -130,32 +133,36 @@ def test_the_entropy_of_pictures_lies_below_that_of_looks_by_the_hidden_hair_col
 
 @pytest.mark.slow  # many draws
 def test_draws_from_the_law_are_accepted_as_often_as_the_level_promises() -> None:
-    observed = observed_looks(0)
-    rejected = [compare(drawn(200, seed), observed, seed).margins.p_value <= LEVEL for seed in range(40)]
+    observed = observed_combinations(0)
+    rejected = [compare(sample(200, seed), observed, seed).margins.p_value <= LEVEL for seed in range(40)]
     assert np.mean(rejected) < LEVEL + 3 * np.sqrt(LEVEL * (1 - LEVEL) / 40)
 
 
 def test_a_tilted_law_is_rejected() -> None:
     # One in five long straight hair-dos cut short: 0.46 → 0.37 of 500 looks.
-    def cut(look: Look, i: int) -> Look:
-        return look._replace(top_type="ShortHairShortFlat") if i % 5 == 0 and "Straight" in look.top_type else look
+    def cut(combination: Attributes, i: int) -> Attributes:
+        return (
+            combination._replace(top_type="ShortHairShortFlat")
+            if i % 5 == 0 and "Straight" in combination.top_type
+            else combination
+        )
 
     rejected = []
     for seed in range(20):
-        tilted = [cut(look, i) for i, look in enumerate(drawn(500, seed))]
-        rejected.append(compare(tilted, observed_looks(0), seed).margins.p_value <= LEVEL)
+        tilted = [cut(combination, i) for i, combination in enumerate(sample(500, seed))]
+        rejected.append(compare(tilted, observed_combinations(0), seed).margins.p_value <= LEVEL)
     assert np.mean(rejected) >= 0.9
 
 
 def test_an_unseen_value_is_impossible_under_the_law_and_possible_under_the_smoothed_one() -> None:
-    looks = [*drawn(400, 0, alpha=1), LIKELIEST._replace(clothing_color="Black")]
-    assert compare(looks, [], 0).margins.impossible > 0
-    assert compare(looks, [], 0, alpha=1).margins.impossible == 0
-    assert compare(looks, [], 0, alpha=1).margins.p_value > LEVEL
+    combinations = [*sample(400, 0, alpha=1), LIKELIEST._replace(clothing_color="Black")]
+    assert compare(combinations, [], 0).margins.impossible > 0
+    assert compare(combinations, [], 0, alpha=1).margins.impossible == 0
+    assert compare(combinations, [], 0, alpha=1).margins.p_value > LEVEL
 
 
 def test_draws_are_as_novel_and_as_diverse_as_the_law_expects() -> None:
-    found = compare(drawn(3000, 1), observed_looks(0), 0)
+    found = compare(sample(3000, 1), observed_combinations(0), 0)
     assert found.novel == pytest.approx(found.expected_novel, abs=0.03)
     assert found.distinct == pytest.approx(found.expected_distinct, abs=0.03)
     assert found.differing == pytest.approx(found.expected_differing, abs=0.05)
@@ -163,7 +170,7 @@ def test_draws_are_as_novel_and_as_diverse_as_the_law_expects() -> None:
 
 
 def test_copies_of_the_observed_looks_are_not_novel_and_one_look_again_and_again_is_not_diverse() -> None:
-    observed = observed_looks(0)
+    observed = observed_combinations(0)
     assert compare(observed, observed, 0).novel == 0
     same = compare([LIKELIEST] * 50, observed, 0)
     assert (same.distinct, same.differing) == (1 / 50, 0)

@@ -8,62 +8,67 @@ import pytest
 from anomaly.core.errors import InputError
 from pipelines.validation.datasets.avatars import image_bank as module
 from pipelines.validation.datasets.avatars.distribution import VALUES
-from pipelines.validation.datasets.avatars.image_bank import Album, every_picture, hidden, load_album
+from pipelines.validation.datasets.avatars.image_bank import (
+    ImageBank,
+    hide_invisible,
+    load_image_bank,
+    visible_codes,
+)
 from pipelines.validation.datasets.avatars.mosaic import mosaic
-from pipelines.validation.labelled_dataset import NOT_SHOWN
+from pipelines.validation.labelled_dataset import NOT_VISIBLE
 from tests.pipelines.validation.small_avatars import painted
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def sample(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Draw stripes instead of avatars, and count how many."""
     counts: list[int] = []
 
-    def paint(looks: list[object], size: int, progress: object) -> object:
-        counts.append(len(looks))
-        return painted(every_picture())
+    def paint(combinations: list[object], size: int, progress: object) -> object:
+        counts.append(len(combinations))
+        return painted(visible_codes())
 
     monkeypatch.setattr(module, "render_many", paint)
     return counts
 
 
 def test_there_are_as_many_pictures_as_looks_that_can_be_told_apart() -> None:
-    rows = every_picture()
+    rows = visible_codes()
     assert rows.shape == (3552, 5)
     assert len(np.unique(rows, axis=0)) == 3552
-    assert ((rows[:, 1] == NOT_SHOWN) == (rows[:, 0] == VALUES[0].index("NoHair"))).all()
+    assert ((rows[:, 1] == NOT_VISIBLE) == (rows[:, 0] == VALUES[0].index("NoHair"))).all()
 
 
 def test_each_look_is_given_its_own_picture() -> None:
-    album = Album(painted(every_picture()))
-    rows = every_picture()[::37]
-    assert (album.of(rows) == mosaic(painted(rows))).all()
+    image_bank = ImageBank(painted(visible_codes()))
+    rows = visible_codes()[::37]
+    assert (image_bank.mosaics(rows) == mosaic(painted(rows))).all()
 
 
 def test_the_hair_colour_of_the_bald_makes_no_difference() -> None:
-    album = Album(painted(every_picture()))
+    image_bank = ImageBank(painted(visible_codes()))
     bald = np.array([[0, colour, 1, 2, 3] for colour in (-1, 0, 5)])
-    assert (hidden(bald)[:, 1] == NOT_SHOWN).all()
-    pictures = album.of(bald)
-    assert (pictures == pictures[0]).all()
+    assert (hide_invisible(bald)[:, 1] == NOT_VISIBLE).all()
+    images = image_bank.mosaics(bald)
+    assert (images == images[0]).all()
 
 
 def test_a_look_with_a_value_missing_has_no_picture() -> None:
-    with pytest.raises(ValueError, match="values missing"):
-        Album(painted(every_picture())).of([[3, -1, 1, 2, 3]])
+    with pytest.raises(ValueError, match="missing values"):
+        ImageBank(painted(visible_codes())).mosaics([[3, -1, 1, 2, 3]])
 
 
-def test_pictures_are_drawn_once(drawn: list[int], tmp_path: Path) -> None:
-    first, again = (load_album(tmp_path, 32) for _ in range(2))
-    assert drawn == [3552]
-    assert (first.pictures == again.pictures).all()
-    load_album(tmp_path, 64)
-    assert drawn == [3552, 3552]
+def test_pictures_are_drawn_once(sample: list[int], tmp_path: Path) -> None:
+    first, again = (load_image_bank(tmp_path, 32) for _ in range(2))
+    assert sample == [3552]
+    assert (first.images == again.images).all()
+    load_image_bank(tmp_path, 64)
+    assert sample == [3552, 3552]
 
 
-def test_a_damaged_album_is_refused(drawn: list[int], tmp_path: Path) -> None:
-    load_album(tmp_path, 32)
+def test_a_damaged_album_is_refused(sample: list[int], tmp_path: Path) -> None:
+    load_image_bank(tmp_path, 32)
     (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(InputError, match="delete it to draw anew"):
-        load_album(tmp_path, 32)
+        load_image_bank(tmp_path, 32)

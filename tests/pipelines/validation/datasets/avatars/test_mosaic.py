@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipelines.validation.datasets.avatars.mosaic import colours, mosaic
+from pipelines.validation.datasets.avatars.mosaic import mosaic, to_rgb
 
 
 def test_a_pixel_becomes_a_block_of_red_green_blue_and_their_mean() -> None:
@@ -12,24 +12,24 @@ def test_a_pixel_becomes_a_block_of_red_green_blue_and_their_mean() -> None:
 
 
 def test_blocks_lie_where_their_pixels_lay(rng: np.random.Generator) -> None:
-    pictures = rng.integers(256, size=(2, 3, 5, 3), dtype=np.uint8)
-    found = mosaic(pictures)
+    images = rng.integers(256, size=(2, 3, 5, 3), dtype=np.uint8)
+    found = mosaic(images)
     assert found.shape == (2, 6, 10)
     assert found.dtype == np.float32
     for channel, (down, across) in enumerate([(0, 0), (0, 1), (1, 0)]):
-        assert found[:, down::2, across::2] == pytest.approx(pictures[..., channel] / 255)
-    assert found[:, 1::2, 1::2] == pytest.approx(pictures.mean(axis=-1) / 255)
+        assert found[:, down::2, across::2] == pytest.approx(images[..., channel] / 255)
+    assert found[:, 1::2, 1::2] == pytest.approx(images.mean(axis=-1) / 255)
 
 
 def test_every_colour_comes_back_as_it_was(rng: np.random.Generator) -> None:
-    pictures = rng.integers(256, size=(4, 8, 6, 3), dtype=np.uint8)
+    images = rng.integers(256, size=(4, 8, 6, 3), dtype=np.uint8)
     ramp = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=-1)
-    assert (colours(mosaic(pictures)) == pictures).all()
-    assert (colours(mosaic(ramp)) == ramp).all()
+    assert (to_rgb(mosaic(images)) == images).all()
+    assert (to_rgb(mosaic(ramp)) == ramp).all()
 
 
 def test_what_lies_outside_the_range_is_cut_off_and_the_mean_does_not_matter() -> None:
-    assert colours([[[1.5, -0.3], [0.5, 9.0]]]).tolist() == [[[[255, 0, 128]]]]
+    assert to_rgb([[[1.5, -0.3], [0.5, 9.0]]]).tolist() == [[[[255, 0, 128]]]]
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 4), (2, 4, 4, 1), (4, 4, 3)])
@@ -41,4 +41,4 @@ def test_what_is_no_picture_is_refused(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("shape", [(2, 5, 4), (2, 4, 5), (4, 4)])
 def test_what_is_no_mosaic_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="expected"):
-        colours(np.zeros(shape))
+        to_rgb(np.zeros(shape))

@@ -10,34 +10,34 @@ from anomaly.core.errors import InputError
 from pipelines.validation.datasets.avatars.distribution import (
     HIDDEN,
     TABLE,
-    Look,
+    Attributes,
     codes,
-    drawn,
-    every_look,
+    every_combination,
+    sample,
     visible,
 )
 from pipelines.validation.datasets.avatars.rendering import (
     BACKGROUND,
     HATS,
     NAMES,
-    OUTSIDE,
+    OOD_KINDS,
     PRINTS,
-    kind_outside,
-    outside,
+    out_of_distribution_kind,
+    out_of_distribution_sample,
     render,
     render_many,
 )
 
-LOOK = Look("ShortHairShortFlat", "Red", "Round", "ShirtScoopNeck", "White")
+LOOK = Attributes("ShortHairShortFlat", "Red", "Round", "ShirtScoopNeck", "White")
 # The second hides much of the clothes behind its hair, and its clothes have nearly the colour of its skin.
-CONTEXTS = (LOOK, Look("LongHairStraight", "PastelPink", "Blank", "ShirtScoopNeck", "PastelOrange"))
+CONTEXTS = (LOOK, Attributes("LongHairStraight", "PastelPink", "Blank", "ShirtScoopNeck", "PastelOrange"))
 
 
 def rgb(color: str) -> list[int]:
     return [int(color[i : i + 2], 16) for i in (1, 3, 5)]
 
 
-def difference(first: Look, second: Look, size: int = 32) -> tuple[float, int]:
+def difference(first: Attributes, second: Attributes, size: int = 32) -> tuple[float, int]:
     """Return the mean and the largest difference in grey levels over pixels and channels."""
     apart = np.abs(render(first, size).astype(np.int64) - render(second, size))
     return float(apart.mean()), int(apart.max())
@@ -45,16 +45,16 @@ def difference(first: Look, second: Look, size: int = 32) -> tuple[float, int]:
 
 @pytest.mark.parametrize("size", [32, 64, 128])
 def test_a_picture_is_square_and_in_colour(size: int) -> None:
-    picture = render(LOOK, size)
-    assert picture.shape == (size, size, 3)
-    assert picture.dtype == np.uint8
-    assert picture[0, 0].tolist() == picture[size // 2, 0].tolist() == rgb(BACKGROUND)
+    image = render(LOOK, size)
+    assert image.shape == (size, size, 3)
+    assert image.dtype == np.uint8
+    assert image[0, 0].tolist() == image[size // 2, 0].tolist() == rgb(BACKGROUND)
 
 
 def test_hair_and_clothes_have_the_colours_that_the_look_names() -> None:
-    picture = render(LOOK, 128)
-    assert picture[120, 64].tolist() == rgb("#FFFFFF")
-    assert picture[12, 64].tolist() == rgb("#C93305")
+    image = render(LOOK, 128)
+    assert image[120, 64].tolist() == rgb("#FFFFFF")
+    assert image[12, 64].tolist() == rgb("#C93305")
 
 
 def test_a_look_has_one_picture() -> None:
@@ -67,8 +67,8 @@ def test_python_avatars_knows_every_value_of_the_table() -> None:
 
 
 @pytest.mark.parametrize("context", CONTEXTS)
-@pytest.mark.parametrize("feature", Look._fields)
-def test_every_two_values_of_a_feature_differ_in_the_smallest_picture(feature: str, context: Look) -> None:
+@pytest.mark.parametrize("feature", Attributes._fields)
+def test_every_two_values_of_a_feature_differ_in_the_smallest_picture(feature: str, context: Attributes) -> None:
     for first, second in itertools.combinations(TABLE[feature], 2):
         mean, largest = difference(context._replace(**{feature: first}), context._replace(**{feature: second}))
         assert mean > 0.25, (first, second)
@@ -78,55 +78,57 @@ def test_every_two_values_of_a_feature_differ_in_the_smallest_picture(feature: s
 def test_no_hair_has_no_colour_and_neither_has_hair_under_a_hat() -> None:
     for top in ("NoHair", *HATS):
         covered = LOOK._replace(top_type=top)
-        pictures = [render(covered._replace(hair_color=color), 64) for color in TABLE["hair_color"]]
-        assert all((picture == pictures[0]).all() for picture in pictures)
-        assert (render(covered._replace(hair_color=HIDDEN), 64) == pictures[0]).all()
+        images = [render(covered._replace(hair_color=color), 64) for color in TABLE["hair_color"]]
+        assert all((image == images[0]).all() for image in images)
+        assert (render(covered._replace(hair_color=HIDDEN), 64) == images[0]).all()
 
 
 @pytest.mark.slow
 def test_two_looks_have_the_same_picture_exactly_where_they_show_the_same() -> None:
-    shown = list({visible(look): None for look in every_look()})
-    pictures = render_many(shown, 32)
-    coarse = np.rint(pictures / 17)  # 16 grey levels, those of naive Bayes over pixels
+    shown = list({visible(combination): None for combination in every_combination()})
+    images = render_many(shown, 32)
+    coarse = np.rint(images / 17)  # 16 grey levels, those of naive Bayes over pixels
     assert len(np.unique(coarse.reshape(len(shown), -1), axis=0)) == len(shown) == 3552
 
 
 def test_many_looks_are_drawn_in_their_order_and_each_picture_once() -> None:
     bald = LOOK._replace(top_type="NoHair")
-    looks = [LOOK, bald, LOOK._replace(clothing_color="Pink"), LOOK, bald._replace(hair_color="Black")]
-    told: list[tuple[int, int]] = []
-    pictures = render_many(looks, 32, lambda done, total: told.append((done, total)))
-    assert told == [(1, 3), (2, 3), (3, 3)]
-    assert pictures.shape == (5, 32, 32, 3)
-    assert all((picture == render(look, 32)).all() for picture, look in zip(pictures, looks, strict=True))
+    combinations = [LOOK, bald, LOOK._replace(clothing_color="Pink"), LOOK, bald._replace(hair_color="Black")]
+    as_covariates: list[tuple[int, int]] = []
+    images = render_many(combinations, 32, lambda done, total: as_covariates.append((done, total)))
+    assert as_covariates == [(1, 3), (2, 3), (3, 3)]
+    assert images.shape == (5, 32, 32, 3)
+    assert all(
+        (image == render(combination, 32)).all() for image, combination in zip(images, combinations, strict=True)
+    )
     assert render_many([], 32).shape == (0, 32, 32, 3)
 
 
 def test_looks_from_outside_the_law_have_one_new_value_and_all_others_from_the_law() -> None:
-    looks = outside(30, seed=5)
-    assert Counter(map(kind_outside, looks)) == dict.fromkeys(OUTSIDE, 10)
-    for look in looks:
-        feature, _ = OUTSIDE[str(kind_outside(look))]
-        inside = look._replace(**{feature: next(iter(TABLE[feature]))})
+    combinations = out_of_distribution_sample(30, seed=5)
+    assert Counter(map(out_of_distribution_kind, combinations)) == dict.fromkeys(OOD_KINDS, 10)
+    for combination in combinations:
+        feature, _ = OOD_KINDS[str(out_of_distribution_kind(combination))]
+        inside = combination._replace(**{feature: next(iter(TABLE[feature]))})
         assert codes([inside]).min() >= 0
         with pytest.raises(InputError, match=f"unknown {feature}"):
-            codes([look])
+            codes([combination])
 
 
 def test_looks_of_one_kind_are_seeded_and_vary() -> None:
-    hats = outside(40, seed=1, kinds=["hat"])
-    assert hats == outside(40, seed=1, kinds=["hat"])
-    assert hats != outside(40, seed=2, kinds=["hat"])
-    assert {look.top_type for look in hats} == set(HATS)
+    hats = out_of_distribution_sample(40, seed=1, kinds=["hat"])
+    assert hats == out_of_distribution_sample(40, seed=1, kinds=["hat"])
+    assert hats != out_of_distribution_sample(40, seed=2, kinds=["hat"])
+    assert {combination.top_type for combination in hats} == set(HATS)
 
 
 def test_looks_from_the_law_are_of_no_kind_outside_it() -> None:
-    assert {kind_outside(look) for look in drawn(200, 0, alpha=1)} == {None}
+    assert {out_of_distribution_kind(combination) for combination in sample(200, 0, alpha=1)} == {None}
 
 
-@pytest.mark.parametrize("kind", OUTSIDE)
+@pytest.mark.parametrize("kind", OOD_KINDS)
 def test_what_is_new_is_seen_in_the_smallest_picture_beside_every_value_of_the_law(kind: str) -> None:
-    feature, values = OUTSIDE[kind]
+    feature, values = OOD_KINDS[kind]
     for new, known in itertools.product(values, TABLE[feature]):
         mean, largest = difference(LOOK._replace(**{feature: new}), LOOK._replace(**{feature: known}))
         assert mean > 0.25, (new, known)
@@ -147,4 +149,4 @@ def test_unknown_names_are_refused_with_the_known_ones() -> None:
     with pytest.raises(InputError, match=r"unknown top_type 'Fez'; valid: .*WinterHat1"):
         render(LOOK._replace(top_type="Fez"), 32)
     with pytest.raises(InputError, match="valid: eyepatch, graphic shirt, hat"):
-        outside(3, seed=0, kinds=["monocle"])
+        out_of_distribution_sample(3, seed=0, kinds=["monocle"])
