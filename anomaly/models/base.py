@@ -131,6 +131,15 @@ class Detector(nn.Module, ABC):
         return self.settings.view
 
     @property
+    def slab_spacing(self) -> tuple[float, float, float]:
+        """Voxel size in mm along the three axes of an image; neighbouring slices form the first axis of a slab."""
+        spacing = self.grid.spacing
+        if self.view.kind != "slice":
+            return spacing
+        within_slice = [size for axis, size in enumerate(spacing) if axis != self.view.axis]
+        return spacing[self.view.axis], within_slice[0], within_slice[1]
+
+    @property
     def is_conditional(self) -> bool:
         """Whether the model uses the covariates of the subject."""
         return False

@@ -52,7 +52,7 @@ from anomaly.models.components.context_unet import (
     healthy_mean_and_sd,
     predict,
 )
-from anomaly.models.components.corruption import CorruptionSettings, corrupt, slab_spacing
+from anomaly.models.components.corruption import CorruptionSettings, corrupt
 
 
 class DenoisingSettings(ContextUNetSettings):
@@ -130,7 +130,7 @@ class DenoisingAutoencoder(NetworkDetector):
         absent if ``change_logit_weight`` is 0.
         """
         settings = self.settings
-        corrupted, changed = corrupt(images, mask, slab_spacing(self.view, self.grid), settings.corruption, rng)
+        corrupted, changed = corrupt(images, mask, self.slab_spacing, settings.corruption, rng)
         moved = target_slice(corrupted) - target_slice(images)
         weight = torch.add(mask, changed, alpha=settings.changed_weight)  # outside the mask nothing is changed
         if not settings.change_logit_weight:

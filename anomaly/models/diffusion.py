@@ -57,7 +57,6 @@ from anomaly.models.base import (
     target_slice,
     volumes,
 )
-from anomaly.models.components.corruption import slab_spacing
 from anomaly.models.components.diffusion_process import (
     DiffusionProcess,
     GuidedUNet,
@@ -379,4 +378,4 @@ class DiffusionModel(NetworkDetector):
 
     def _in_voxels(self, length: float, axes: int) -> list[float]:
         """Return a length in mm as numbers of voxels along the last axes of a slab."""
-        return [length / size for size in slab_spacing(self.view, self.grid)[-axes:]]
+        return [length / size for size in self.slab_spacing[-axes:]]

@@ -45,7 +45,7 @@ from anomaly.models.components.context_unet import (
     healthy_mean_and_sd,
     predict,
 )
-from anomaly.models.components.corruption import CorruptionSettings, corrupt, slab_spacing
+from anomaly.models.components.corruption import CorruptionSettings, corrupt
 from anomaly.models.components.random_fields import foreground_mask
 
 Restorer = Callable[[Tensor, float], tuple[Tensor, Tensor]]
@@ -133,7 +133,7 @@ class RestorationNetwork(NetworkDetector):
         The target, 0 to 1, is how much a voxel turned too dark and how much too bright.
         """
         settings = self.settings
-        spacing = slab_spacing(self.view, self.grid)
+        spacing = self.slab_spacing
         corrupted, changed = corrupt(images, mask, spacing, settings.corruption, rng)
         grade = 1 - torch.rand(len(images), generator=rng, device=images.device)
         damaged = graded(images, corrupted, grade)

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import anomaly
 from anomaly.core.errors import ConfigError
 from anomaly.models import registry
+from anomaly.models.registry import FAMILIES
 from tests.models.factories import GRID
 
 
@@ -38,3 +42,20 @@ def test_create_returns_an_untrained_detector_on_the_grid() -> None:
     detector = registry.create(registry.parse_settings({"family": "intensity"}, "model"), GRID)
     assert detector.family == "intensity"
     assert detector.grid is GRID
+
+
+MORE_THAN_ONE_SHARED_MODULE = {"dae": 4, "restoration": 4, "vaegan": 2}
+"""Families that import several modules of components, and how many."""
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_imports_the_contract_and_one_shared_module(family: str) -> None:
+    path = Path(anomaly.__file__).parent.parent / (
+        FAMILIES[family].location.split(":")[0].replace(".", "/") + ".py"
+    )
+    imported = {
+        node.module
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("anomaly.models")
+    }
+    assert len(imported - {"anomaly.models.base"}) <= MORE_THAN_ONE_SHARED_MODULE.get(family, 1)

@@ -25,8 +25,7 @@ from pydantic import Field
 from torch import Tensor
 
 from anomaly.core.config import Settings
-from anomaly.core.image_views import Array, ImageView
-from anomaly.core.volume import Geometry
+from anomaly.core.image_views import Array
 from anomaly.models.components.masking import Lattice, without_cubes
 from anomaly.models.components.random_fields import (
     chance,
@@ -129,16 +128,6 @@ def as_slab(images: Tensor) -> Tensor:
 def from_slab(slab: Tensor, like: Tensor) -> Tensor:
     """Undo :func:`as_slab`."""
     return slab[:, 0] if like.ndim == 4 else slab
-
-
-def slab_spacing(view: ImageView, grid: Geometry) -> Spacing:
-    """Return the voxel size in mm along the axes of :func:`as_slab` of images that a view cuts from a grid."""
-    i, j, k = grid.spacing
-    if view.kind != "slice":
-        return i, j, k
-    across = (i, j, k)[view.axis]
-    within_slice = [s for axis, s in enumerate((i, j, k)) if axis != view.axis]
-    return across, within_slice[0], within_slice[1]
 
 
 class _Canvas(NamedTuple):
