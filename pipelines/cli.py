@@ -25,7 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    epilog="ingest → train → calibrate → score → report: `anomaly VERB --help` shows an example of each.",
+    epilog="ingest → train → calibrate → score → report: `anomaly COMMAND --help` shows an example of each.",
 )
 
 Sources = Annotated[
@@ -44,13 +44,13 @@ def ingest(
     output: Annotated[Path, typer.Option("--output", "-o", help="The cohort folder to make or continue.")],
     preprocessing: Annotated[str, typer.Option(help="A shipped chain (anomaly info) or a YAML file.")] = "t1w",
     modality: Annotated[
-        str | None, typer.Option(help="What scans are whose modality neither name nor header tells (T1w, CT, …).")
+        str | None, typer.Option(help="Modality of scans whose name and header do not tell it (T1w, CT, …).")
     ] = None,
     jobs: Jobs = 0,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Find scans, check them, and prepare them; refuse with a reason what must not be used."""
+    """Find, check and prepare scans; refuse with a reason what must not be used."""
     from pipelines.ingest import ingest as run
 
     with _errors(), _progress(quiet) as progress:
@@ -75,7 +75,7 @@ def train(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Learn what healthy scans look like. Interrupted, the same command continues."""
+    """Learn what healthy scans look like. If interrupted, the same command continues."""
     from pipelines.train import train as run
 
     with _errors(), _progress(quiet) as progress:
@@ -104,7 +104,7 @@ def ensemble(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make one model of several, which is then calibrated and run like any other."""
+    """Merge trained models into one, which is calibrated and run like any other."""
     from anomaly.scoring.ensemble import MergeSettings
     from pipelines.ensemble import ensemble as run
 
@@ -121,16 +121,16 @@ def ensemble(
 def calibrate(
     model: Annotated[Path, typer.Argument(help="The model bundle.")],
     cohort: Annotated[Path, typer.Option(help="Held-out healthy scans: an ingested cohort, or raw scans.")],
-    reason: Annotated[str, typer.Option(help="Why, and for which scanner and population; kept in the record.")],
+    reason: Annotated[str, typer.Option(help="Why, and for which scanner and population; stored in the record.")],
     alpha: Annotated[
-        list[float] | None, typer.Option(help="Promised false-flag rate; several may be given. Default 0.05.")
+        list[float] | None, typer.Option(help="Target false-positive rate (FPR); may be repeated. Default 0.05.")
     ] = None,
     jobs: Jobs = 0,
     device: Device = "auto",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Fix the threshold that keeps a promised false-flag rate, on healthy scans the model has not seen."""
+    """Set the threshold for a target false-positive rate, on healthy scans the model has not seen."""
     from pipelines.calibrate import calibrate as run
 
     with _errors(), _progress(quiet) as progress:
@@ -143,17 +143,17 @@ def score(
     model: Annotated[Path, typer.Argument(help="The model bundle.")],
     sources: Sources,
     output: Annotated[Path, typer.Option("--output", "-o", help="The run folder to make or continue.")],
-    alpha: Annotated[float | None, typer.Option(help="Use the calibration that promises this rate.")] = None,
-    calibration: Annotated[str | None, typer.Option(help="Use the calibration of this id.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Use the newest calibration with this target FPR.")] = None,
+    calibration: Annotated[str | None, typer.Option(help="Use the calibration with this id.")] = None,
     split: Annotated[str | None, typer.Option(help="Only scans of this split of the cohort or manifest.")] = None,
     jobs: Jobs = 0,
     device: Device = "auto",
-    overwrite: Annotated[bool, typer.Option(help="Score again what has been scored already.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Score again scans that have a result.")] = False,
     fail_on_flag: Annotated[bool, typer.Option(help="Exit with 6 if any scan is flagged.")] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Score new scans. Interrupted, the same command continues and gives the same result."""
+    """Score new scans. If interrupted, the same command continues to the same result."""
     from pipelines.score import ScoreRequest
     from pipelines.score import score as run
 
@@ -164,7 +164,7 @@ def score(
     with _errors(), _progress(quiet) as progress:
         summary = run(request, progress=progress)
     if summary["calibration_id"] is None:
-        _say("This model has no calibration: scores only, nothing is flagged. Run `anomaly calibrate` first.")
+        _say("This model has no calibration: scans are scored, none is flagged. Run `anomaly calibrate` first.")
     flagged = fail_on_flag and summary["flagged"] > 0
     _finish(summary, as_json, refused=summary["refused"] + summary["failed"], flagged=flagged)
 
@@ -172,12 +172,12 @@ def score(
 @app.command(epilog="anomaly report run/ --pdf")
 def report(
     run: Annotated[Path, typer.Argument(help="The run folder that `anomaly score` made.")],
-    pdf: Annotated[bool, typer.Option("--pdf", help="Also write PDF files of the same.")] = False,
-    flagged_only: Annotated[bool, typer.Option(help="Pages for flagged scans only.")] = False,
+    pdf: Annotated[bool, typer.Option("--pdf", help="Also write the pages as PDF.")] = False,
+    flagged_only: Annotated[bool, typer.Option(help="Write pages for flagged scans only.")] = False,
     jobs: Jobs = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Make the worklist and one page per scan."""
+    """Write the worklist and one page per scan."""
     from pipelines.report import report as make
 
     with _errors(), _progress(quiet) as progress:
@@ -194,7 +194,7 @@ def evaluate(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compare a run with the truth: detection, localisation and the kept promise, with intervals."""
+    """Compare a run with labels: detection, localisation and false-positive rate, with intervals."""
     from pipelines.evaluate import evaluate as measure
 
     with _errors(), _progress(quiet) as progress:
@@ -214,7 +214,7 @@ def benchmark(
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Train and evaluate several families on one cohort under one protocol; one comparison table."""
+    """Train and evaluate several models on the same scans; write one comparison table."""
     from pipelines.benchmark.run import benchmark as compare
 
     with _errors(), _progress(quiet) as progress:
@@ -230,7 +230,7 @@ def validate(
         typer.Option("--output", "-o", help="The folder to make or continue; default validation/CONFIG."),
     ] = None,
     family: Annotated[
-        list[str] | None, typer.Option(help="Only this family, or model of the task; may be given more than once.")
+        list[str] | None, typer.Option(help="Only this family, or this model of the task; may be repeated.")
     ] = None,
     full: Annotated[
         bool, typer.Option("--full", help="The full task, for a GPU, instead of the small one.")
@@ -258,7 +258,7 @@ def validate(
     for failure in result.failures:
         _say(failure)
     if not result.passed:
-        raise typer.Exit(Exit.MISSED)
+        raise typer.Exit(Exit.THRESHOLD_MISSED)
 
 
 @app.command(epilog="anomaly info | anomaly info vae | anomaly info model/")
@@ -301,7 +301,7 @@ def _errors() -> Iterator[None]:
         _say(f"anomaly: {error}")
         raise typer.Exit(exit_code(error)) from error
     except KeyboardInterrupt as error:
-        _say("anomaly: interrupted; nothing computed is lost, the same command continues")
+        _say("anomaly: interrupted; nothing computed is lost, run the same command to continue")
         raise typer.Exit(130) from error
 
 
@@ -361,7 +361,7 @@ def _finish(summary: dict[str, Any], as_json: bool, refused: int = 0, flagged: b
     if flagged:
         raise typer.Exit(Exit.FLAGGED)
     if refused:
-        raise typer.Exit(Exit.SOME_REFUSED)
+        raise typer.Exit(Exit.SCANS_REFUSED)
 
 
 def _plain(value: Any) -> str:

@@ -17,23 +17,23 @@ SAMPLE = Path(__file__).resolve().parents[1] / "sample_data"
 
 
 class Exit(IntEnum):
-    """Exit codes of every verb."""
+    """Exit codes of every command."""
 
     DONE = 0
     CRASH = 1
     USAGE = 2
-    SOME_REFUSED = 3
+    SCANS_REFUSED = 3
     BAD_INPUT = 4
     POLICY = 5
     FLAGGED = 6
-    MISSED = 7
+    THRESHOLD_MISSED = 7
 
 
 def exit_code(error: AnomalyError) -> Exit:
     """Return the exit code an error leads to."""
     if isinstance(error, PolicyError):
         return Exit.POLICY
-    return Exit.BAD_INPUT if isinstance(error, InputError) else Exit.SOME_REFUSED
+    return Exit.BAD_INPUT if isinstance(error, InputError) else Exit.SCANS_REFUSED
 
 
 def shipped_configs(kind: str) -> dict[str, Path]:
@@ -58,10 +58,9 @@ def find_config(name_or_path: str | Path, kind: str) -> Path:
 
 
 def audit(folder: Path, verb: str, **facts: Any) -> None:
-    """Append to ``audit.jsonl`` who ran what, when."""
-    append_line(
-        folder / "audit.jsonl", {"at": now(), "who": user_name(), "verb": verb, "command": command_line(), **facts}
-    )
+    """Append to ``audit.jsonl`` who ran which command, and when."""
+    entry = {"at": now(), "user_name": user_name(), "verb": verb, "command": command_line()}
+    append_line(folder / "audit.jsonl", entry | facts)
 
 
 def cores() -> int:

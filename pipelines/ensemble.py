@@ -92,7 +92,7 @@ def _facts(config: EnsembleConfig, members: Sequence[TrainedBundle]) -> dict[str
         "version": "0.1.0",
         "intended_use": known[0]["intended_use"],
         "created_at": now(),
-        "who": user_name(),
+        "user_name": user_name(),
         "data": {
             "n_scans": len({content for one in seen for content in one["content_hashes"]}),
             "n_subjects": len({subject for one in seen for subject in one["subjects"]}),

@@ -1,4 +1,4 @@
-"""A run against the truth: detection, localisation and the kept promise, with intervals over subjects.
+"""Compare a run with labels: detection, localisation and false-positive rate, with intervals over subjects.
 
 Reads ``run/`` and a table of labels; writes ``evaluation/``::
 
@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from anomaly.calibration.operating_point import PromiseCheck, beta_binomial_band, clopper_pearson
+from anomaly.calibration.operating_point import FPRCheck, beta_binomial_band, clopper_pearson
+from anomaly.core.aliases import PER_SCAN_TABLE
 from anomaly.core.errors import InputError
 from anomaly.core.files import atomic_path, write_json, write_text
 from anomaly.core.progress import Progress, no_progress
 from anomaly.evaluation.compare import VOXEL_METRICS
-from anomaly.evaluation.detection import false_flag_rates
+from anomaly.evaluation.detection import false_positive_rates
 from anomaly.evaluation.figures import (
     CalibrationCurve,
     calibration_figure,
@@ -32,7 +33,7 @@ from anomaly.evaluation.figures import (
     roc_figure,
     save,
 )
-from anomaly.evaluation.run_metrics import Evaluation, Protocol, healthy_values, measure
+from anomaly.evaluation.run_metrics import Evaluation, EvaluationSettings, compute_metrics, healthy_values
 from anomaly.evaluation.tables import as_json, markdown, number_table, text_table
 from pipelines.common import audit
 
@@ -43,7 +44,7 @@ def evaluate(
     masks_dir: Path | None = None,
     output: Path | None = None,
     *,
-    protocol: Protocol | None = None,
+    settings: EvaluationSettings | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Evaluate a run, write ``evaluation/`` and return a summary.
@@ -69,7 +70,9 @@ def evaluate(
     InputError
         No run, no labels, no scan in both, or masks of which none can be used.
     """
-    found = measure(run_dir, labels_tsv, masks_dir, protocol=protocol or Protocol(), progress=progress)
+    found = compute_metrics(
+        run_dir, labels_tsv, masks_dir, settings=settings or EvaluationSettings(), progress=progress
+    )
     folder = output or run_dir / "evaluation"
     audit(run_dir, "evaluate", labels=labels_tsv.name, output=str(folder))
     return _write(found, folder)
@@ -80,7 +83,7 @@ def read_per_scan(evaluation_dir: Path) -> pd.DataFrame:
     path = evaluation_dir / "per_scan.parquet"
     if not path.is_file():
         raise InputError(f"no evaluation in {evaluation_dir}; make one with `anomaly evaluate`")
-    return pd.read_parquet(path)
+    return pd.read_parquet(path).rename(columns=PER_SCAN_TABLE)
 
 
 def _write(found: Evaluation, folder: Path) -> dict[str, Any]:
@@ -113,15 +116,16 @@ def _metrics(found: Evaluation) -> dict[str, Any]:
             },
             "scans": {**_counts(found), "unlabelled": found.unlabelled, "unscored": found.unscored},
             "detection": {s: {m: asdict(e) for m, e in es.items()} for s, es in found.detection.items()},
-            "promises": [
-                {**asdict(p), "kept": p.kept, "inside_plain_band": p.inside_plain_band} for p in found.promises
+            "fpr_checks": [
+                {**asdict(c), "within_target": c.within_target, "inside_plain_band": c.inside_plain_band}
+                for c in found.fpr_checks
             ],
             "localisation": {metric: asdict(e) for metric, e in found.localisation.items()},
             "lesion_recall": {size: {"found": k, "all": n} for size, (k, n) in found.recall.items()},
             "oracle_threshold": found.oracle_threshold,
             "drift": asdict(found.drift) if found.drift else None,
             "problems": [asdict(problem) for problem in found.problems],
-            "protocol": asdict(found.protocol),
+            "settings": asdict(found.settings),
         }
     )
     return values
@@ -129,11 +133,11 @@ def _metrics(found: Evaluation) -> dict[str, Any]:
 
 def _counts(found: Evaluation) -> dict[str, int]:
     scored = found.per_scan[found.per_scan["score"].notna()]
-    n_ill = int(scored["ill"].sum())
+    n_abnormal = int(scored["is_abnormal"].sum())
     n_masks = int(scored["voxel_average_precision"].notna().sum())
     return {
-        "healthy_scans": len(scored) - n_ill,
-        "lesion_scans": n_ill,
+        "healthy_scans": len(scored) - n_abnormal,
+        "lesion_scans": n_abnormal,
         "lesion_masks_used": n_masks,
         "subjects": scored["subject"].nunique(),
     }
@@ -141,14 +145,14 @@ def _counts(found: Evaluation) -> dict[str, int]:
 
 def _headline(found: Evaluation) -> dict[str, Any]:
     detection = next(iter(found.detection.values()))
-    promise = found.promises[0] if found.promises else None
+    check = found.fpr_checks[0] if found.fpr_checks else None
     headline = {
         **_counts(found),
         "auroc": detection["auroc"].value,
         **{name: found.localisation[name].value for name in VOXEL_METRICS if name in found.localisation},
-        "realised_false_flag_rate": promise.rate if promise else None,
-        "promised_false_flag_rate": promise.alpha if promise else None,
-        "promise_kept": promise.kept if promise else None,
+        "false_positive_rate": check.rate if check else None,
+        "target_false_positive_rate": check.alpha if check else None,
+        "target": ("within" if check.within_target else "exceeded") if check else None,
         "problems": len(found.problems),
     }
     values: dict[str, Any] = as_json(headline)
@@ -157,16 +161,16 @@ def _headline(found: Evaluation) -> dict[str, Any]:
 
 def _markdown(found: Evaluation) -> str:
     """Return the tables for people. Every interval is 95 %, every section says what it was measured on."""
-    counts, protocol = _counts(found), found.protocol
+    counts, settings = _counts(found), found.settings
     parts = [
         "# Evaluation\n",
         f"{counts['healthy_scans']} healthy and {counts['lesion_scans']} lesion scans of {counts['subjects']} "
-        f"subjects. In brackets: 95 % percentile intervals of {protocol.n_draws} bootstrap draws over subjects "
-        f"(seed {protocol.seed}). Research use only.\n",
+        f"subjects. In brackets: 95 % percentile intervals of {settings.n_draws} bootstrap draws over subjects "
+        f"(seed {settings.seed}). Research use only.\n",
         "## Scans\n\n" + markdown(text_table(found.detection, "score")),
     ]
-    if found.promises:
-        parts.append("## False flags on healthy scans\n\n" + markdown(_promise_table(found.promises)))
+    if found.fpr_checks:
+        parts.append("## False-positive rate on healthy scans\n\n" + markdown(_fpr_table(found.fpr_checks)))
     if found.drift:
         parts.append(found.drift.message + "\n")
     if found.localisation:
@@ -179,17 +183,19 @@ def _markdown(found: Evaluation) -> str:
     return "\n".join(parts)
 
 
-def _promise_table(promises: Sequence[PromiseCheck]) -> pd.DataFrame:
+def _fpr_table(fpr_checks: Sequence[FPRCheck]) -> pd.DataFrame:
     return pd.DataFrame(
         {
-            "promised": [f"{p.alpha:g}" for p in promises],
-            "flagged": [f"{p.n_flagged} of {p.n_test}" for p in promises],
-            "realised (95 % Clopper-Pearson)": [
-                f"{p.rate:.3f} ({p.interval.low:.3f} to {p.interval.high:.3f})" for p in promises
+            "target FPR": [f"{check.alpha:g}" for check in fpr_checks],
+            "flagged": [f"{check.n_flagged} of {check.n_test}" for check in fpr_checks],
+            "observed FPR (95 % Clopper-Pearson)": [
+                f"{check.rate:.3f} ({check.interval.low:.3f} to {check.interval.high:.3f})" for check in fpr_checks
             ],
-            "99 % beta-binomial band": [f"{p.band.low:g} to {p.band.high:g}" for p in promises],
-            "99 % binomial band": [f"{p.plain_band.low:g} to {p.plain_band.high:g}" for p in promises],
-            "count lies": [f"{p.verdict} the band" for p in promises],
+            "99 % beta-binomial band": [f"{check.band.low:g} to {check.band.high:g}" for check in fpr_checks],
+            "99 % binomial band": [
+                f"{check.plain_band.low:g} to {check.plain_band.high:g}" for check in fpr_checks
+            ],
+            "target": ["within" if check.within_target else "exceeded" for check in fpr_checks],
         }
     )
 
@@ -205,23 +211,23 @@ def _recall_table(recall: Mapping[str, tuple[int, int]]) -> pd.DataFrame:
 
 def _write_figures(found: Evaluation, folder: Path) -> None:
     scored = found.per_scan[found.per_scan["score"].notna()]
-    if scored["ill"].nunique() == 2:
-        curves = {next(iter(found.detection)): (scored["ill"].to_numpy(), scored["score"].to_numpy())}
+    if scored["is_abnormal"].nunique() == 2:
+        curves = {next(iter(found.detection)): (scored["is_abnormal"].to_numpy(), scored["score"].to_numpy())}
         save(roc_figure(curves), folder / "roc.png")
         save(precision_recall_figure(curves), folder / "precision_recall.png")
-    if found.promises:
+    if found.fpr_checks:
         save(calibration_figure(_calibration_curve(found)), folder / "calibration.png")
 
 
 def _calibration_curve(found: Evaluation) -> CalibrationCurve:
-    """Return the realised rate at every alpha up to 0.5 that the reference scans can promise."""
-    p_values, n = healthy_values(found.per_scan, "p_value"), found.promises[0].n_healthy
+    """Return the observed FPR at every target up to 0.5 that the number of reference scans allows."""
+    p_values, n = healthy_values(found.per_scan, "p_value"), found.fpr_checks[0].n_healthy
     alphas = np.arange(1, (n + 1) // 2 + 1) / (n + 1)
     bands = [beta_binomial_band(len(p_values), n, float(alpha)) for alpha in alphas]
     return CalibrationCurve(
         alphas=alphas,
-        rates=false_flag_rates(p_values, alphas),
+        rates=false_positive_rates(p_values, alphas),
         band_low=np.array([band.low for band in bands]) / len(p_values),
         band_high=np.array([band.high for band in bands]) / len(p_values),
-        promised=found.promises[0].alpha,
+        target=found.fpr_checks[0].alpha,
     )

@@ -96,8 +96,8 @@ def _trained(folder: Path) -> dict[str, Any]:
         "training_scans": found["data"].get("n_train", found["data"].get("n_scans")),
         "steps": training["steps"],
         "minutes": training["seconds"] / 60,
-        "made": f"{found['created_at']} by {found['who']}",
-        "promised_false_flag_rates": ", ".join(f"{rate:g}" for rate in rates) or "not calibrated",
+        "created": f"{found['created_at']} by {found['user_name']}",
+        "target_false_positive_rates": ", ".join(f"{rate:g}" for rate in rates) or "not calibrated",
     }
 
 

@@ -149,7 +149,7 @@ def _facts(
         "version": "0.1.0",
         "intended_use": INTENDED_USE,
         "created_at": now(),
-        "who": user_name(),
+        "user_name": user_name(),
         "data": {
             "n_train": len(training),
             "n_train_subjects": len({r.subject for r in training}),

@@ -1,4 +1,4 @@
-"""The model card: what a physicist reads before a model is let near a scan (Mitchell et al. 2019)."""
+"""The model card: data, training, scoring and limits of a model (Mitchell et al. 2019, "Model Cards")."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ LIMITS = (
     "## Limits",
     "",
     "- Flags need a calibration on held-out healthy scans of the same scanner and population; when either "
-    "changes, the promised false-flag rate no longer holds.",
-    "- It tells that a scan is unlike the healthy scans it has seen, not what the finding is.",
+    "changes, the target false-positive rate no longer holds.",
+    "- A flag means that a scan differs from the healthy training scans. It does not name a finding.",
     "- Checkpoints are chosen on synthetic lesions; measure the sensitivity to real disease where it is used.",
     "",
 )
@@ -30,41 +30,42 @@ def model_card(config: ExperimentConfig, model_id: str, facts: Mapping[str, Any]
         f"{data['n_train']} healthy scans of {data['n_train_subjects']} subjects; {data['n_validation']} scans of "
         f"{data['n_validation_subjects']} other healthy subjects, with synthetic lesions, chose the checkpoint.",
         _ages(data),
-        *_pictures(facts["retrieval"]),
+        *_privacy_note(facts["retrieval"]),
         "",
         "## Training",
         "",
         f"{training['steps']} steps in {training['seconds']:.0f} s on {training['device']}"
-        f"{_together(training.get('devices', 1))}, seed {training['seed']}.",
+        f"{_device_note(training.get('devices', 1))}, seed {training['seed']}.",
         *(f"- {name}: {value:.4g}" for name, value in training["validation"].items()),
         *(f"- {note}" for note in training["notes"]),
         "",
         "## How it scores",
         "",
-        f"The declared scan score is `{scoring.scan_score}`. The evidence is made of the model's signed "
-        f"{_listed(scoring.maps)}, smoothed ({scoring.smoothing_mm:g} mm) and "
+        f"The declared scan score is `{scoring.scan_score}`. The evidence combines the signed maps "
+        f"{_join_names(scoring.maps)}, smoothed ({scoring.smoothing_mm:g} mm) and "
         f"standardised ({scoring.standardise}) against healthy scans. A scan less correlated with the mean healthy "
         f"scan than {scoring.min_similarity:g} is refused; one whose intensities and texture are less probable "
-        f"than {scoring.acquisition_alpha:g} among the training scans is marked as of another scanner or protocol.",
+        f"than {scoring.acquisition_alpha:g} among the training scans gets a warning of another "
+        "scanner or protocol.",
         "",
         *LIMITS,
     ]
     return "\n".join(lines)
 
 
-def _together(devices: int) -> str:
-    return f" ({devices} devices together)" if devices > 1 else ""
+def _device_note(devices: int) -> str:
+    return f" ({devices} devices)" if devices > 1 else ""
 
 
 def ensemble_card(config: EnsembleConfig, model_id: str, facts: Mapping[str, Any]) -> str:
-    """Return the card of an ensemble as Markdown; those of its members lie beside them."""
+    """Return the card of an ensemble as Markdown; the cards of its members are in their folders."""
     data, merge, scoring = facts["data"], config.merge, config.scoring
     lines = [
-        *_head(config, f"ensemble of {_listed(config.members)}", model_id, facts),
+        *_head(config, f"ensemble of {_join_names(config.members)}", model_id, facts),
         "## Trained on",
         "",
-        f"{data['n_scans']} healthy scans of {data['n_subjects']} subjects, all members together; their cards in "
-        "`members/` say who learnt from which.",
+        f"{data['n_scans']} healthy scans of {data['n_subjects']} subjects, in all members; the cards in "
+        "`members/` list the scans of each member.",
         _ages(data),
         "",
         "## How it scores",
@@ -72,9 +73,9 @@ def ensemble_card(config: EnsembleConfig, model_id: str, facts: Mapping[str, Any
         f"The declared scan score is `{scoring.scan_score}`: the p-values of the members' own declared scores "
         f"against the healthy scans each held out ({merge.p_values}), merged ({merge.how}). The evidence is the "
         f"mean of the members' signed maps in healthy standard deviations{_weighted(merge.weights)}; the "
-        f"pseudo-healthy picture is that of `{config.members[0]}`. A scan that a member refuses is refused; one "
+        f"reconstruction is that of `{config.members[0]}`. A scan that a member refuses is refused; one "
         f"whose intensities and texture are less probable than {scoring.acquisition_alpha:g} among the training "
-        "scans of a member is marked as of another scanner or protocol.",
+        "scans of a member gets a warning of another scanner or protocol.",
         "",
         *LIMITS,
     ]
@@ -95,7 +96,7 @@ def _head(config: ModelConfig, family: str, model_id: str, facts: Mapping[str, A
         f"| Family | {family} |",
         f"| Trainable parameters | {facts['training']['n_parameters']:,} |",
         f"| Modality | {config.modality.value} |",
-        f"| Made | {facts['created_at']} by {facts['who']} |",
+        f"| Created | {facts['created_at']} by {facts['user_name']} |",
         "",
         "## Intended use",
         "",
@@ -106,7 +107,7 @@ def _head(config: ModelConfig, family: str, model_id: str, facts: Mapping[str, A
 
 def _weighted(weights: Mapping[str, float]) -> str:
     given = ", ".join(f"{name} {weight:g}" for name, weight in weights.items())
-    return f" (weights: {given}; 1 where not named)" if given else ""
+    return f" (weights: {given}; 1 for others)" if given else ""
 
 
 def _ages(data: Mapping[str, Any]) -> str:
@@ -116,19 +117,19 @@ def _ages(data: Mapping[str, Any]) -> str:
     return f"Age {data['age_mean']:.0f} years on average ({span})." if "age_mean" in data else f"Age {span} years."
 
 
-def _pictures(retrieval: Mapping[str, Any] | None) -> list[str]:
-    """Return what must be known before a model that holds pictures is given away."""
+def _privacy_note(retrieval: Mapping[str, Any] | None) -> list[str]:
+    """Return the note on slices of training scans that a model with retrieval contains."""
     if retrieval is None:
         return []
     return [
         "",
         f"`retrieval.safetensors` holds three grey slices and the age of each of {retrieval['n_scans']} training "
-        "scans, without names, so that reports can show the healthy scans most like a scan. Give the model, and "
-        "reports made with it, only to people who may see them, or train with `scoring.retrieval: 0`.",
+        "scans, without names, so that reports can show the most similar healthy scans. Share the model and its "
+        "reports only with people who may see these slices, or train with `scoring.retrieval: 0`.",
     ]
 
 
-def _listed(names: Iterable[str]) -> str:
-    """Return names as a sentence lists them: `` `a`, `b` and `c` ``."""
+def _join_names(names: Iterable[str]) -> str:
+    """Return names in a sentence: `` `a`, `b` and `c` ``."""
     *first, last = (f"`{name}`" for name in names)
     return f"{', '.join(first)} and {last}" if first else last

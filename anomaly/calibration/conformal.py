@@ -48,7 +48,7 @@ def percentiles(scores: npt.ArrayLike, reference: npt.ArrayLike) -> Floats:
 
 
 def minimum_alpha(n_healthy: int) -> float:
-    """Return the smallest false-flag rate that ``n_healthy`` reference scans can promise, ``1 / (n + 1)``."""
+    """Return the smallest target false-positive rate for ``n_healthy`` reference scans, ``1 / (n + 1)``."""
     return 1.0 / (n_healthy + 1)
 
 
@@ -79,8 +79,8 @@ def flag_rank(n_healthy: int, alpha: float) -> int:
     if rank == 0:
         needed = required_healthy(alpha)
         raise AlphaTooSmallError(
-            f"a false-flag rate of {alpha:g} was asked of {n_healthy} held-out healthy scans, which can promise "
-            f"{minimum_alpha(n_healthy):.4g} at best (1 / (n + 1)); use at least {needed} healthy scans "
+            f"found {n_healthy} held-out healthy scans for a target false-positive rate of {alpha:g}; the smallest "
+            f"possible target is {minimum_alpha(n_healthy):.4g} (1 / (n + 1)); use at least {needed} healthy scans "
             f"({needed - n_healthy} more), or an alpha of at least {minimum_alpha(n_healthy):.4g}"
         )
     return rank

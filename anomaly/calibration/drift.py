@@ -1,10 +1,10 @@
 """Has the population or the scanner changed since calibration?
 
-The promise holds for scans exchangeable with the reference. New scans that were not flagged are compared with
-the reference scans that would not have been flagged either: both are cut at the threshold, because the new ones
+The target FPR holds for scans exchangeable with the reference. New scans that were not flagged are compared with
+the reference scans that would not be flagged either: both are truncated at the threshold, because the new ones
 were selected by it. The two-sample Kolmogorov–Smirnov test of the scores *is* the test of the conformal p-values
 against uniformity: both depend on ranks only, and the two-sample form accounts for the reference being finite.
-The Mann–Whitney test is sharper for a plain shift.
+The Mann–Whitney test has more power for a shift.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from scipy import stats
 from anomaly.calibration.conformal import p_values, sorted_reference
 from anomaly.calibration.operating_point import beta_binomial_band
 
-MIN_SCANS = 8  # below this no test has the power to say anything
+MIN_SCANS = 8  # with fewer scans no test has enough power
 
 
 @dataclass(frozen=True)
 class DriftStatement:
-    """What new scores say of the promise.
+    """Whether new scans score like the healthy reference.
 
     Parameters
     ----------
@@ -65,24 +65,24 @@ def check_drift(
     alpha, threshold
         The operating point.
     level
-        Chance of a false alarm over both tests together (each is done at half of it).
+        Significance level of both tests together (each is done at half of it).
     """
     new, healthy = np.asarray(new_scores, dtype=np.float64), sorted_reference(reference)
-    looking_healthy, unflagged = new[new <= threshold], healthy[healthy <= threshold]
-    n_flagged = int(new.size - looking_healthy.size)
-    enough = min(looking_healthy.size, unflagged.size) >= MIN_SCANS
+    not_flagged, reference_below = new[new <= threshold], healthy[healthy <= threshold]
+    n_flagged = int(new.size - not_flagged.size)
+    enough = min(not_flagged.size, reference_below.size) >= MIN_SCANS
     nan = float("nan")
-    uniformity = float(stats.ks_2samp(looking_healthy, unflagged).pvalue) if enough else nan
-    shift = float(stats.mannwhitneyu(looking_healthy, unflagged).pvalue) if enough else nan
-    median = float(np.median(p_values(looking_healthy, unflagged))) if looking_healthy.size else nan
-    many = n_flagged > beta_binomial_band(new.size, healthy.size, alpha).high if new.size else False
-    moved = enough and min(uniformity, shift) <= level / 2
-    verdict: Literal["unknown", "none", "shift"] = "shift" if moved else "none" if enough else "unknown"
+    uniformity = float(stats.ks_2samp(not_flagged, reference_below).pvalue) if enough else nan
+    shift = float(stats.mannwhitneyu(not_flagged, reference_below).pvalue) if enough else nan
+    median = float(np.median(p_values(not_flagged, reference_below))) if not_flagged.size else nan
+    excess = n_flagged > beta_binomial_band(new.size, healthy.size, alpha).high if new.size else False
+    shifted = enough and min(uniformity, shift) <= level / 2
+    found: Literal["unknown", "none", "shift"] = "shift" if shifted else "none" if enough else "unknown"
     return DriftStatement(
-        level=verdict,
-        message=" ".join(_sentences(verdict, median, n_flagged, int(new.size), alpha, many)),
-        n_new=int(looking_healthy.size),
-        n_reference=int(unflagged.size),
+        level=found,
+        message=" ".join(_sentences(found, median, n_flagged, int(new.size), alpha, excess)),
+        n_new=int(not_flagged.size),
+        n_reference=int(reference_below.size),
         n_flagged=n_flagged,
         n_scored=int(new.size),
         uniformity_p=uniformity,
@@ -91,17 +91,17 @@ def check_drift(
     )
 
 
-def _sentences(verdict: str, median_p: float, n_flagged: int, n: int, alpha: float, many: bool) -> list[str]:
+def _sentences(level: str, median_p: float, n_flagged: int, n: int, alpha: float, excess: bool) -> list[str]:
     first = {
-        "unknown": f"Too few scans look healthy to tell whether they resemble the calibration scans "
-        f"(at least {MIN_SCANS} are needed).",
-        "none": "The scans that look healthy score like the healthy scans of the calibration.",
-        "shift": f"The scans that look healthy score {'higher' if median_p < 0.5 else 'lower'} or differently "
-        "spread than the healthy scans of the calibration: the promised false-flag rate may not hold for them. "
-        "Calibrate again with healthy scans from the same scanner.",
-    }[verdict]
+        "unknown": "Too few scans are not flagged to compare them with the calibration scans (at least "
+        f"{MIN_SCANS} are needed).",
+        "none": "The scans that are not flagged score like the healthy calibration scans.",
+        "shift": f"The scans that are not flagged score {'higher' if median_p < 0.5 else 'lower'}, or with another "
+        "spread, than the healthy calibration scans: the false-positive rate may differ from its target. Calibrate "
+        "again with healthy scans from the same scanner.",
+    }[level]
     second = (
-        f"{n_flagged} of {n} scans are flagged, more than chance at {alpha:g} would flag among healthy scans: "
-        "either many are ill or the scanner has changed."
+        f"{n_flagged} of {n} scans are flagged, more than expected among healthy scans at a target of {alpha:g}: "
+        "either many are abnormal or the scanner has changed."
     )
-    return [first, second] if many else [first]
+    return [first, second] if excess else [first]

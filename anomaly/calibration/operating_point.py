@@ -1,13 +1,13 @@
-"""Operating points: the threshold behind a promised false-flag rate, and what the promise is worth.
+"""Operating points: the threshold for a target false-positive rate (FPR), and the FPR to expect.
 
-Notation: n held-out healthy scans, alpha the promised rate, ``l = floor((n + 1) · alpha)``. The threshold is the
+Notation: n held-out healthy scans, alpha the target FPR, ``l = floor((n + 1) · alpha)``. The threshold is the
 l-th largest healthy score, and ``score > threshold ⇔ p ≤ alpha``.
 
-Over calibrations, the false-flag rate is at most alpha on average. One particular calibration has one particular
-rate: for continuous scores its specificity (coverage) follows Beta(n + 1 − l, l) and its false-flag rate
-therefore Beta(l, n + 1 − l), with mean l / (n + 1) ≤ alpha (Vovk 2012, *Conditional validity of inductive
+Over calibrations, the FPR is at most alpha on average. The FPR of one calibration is fixed but unknown: for
+continuous scores its specificity (coverage) follows Beta(n + 1 − l, l), so its FPR follows Beta(l, n + 1 − l),
+with mean l / (n + 1) ≤ alpha (Vovk 2012, *Conditional validity of inductive
 conformal predictors*, PMLR 25:475; Angelopoulos & Bates 2023, *Conformal prediction: a gentle introduction*,
-§3.2). With ties the rate can only be lower.
+§3.2). With ties the FPR can only be lower.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ class Interval:
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A threshold and what may be expected of it.
+    """A threshold and its expected false-positive rate.
 
     Parameters
     ----------
     alpha
-        The promised false-flag rate.
+        The target false-positive rate.
     n_healthy
-        Number n of healthy scans behind it.
+        Number n of healthy reference scans.
     rank
         l: the threshold is the l-th largest healthy score.
     threshold
         A scan is flagged if and only if its score is above this.
     expected_rate
-        ``l / (n + 1)``, the false-flag rate to expect, at most ``alpha``.
+        ``l / (n + 1)``, the expected FPR, at most ``alpha``.
     interval
-        Central interval of the false-flag rate of this one calibration, from Beta(l, n + 1 − l).
+        Central interval of the FPR of this one calibration, from Beta(l, n + 1 − l).
     """
 
     alpha: float
@@ -62,7 +62,7 @@ class OperatingPoint:
 
 
 def operating_point(reference: npt.ArrayLike, alpha: float, confidence: float = 0.95) -> OperatingPoint:
-    """Return the operating point of ``(n,)`` healthy scores at a promised false-flag rate.
+    """Return the operating point of ``(n,)`` healthy scores at a target false-positive rate.
 
     Raises
     ------
@@ -78,19 +78,19 @@ def operating_point(reference: npt.ArrayLike, alpha: float, confidence: float = 
         rank=rank,
         threshold=float(ordered[n - rank]),
         expected_rate=rank / (n + 1),
-        interval=rate_interval(n, alpha, confidence),
+        interval=fpr_interval(n, alpha, confidence),
     )
 
 
-def rate_interval(n_healthy: int, alpha: float, confidence: float = 0.95) -> Interval:
-    """Return the central interval of the false-flag rate given one calibration, of Beta(l, n + 1 − l)."""
+def fpr_interval(n_healthy: int, alpha: float, confidence: float = 0.95) -> Interval:
+    """Return the central interval of the FPR given one calibration, of Beta(l, n + 1 − l)."""
     rank = flag_rank(n_healthy, alpha)
     low, high = stats.beta.interval(confidence, rank, n_healthy + 1 - rank)
     return Interval(float(low), float(high))
 
 
 def clopper_pearson(count: int, n: int, confidence: float = 0.95) -> Interval:
-    """Return the exact interval of a rate of which ``count`` of ``n`` were seen (Clopper & Pearson 1934)."""
+    """Return the exact interval of a rate, given ``count`` successes of ``n`` (Clopper & Pearson 1934)."""
     if not 0 <= count <= n or n == 0:
         raise ValueError(f"expected a count between 0 and n with n ≥ 1, found {count} of {n}")
     tail = (1 - confidence) / 2
@@ -102,44 +102,45 @@ def clopper_pearson(count: int, n: int, confidence: float = 0.95) -> Interval:
 def beta_binomial_band(n_test: int, n_healthy: int, alpha: float, confidence: float = 0.99) -> Interval:
     """Return the central band of the number of flags among ``n_test`` new healthy scans.
 
-    Both the test scans and the calibration scans are a draw: the rate of the threshold is Beta(l, n + 1 − l),
-    the flags given that rate are binomial, so the count is beta-binomial(m, l, n + 1 − l) (Marques 2024,
-    *Universal distribution of the empirical coverage in split conformal prediction*, arXiv 2303.02770). This is
-    the band for "is the promise kept?": the plain binomial pretends the threshold is known exactly and would
-    call an honest calibration of 24 scans broken too often.
+    Both the test scans and the calibration scans are random samples: the FPR of the threshold is
+    Beta(l, n + 1 − l), the flags given that FPR are binomial, so the count is beta-binomial(m, l, n + 1 − l)
+    (Marques 2024,
+    *Universal distribution of the empirical coverage in split conformal prediction*, arXiv 2303.02770). This
+    band decides whether the target FPR is exceeded. The plain binomial band treats the threshold as exact and
+    would report an excess too often with, say, 24 calibration scans.
 
     Each tail outside holds at most ``(1 − confidence) / 2``.
     """
     rank = flag_rank(n_healthy, alpha)
     tail = (1 - confidence) / 2
-    law = stats.betabinom(n_test, rank, n_healthy + 1 - rank)
-    return Interval(float(law.ppf(tail)), float(law.ppf(1 - tail)))
+    distribution = stats.betabinom(n_test, rank, n_healthy + 1 - rank)
+    return Interval(float(distribution.ppf(tail)), float(distribution.ppf(1 - tail)))
 
 
 def binomial_band(n_test: int, alpha: float, confidence: float = 0.99) -> Interval:
-    """Return the central band of the number of flags if every healthy scan were flagged with chance alpha."""
+    """Return the central band of the number of flags if every healthy scan were flagged with probability alpha."""
     tail = (1 - confidence) / 2
-    law = stats.binom(n_test, alpha)
-    return Interval(float(law.ppf(tail)), float(law.ppf(1 - tail)))
+    distribution = stats.binom(n_test, alpha)
+    return Interval(float(distribution.ppf(tail)), float(distribution.ppf(1 - tail)))
 
 
 @dataclass(frozen=True)
-class PromiseCheck:
-    """Whether the false flags seen on new healthy scans agree with the promise.
+class FPRCheck:
+    """Whether the false-positive rate on new healthy scans is within its target.
 
     Parameters
     ----------
     n_flagged, n_test
-        False flags, and healthy scans looked at.
+        Flagged healthy scans, and healthy scans tested.
     rate, interval
         ``n_flagged / n_test`` and its 95 % Clopper–Pearson interval.
     band
-        99 % beta-binomial band of the count; the verdict.
+        99 % beta-binomial band of the count; decides whether the target is exceeded.
     plain_band
         99 % binomial band of the count at exactly alpha, for comparison.
-    verdict
-        Where the count lies relative to ``band``. ``"below"`` is a cautious threshold, ``"above"`` a promise
-        that is broken.
+    position
+        Where the count lies relative to ``band``: ``"below"`` means a conservative threshold, ``"above"`` that the
+        target FPR is exceeded.
     """
 
     alpha: float
@@ -150,12 +151,12 @@ class PromiseCheck:
     interval: Interval
     band: Interval
     plain_band: Interval
-    verdict: Literal["below", "inside", "above"]
+    position: Literal["below", "inside", "above"]
 
     @property
-    def kept(self) -> bool:
-        """Whether there are no more false flags than the promise allows."""
-        return self.verdict != "above"
+    def within_target(self) -> bool:
+        """Whether the count of flags does not exceed the band of the target."""
+        return self.position != "above"
 
     @property
     def inside_plain_band(self) -> bool:
@@ -163,15 +164,13 @@ class PromiseCheck:
         return self.n_flagged in self.plain_band
 
 
-def check_promise(
-    n_flagged: int, n_test: int, n_healthy: int, alpha: float, confidence: float = 0.99
-) -> PromiseCheck:
-    """Compare ``n_flagged`` false flags among ``n_test`` new healthy scans with the promise of ``alpha``."""
+def check_fpr(n_flagged: int, n_test: int, n_healthy: int, alpha: float, confidence: float = 0.99) -> FPRCheck:
+    """Compare ``n_flagged`` flags among ``n_test`` new healthy scans with the target ``alpha``."""
     band = beta_binomial_band(n_test, n_healthy, alpha, confidence)
-    verdict: Literal["below", "inside", "above"] = "inside"
+    position: Literal["below", "inside", "above"] = "inside"
     if n_flagged not in band:
-        verdict = "above" if n_flagged > band.high else "below"
-    return PromiseCheck(
+        position = "above" if n_flagged > band.high else "below"
+    return FPRCheck(
         alpha=alpha,
         n_healthy=n_healthy,
         n_flagged=n_flagged,
@@ -180,12 +179,12 @@ def check_promise(
         interval=clopper_pearson(n_flagged, n_test),
         band=band,
         plain_band=binomial_band(n_test, alpha, confidence),
-        verdict=verdict,
+        position=position,
     )
 
 
 def evidence_edges() -> Floats:
-    """Return the thresholds ``(E,)`` at which healthy tails are counted: 0.001 to 1000, 0.7 % apart."""
+    """Return the thresholds ``(E,)`` at which voxels are counted: 0.001 to 1000, 0.7 % apart."""
     return np.geomspace(1e-3, 1e3, 2000)
 
 
@@ -201,29 +200,29 @@ def exceedance(values: npt.ArrayLike, edges: npt.ArrayLike) -> Floats:
     """
     evidence, thresholds = np.asarray(values).ravel(), np.asarray(edges)
     if evidence.size == 0:
-        raise ValueError("a scan without a brain voxel has no evidence to count")
+        raise ValueError("expected at least one brain voxel, found none")
     n_edges_below = np.searchsorted(thresholds, evidence, side="left")  # edges strictly below each voxel
     above = np.cumsum(np.bincount(n_edges_below, minlength=len(thresholds) + 1)[::-1])[::-1][1:]
     return np.asarray(above / evidence.size, dtype=np.float64)
 
 
 def voxel_threshold(exceedances: npt.ArrayLike, edges: npt.ArrayLike, voxel_alpha: float) -> float:
-    """Return the evidence above which a voxel of a healthy scan lies with chance ``voxel_alpha`` at most.
+    """Return the evidence that at most a share ``voxel_alpha`` of healthy brain voxels exceeds.
 
     Parameters
     ----------
     exceedances
         ``(n, E)`` one row of :func:`exceedance` per healthy scan; scans count equally, whatever their volume.
     edges
-        ``(E,)`` the thresholds they were counted at; the result is one of them, the smallest that will do.
+        ``(E,)`` the thresholds they were counted at; the result is one of them, the smallest sufficient one.
     voxel_alpha
         False-positive rate over the brain voxels of healthy scans, e.g. 0.001.
     """
     pooled = np.asarray(exceedances, dtype=np.float64).mean(axis=0)
-    enough = np.flatnonzero(pooled <= voxel_alpha)
-    if enough.size == 0:
+    sufficient = np.flatnonzero(pooled <= voxel_alpha)
+    if sufficient.size == 0:
         raise ValueError(
             f"at the highest edge {np.asarray(edges)[-1]:g}, {pooled[-1]:.3g} of healthy voxels still exceed it, "
             f"more than the {voxel_alpha:g} asked for; give edges that reach the top of the evidence"
         )
-    return float(np.asarray(edges)[enough[0]])
+    return float(np.asarray(edges)[sufficient[0]])

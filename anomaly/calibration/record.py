@@ -1,7 +1,8 @@
-"""Calibration records: who promised which false-flag rate, when, for what, on the strength of which scans.
+"""Calibration records: who set which target false-positive rate (FPR), when, why, and on which healthy scans.
 
-``model/calibrations/<id>.json`` holds one record each and ``model/reference_scores.parquet`` the healthy scores
-behind all of them, tagged with ``calibration_id``. Both only ever grow: a new calibration is a new record.
+``model/calibrations/<id>.json`` holds one record each. ``model/reference_scores.parquet`` holds the healthy scores
+of
+all of them, tagged with ``calibration_id``. Both are append-only: a new calibration is a new record.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pydantic import Field
 
 from anomaly.calibration.conformal import Floats, p_values, percentiles
 from anomaly.calibration.operating_point import OperatingPoint, operating_point
+from anomaly.core.aliases import current_calibration
 from anomaly.core.config import Settings
 from anomaly.core.errors import BundleError, CohortError, LeakageError, UncalibratedError, unknown_name
 from anomaly.core.files import atomic_path, read_json, sha256_of_json, write_json
@@ -28,7 +30,7 @@ CONFIDENCE = 0.95
 
 
 class Scope(Settings):
-    """What a calibration speaks for: new scans must come from the same population and scanner."""
+    """What a calibration applies to: new scans must come from the same population and scanner."""
 
     modality: str
     cohort: str = Field(description="name of the healthy cohort, without a path")
@@ -36,20 +38,20 @@ class Scope(Settings):
 
 
 class CalibrationRecord(Settings):
-    """One promise, frozen."""
+    """One calibration: a threshold with its provenance. Never changed once written."""
 
     calibration_id: str
     created_at: datetime = Field(description="UTC")
-    who: str
+    user_name: str
     reason: str = Field(min_length=1)
     scope: Scope
     model_id: str
-    alpha: float = Field(gt=0, lt=1, description="promised false-flag rate on exchangeable healthy scans")
-    n_healthy: int = Field(ge=1, description="held-out healthy scans behind the promise")
+    alpha: float = Field(gt=0, lt=1, description="target false-positive rate (FPR) on exchangeable healthy scans")
+    n_healthy: int = Field(ge=1, description="held-out healthy scans of the calibration")
     score_name: str = Field(description="the declared score; a scan is flagged by this one alone")
     threshold: float = Field(description="flag if and only if score > threshold, that is p ≤ alpha")
-    expected_rate: float = Field(description="false-flag rate to expect, floor((n + 1) alpha) / (n + 1)")
-    interval_low: float = Field(description="95 % interval of the false-flag rate of this calibration (Beta law)")
+    expected_rate: float = Field(description="expected FPR, floor((n + 1) alpha) / (n + 1)")
+    interval_low: float = Field(description="95 % interval of the FPR of this calibration (Beta distribution)")
     interval_high: float
     voxel_alpha: float | None = Field(None, gt=0, lt=1, description="false-positive rate over healthy brain voxels")
     voxel_threshold: float | None = Field(None, description="evidence above which a voxel is marked")
@@ -63,17 +65,17 @@ class Purpose:
 
     Parameters
     ----------
-    who
-        The account that makes the promise.
+    user_name
+        The account that calibrates.
     reason
-        Why it is made; required.
+        Why; required.
     scope
-        What it speaks for.
+        What the calibration applies to.
     model_id
-        The exact model it was measured with.
+        The exact model.
     """
 
-    who: str
+    user_name: str
     reason: str
     scope: Scope
     model_id: str
@@ -81,7 +83,7 @@ class Purpose:
 
 @dataclass(frozen=True)
 class VoxelPoint:
-    """The false-positive rate over healthy brain voxels, and the evidence threshold that keeps it."""
+    """The false-positive rate over healthy brain voxels, and its evidence threshold."""
 
     alpha: float
     threshold: float
@@ -89,12 +91,12 @@ class VoxelPoint:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """A record with the healthy scores behind it.
+    """A record with its healthy reference scores.
 
     Parameters
     ----------
     record
-        The promise.
+        The calibration record.
     reference
         One row per held-out healthy scan: ``scan_id``, ``subject_hash``, ``content_hash`` and
         ``score_<name>`` for every score.
@@ -127,7 +129,7 @@ class Calibration:
         return bool(score > self.record.threshold)
 
     def operating_point(self, alpha: float | None = None, name: str | None = None) -> OperatingPoint:
-        """Return the operating point of any score at any rate these scans can promise."""
+        """Return the operating point of any score at any alpha of at least 1 / (n + 1)."""
         return operating_point(self.reference_scores(name), alpha or self.record.alpha, CONFIDENCE)
 
 
@@ -148,7 +150,7 @@ def calibrate(
     reference
         One row per healthy scan, columns as in :class:`Calibration`.
     alpha
-        The promised false-flag rate.
+        The target false-positive rate.
     score_name
         The declared score, without the ``score_`` prefix.
     now
@@ -164,10 +166,10 @@ def calibrate(
     table = _checked(reference)
     point = operating_point(_scores_of(table, score_name), alpha, CONFIDENCE)
     created_at = (now or datetime.now(UTC)).astimezone(UTC)
-    fingerprint = _fingerprint(table)
+    reference_hash = _hash_of_scores(table)
     facts = {
         "created_at": created_at.isoformat(),
-        "who": purpose.who,
+        "user_name": purpose.user_name,
         "reason": purpose.reason,
         "scope": purpose.scope.model_dump(mode="json"),
         "model_id": purpose.model_id,
@@ -180,7 +182,7 @@ def calibrate(
         "interval_high": point.interval.high,
         "voxel_alpha": voxels.alpha if voxels else None,
         "voxel_threshold": voxels.threshold if voxels else None,
-        "reference_sha256": fingerprint,
+        "reference_sha256": reference_hash,
         "notes": (*notes, *_caveats(table)),
     }
     name = f"cal-{created_at:%Y%m%dT%H%M%SZ}-{sha256_of_json(facts)[:8]}"
@@ -190,7 +192,7 @@ def calibrate(
 def append(model_dir: Path, calibration: Calibration) -> Path:
     """Add a calibration to a model and return the path of its record.
 
-    The scores are written before the record that makes them count, so an interrupted call leaves no record
+    The scores are written before the record that refers to them, so an interrupted call leaves no record
     without scores.
 
     Raises
@@ -214,7 +216,10 @@ def append(model_dir: Path, calibration: Calibration) -> Path:
 
 def records(model_dir: Path) -> list[CalibrationRecord]:
     """Return every record of a model, oldest first."""
-    found = [CalibrationRecord.parse(read_json(p), str(p)) for p in sorted(_folder(model_dir).glob("[!.]*.json"))]
+    found = [
+        CalibrationRecord.parse(current_calibration(read_json(p)), str(p))
+        for p in sorted(_folder(model_dir).glob("[!.]*.json"))
+    ]
     return sorted(found, key=lambda record: (record.created_at, record.calibration_id))
 
 
@@ -237,7 +242,7 @@ def load(model_dir: Path, calibration_id: str) -> Calibration:
     rows = rows[rows["calibration_id"] == calibration_id] if not rows.empty else rows
     reference = rows.drop(columns="calibration_id", errors="ignore").dropna(axis=1, how="all")
     reference = reference.reset_index(drop=True)
-    if reference.empty or _fingerprint(reference) != found[calibration_id].reference_sha256:
+    if reference.empty or _hash_of_scores(reference) != found[calibration_id].reference_sha256:
         raise BundleError(
             f"the scores of {calibration_id} in {_table(model_dir)} are not those it was made from; "
             "restore the file or calibrate again"
@@ -252,7 +257,7 @@ def latest(model_dir: Path) -> Calibration | None:
 
 
 def for_alpha(model_dir: Path, alpha: float) -> Calibration:
-    """Return the newest calibration that promises ``alpha``.
+    """Return the newest calibration with the target ``alpha``.
 
     Raises
     ------
@@ -320,8 +325,8 @@ def _caveats(table: pd.DataFrame) -> tuple[str, ...]:
     if n_subjects == len(table):
         return ()
     return (
-        f"{len(table)} scans of {n_subjects} subjects: scans of one subject are alike, so the promise rests on "
-        "fewer independent scans than n_healthy says",
+        f"{len(table)} scans of {n_subjects} subjects: scans of one subject are correlated, so there are "
+        "fewer independent scans than n_healthy",
     )
 
 
@@ -335,7 +340,7 @@ def _score_names(table: pd.DataFrame) -> list[str]:
     return [str(c).removeprefix(SCORE_PREFIX) for c in table.columns if str(c).startswith(SCORE_PREFIX)]
 
 
-def _fingerprint(table: pd.DataFrame) -> str:
+def _hash_of_scores(table: pd.DataFrame) -> str:
     rows: list[dict[str, Any]] = [
         {
             **{c: str(row[c]) for c in IDENTITY_COLUMNS},

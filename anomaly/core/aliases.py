@@ -20,8 +20,20 @@ MAPS = {"severity": "change_logit", "departure": "mean_deviation"}
 MODEL_SETTINGS = {"severity_weight": "change_logit_weight"}
 """Keys of the ``model`` section of a configuration."""
 
-METADATA = {"score_centre": "score_mean", "score_spread": "score_std"}
+METADATA = {"who": "user_name", "score_centre": "score_mean", "score_spread": "score_std"}
 """Keys of the ``metadata.json`` of a model."""
+
+CALIBRATION = {"who": "user_name"}
+"""Keys of the calibration records of a model, and of ``calibration`` in ``run.json``."""
+
+PER_SCAN_TABLE = {"ill": "is_abnormal"}
+"""Columns of ``per_scan.parquet`` of an evaluation."""
+
+EVALUATION = {"promises": "fpr_checks", "protocol": "settings"}
+"""Keys of ``metrics.json`` of an evaluation."""
+
+FPR_CHECK = {"kept": "within_target", "verdict": "position"}
+"""Keys of each FPR check in ``metrics.json``."""
 
 SCAN_RECORD = {"made_from": "input_hash"}
 """Keys of the files in the ``records`` folder of a cohort."""
@@ -81,6 +93,18 @@ def current_metadata(values: Mapping[str, Any]) -> dict[str, Any]:
     renamed = rename_keys(values, METADATA)
     if "family" in renamed:
         renamed["family"] = current_name(renamed["family"], FAMILIES)
+    return renamed
+
+
+def current_calibration(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a calibration record with present names."""
+    return rename_keys(values, CALIBRATION)
+
+
+def current_evaluation(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of ``metrics.json`` of an evaluation with present names."""
+    renamed = rename_keys(values, EVALUATION)
+    renamed["fpr_checks"] = [rename_keys(check, FPR_CHECK) for check in renamed.get("fpr_checks", ())]
     return renamed
 
 

@@ -9,9 +9,9 @@
     │   ├── CohortError          a cohort is missing, empty or does not fit the task
     │   ├── BundleError          a model bundle is missing, damaged or does not fit the task
     │   └── TrainingError        training cannot start or has gone wrong
-    └── PolicyError              the request would break a promise                   (exit code 5)
+    └── PolicyError              the request violates a policy                      (exit code 5)
         ├── UncalibratedError    a flag was asked of a model without a calibration
-        ├── AlphaTooSmallError   too few healthy scans for the promised rate
+        ├── AlphaTooSmallError   too few healthy scans for the target FPR
         └── LeakageError         the same subject on both sides of a split
 
 Every message says what was found, what was expected and what to do.
@@ -72,7 +72,7 @@ class TrainingError(InputError):
 
 
 class PolicyError(AnomalyError):
-    """The request would break a promise the tool makes."""
+    """The request violates a policy, e.g. calibration on training subjects."""
 
 
 class UncalibratedError(PolicyError):
@@ -80,7 +80,7 @@ class UncalibratedError(PolicyError):
 
 
 class AlphaTooSmallError(PolicyError):
-    """Too few healthy scans to promise the requested false-flag rate."""
+    """Too few healthy scans for the target false-positive rate."""
 
 
 class LeakageError(PolicyError):

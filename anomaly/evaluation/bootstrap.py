@@ -1,7 +1,8 @@
 """Intervals by bootstrap over subjects: percentile intervals of 2,000 draws (Efron & Tibshirani 1993, ch. 13).
 
 The subject is the unit: all scans of a drawn subject come along, because they are alike. Draws are stratified, so
-that every draw has as many healthy and as many ill subjects as the data. Differences are paired: both sides see
+that every draw has as many healthy and as many abnormal subjects as the data. Differences are paired: both sides
+see
 the same draw.
 """
 

@@ -70,7 +70,7 @@ def compare(runs: Mapping[str, pd.DataFrame | Tables], *, n_draws: int = N_DRAWS
     ----------
     runs
         Name → per-scan table of :func:`pipelines.evaluate.evaluate`, or one for each training: ``scan_id subject
-        ill score`` and the columns of :data:`VOXEL_METRICS`.
+        is_abnormal score`` and the columns of :data:`VOXEL_METRICS`.
 
     Raises
     ------
@@ -109,7 +109,9 @@ def _aligned(runs: Mapping[str, Tables]) -> tuple[dict[str, Tables], int]:
     }
     first = next(iter(aligned.values()))[0]
     for name, tables in aligned.items():
-        if not all(table[column].eq(first[column]).all() for table in tables for column in ("ill", "subject")):
+        if not all(
+            table[column].eq(first[column]).all() for table in tables for column in ("is_abnormal", "subject")
+        ):
             raise InputError(f"run {name!r} was evaluated with other labels or subjects; use one table of labels")
     return aligned, len(set.union(*indices)) - len(common)
 
@@ -124,14 +126,14 @@ def _estimate(metric: str, tables: Tables, others: Tables, n_draws: int, seed: i
     if metric in VOXEL_METRICS:
         values = _mean(tables, metric) - _mean(others, metric)
         return bootstrap_mean(values, first["subject"].to_numpy(), n_draws=n_draws, seed=seed)
-    function, ill = METRICS[metric], first["ill"].to_numpy(dtype=bool)
+    function, is_abnormal = METRICS[metric], first["is_abnormal"].to_numpy(dtype=bool)
     scores, other_scores = ([t["score"].to_numpy(dtype=np.float64) for t in some] for some in (tables, others))
 
     def statistic(rows: Rows) -> float:
-        found, rival = ([function(ill[rows], s[rows]) for s in some] for some in (scores, other_scores))
+        found, rival = ([function(is_abnormal[rows], s[rows]) for s in some] for some in (scores, other_scores))
         return float(np.mean(found)) - (float(np.mean(rival)) if rival else 0.0)
 
-    return bootstrap(statistic, first["subject"].to_numpy(), ill, n_draws=n_draws, seed=seed)
+    return bootstrap(statistic, first["subject"].to_numpy(), is_abnormal, n_draws=n_draws, seed=seed)
 
 
 def _mean(tables: Tables, column: str) -> npt.NDArray[np.float64]:
@@ -144,4 +146,4 @@ def _value(metric: str, table: pd.DataFrame) -> float:
     if metric in VOXEL_METRICS:
         means = subject_means(table[metric].to_numpy(), table["subject"].to_numpy())
         return float(means.mean()) if means.size else float("nan")
-    return METRICS[metric](table["ill"].to_numpy(dtype=bool), table["score"].to_numpy(dtype=np.float64))
+    return METRICS[metric](table["is_abnormal"].to_numpy(dtype=bool), table["score"].to_numpy(dtype=np.float64))

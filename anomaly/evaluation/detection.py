@@ -1,4 +1,4 @@
-"""Scan level: does the score tell ill scans from healthy ones, and how often does it call a healthy scan ill?
+"""Scan-level detection: AUROC, average precision, sensitivity at a specificity, false-positive rate.
 
 Labels are True for scans with a lesion; scores are larger = more anomalous. The functions agree with
 scikit-learn and are written out because a bootstrap calls them thousands of times.
@@ -17,22 +17,23 @@ Flags = npt.NDArray[np.bool_]
 
 
 def auroc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
-    """Return the area under the ROC curve: the chance that an ill scan outscores a healthy one, ties half.
+    """Return the area under the ROC curve; nan if a class is missing.
 
-    Mann–Whitney form (Hanley & McNeil 1982); nan if a class is missing.
+    The probability that an abnormal scan scores higher than a healthy one, ties counting half: the Mann–Whitney
+    form (Hanley & McNeil 1982).
     """
-    ill, values = _checked(labels, scores)
-    n_ill, n_healthy = int(ill.sum()), int((~ill).sum())
-    if n_ill == 0 or n_healthy == 0:
+    is_abnormal, values = _checked(labels, scores)
+    n_abnormal, n_healthy = int(is_abnormal.sum()), int((~is_abnormal).sum())
+    if n_abnormal == 0 or n_healthy == 0:
         return float("nan")
     ranks = stats.rankdata(values)
-    return float((ranks[ill].sum() - n_ill * (n_ill + 1) / 2) / (n_ill * n_healthy))
+    return float((ranks[is_abnormal].sum() - n_abnormal * (n_abnormal + 1) / 2) / (n_abnormal * n_healthy))
 
 
 def average_precision(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
-    """Return the average precision, ``Σ (R_k − R_{k−1}) P_k`` over distinct scores; nan without an ill scan."""
-    ill, values = _checked(labels, scores)
-    return average_precision_of(values[ill], values[~ill])
+    """Return the average precision, ``Σ (R_k − R_{k−1}) P_k`` over distinct scores; nan if none is abnormal."""
+    is_abnormal, values = _checked(labels, scores)
+    return average_precision_of(values[is_abnormal], values[~is_abnormal])
 
 
 def average_precision_of(positives: npt.NDArray[np.floating], negatives: npt.NDArray[np.floating]) -> float:
@@ -65,19 +66,19 @@ def counts_at_positives(
 
 
 def sensitivity_at_specificity(labels: npt.ArrayLike, scores: npt.ArrayLike, specificity: float) -> float:
-    """Return the highest share of ill scans above a threshold that at least ``specificity`` of healthy ones meet.
+    """Return the sensitivity at the lowest threshold whose specificity is at least ``specificity``.
 
     The threshold is chosen on the same scans: an optimistic, descriptive number. The calibrated operating point
     is the honest one.
     """
-    ill, values = _checked(labels, scores)
-    healthy = np.sort(values[~ill])
-    if healthy.size == 0 or not ill.any():
+    is_abnormal, values = _checked(labels, scores)
+    healthy = np.sort(values[~is_abnormal])
+    if healthy.size == 0 or not is_abnormal.any():
         return float("nan")
     allowed = int(np.floor((1 - specificity) * healthy.size + 1e-9))
     if allowed >= healthy.size:
         return 1.0
-    return float(np.mean(values[ill] > healthy[healthy.size - 1 - allowed]))
+    return float(np.mean(values[is_abnormal] > healthy[healthy.size - 1 - allowed]))
 
 
 METRICS: dict[str, Callable[[npt.ArrayLike, npt.ArrayLike], float]] = {
@@ -102,22 +103,24 @@ def precision_recall_curve(labels: npt.ArrayLike, scores: npt.ArrayLike) -> tupl
     return np.append(0, recall), np.append(precision[0], precision)
 
 
-def false_flag_rates(p_values: npt.ArrayLike, alphas: npt.ArrayLike) -> Floats:
-    """Return the realised false-flag rate ``(A,)`` at each alpha from the p-values of healthy scans."""
+def false_positive_rates(p_values: npt.ArrayLike, alphas: npt.ArrayLike) -> Floats:
+    """Return the observed false-positive rate ``(A,)`` at each alpha from the p-values of healthy scans."""
     found = np.asarray(p_values, dtype=np.float64)
     return np.asarray((found[:, None] <= np.asarray(alphas)[None, :]).mean(axis=0), dtype=np.float64)
 
 
 def _cumulative(labels: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[Floats, Floats, Floats]:
-    """Return distinct scores, descending, with the number of healthy and ill scans at or above each."""
-    ill, values = _checked(labels, scores)
+    """Return distinct scores, descending, with the number of healthy and abnormal scans at or above each."""
+    is_abnormal, values = _checked(labels, scores)
     ascending, place = np.unique(values, return_inverse=True)
-    counts = [np.bincount(place[chosen], minlength=ascending.size)[::-1] for chosen in (~ill, ill)]
+    counts = [np.bincount(place[chosen], minlength=ascending.size)[::-1] for chosen in (~is_abnormal, is_abnormal)]
     return ascending[::-1], np.cumsum(counts[0]).astype(np.float64), np.cumsum(counts[1]).astype(np.float64)
 
 
 def _checked(labels: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[Flags, Floats]:
-    ill, values = np.asarray(labels, dtype=bool), np.asarray(scores, dtype=np.float64)
-    if ill.shape != values.shape or ill.ndim != 1:
-        raise ValueError(f"expected labels and scores of one shape (n,), found {ill.shape} and {values.shape}")
-    return ill, values
+    is_abnormal, values = np.asarray(labels, dtype=bool), np.asarray(scores, dtype=np.float64)
+    if is_abnormal.shape != values.shape or is_abnormal.ndim != 1:
+        raise ValueError(
+            f"expected labels and scores of one shape (n,), found {is_abnormal.shape} and {values.shape}"
+        )
+    return is_abnormal, values

@@ -26,25 +26,25 @@ Scans = tuple[npt.ArrayLike, npt.ArrayLike]
 
 @dataclass(frozen=True, eq=False)
 class CalibrationCurve:
-    """Realised against promised false-flag rate; every field ``(A,)`` but the last.
+    """Observed against target false-positive rate (FPR); every field ``(A,)`` but the last.
 
     Parameters
     ----------
     alphas
-        Promised rates.
+        Target FPRs.
     rates
-        Realised rates on healthy test scans.
+        Observed FPRs on healthy test scans.
     band_low, band_high
-        Rates that chance allows.
-    promised
-        The rate of the calibration in use; marked.
+        99 % band of the observed FPR if the target holds.
+    target
+        The target of the calibration in use; marked.
     """
 
     alphas: npt.NDArray[np.float64]
     rates: npt.NDArray[np.float64]
     band_low: npt.NDArray[np.float64]
     band_high: npt.NDArray[np.float64]
-    promised: float | None = None
+    target: float | None = None
 
 
 def roc_figure(curves: Mapping[str, Scans]) -> Figure:
@@ -58,7 +58,7 @@ def roc_figure(curves: Mapping[str, Scans]) -> Figure:
 
 
 def precision_recall_figure(curves: Mapping[str, Scans]) -> Figure:
-    """Return the precision-recall curve of each score or model; dotted: the share of ill scans."""
+    """Return the precision-recall curve of each score or model; dotted: the share of abnormal scans."""
     figure, axes = _square("recall (sensitivity)", "precision")
     for index, (name, scans) in enumerate(curves.items()):
         recall, precision = precision_recall_curve(*scans)
@@ -69,16 +69,16 @@ def precision_recall_figure(curves: Mapping[str, Scans]) -> Figure:
 
 
 def calibration_figure(curve: CalibrationCurve) -> Figure:
-    """Return the realised false-flag rate against the promised one, with the band that chance allows."""
-    figure, axes = _square("promised false-flag rate (alpha)", "realised false-flag rate")
-    axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":", label="promised")
+    """Return the observed false-positive rate against the target, with its 99 % band."""
+    figure, axes = _square("target false-positive rate (alpha)", "observed false-positive rate")
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":", label="target")
     axes.fill_between(
         curve.alphas, curve.band_low, curve.band_high,
-        step="post", color=COLOURS[0], alpha=0.15, linewidth=0, label="99 % band of chance",
+        step="post", color=COLOURS[0], alpha=0.15, linewidth=0, label="99 % band",
     )  # fmt: skip
-    axes.step(curve.alphas, curve.rates, where="post", color=COLOURS[0], label="realised on healthy test scans")
-    if curve.promised is not None:
-        axes.axvline(curve.promised, color=COLOURS[1], linewidth=1, linestyle="--", label="alpha in use")
+    axes.step(curve.alphas, curve.rates, where="post", color=COLOURS[0], label="observed on healthy test scans")
+    if curve.target is not None:
+        axes.axvline(curve.target, color=COLOURS[1], linewidth=1, linestyle="--", label="alpha in use")
     axes.set_xlim(0, float(curve.alphas.max()) * 1.05)
     axes.set_ylim(0, float(max(curve.band_high.max(), curve.rates.max())) * 1.05)
     axes.set_aspect("auto")

@@ -44,7 +44,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Variety:
+class DensityCoverage:
     """How much of what is real a generator makes; see the module's docstring."""
 
     coverage: float
@@ -52,7 +52,9 @@ class Variety:
     distinct: float
 
 
-def variety(real: npt.ArrayLike, generated: npt.ArrayLike, neighbours: int = NEIGHBOURS) -> Variety:
+def density_coverage(
+    real: npt.ArrayLike, generated: npt.ArrayLike, neighbours: int = NEIGHBOURS
+) -> DensityCoverage:
     """Measure generated against real images.
 
     Parameters
@@ -72,7 +74,7 @@ def variety(real: npt.ArrayLike, generated: npt.ArrayLike, neighbours: int = NEI
         )
     among_real = np.sort(cdist(real_points, real_points), axis=1)  # the nearest of each is itself
     inside = cdist(real_points, points) <= among_real[:, [neighbours]]
-    return Variety(
+    return DensityCoverage(
         coverage=float(inside.any(axis=1).mean()),
         density=float(inside.sum() / (neighbours * len(points))),
         distinct=_distinct(points, REPEATED * float(np.median(among_real[:, 1]))),
@@ -97,7 +99,7 @@ class Likeness:
     recall: float
 
 
-def likeness(real: npt.ArrayLike, generated: npt.ArrayLike, neighbours: int = NEIGHBOURS) -> Likeness:
+def precision_recall(real: npt.ArrayLike, generated: npt.ArrayLike, neighbours: int = NEIGHBOURS) -> Likeness:
     """Measure precision and recall of features ``(N, D)`` and ``(M, D)``, more than ``neighbours`` of each."""
     first, second = _points(real), _points(generated)
     distances = cdist(first, second)
@@ -107,7 +109,7 @@ def likeness(real: npt.ArrayLike, generated: npt.ArrayLike, neighbours: int = NE
     )
 
 
-def copied(training: npt.ArrayLike, generated: npt.ArrayLike) -> float:
+def memorised_fraction(training: npt.ArrayLike, generated: npt.ArrayLike) -> float:
     """Return the share of generated images ``(M, ...)`` that are copies of training images ``(N, ...)``, 0 to 1."""
     known, new = (np.asarray(images, dtype=np.float32) for images in (training, generated))
     known, new = known.reshape(len(known), -1), new.reshape(len(new), -1)

@@ -1,4 +1,4 @@
-"""The truth about scans: which are healthy, which have a lesion, and where its mask is.
+"""Labels of scans: healthy or lesion, and the lesion mask.
 
 ::
 
@@ -27,17 +27,17 @@ MASK_ENDINGS = ("", "_mask", "_lesion", "_label-lesion_mask")
 
 @dataclass(frozen=True)
 class Truth:
-    """What is known of one scan.
+    """The label of one scan.
 
     Parameters
     ----------
-    ill
+    is_abnormal
         Whether it has a lesion.
     mask
         Its lesion mask; None where none is given.
     """
 
-    ill: bool
+    is_abnormal: bool
     mask: Path | None = None
 
 
@@ -97,7 +97,7 @@ class Matched:
     Parameters
     ----------
     table
-        Their rows of the scores table, with ``ill`` and with a subject in every row (its own name if unknown).
+        Their rows of the scores table, with ``is_abnormal`` and a subject in every row (its own name if unknown).
     truths
         Scan id → truth.
     unlabelled, unscored
@@ -135,7 +135,8 @@ def match(scores: pd.DataFrame, labels: Labels) -> Matched:
     truths = {scan: labels.truths[name] for scan, name in zip(scan_ids, names[known], strict=True)}
     subjects = table["subject"].fillna("").astype(str)
     table = table.assign(
-        ill=[truths[scan].ill for scan in scan_ids], subject=subjects.where(subjects != "", scan_ids)
+        is_abnormal=[truths[scan].is_abnormal for scan in scan_ids],
+        subject=subjects.where(subjects != "", scan_ids),
     )
     scored = set(names[known][scores.loc[known, "score"].notna()])
     return Matched(
@@ -166,13 +167,13 @@ def _truth(path: Path, line: int, row: dict[object, object], name: str, masks_di
     label = str(row["label"]).strip().lower()
     if label not in (*HEALTHY, *LESION):
         raise InputError(f"{path}, line {line}: {unknown_name('label', label, [*HEALTHY, *LESION])}")
-    ill = label in LESION
+    is_abnormal = label in LESION
     given = str(row.get("mask", "")).strip()
-    if not ill:
-        return Truth(ill=False)
+    if not is_abnormal:
+        return Truth(is_abnormal=False)
     if given and given != "n/a":
-        return Truth(ill, (masks_dir or path.parent) / given)
-    return Truth(ill, _by_name(masks_dir, name) if masks_dir else None)
+        return Truth(is_abnormal, (masks_dir or path.parent) / given)
+    return Truth(is_abnormal, _by_name(masks_dir, name) if masks_dir else None)
 
 
 def _by_name(folder: Path, name: str) -> Path | None:

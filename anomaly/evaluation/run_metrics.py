@@ -1,4 +1,4 @@
-"""What the truth says of a run: every number of an evaluation, nothing written."""
+"""Compare a run with labels: every metric of an evaluation; nothing is written."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from anomaly.calibration.drift import DriftStatement, check_drift
-from anomaly.calibration.operating_point import PromiseCheck, check_promise
+from anomaly.calibration.operating_point import FPRCheck, check_fpr
 from anomaly.core.errors import AlphaTooSmallError, InputError
 from anomaly.core.progress import Progress, no_progress
 from anomaly.evaluation.bootstrap import N_DRAWS, Estimate, bootstrap, bootstrap_mean
@@ -23,12 +23,23 @@ from anomaly.evaluation.masks import localise_files
 from anomaly.runs.reader import read_run_json
 from anomaly.runs.tables import read_score_table
 
-_KEPT = ("scan_id", "subject", "session", "modality", "status", "ill", "score", "p_value", "flagged", "flagged_ml")
+PER_SCAN_COLUMNS = (
+    "scan_id",
+    "subject",
+    "session",
+    "modality",
+    "status",
+    "is_abnormal",
+    "score",
+    "p_value",
+    "flagged",
+    "flagged_ml",
+)
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """How intervals are made, and which promised rates are checked beside the run's own."""
+class EvaluationSettings:
+    """Bootstrap settings, and the target FPRs that are checked in addition to that of the run."""
 
     n_draws: int = N_DRAWS
     seed: int = 0
@@ -37,7 +48,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that kept a scan, or a part of it, out of a number."""
+    """Why a scan, or a part of it, is missing from a metric."""
 
     scan_id: str
     code: str
@@ -46,19 +57,20 @@ class Problem:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What an evaluation found.
+    """The metrics of a run.
 
     Parameters
     ----------
     run
         Provenance: ``run.json``.
     per_scan
-        One row per labelled scan: ``scan_id subject ill status score p_value flagged`` and, for lesions with a
+        One row per labelled scan: ``scan_id subject is_abnormal status score p_value flagged`` and, for lesions
+        with a
         mask, ``voxel_average_precision dice oracle_dice_one_threshold oracle_dice_per_scan lesion_ml flagged_ml``.
     detection
         Score name → metric → estimate; the declared score first.
-    promises
-        Realised false-flag rate of healthy scans at each alpha; empty without a calibration.
+    fpr_checks
+        Observed false-positive rate at each target alpha; empty without a calibration.
     localisation
         Metric → estimate over subjects.
     recall
@@ -76,7 +88,7 @@ class Evaluation:
     run: Mapping[str, Any]
     per_scan: pd.DataFrame
     detection: dict[str, dict[str, Estimate]]
-    promises: tuple[PromiseCheck, ...]
+    fpr_checks: tuple[FPRCheck, ...]
     localisation: dict[str, Estimate]
     recall: dict[str, tuple[int, int]]
     oracle_threshold: float
@@ -84,19 +96,19 @@ class Evaluation:
     unlabelled: tuple[str, ...]
     unscored: tuple[str, ...]
     problems: tuple[Problem, ...]
-    protocol: Protocol
+    settings: EvaluationSettings
 
 
-def measure(
+def compute_metrics(
     run_dir: Path,
     labels_tsv: Path,
     masks_dir: Path | None = None,
     *,
-    protocol: Protocol | None = None,
+    settings: EvaluationSettings | None = None,
     progress: Progress = no_progress,
 ) -> Evaluation:
     """Compare a run with the truth; parameters and errors as in :func:`pipelines.evaluate.evaluate`."""
-    chosen = protocol or Protocol()
+    chosen = settings or EvaluationSettings()
     run = read_run_json(run_dir)
     matched = match(read_score_table(run_dir), read_labels(labels_tsv, masks_dir))
     marked = (run.get("calibration") or {}).get("voxel_threshold") is not None
@@ -106,7 +118,7 @@ def measure(
         run=run,
         per_scan=table,
         detection=_detection(table, str(run.get("score_name", "score")), chosen),
-        promises=_promises(table, run, chosen.alphas),
+        fpr_checks=_fpr_checks(table, run, chosen.alphas),
         localisation=_localisation(table, chosen, marked),
         recall=recall_by_size([lesion for place in places.values() for lesion in place.lesions]) if marked else {},
         oracle_threshold=threshold,
@@ -114,7 +126,7 @@ def measure(
         unlabelled=matched.unlabelled,
         unscored=matched.unscored,
         problems=tuple(problems),
-        protocol=chosen,
+        settings=chosen,
     )
 
 
@@ -148,7 +160,7 @@ def _without_mask(scored: list[dict[Any, Any]], truths: Mapping[str, Truth]) -> 
     return [
         Problem(str(row["scan_id"]), "no_mask", "labelled as a lesion, but no lesion mask is given")
         for row in scored
-        if row["ill"] and truths[str(row["scan_id"])].mask is None
+        if row["is_abnormal"] and truths[str(row["scan_id"])].mask is None
     ]
 
 
@@ -169,11 +181,11 @@ def _with_localisation(table: pd.DataFrame, places: Mapping[str, ScanLocalisatio
         list(rows.values()), index=list(rows), columns=[*VOXEL_METRICS, "lesion_ml"], dtype="float64"
     )
     extra = extra.reindex(table["scan_id"].astype(str)).reset_index(drop=True)
-    kept = [c for c in table.columns if c in _KEPT or str(c).startswith("score_")]
+    kept = [c for c in table.columns if c in PER_SCAN_COLUMNS or str(c).startswith("score_")]
     return pd.concat([table[kept], extra], axis=1), threshold
 
 
-def _detection(table: pd.DataFrame, declared: str, protocol: Protocol) -> dict[str, dict[str, Estimate]]:
+def _detection(table: pd.DataFrame, declared: str, settings: EvaluationSettings) -> dict[str, dict[str, Estimate]]:
     """Return every scan-level metric of the declared score and of every other score."""
     scored = table[table["score"].notna()]
     names = [c for c in scored.columns if c.startswith("score_") and c != f"score_{declared}"]
@@ -181,14 +193,14 @@ def _detection(table: pd.DataFrame, declared: str, protocol: Protocol) -> dict[s
     result = {}
     for name, column in columns.items():
         rows = scored[scored[column].notna()]
-        values, ill = rows[column].to_numpy(dtype=np.float64), rows["ill"].to_numpy(dtype=bool)
+        values, is_abnormal = rows[column].to_numpy(dtype=np.float64), rows["is_abnormal"].to_numpy(dtype=bool)
         result[name] = {
             metric: bootstrap(
-                lambda rows, f=function, v=values, i=ill: f(i[rows], v[rows]),  # type: ignore[misc]
+                lambda rows, f=function, v=values, i=is_abnormal: f(i[rows], v[rows]),  # type: ignore[misc]
                 _subjects(scored.loc[rows.index]),
-                ill,
-                n_draws=protocol.n_draws,
-                seed=protocol.seed,
+                is_abnormal,
+                n_draws=settings.n_draws,
+                seed=settings.seed,
             )
             for metric, function in METRICS.items()
         }
@@ -201,11 +213,11 @@ def _subjects(rows: pd.DataFrame) -> list[str]:
 
 def healthy_values(table: pd.DataFrame, column: str) -> pd.Series[float]:
     """Return a column of the per-scan table for the healthy scans that have a value."""
-    return table.loc[~table["ill"].astype(bool) & table[column].notna(), column].astype("float64")
+    return table.loc[~table["is_abnormal"].astype(bool) & table[column].notna(), column].astype("float64")
 
 
-def _promises(table: pd.DataFrame, run: Mapping[str, Any], alphas: Sequence[float]) -> tuple[PromiseCheck, ...]:
-    """Return the check at the run's alpha, then at every other alpha its reference scans can promise."""
+def _fpr_checks(table: pd.DataFrame, run: Mapping[str, Any], alphas: Sequence[float]) -> tuple[FPRCheck, ...]:
+    """Return the check at the run's alpha, then at every other alpha that its number of reference scans allows."""
     calibration = run.get("calibration")
     p_values = healthy_values(table, "p_value")
     if not calibration or p_values.empty:
@@ -214,9 +226,7 @@ def _promises(table: pd.DataFrame, run: Mapping[str, Any], alphas: Sequence[floa
     checks = []
     for alpha in [own, *(a for a in alphas if not np.isclose(a, own))]:
         try:
-            checks.append(
-                check_promise(int((p_values <= alpha).sum()), len(p_values), calibration["n_healthy"], alpha)
-            )
+            checks.append(check_fpr(int((p_values <= alpha).sum()), len(p_values), calibration["n_healthy"], alpha))
         except AlphaTooSmallError:
             continue
     return tuple(checks)
@@ -231,18 +241,18 @@ def _drift(table: pd.DataFrame, run: Mapping[str, Any]) -> DriftStatement | None
     return check_drift(scores, reference, float(calibration["alpha"]), float(calibration["threshold"]))
 
 
-def _localisation(table: pd.DataFrame, protocol: Protocol, marked: bool) -> dict[str, Estimate]:
+def _localisation(table: pd.DataFrame, settings: EvaluationSettings, marked: bool) -> dict[str, Estimate]:
     """Return each voxel metric over subjects with a lesion, and the flagged volume in healthy scans."""
-    ill = table["ill"].astype(bool)
-    metrics = {name: table.loc[ill, name] for name in VOXEL_METRICS}
+    is_abnormal = table["is_abnormal"].astype(bool)
+    metrics = {name: table.loc[is_abnormal, name] for name in VOXEL_METRICS}
     if marked:
-        metrics["false_positive_ml_in_healthy"] = table.loc[~ill & table["score"].notna(), "flagged_ml"]
+        metrics["false_positive_ml_in_healthy"] = table.loc[~is_abnormal & table["score"].notna(), "flagged_ml"]
     return {
         name: bootstrap_mean(
             values.to_numpy(dtype=np.float64),
             _subjects(table.loc[values.index]),
-            n_draws=protocol.n_draws,
-            seed=protocol.seed,
+            n_draws=settings.n_draws,
+            seed=settings.seed,
         )
         for name, values in metrics.items()
         if values.notna().any()

@@ -34,7 +34,7 @@ class Case:
 
     run: RunInfo
     score: ScanScore
-    verdict: wording.Verdict
+    verdict: wording.FlagStatus
     meaning: str
     places: tuple[PlaceShown, ...]
     overview: bytes
@@ -64,8 +64,8 @@ def make_case(
     return Case(
         run=run,
         score=score,
-        verdict=wording.verdict(score),
-        meaning=wording.meaning(score, run),
+        verdict=wording.flag_status(score),
+        meaning=wording.explain_score(score, run),
         places=tuple(PlaceShown(t, figures.place_figure(volumes, run.display, p, marked)) for t, p in points),
         overview=figures.mosaic(volumes, run.display, marked),
         distribution=figures.score_distribution(run.reference, run.threshold, shown, run.score_name),
@@ -85,7 +85,8 @@ def places(score: ScanScore, volumes: TemplateVolumes) -> list[tuple[str, tuple[
     if not ordered:
         return [(f"Highest evidence at MNI {wording.millimetres(volumes.peak_mm)} mm", volumes.peak_mm)]
     return [
-        (f"Region {r.label}: {wording.place(r)}, MNI {wording.millimetres(r.mni_mm)} mm", r.mni_mm) for r in ordered
+        (f"Region {r.label}: {wording.describe_position(r)}, MNI {wording.millimetres(r.mni_mm)} mm", r.mni_mm)
+        for r in ordered
     ]
 
 

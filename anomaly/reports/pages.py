@@ -29,7 +29,7 @@ def environment() -> jinja2.Environment:
         "p_value": wording.p_value,
         "percentile": wording.percentile,
         "percent": wording.percent,
-        "moment": wording.moment,
+        "date_time": wording.date_time,
         "millimetres": wording.millimetres,
         "data_uri": figures.data_uri,
     }
@@ -37,9 +37,9 @@ def environment() -> jinja2.Environment:
         "research_use": wording.RESEARCH_USE,
         "how_to_read": wording.HOW_TO_READ,
         "polarity": wording.POLARITY,
-        "place": wording.place,
-        "about_neighbours": wording.about_neighbours,
-        "about_regions": wording.about_regions,
+        "describe_position": wording.describe_position,
+        "explain_neighbours": wording.explain_neighbours,
+        "explain_regions": wording.explain_regions,
         "first_regions": FIRST_REGIONS,
     }
     return made

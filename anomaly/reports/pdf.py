@@ -42,7 +42,7 @@ from anomaly.reports.worklist import Worklist
 
 FONT, BOLD = "DejaVuSans", "DejaVuSans-Bold"
 _QUIET, _LINE, _INK = HexColor("#56606b"), HexColor("#c9cdd2"), HexColor("#1c2127")
-_VERDICT = {
+STATUS_COLOURS = {
     "flag": (HexColor("#b23a0a"), HexColor("#fdf1ea")),
     "clear": (HexColor("#33566f"), HexColor("#eef4f8")),
     "uncalibrated": (HexColor("#4b4f57"), HexColor("#f1f1ef")),
@@ -118,7 +118,7 @@ def _worklist_table(worklist: Worklist, width: float) -> Table:
 
 
 def _verdict(case: Case, width: float) -> list[Flowable]:
-    ink, paper = _VERDICT[case.verdict.kind]
+    ink, paper = STATUS_COLOURS[case.verdict.kind]
     word = ParagraphStyle("word", _style("body"), fontName=BOLD, fontSize=15, leading=19, textColor=ink)
     numbers = (
         ("p-value", wording.p_value(case.score.p_value)),
@@ -147,7 +147,7 @@ def _regions(case: Case, width: float) -> list[Flowable]:
     rows = [
         [
             str(region.label),
-            wording.place(region),
+            wording.describe_position(region),
             wording.POLARITY.get(region.polarity, region.polarity),
             wording.number(region.volume_ml),
             wording.number(region.peak),
@@ -159,7 +159,7 @@ def _regions(case: Case, width: float) -> list[Flowable]:
     ]
     header = ["", "Where (rough)", "Against expectation", "ml", "Peak", "Mean", "MNI mm", "Voxel"]
     shares = [0.05, 0.2, 0.2, 0.09, 0.08, 0.08, 0.15, 0.15]
-    note = _text(wording.about_regions(case.run), "quiet")
+    note = _text(wording.explain_regions(case.run), "quiet")
     return [heading, _table(header, rows, shares, width, left=3), note]
 
 
@@ -168,7 +168,7 @@ def _similar(case: Case, width: float) -> list[Flowable]:
         return []
     heading = _text("The most similar healthy scans", "heading")
     return [
-        KeepTogether([heading, _picture(case.similar, width), _text(wording.about_neighbours(case.run), "quiet")])
+        KeepTogether([heading, _picture(case.similar, width), _text(wording.explain_neighbours(case.run), "quiet")])
     ]
 
 

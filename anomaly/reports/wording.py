@@ -1,4 +1,4 @@
-"""What the pages say in words: the same words in HTML and PDF, and no more than the numbers allow."""
+"""Sentences and number formats of the pages, the same in HTML and PDF."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from anomaly.core.results import Region, ScanScore
 from anomaly.runs.reader import RunInfo
 
 HOW_TO_READ = (
-    "Compare from left to right: what the scan shows, what the model expects of a healthy brain, and how far apart "
-    "they are. The colour scale is the same for every scan of this run; colours are faint below the voxel "
-    "threshold, and a thin line surrounds the regions of the table. R and L are the patient's right and left."
+    "From left to right: the scan, the healthy brain that the model expects, and the evidence, which is how far "
+    "they differ. All scans of this run share one colour scale. Colours are faint below the voxel threshold; a "
+    "thin line outlines the regions of the table. R and L are the patient's right and left."
 )
 RESEARCH_USE = "Research use only. Not a medical device."
 POLARITY = {"dark": "darker than expected", "bright": "brighter than expected", "either": "differs"}
 _MIDLINE_MM = 5.0
-_MOMENTS = ("created_at", "scored")
+DATE_KEYS = ("created_at", "scored")
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """The verdict on one scan: a kind for styling, a symbol and words for people."""
+class FlagStatus:
+    """Whether a scan is flagged: a kind for styling, a symbol and words."""
 
     kind: str  # "flag", "clear" or "uncalibrated"
     symbol: str
@@ -31,58 +31,62 @@ class Verdict:
     sentence: str
 
 
-def verdict(score: ScanScore) -> Verdict:
-    """Return the verdict; a scan without a calibration gets none."""
+def flag_status(score: ScanScore) -> FlagStatus:
+    """Return the flag status; without a calibration it is unknown."""
     if score.flagged is None:
-        return Verdict("uncalibrated", "◇", "Score only", "No calibration: nothing says how unusual it is.")
-    if score.flagged:
-        return Verdict(
-            "flag", "▲", "Flagged", "Looks less like the healthy reference than the promised rate allows."
+        return FlagStatus(
+            "uncalibrated", "◇", "Score only", "No calibration: how unusual the score is, is unknown."
         )
-    return Verdict(
-        "clear", "○", "Not flagged", "Within what the healthy reference shows. This does not rule out disease."
+    if score.flagged:
+        return FlagStatus(
+            "flag", "▲", "Flagged", "The score is above the threshold for the target false-positive rate."
+        )
+    return FlagStatus(
+        "clear",
+        "○",
+        "Not flagged",
+        "The score is within the range of the healthy reference. This does not rule out disease.",
     )
 
 
-def meaning(score: ScanScore, run: RunInfo) -> str:
-    """Return the two sentences that say what the numbers of a scan mean."""
+def explain_score(score: ScanScore, run: RunInfo) -> str:
+    """Return two sentences that explain the score of a scan."""
     if score.p_value is None or run.calibration is None:
         return (
-            f"The score {number(score.score)} has no scale yet, because this model has not been calibrated on "
-            "healthy scans: it can rank scans of this run against each other, no more. "
-            "Calibrate the model and score again to learn how unusual it is."
+            f"The score is {number(score.score)}. The model is not calibrated on healthy scans, so the score only "
+            "ranks the scans of this run. Calibrate the model and score again to obtain p-values."
         )
     first = _unusual(score.p_value, len(run.reference))
     if score.flagged:
-        return f"{first} A flag asks for a look and is no diagnosis: {_flagged_too(run)}."
+        return f"{first} A flag is a request for review, not a diagnosis: {_expected_flags(run)}."
     return f"{first} It is not among the most unusual {percent(run.alpha or 0)}, which does not rule out disease."
 
 
 def _unusual(p_value: float, n_healthy: int) -> str:
-    """Return what a p-value says; the smallest there is says only that no healthy scan was like this."""
+    """Return what a p-value means; the smallest one possible is only an upper bound."""
     if p_value * (n_healthy + 1) < 1.5:
         return (
-            f"None of the {n_healthy} healthy scans in the reference looks this unusual: at most "
-            f"{percent(p_value)} of such scans would, on average; how many fewer, {n_healthy} scans cannot tell."
+            f"None of the {n_healthy} healthy reference scans scores this high. On average at most "
+            f"{percent(p_value)} of such healthy scans do; {n_healthy} scans cannot give a lower bound."
         )
     return (
-        f"Of 100 healthy scans like the {n_healthy} in the reference, {_in_hundred(p_value)} would look at least "
-        "this unusual."
+        f"Of 100 healthy scans like the {n_healthy} of the reference, {_in_hundred(p_value)} would score at least "
+        "this high."
     )
 
 
-def _flagged_too(run: RunInfo) -> str:
+def _expected_flags(run: RunInfo) -> str:
     known = run.calibration or {}
-    rate = f"{_in_hundred(known.get('expected_rate', run.alpha or 0))} of 100 healthy scans are flagged too"
+    rate = f"{_in_hundred(known.get('expected_rate', run.alpha or 0))} of 100 healthy scans are flagged as well"
     if "interval_low" not in known:
         return rate
     return f"{rate} (95 % interval {percent(known['interval_low'])} to {percent(known['interval_high'])})"
 
 
-def place(region: Region) -> str:
-    """Return a rough position read off the MNI coordinates: side, front to back, top to bottom.
+def describe_position(region: Region) -> str:
+    """Return a rough position from the MNI coordinates: side, front to back, top to bottom.
 
-    No lobe or structure is named: an affine registration is not exact enough for that.
+    No lobe or structure is named, because an affine registration is not accurate enough.
     """
     x, y, z = region.mni_mm
     side = "midline" if abs(x) < _MIDLINE_MM else ("right" if x > 0 else "left")
@@ -91,61 +95,57 @@ def place(region: Region) -> str:
     return f"{side}, {depth}, {height}"
 
 
-def about_regions(run: RunInfo) -> str:
-    """Return the sentences that say what the numbers of a region mean."""
+def explain_regions(run: RunInfo) -> str:
+    """Return sentences that explain the numbers of a region."""
     unit = " in healthy standard deviations" if run.in_healthy_sd else ""
     return (
-        "Volume is that of the voxels above the threshold. Smoothing widens it: what is there may be several "
-        f"times smaller. Peak and mean are evidence{unit}. Voxels count from 0 in the scan as received. Where is "
-        "read off the template coordinates; no lobe is named, because the registration is not exact enough for "
-        "that."
+        "Volume: voxels above the threshold. The evidence is smoothed, so a lesion may be several times smaller. "
+        f"Peak and mean: evidence{unit}. Voxel: index in the scan as received, counted from 0. Position: from the "
+        "template coordinates; no lobe is named, because the registration is not accurate enough."
     )
 
 
 def neighbour_titles(score: ScanScore) -> list[str]:
-    """Return what stands above the pictures of each similar healthy scan: number, age and similarity."""
+    """Return the title of each similar healthy scan: number, age and similarity."""
     return [f"{n.label.capitalize()}\nsimilarity {n.similarity:.2f}".replace("-", "−") for n in score.neighbours]
 
 
-def about_neighbours(run: RunInfo) -> str:
-    """Return the sentences that say what the similarity of a healthy scan means."""
+def explain_neighbours(run: RunInfo) -> str:
+    """Return sentences that explain the similarity of a healthy scan."""
     known = run.retrieval
     chance = "0.5" if known.get("by") == "hash" else "0"
     found: list[float] = known.get("held_out_nearest", [])
     usual = (
-        f" {len(found)} healthy scans that the model had not learnt from had their most similar one at "
-        f"{min(found):.2f} to {max(found):.2f}."
+        f" For {len(found)} healthy scans held out from training, the highest similarity was {min(found):.2f} to "
+        f"{max(found):.2f}."
         if found
         else ""
     )
     return (
-        f"Of the {known.get('n_scans', '?')} healthy scans the model learnt from, the ones it finds most like this "
-        "scan. Compare each row from left to right; a thin line surrounds the regions of the table. Alike means "
-        "alike in what the model notices, which need not be what a reader notices. Similarity: 1 = alike in all of "
-        f"it, {chance} = no more alike than two healthy scans taken at random.{usual}"
+        f"The most similar of the {known.get('n_scans', '?')} healthy training scans. Compare each row from left "
+        "to right; a thin line outlines the regions of the table. Similarity refers to the features of the model, "
+        f"which may differ from what a reader sees: 1 = identical, {chance} = as similar as two random healthy "
+        f"scans.{usual}"
     )
 
 
-def flag_share(scores: list[ScanScore], run: RunInfo) -> str:
-    """Return how many scans were flagged, beside what the promise lets expect of healthy ones."""
-    judged = [score for score in scores if score.flagged is not None]
-    if not judged or run.alpha is None:
+def summarise_flags(scores: list[ScanScore], run: RunInfo) -> str:
+    """Return how many scans are flagged, and how many are expected if all are healthy."""
+    calibrated = [score for score in scores if score.flagged is not None]
+    if not calibrated or run.alpha is None:
         return ""
-    count, n = sum(bool(score.flagged) for score in judged), len(judged)
+    count, n = sum(bool(score.flagged) for score in calibrated), len(calibrated)
     band = beta_binomial_band(n, len(run.reference), run.alpha, confidence=0.95)
     low, high = int(band.low), int(band.high)
-    seen = f"{count} of {n} scans flagged ({percent(count / n)})."
-    expected = f"If all were healthy, {percent(run.alpha)} would be expected ({low} to {high} scans of {n})"
+    observed = f"{count} of {n} scans are flagged ({percent(count / n)})."
+    expected = f"If all are healthy, {percent(run.alpha)} are expected ({low} to {high} of {n} scans, 95 % band)"
     if count > high:
-        end = (
-            "; there are more than chance explains, so some scans may differ from the reference, through disease "
-            "or through the scanner."
-        )
+        end = "; there are more, so some scans may differ from the healthy reference, by disease or by scanner."
     elif count < low:
-        end = "; there are fewer, so check that the reference fits these scans."
+        end = "; there are fewer, so check that the healthy reference fits these scans."
     else:
-        end = ", which agrees with what is seen."
-    return f"{seen} {expected}{end}"
+        end = ", which agrees with the observation."
+    return f"{observed} {expected}{end}"
 
 
 def number(value: Any, digits: int = 3) -> str:
@@ -161,7 +161,7 @@ def number(value: Any, digits: int = 3) -> str:
 
 
 def p_value(value: float | None) -> str:
-    """Return a p-value as it is read aloud."""
+    """Return a p-value with three decimals."""
     if value is None:
         return "–"
     return f"{value:.3f}" if value >= 0.001 else "< 0.001"
@@ -182,7 +182,7 @@ def millimetres(point: tuple[float, float, float]) -> str:
     return ", ".join(f"{round(value):+d}".replace("-", "−") if round(value) else "0" for value in point)
 
 
-def moment(text: str) -> str:
+def date_time(text: str) -> str:
     """Return an ISO date and time to the minute, or the text as it is."""
     try:
         found = datetime.fromisoformat(text)
@@ -201,7 +201,7 @@ def flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         elif isinstance(value, list | tuple):
             rows.append((name, ", ".join(number(item) for item in value) or "–"))
         else:
-            rows.append((name, moment(value) if str(key) in _MOMENTS else number(value)))
+            rows.append((name, date_time(value) if str(key) in DATE_KEYS else number(value)))
     return rows
 
 

@@ -33,9 +33,9 @@ class WorklistRow:
     problem: str = ""
 
     @property
-    def verdict(self) -> wording.Verdict:
+    def verdict(self) -> wording.FlagStatus:
         """Return the verdict on the scan."""
-        return wording.verdict(self.score)
+        return wording.flag_status(self.score)
 
     @property
     def link(self) -> str:
@@ -84,7 +84,7 @@ def make_worklist(run: RunInfo, rows: Sequence[WorklistRow], unscored: Sequence[
         scored=scored,
         unscored=tuple(sorted(unscored, key=lambda score: (score.status, score.scan_id))),
         counts=_counts(run, scored, unscored),
-        share=wording.flag_share([row.score for row in scored], run),
+        share=wording.summarise_flags([row.score for row in scored], run),
         distribution=figures.score_distribution(
             run.reference, run.threshold, marks, run.score_name, (1120, 210 if run.reference else 90)
         ),

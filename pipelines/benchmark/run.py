@@ -27,6 +27,7 @@ from anomaly.bundle.store import load_bundle
 from anomaly.cohort.splits import split_by_subject
 from anomaly.cohort.table import read_records, write_manifest
 from anomaly.cohort.volumes import CohortVolumes
+from anomaly.core.aliases import current_evaluation
 from anomaly.core.config import load_yaml
 from anomaly.core.errors import BundleError, InputError
 from anomaly.core.files import read_json, sha256_of_file, write_json
@@ -218,7 +219,7 @@ def _score(bench: _Benchmark, name: str) -> None:
 
 
 def _evaluate(bench: _Benchmark, name: str, kind: str) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
-    """Return the per-scan table and the promises of a run, measured unless this run was evaluated before."""
+    """Return the per-scan table and the FPR checks of a run, measured unless this run was evaluated before."""
     run, labels = bench.output / "runs" / name, bench.output / "planted" / f"labels-{kind}.tsv"
     folder = bench.output / "evaluation" / name / kind
     inputs = {path.name: sha256_of_file(path) for path in (run / "scores.parquet", labels)}
@@ -226,7 +227,7 @@ def _evaluate(bench: _Benchmark, name: str, kind: str) -> tuple[pd.DataFrame, li
     if not record.is_file() or read_json(record) != inputs:
         evaluate(run, labels, output=folder)
         write_json(record, inputs)
-    return read_per_scan(folder), read_json(folder / "metrics.json")["promises"]
+    return read_per_scan(folder), current_evaluation(read_json(folder / "metrics.json"))["fpr_checks"]
 
 
 def _cost_of_scoring(bench: _Benchmark, name: str) -> dict[str, float | None]:

@@ -93,7 +93,7 @@ class Results:
         self.measured_on = dict(measured_on)
         self.model_info: dict[str, dict[str, Any]] = {}
         self.per_scan: dict[str, dict[str, pd.DataFrame]] = {}
-        self.promises: dict[str, list[dict[str, Any]]] = {}
+        self.fpr_checks: dict[str, list[dict[str, Any]]] = {}
 
     def add_model(self, model: str, metadata: Mapping[str, Any], scoring: Mapping[str, float | None]) -> None:
         """Add what a model is and its cost; ``scoring`` holds ``seconds_per_scan`` and ``passes_per_image``."""
@@ -108,10 +108,10 @@ class Results:
             **scoring,
         }
 
-    def add(self, model: str, kind: str, per_scan: pd.DataFrame, promises: Sequence[dict[str, Any]]) -> None:
+    def add(self, model: str, kind: str, per_scan: pd.DataFrame, fpr_checks: Sequence[dict[str, Any]]) -> None:
         """Add the evaluation of a model on one kind of lesion."""
         self.per_scan.setdefault(kind, {})[model] = per_scan
-        self.promises[model] = list(promises)
+        self.fpr_checks[model] = list(fpr_checks)
 
     def comparisons(self) -> dict[str, Comparison]:
         """Compare all entries, for each kind of lesion on the scans that all of them scored."""
@@ -154,7 +154,7 @@ def write_results(results: Results, output: Path) -> Path:
         _measured_on(results),
         "",
         markdown(_cost_table(results)),
-        _promise_text(results),
+        _fpr_text(results),
     ]
     for kind, comparison in comparisons.items():
         sections += ["", f"### {TITLES.get(kind, kind)}", "", _sizes(comparison), "", markdown(_table(comparison))]
@@ -209,18 +209,18 @@ def _number(value: float | None, form: str) -> str:
     return NOTHING if value is None else f"{value:{form}}"
 
 
-def _promise_text(results: Results) -> str:
+def _fpr_text(results: Results) -> str:
     rows = [
         {
             "model": name,
-            "promised": f"{p['alpha']:g}",
+            "target FPR": f"{p['alpha']:g}",
             "flagged healthy test scans": f"{p['n_flagged']} of {p['n_test']}",
             "99 % band": f"{p['band']['low']:.0f} to {p['band']['high']:.0f}",
             "99 % binomial band": f"{p['plain_band']['low']:.0f} to {p['plain_band']['high']:.0f}",
-            "promise": "kept" if p["kept"] else "broken",
+            "target": "within" if p["within_target"] else "exceeded",
         }
-        for name, promises in results.promises.items()
-        for p in promises
+        for name, fpr_checks in results.fpr_checks.items()
+        for p in fpr_checks
     ]
     return markdown(pd.DataFrame(rows)) if rows else ""
 
@@ -265,7 +265,7 @@ def _numbers(
         "name": results.name,
         "measured_on": results.measured_on,
         "models": results.model_info,
-        "promises": results.promises,
+        "fpr_checks": results.fpr_checks,
         "lesions": {
             kind: {
                 name: {metric: vars(estimate) for metric, estimate in found.items()}

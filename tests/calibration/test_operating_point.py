@@ -8,12 +8,12 @@ from anomaly.calibration.conformal import p_values
 from anomaly.calibration.operating_point import (
     beta_binomial_band,
     binomial_band,
-    check_promise,
+    check_fpr,
     clopper_pearson,
     evidence_edges,
     exceedance,
+    fpr_interval,
     operating_point,
-    rate_interval,
     voxel_threshold,
 )
 from anomaly.core.errors import AlphaTooSmallError
@@ -56,11 +56,11 @@ def test_the_rate_of_one_calibration_is_beta_distributed() -> None:
     uniform = np.random.default_rng(1).random((draws, n))
     rates = 1 - np.sort(uniform, axis=1)[:, n - 2]  # uniform scores: rate above the 2nd largest
     assert rates.mean() == pytest.approx(2 / 25, abs=0.004)
-    interval = rate_interval(n, alpha)
+    interval = fpr_interval(n, alpha)
     np.testing.assert_allclose([interval.low, interval.high], np.quantile(rates, [0.025, 0.975]), atol=0.01)
 
 
-def test_the_beta_binomial_band_holds_what_it_promises() -> None:
+def test_the_beta_binomial_band_has_its_nominal_coverage() -> None:
     n, m, alpha, draws = 24, 29, 0.1, 6000
     generator = np.random.default_rng(2)
     thresholds = np.sort(generator.random((draws, n)), axis=1)[:, n - 2]
@@ -76,24 +76,24 @@ def test_the_plain_band_is_scipys_binomial() -> None:
     assert stats.binom.sf(5, 29, 0.05) <= 0.005 < stats.binom.sf(4, 29, 0.05)
 
 
-def test_a_promise_with_many_false_flags_is_broken() -> None:
-    check = check_promise(n_flagged=20, n_test=29, n_healthy=24, alpha=0.05)
-    assert check.verdict == "above"
-    assert not check.kept
+def test_many_flagged_healthy_scans_exceed_the_target() -> None:
+    check = check_fpr(n_flagged=20, n_test=29, n_healthy=24, alpha=0.05)
+    assert check.position == "above"
+    assert not check.within_target
     assert not check.inside_plain_band
 
 
-def test_a_promise_with_no_false_flags_is_kept() -> None:
-    check = check_promise(0, 29, 24, 0.05)
-    assert check.verdict == "inside"
-    assert check.kept
+def test_no_flagged_healthy_scan_is_within_the_target() -> None:
+    check = check_fpr(0, 29, 24, 0.05)
+    assert check.position == "inside"
+    assert check.within_target
     assert check.rate == 0
     assert 0.05 in check.interval
 
 
 def test_too_few_flags_are_told_from_too_many() -> None:
-    check = check_promise(n_flagged=0, n_test=2000, n_healthy=999, alpha=0.5)
-    assert (check.verdict, check.kept) == ("below", True)
+    check = check_fpr(n_flagged=0, n_test=2000, n_healthy=999, alpha=0.5)
+    assert (check.position, check.within_target) == ("below", True)
 
 
 def test_exceedance_counts_voxels_strictly_above_each_edge() -> None:

@@ -76,7 +76,7 @@ def test_a_record_says_who_when_why_and_what_for(tmp_path: Path) -> None:
     values = json.loads(path.read_text(encoding="utf-8"))
     assert path.parent == tmp_path / "calibrations"
     assert path.stem == values["calibration_id"]
-    assert (values["who"], values["reason"], values["alpha"]) == ("ada", "yearly check", 0.1)
+    assert (values["user_name"], values["reason"], values["alpha"]) == ("ada", "yearly check", 0.1)
     assert values["created_at"].startswith("2024-05-01T12:00:00")
     assert values["scope"] == {"modality": "T1w", "cohort": "holdout", "n_subjects": 24}
     assert values["voxel_threshold"] == 3.5
@@ -167,7 +167,7 @@ def test_altered_reference_scores_are_noticed(tmp_path: Path) -> None:
         load(tmp_path, stored.record.calibration_id)
 
 
-def test_a_rate_the_scans_cannot_promise_is_refused() -> None:
+def test_a_target_too_small_for_the_scans_is_refused() -> None:
     with pytest.raises(AlphaTooSmallError, match="at least 99"):
         calibration(alpha=0.01)
 

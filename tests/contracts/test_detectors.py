@@ -119,7 +119,7 @@ def test_fitting_changes_what_is_learnt(family: str, trained: Detector) -> None:
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
-def test_evidence_has_the_promised_shapes_and_is_finite(trained: Detector) -> None:
+def test_evidence_has_the_documented_shapes_and_is_finite(trained: Detector) -> None:
     images, mask = images_of(*healthy_scan(200), trained.view)
     evidence = look(trained)
     assert "residual" in evidence.maps

@@ -10,16 +10,16 @@ from anomaly.evaluation.compare import compare
 
 def per_scan(gain: float = 0.0, seed: int = 0, n: int = 30) -> pd.DataFrame:
     shared, own = np.random.default_rng(0), np.random.default_rng(seed + 1)
-    ill = np.arange(n) % 2 == 1
+    is_abnormal = np.arange(n) % 2 == 1
     difficulty = shared.random(n)
     average_precision = 0.3 * difficulty + 0.2 + gain + own.normal(0, 0.02, n)
     return pd.DataFrame(
         {
             "scan_id": [f"scan{i:02d}" for i in range(n)],
             "subject": [f"subject{i // 2}" for i in range(n)],
-            "ill": ill,
-            "score": shared.normal(size=n) + ill * (1 + 5 * gain),
-            "voxel_average_precision": np.where(ill, average_precision, np.nan),
+            "is_abnormal": is_abnormal,
+            "score": shared.normal(size=n) + is_abnormal * (1 + 5 * gain),
+            "voxel_average_precision": np.where(is_abnormal, average_precision, np.nan),
         }
     )
 
@@ -64,7 +64,7 @@ def test_runs_without_a_common_scan_cannot_be_compared() -> None:
 
 def test_other_labels_are_not_compared() -> None:
     with pytest.raises(InputError, match="other labels"):
-        compare({"a": per_scan(), "b": per_scan().assign(ill=False)})
+        compare({"a": per_scan(), "b": per_scan().assign(is_abnormal=False)})
 
 
 def test_an_unknown_run_lists_those_that_have_the_metric() -> None:

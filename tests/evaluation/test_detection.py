@@ -8,7 +8,7 @@ from anomaly.evaluation.detection import (
     auroc,
     average_precision,
     average_precision_of,
-    false_flag_rates,
+    false_positive_rates,
     precision_recall_curve,
     roc_curve,
     sensitivity_at_specificity,
@@ -74,7 +74,7 @@ def test_curves_agree_with_scikit_learn() -> None:
 
 
 def test_realised_rates_count_p_values_at_most_alpha() -> None:
-    np.testing.assert_allclose(false_flag_rates([0.05, 0.2, 0.5, 1.0], [0.01, 0.05, 0.5]), [0, 1 / 4, 3 / 4])
+    np.testing.assert_allclose(false_positive_rates([0.05, 0.2, 0.5, 1.0], [0.01, 0.05, 0.5]), [0, 1 / 4, 3 / 4])
 
 
 def test_labels_and_scores_must_match() -> None:

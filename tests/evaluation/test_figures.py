@@ -39,17 +39,17 @@ def test_the_precision_recall_figure_gives_the_average_precision() -> None:
 
 def test_figures_are_written_at_print_resolution(tmp_path: Path) -> None:
     alphas = np.arange(1, 11) / 20
-    curve = CalibrationCurve(alphas, alphas, alphas * 0.5, alphas * 1.5, promised=0.05)
+    curve = CalibrationCurve(alphas, alphas, alphas * 0.5, alphas * 1.5, target=0.05)
     save(calibration_figure(curve), tmp_path / "calibration.png")
     height, width, _ = matplotlib.image.imread(tmp_path / "calibration.png").shape
     assert min(height, width) > 800
     assert [path.name for path in tmp_path.iterdir()] == ["calibration.png"]
 
 
-@pytest.mark.parametrize("promised", [None, 0.1])
-def test_the_calibration_figure_shows_the_band_and_the_alpha_in_use(promised: float | None) -> None:
+@pytest.mark.parametrize("target", [None, 0.1])
+def test_the_calibration_figure_shows_the_band_and_the_alpha_in_use(target: float | None) -> None:
     alphas = np.array([0.1, 0.2])
-    axes = calibration_figure(CalibrationCurve(alphas, alphas, alphas, alphas, promised)).axes[0]
+    axes = calibration_figure(CalibrationCurve(alphas, alphas, alphas, alphas, target)).axes[0]
     names = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert "99 % band of chance" in names
-    assert ("alpha in use" in names) == (promised is not None)
+    assert "99 % band" in names
+    assert ("alpha in use" in names) == (target is not None)

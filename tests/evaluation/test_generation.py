@@ -5,7 +5,7 @@ import numpy.typing as npt
 import pytest
 from scipy import linalg
 
-from anomaly.evaluation.generation import copied, frechet_distance, likeness, variety
+from anomaly.evaluation.generation import density_coverage, frechet_distance, memorised_fraction, precision_recall
 
 Floats = npt.NDArray[np.float64]
 
@@ -15,44 +15,48 @@ def normal(n: int, seed: int = 0, size: int = 8) -> Floats:
 
 
 def test_more_of_the_same_kind_covers_what_is_real_and_is_as_dense() -> None:
-    found = variety(normal(1000, 1, size=2), normal(1000, 2, size=2), neighbours=5)
+    found = density_coverage(normal(1000, 1, size=2), normal(1000, 2, size=2), neighbours=5)
     assert abs(found.coverage - (1 - 2**-5)) < 0.02
     assert abs(found.density - 1) < 0.05
     assert found.distinct > 0.8
 
 
 def test_one_image_again_and_again_covers_little_and_nothing_of_it_is_distinct() -> None:
-    found = variety(normal(300), np.tile(normal(1, 1), (300, 1)))
+    found = density_coverage(normal(300), np.tile(normal(1, 1), (300, 1)))
     assert found.coverage < 0.05
     assert found.distinct == 0
 
 
 def test_half_of_the_kinds_cover_half_of_what_is_real() -> None:
     kinds = np.repeat([-100.0, 100.0], 200)[:, None]
-    found = variety(normal(400) + kinds, normal(400, 1) + 100)
+    found = density_coverage(normal(400) + kinds, normal(400, 1) + 100)
     assert abs(found.coverage - 0.5) < 0.05
     assert abs(found.density - 1) < 0.3
 
 
 def test_images_far_from_all_that_is_real_cover_nothing_though_they_differ() -> None:
-    found = variety(normal(100), normal(100, 1) + 100)
+    found = density_coverage(normal(100), normal(100, 1) + 100)
     assert found.coverage == found.density == 0
     assert found.distinct == 1
 
 
 def test_images_are_compared_voxel_by_voxel_whatever_their_shape() -> None:
     real, generated = normal(40), normal(30, 1)
-    assert variety(real, generated) == variety(real.reshape(40, 1, 2, 4), generated.reshape(30, 1, 2, 4))
+    assert density_coverage(real, generated) == density_coverage(
+        real.reshape(40, 1, 2, 4), generated.reshape(30, 1, 2, 4)
+    )
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1e3])
 def test_the_unit_of_intensity_does_not_matter(scale: float) -> None:
-    assert variety(scale * normal(50), scale * normal(50, 1)) == variety(normal(50), normal(50, 1))
+    assert density_coverage(scale * normal(50), scale * normal(50, 1)) == density_coverage(
+        normal(50), normal(50, 1)
+    )
 
 
 def test_too_few_images_are_refused() -> None:
     with pytest.raises(ValueError, match="found 5 real"):
-        variety(normal(5), normal(5, 1))
+        density_coverage(normal(5), normal(5, 1))
 
 
 def test_the_frechet_distance_of_gaussians_is_the_closed_form() -> None:
@@ -71,20 +75,20 @@ def test_the_frechet_distance_of_covariances_that_do_not_commute_is_that_of_the_
 
 
 def test_half_of_what_is_generated_could_be_real_and_all_that_is_real_generated() -> None:
-    found = likeness(normal(300), np.concatenate([normal(300, 1), normal(300, 2) + 100]))
+    found = precision_recall(normal(300), np.concatenate([normal(300, 1), normal(300, 2) + 100]))
     assert abs(found.precision - 0.5) < 0.05
     assert found.recall > 0.9
 
 
 def test_few_kinds_are_precise_and_recall_little() -> None:
     kinds = np.repeat([-100.0, 100.0], 200)[:, None]
-    found = likeness(normal(400) + kinds, normal(400, 1) + 100)
+    found = precision_recall(normal(400) + kinds, normal(400, 1) + 100)
     assert found.precision > 0.9
     assert abs(found.recall - 0.5) < 0.05
 
 
 def test_copies_are_told_from_new_images_of_the_same_kind() -> None:
     known, new = normal(1500, 1, size=20), normal(1500, 2, size=20)
-    assert copied(known, new) < 0.01
+    assert memorised_fraction(known, new) < 0.01
     nearly = known[:500] + 0.01 * normal(500, 3, size=20)
-    assert copied(known, np.concatenate([new, nearly])) == pytest.approx(0.25, abs=0.01)
+    assert memorised_fraction(known, np.concatenate([new, nearly])) == pytest.approx(0.25, abs=0.01)

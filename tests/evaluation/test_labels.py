@@ -75,7 +75,7 @@ def test_a_missing_table_is_named(tmp_path: Path) -> None:
 
 def test_a_subjects_label_holds_for_all_its_scans(tmp_path: Path) -> None:
     matched = match(scores(), read_labels(write(tmp_path, "subject\tlabel\na\t1\nb\t0\nz\t0\n")))
-    assert matched.table["ill"].tolist() == [True, True, False]
+    assert matched.table["is_abnormal"].tolist() == [True, True, False]
     assert matched.unlabelled == ("c_1",)
     assert matched.unscored == ("b", "z")  # b was refused, z is not in the run
 

@@ -82,7 +82,7 @@ def test_info_says_what_a_model_is(trained: Trained) -> None:
     assert code == Exit.DONE
     assert facts["model_id"] == metadata["model_id"]
     assert facts["trainable_parameters"] == metadata["training"]["n_parameters"]
-    assert facts["promised_false_flag_rates"] == "0.05, 0.1"
+    assert facts["target_false_positive_rates"] == "0.05, 0.1"
 
 
 def test_info_of_nothing_says_what_to_give(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_an_alpha_that_is_too_small_is_a_policy_error(trained: Trained) -> None:
     )
 
     assert code == Exit.POLICY
-    assert "cannot be promised with 24 healthy scans" in error
+    assert "cannot be controlled with 24 healthy scans" in error
 
 
 def test_a_flag_is_a_result_and_an_error_only_on_request(trained: Trained, tmp_path: Path) -> None:

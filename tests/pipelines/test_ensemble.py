@@ -47,7 +47,7 @@ def merged(trained: Trained, pca: Path, atlas: Path, tmp_path_factory: pytest.Te
     return folder
 
 
-def copied(model: Path, to: Path) -> Path:
+def memorised_fraction(model: Path, to: Path) -> Path:
     return Path(shutil.copytree(model, to))
 
 
@@ -100,7 +100,7 @@ def test_scans_go_through_an_ensemble_as_through_a_single_model(merged: Path, tm
     assert read_json(tmp_path / "run" / "sub-300_T1w" / "score.json")["provenance"]["inference_seconds"] > 0
 
 
-def test_the_promise_is_made_for_the_merged_score(merged: Path) -> None:
+def test_the_target_fpr_holds_for_the_merged_score(merged: Path) -> None:
     record = calibrations.for_alpha(merged, 0.05).record
 
     assert (record.score_name, record.n_healthy) == ("ensemble", 24)
@@ -127,7 +127,7 @@ def test_a_scan_that_any_member_has_seen_does_not_calibrate(atlas: Path, tmp_pat
 
 @pytest.mark.parametrize("name", ["config.yaml", "members/pca/metadata.json", "members/atlas/weights.safetensors"])
 def test_an_altered_ensemble_is_refused(merged: Path, tmp_path: Path, name: str) -> None:
-    model = copied(merged, tmp_path / "model")
+    model = memorised_fraction(merged, tmp_path / "model")
     (model / name).write_bytes((model / name).read_bytes() + b" ")
 
     with pytest.raises(BundleError, match=r"found .* expected .* altered or damaged"):
@@ -163,7 +163,7 @@ def test_members_must_be_single_models_with_names_of_their_own(
 
 
 def test_a_model_of_an_earlier_version_can_score_but_be_no_member(atlas: Path, pca: Path, tmp_path: Path) -> None:
-    old = copied(pca, tmp_path / "old")
+    old = memorised_fraction(pca, tmp_path / "old")
     metadata = read_json(old / "metadata.json")
     del metadata["held_out_scores"]
     write_json(old / "metadata.json", metadata)

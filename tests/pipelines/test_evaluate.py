@@ -8,16 +8,16 @@ import pytest
 
 from anomaly.core.errors import InputError
 from anomaly.evaluation.compare import compare
-from anomaly.evaluation.run_metrics import Protocol
+from anomaly.evaluation.run_metrics import EvaluationSettings
 from pipelines.evaluate import evaluate, read_per_scan
 from tests.pipelines.run_folder import make_run
 
-FEW = Protocol(n_draws=50)
+FEW = EvaluationSettings(n_draws=50)
 
 
 def test_an_evaluation_writes_tables_figures_and_numbers(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    evaluate(run, tmp_path / "labels.tsv", protocol=FEW)
+    evaluate(run, tmp_path / "labels.tsv", settings=FEW)
     assert sorted(path.name for path in (run / "evaluation").iterdir()) == [
         "calibration.png",
         "metrics.json",
@@ -32,7 +32,7 @@ def test_an_evaluation_writes_tables_figures_and_numbers(tmp_path: Path) -> None
 
 def test_the_numbers_on_disk_are_those_returned(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    result = evaluate(run, tmp_path / "labels.tsv", output=tmp_path / "out", protocol=FEW)
+    result = evaluate(run, tmp_path / "labels.tsv", output=tmp_path / "out", settings=FEW)
     stored = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
     assert stored == result["metrics"]
     assert stored["detection"]["reconstruction (declared)"]["auroc"]["value"] == result["auroc"]
@@ -46,18 +46,18 @@ def test_the_numbers_on_disk_are_those_returned(tmp_path: Path) -> None:
         "unlabelled": [],
         "unscored": ["sub-99_T1w"],
     }
-    assert stored["protocol"]["n_draws"] == 50
+    assert stored["settings"]["n_draws"] == 50
 
 
-def test_the_summary_says_whether_the_promise_is_kept(tmp_path: Path) -> None:
-    result = evaluate(make_run(tmp_path), tmp_path / "labels.tsv", protocol=FEW)
-    assert result["promise_kept"] is True
-    assert result["promised_false_flag_rate"] == 0.05
+def test_the_summary_says_whether_the_fpr_is_within_its_target(tmp_path: Path) -> None:
+    result = evaluate(make_run(tmp_path), tmp_path / "labels.tsv", settings=FEW)
+    assert result["target"] == "within"
+    assert result["target_false_positive_rate"] == 0.05
     assert json.dumps(result, allow_nan=False)
 
 
 def test_the_page_names_oracles_as_such(tmp_path: Path) -> None:
-    result = evaluate(make_run(tmp_path), tmp_path / "labels.tsv", protocol=FEW)
+    result = evaluate(make_run(tmp_path), tmp_path / "labels.tsv", settings=FEW)
     text = Path(result["report"]).read_text(encoding="utf-8")
     assert "oracle dice one threshold" in text
     assert "chosen by looking at the lesion masks" in text
@@ -67,15 +67,15 @@ def test_the_page_names_oracles_as_such(tmp_path: Path) -> None:
     assert "Research use only" in text
 
 
-def test_a_run_without_a_calibration_has_no_promise_on_its_page(tmp_path: Path) -> None:
-    result = evaluate(make_run(tmp_path, calibrated=False), tmp_path / "labels.tsv", protocol=FEW)
-    assert result["promise_kept"] is None
-    assert "False flags" not in Path(result["report"]).read_text(encoding="utf-8")
+def test_a_run_without_a_calibration_has_no_fpr_on_its_page(tmp_path: Path) -> None:
+    result = evaluate(make_run(tmp_path, calibrated=False), tmp_path / "labels.tsv", settings=FEW)
+    assert result["target"] is None
+    assert "False-positive rate" not in Path(result["report"]).read_text(encoding="utf-8")
     assert not (tmp_path / "run" / "evaluation" / "calibration.png").exists()
 
 
 def test_healthy_scans_alone_are_a_valid_evaluation(tmp_path: Path) -> None:
-    result = evaluate(make_run(tmp_path, n_ill=0), tmp_path / "labels.tsv", protocol=FEW)
+    result = evaluate(make_run(tmp_path, n_ill=0), tmp_path / "labels.tsv", settings=FEW)
     assert result["auroc"] is None
     assert not (tmp_path / "run" / "evaluation" / "roc.png").exists()
 
@@ -85,7 +85,7 @@ def test_evaluations_of_two_runs_can_be_compared(tmp_path: Path) -> None:
     tables = {}
     for name, seed in [("dae", 0), ("atlas", 1)]:
         folder = tmp_path / name
-        evaluate(make_run(folder, seed=seed), folder / "labels.tsv", protocol=FEW)
+        evaluate(make_run(folder, seed=seed), folder / "labels.tsv", settings=FEW)
         tables[name] = read_per_scan(folder / "run" / "evaluation")
     found = compare(tables, n_draws=50)
     assert found.n_scans == 20
@@ -94,17 +94,17 @@ def test_evaluations_of_two_runs_can_be_compared(tmp_path: Path) -> None:
 
 def test_the_table_for_analysts_has_one_row_per_labelled_scan(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    evaluate(run, tmp_path / "labels.tsv", protocol=FEW)
+    evaluate(run, tmp_path / "labels.tsv", settings=FEW)
     table = pd.read_csv(run / "evaluation" / "per_scan.tsv", sep="\t")
     assert len(table) == 21
-    assert {"scan_id", "subject", "ill", "score", "p_value", "voxel_average_precision", "dice"} <= set(
+    assert {"scan_id", "subject", "is_abnormal", "score", "p_value", "voxel_average_precision", "dice"} <= set(
         table.columns
     )
 
 
 def test_an_evaluation_is_written_into_the_audit_log(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    evaluate(run, tmp_path / "labels.tsv", protocol=FEW)
+    evaluate(run, tmp_path / "labels.tsv", settings=FEW)
     line = json.loads((run / "audit.jsonl").read_text(encoding="utf-8"))
     assert (line["verb"], line["labels"]) == ("evaluate", "labels.tsv")
 

@@ -12,7 +12,7 @@ from anomaly.core.scan_result import TemplateVolumes
 from anomaly.reports.case import make_case, places, render_case
 from anomaly.reports.pdf import write_case_pdf
 from anomaly.reports.viewer import viewer_html
-from anomaly.reports.wording import about_neighbours
+from anomaly.reports.wording import explain_neighbours
 from anomaly.runs.reader import RunInfo, read_run_info, read_score
 from anomaly.scoring.retrieval import middle_slices
 from tests.reports.factory import HOSTILE
@@ -42,7 +42,7 @@ def test_a_page_stays_small(html: str) -> None:
 def test_a_page_says_verdict_numbers_regions_and_research_use_in_words(html: str, run: RunInfo) -> None:
     text = " ".join(Page(html).text.split())
     for words in ("Research use only. Not a medical device.", "▲ Flagged", "0.016",
-                  "None of the 60 healthy scans in the reference looks",
+                  "None of the 60 healthy reference scans scores",
                   "darker than expected", "brighter than expected", "+30, +34, +12", "Flagged regions",
                   "3f9c2a7d41b0", "c0ffee01", "registration overlap", "top 1 percent declared"):  # fmt: skip
         assert words in text
@@ -114,8 +114,9 @@ def test_a_page_shows_the_most_similar_healthy_scans_and_what_similar_means(
     case = make_case(known, replace(score, neighbours=NEIGHBOURS), volumes, _pictures(volumes))
     html = render_case(case, viewer_html(volumes, run.display, volumes.peak_mm))
     text = " ".join(Page(html).text.split())
-    for words in ("The most similar healthy scans", "Of the 100 healthy scans", "0 = no more alike",
-                  "2 healthy scans that the model had not learnt from", "0.30 to 0.50"):  # fmt: skip
+    for words in ("The most similar healthy scans", "The most similar of the 100 healthy training scans",
+                  "0 = as similar as two random",
+                  "For 2 healthy scans held out from training", "0.30 to 0.50"):  # fmt: skip
         assert words in text
     assert (
         'this scan, healthy scan 17, 54 years with similarity 0.61, healthy scan 2 with similarity -0.04"' in html
@@ -127,7 +128,7 @@ def test_a_page_shows_the_most_similar_healthy_scans_and_what_similar_means(
 
 
 def test_a_hash_says_what_its_similarity_means(run: RunInfo) -> None:
-    assert "0.5 = no more alike" in about_neighbours(replace(run, retrieval={"by": "hash", "n_scans": 3}))
+    assert "0.5 = as similar as two" in explain_neighbours(replace(run, retrieval={"by": "hash", "n_scans": 3}))
 
 
 def test_a_page_of_a_model_without_an_index_has_no_such_section(html: str) -> None:

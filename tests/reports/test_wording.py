@@ -11,40 +11,40 @@ from tests.reports.factory import scan_score
 
 
 def test_the_meaning_names_the_actual_numbers(run: RunInfo) -> None:
-    text = wording.meaning(replace(scan_score("a", 3.0), p_value=0.03), run)
+    text = wording.explain_score(replace(scan_score("a", 3.0), p_value=0.03), run)
     assert text.startswith(
-        "Of 100 healthy scans like the 60 in the reference, about 3 would look at least this unusual."
+        "Of 100 healthy scans like the 60 of the reference, about 3 would score at least this high."
     )
     assert text.count(". ") == 1
 
 
 def test_a_very_small_p_value_is_never_no_scan_at_all(run: RunInfo) -> None:
     of_many = replace(run, reference_scores={run.score_name: [1.0] * 999})
-    assert "fewer than 1 would" in wording.meaning(replace(scan_score("a", 3.0), p_value=0.004), of_many)
+    assert "fewer than 1 would" in wording.explain_score(replace(scan_score("a", 3.0), p_value=0.004), of_many)
 
 
 def test_the_smallest_p_value_says_no_more_than_that_no_healthy_scan_was_like_this(run: RunInfo) -> None:
-    text = wording.meaning(replace(scan_score("a", 30.0), p_value=1 / 61), run)
-    assert text.startswith("None of the 60 healthy scans in the reference looks this unusual")
-    assert "at most 1.6 % of such scans would, on average; how many fewer, 60 scans cannot tell." in text
+    text = wording.explain_score(replace(scan_score("a", 30.0), p_value=1 / 61), run)
+    assert text.startswith("None of the 60 healthy reference scans scores this high")
+    assert "On average at most 1.6 % of such healthy scans do; 60 scans cannot give a lower bound." in text
 
 
 def test_a_flag_names_the_interval_of_the_rate_of_healthy_scans_that_are_flagged(run: RunInfo) -> None:
-    text = wording.meaning(scan_score("a", 30.0), run)
-    assert "of 100 healthy scans are flagged too (95 % interval 1 % to 13.7 %)" in text
+    text = wording.explain_score(scan_score("a", 30.0), run)
+    assert "of 100 healthy scans are flagged as well (95 % interval 1 % to 13.7 %)" in text
 
 
 def test_a_scan_that_is_not_flagged_is_not_called_healthy(run: RunInfo) -> None:
     score = scan_score("a", 1.4)
-    assert "does not rule out disease" in wording.meaning(score, run)
-    assert wording.verdict(score).words == "Not flagged"
+    assert "does not rule out disease" in wording.explain_score(score, run)
+    assert wording.flag_status(score).words == "Not flagged"
 
 
-def test_without_a_calibration_nothing_is_promised(run: RunInfo) -> None:
+def test_without_a_calibration_no_rate_is_given(run: RunInfo) -> None:
     score = scan_score("a", 9.0, calibrated=False)
-    text = wording.meaning(score, replace(run, calibration=None)) + wording.verdict(score).words
+    text = wording.explain_score(score, replace(run, calibration=None)) + wording.flag_status(score).words
     assert "flag" not in text.lower()
-    assert "has not been calibrated" in text
+    assert "is not calibrated" in text
 
 
 @pytest.mark.parametrize(
@@ -55,22 +55,22 @@ def test_without_a_calibration_nothing_is_promised(run: RunInfo) -> None:
 def test_a_place_is_a_side_and_two_directions_and_never_a_lobe(
     point: tuple[float, float, float], words: str
 ) -> None:
-    assert wording.place(Region(1, 1.0, 5.0, 4.0, point, (0, 0, 0))) == words
+    assert wording.describe_position(Region(1, 1.0, 5.0, 4.0, point, (0, 0, 0))) == words
 
 
-def test_the_realised_share_is_set_beside_the_promise(run: RunInfo) -> None:
+def test_the_share_of_flags_is_compared_with_the_target(run: RunInfo) -> None:
     few, many = [scan_score(f"h{i}", 1.4) for i in range(20)], [scan_score(f"p{i}", 6.0) for i in range(10)]
-    assert "agrees with what is seen" in wording.flag_share(few, run)
-    assert "10 of 30 scans flagged (33.3 %)" in wording.flag_share(few + many, run)
-    assert "there are more than chance explains" in wording.flag_share(few + many, run)
+    assert "agrees with the observation" in wording.summarise_flags(few, run)
+    assert "10 of 30 scans are flagged (33.3 %)" in wording.summarise_flags(few + many, run)
+    assert "there are more" in wording.summarise_flags(few + many, run)
 
 
 def test_a_small_reference_makes_the_expected_number_of_flags_wider(run: RunInfo) -> None:
     scores = [scan_score(f"h{i}", 1.4) for i in range(92)] + [scan_score(f"p{i}", 6.0) for i in range(8)]
     few = replace(run, reference_scores={run.score_name: [1.0] * 20})
-    assert "agrees with what is seen" in wording.flag_share(scores, few)
+    assert "agrees with the observation" in wording.summarise_flags(scores, few)
     many = replace(run, reference_scores={run.score_name: [1.0] * 2000})
-    assert "(1 to 10 scans of 100)" in wording.flag_share(scores, many)
+    assert "(1 to 10 of 100 scans" in wording.summarise_flags(scores, many)
 
 
 def test_numbers_read_well() -> None:
@@ -81,6 +81,6 @@ def test_numbers_read_well() -> None:
 
 
 def test_the_unit_of_the_evidence_is_named_only_where_it_is_one(run: RunInfo) -> None:
-    assert "in healthy standard deviations" in wording.about_regions(run)
+    assert "in healthy standard deviations" in wording.explain_regions(run)
     plain = replace(run, settings={"standardise": "none"})
-    assert "standard deviations" not in wording.about_regions(plain)
+    assert "standard deviations" not in wording.explain_regions(plain)

@@ -63,10 +63,10 @@ def test_verdicts_are_words_and_not_colours_alone(html: str) -> None:
     assert "○ Not flagged" in text
 
 
-def test_the_promise_stands_beside_the_realised_share(html: str) -> None:
+def test_the_target_rate_is_shown_with_the_share_of_flags(html: str) -> None:
     text = " ".join(Page(html).text.split())
-    assert "promised false-flag rate 5 %" in text
-    assert "3 of 5 scans flagged (60 %)" in text
+    assert "target false-positive rate 5 %" in text
+    assert "3 of 5 scans are flagged (60 %)" in text
 
 
 def test_a_page_that_could_not_be_made_is_named(run: RunInfo) -> None:

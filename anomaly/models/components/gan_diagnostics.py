@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
 
-from anomaly.evaluation.generation import Variety, variety
+from anomaly.evaluation.generation import DensityCoverage, density_coverage
 from anomaly.models.base import Diagnostics
 
 Objective = Literal["wgan-gp", "non-saturating", "minimax"]
@@ -66,7 +66,7 @@ def gan_diagnostics(
         distances.append((images - generated).flatten(1).norm(dim=1))
         if len(real) == MAX_BATCHES or sum(map(len, real)) >= N_IMAGES:
             break
-    found = variety(np.concatenate([t.cpu() for t in real]), np.concatenate([t.cpu() for t in fake]))
+    found = density_coverage(np.concatenate([t.cpu() for t in real]), np.concatenate([t.cpu() for t in fake]))
     gap, distance = float(torch.cat(gaps).mean()), float(torch.cat(distances).mean())
     numbers = {
         "coverage": found.coverage,
@@ -82,7 +82,7 @@ def _reduce(images: Tensor) -> Tensor:
     return F.interpolate(images, size, mode="area").flatten(1)
 
 
-def _collapse(found: Variety) -> Iterator[str]:
+def _collapse(found: DensityCoverage) -> Iterator[str]:
     """Yield a warning if the generator has collapsed or has not learnt enough."""
     if found.distinct < MIN_DISTINCT or (found.coverage < MIN_COVERAGE and found.density > REALISTIC_DENSITY):
         yield (
@@ -97,7 +97,7 @@ def _collapse(found: Variety) -> Iterator[str]:
         )
 
 
-def _imbalance(gap: float, distance: float, objective: Objective, found: Variety) -> Iterator[str]:
+def _imbalance(gap: float, distance: float, objective: Objective, found: DensityCoverage) -> Iterator[str]:
     """Yield a warning if the gap of the critic is too large or vanishes.
 
     The gap of a 1-Lipschitz critic is at most the distance of the images.

@@ -12,7 +12,7 @@ import torch
 
 from anomaly.core.errors import ConfigError
 from anomaly.core.volume import FloatArray
-from anomaly.evaluation.generation import copied, frechet_distance, likeness, variety
+from anomaly.evaluation.generation import density_coverage, frechet_distance, memorised_fraction, precision_recall
 from anomaly.models.generation import EncoderDecoder, Interpolator, can_interpolate, interpolate
 from pipelines.validation.labelled_dataset import LabelledImages, Labels, as_covariates
 from pipelines.validation.model_under_test import CheckResult, ModelUnderTest
@@ -59,7 +59,7 @@ def generation_measures(
         dataset.classifier.features(pixels)
         for pixels in (dataset.test.pixels, samples, dataset.train.pixels[: len(samples)])
     )
-    diversity, fidelity = variety(real[:n], generated[:n]), likeness(real[:n], generated[:n])
+    diversity, fidelity = density_coverage(real[:n], generated[:n]), precision_recall(real[:n], generated[:n])
     classification = dataset.classify(samples)
     n_classes = len(next(iter(dataset.attributes.values())))
     frequencies = {
@@ -77,7 +77,7 @@ def generation_measures(
         "confident_fraction": float((classification.confidence >= MIN_CONFIDENCE).mean()),
         "class_total_variation": 0.5 * float(np.abs(frequencies["generated"] - frequencies["test"]).sum()),
         "rarest_class_ratio": _lowest_ratio(frequencies["generated"], frequencies["test"]),
-        "memorised_fraction": copied(train, samples),
+        "memorised_fraction": memorised_fraction(train, samples),
     }
     return measures, frequencies
 

@@ -33,7 +33,7 @@ def test_models_are_compared_on_planted_copies_of_the_test_scans(finished: tuple
         for name in ("atlas-small (2 seeds)", "intensity-small", "both")
     )
     assert both == atlas > intensity  # the seed of an atlas changes nothing
-    assert list(found["promises"]) == ["atlas-small-seed0", "atlas-small-seed1", "intensity-small", "both"]
+    assert list(found["fpr_checks"]) == ["atlas-small-seed0", "atlas-small-seed1", "intensity-small", "both"]
     assert all(model["seconds_per_scan"] > 0 for model in found["models"].values())
     trained = [read_json(output / "models" / name / "metadata.json")["training"] for name in found["models"]]
     assert [training.get("seed") for training in trained] == [0, 1, 0, None]

@@ -24,15 +24,15 @@ MEASURED_ON = {"healthy": "ixi", "train": 100, "calibration": 24, "test": 30}
 def per_scan(gain: float, model: int) -> pd.DataFrame:
     """Return the evaluation of a model on 30 scans of 15 subjects; its voxel AP is higher by ``gain``."""
     shared, own = np.random.default_rng(0), np.random.default_rng(model + 1)
-    ill = np.arange(30) % 2 == 1
+    is_abnormal = np.arange(30) % 2 == 1
     precision = 0.3 * shared.random(30) + gain + own.normal(0, 0.01, 30)
     return pd.DataFrame(
         {
             "scan_id": [f"scan{i:02d}" for i in range(30)],
             "subject": [f"subject{i // 2}" for i in range(30)],
-            "ill": ill,
-            "score": shared.normal(size=30) + 8 * ill * gain,
-            "voxel_average_precision": np.where(ill, precision, np.nan),
+            "is_abnormal": is_abnormal,
+            "score": shared.normal(size=30) + 8 * is_abnormal * gain,
+            "voxel_average_precision": np.where(is_abnormal, precision, np.nan),
         }
     )
 

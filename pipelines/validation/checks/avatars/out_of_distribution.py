@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anomaly.calibration.conformal import p_values
-from anomaly.calibration.operating_point import PromiseCheck, check_promise
+from anomaly.calibration.operating_point import FPRCheck, check_fpr
 from anomaly.core.volume import FloatArray
 from anomaly.evaluation.detection import auroc
 from anomaly.models.base import Detector
@@ -51,10 +51,10 @@ class ScoresByPart:
         """Return the share of out-of-distribution images, all or of one kind, that are flagged."""
         return float((p_values(self._of_kind(kind), self.calibration) <= alpha).mean())
 
-    def fpr_check(self, alpha: float) -> PromiseCheck:
+    def fpr_check(self, alpha: float) -> FPRCheck:
         """Compare the false-positive rate on the test images with the target alpha."""
         flagged = int((p_values(self.test, self.calibration) <= alpha).sum())
-        return check_promise(flagged, len(self.test), len(self.calibration), alpha)
+        return check_fpr(flagged, len(self.test), len(self.calibration), alpha)
 
     def _of_kind(self, kind: str | None) -> Floats:
         return self.out_of_distribution if kind is None else self.out_of_distribution[self.kinds == kind]
@@ -100,7 +100,7 @@ def detection_measures(scores: ScoresByPart, alphas: Iterable[float]) -> dict[st
         **{f"auroc_{kind.replace(' ', '_')}": scores.auroc(kind) for kind in OOD_KINDS},
         **{f"sensitivity_{alpha:g}": scores.sensitivity(alpha) for alpha in fpr_checks},
         **{f"fpr_{alpha:g}": check.rate for alpha, check in fpr_checks.items()},
-        "fpr_not_exceeded": float(np.mean([check.kept for check in fpr_checks.values()])),
+        "fpr_not_exceeded": float(np.mean([check.within_target for check in fpr_checks.values()])),
     }
 
 

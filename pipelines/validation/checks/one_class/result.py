@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from anomaly.calibration.conformal import p_values
-from anomaly.calibration.operating_point import PromiseCheck, check_promise
+from anomaly.calibration.operating_point import FPRCheck, check_fpr
 from anomaly.core.errors import ConfigError, InputError
 from anomaly.core.files import atomic_path
 from anomaly.evaluation.detection import auroc
@@ -67,11 +67,11 @@ class ClassScores:
         """Return the conformal p-value of each test image ``(N,)``."""
         return p_values(self.scores["test"][score], self.scores["calibration"][score])
 
-    def fpr_check(self, score: str, alpha: float) -> PromiseCheck:
+    def fpr_check(self, score: str, alpha: float) -> FPRCheck:
         """Compare the false-positive rate on the normal test images with the target alpha."""
         normal = self.p_values(score)[~self.abnormal]
         n_flagged = int((normal <= alpha).sum())
-        return check_promise(n_flagged, len(normal), len(self.scores["calibration"][score]), alpha)
+        return check_fpr(n_flagged, len(normal), len(self.scores["calibration"][score]), alpha)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,12 +135,12 @@ class OneClassResult:
             "auroc": found.auroc(self.declared),
             **{f"auroc_{name}": found.auroc(name) for name in others},
             **{f"fpr_{alpha:g}": check.rate for alpha, check in checks.items()},
-            **{f"band_{alpha:g}": check.verdict for alpha, check in checks.items()},
+            **{f"band_{alpha:g}": check.position for alpha, check in checks.items()},
             "seconds": found.seconds,
         }
 
     def _band_positions(self, found: ClassScores) -> list[str]:
-        return [found.fpr_check(self.declared, alpha).verdict for alpha in self.alphas]
+        return [found.fpr_check(self.declared, alpha).position for alpha in self.alphas]
 
     @staticmethod
     def _pooled(table: pd.DataFrame, name: str) -> float:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from anomaly.calibration.operating_point import check_promise
+from anomaly.calibration.operating_point import check_fpr
 from anomaly.core.errors import ConfigError, InputError
 from anomaly.evaluation.detection import auroc
 from anomaly.scoring.ensemble import MergeSettings
@@ -209,7 +209,7 @@ def test_what_the_promise_says_is_counted_among_normal_test_pictures(digits: Dig
     found = result.classes[0]
     p = found.p_values("reconstruction")
     n_flagged = int((p[~found.abnormal] <= 0.1).sum())
-    assert found.fpr_check("reconstruction", 0.1) == check_promise(n_flagged, 100, 100, 0.1)
+    assert found.fpr_check("reconstruction", 0.1) == check_fpr(n_flagged, 100, 100, 0.1)
     assert result.table()["fpr_0.1"][0] == pytest.approx(n_flagged / 100)
     assert result.measures()["fpr_not_exceeded"] == 1
     rates = result.table()["fpr_0.1"]
