@@ -84,9 +84,9 @@ class Autoencoder(LatentDetector):
             return LinearAutoencoder(self.view.channels, self.padded, latent)
         return DenseAutoencoder(self.view.spatial_dims, self.view.channels, channels, self.padded, latent)
 
-    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, mask: Tensor, step_info: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
         """Return the loss of the settings, inside the mask."""
-        del at, corrupted
+        del step_info, corrupted
         return {"loss": LOSSES[self.settings.loss](self.reconstruct(images, mask), target_slice(images), mask)}
 
     def evidence(self, images: Tensor, mask: Tensor, covariates: Tensor | None = None) -> Evidence:

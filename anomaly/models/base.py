@@ -222,7 +222,7 @@ class NetworkDetector(Detector):
         return ()
 
     @abstractmethod
-    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, mask: Tensor, step_info: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
         """Return scalars by name; ``"loss"`` is minimised, the others are logged.
 
         Parameters
@@ -231,8 +231,8 @@ class NetworkDetector(Detector):
             ``(B, C, *S)``, already augmented.
         mask
             ``(B, 1, *S)`` bool.
-        at
-            The step, and its random numbers. Nothing else random may be used.
+        step_info
+            The step, its random numbers (nothing else random may be used) and the covariates.
         corrupted
             What :meth:`corrupt` returned for these images.
         """

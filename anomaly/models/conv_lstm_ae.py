@@ -106,7 +106,7 @@ class BidirectionalConvLSTM(nn.Module):
         return state[0].flatten(1)
 
 
-class LSTMWalk(nn.Module):
+class BidirectionalLSTM(nn.Module):
     """A bidirectional LSTM over the codes of the slices."""
 
     def __init__(self, shape: tuple[int, ...], memory: int) -> None:
@@ -129,7 +129,9 @@ class RecurrentNetwork(LatentNetwork):
         self.convolutions = stages(2, 1, channels)
         self.coarse = coarse_shape(channels, shape)
         self.walk = (
-            BidirectionalConvLSTM(self.coarse, memory) if cell == "convlstm" else LSTMWalk(self.coarse, memory)
+            BidirectionalConvLSTM(self.coarse, memory)
+            if cell == "convlstm"
+            else BidirectionalLSTM(self.coarse, memory)
         )
         self.to_latent = nn.Linear(self.walk.size, latent)
         self.from_latent = nn.Linear(latent, math.prod(self.coarse))
@@ -165,7 +167,7 @@ class RecurrentAutoencoder(LatentDetector):
         del train
         refuse_large_latent(self.settings.latent_size, 1, self.image_shape)
 
-    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, mask: Tensor, step_info: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
         """Return the mean squared error inside the mask of the middle slice."""
-        del at, corrupted
+        del step_info, corrupted
         return {"loss": l2(self.reconstruct(images, mask), target_slice(images), mask)}

@@ -84,9 +84,9 @@ class ConditionalVariationalAutoencoder(VariationalDetector):
         conditioning = self.build_conditioning(self.settings.covariates)
         return ConditionalVarAutoEncoder(conditioning.size, **self.architecture())
 
-    def training_condition(self, n: int, at: StepInfo) -> Tensor | None:
+    def training_condition(self, n: int, step_info: StepInfo) -> Tensor | None:
         """Return the condition of the n images of a training step, with condition dropout."""
-        return self.condition_with_dropout(n, at, self.settings.drop)
+        return self.condition_with_dropout(n, step_info, self.settings.drop)
 
     def posterior_parameters(self, images: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return μ and log σ² of q(z|x, c), each ``(B, latent)``."""

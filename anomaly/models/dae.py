@@ -137,9 +137,9 @@ class DenoisingAutoencoder(NetworkDetector):
             return corrupted, moved, weight
         return corrupted, moved, weight, change_target(moved, changed)
 
-    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, mask: Tensor, step_info: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
         """Return the weighted squared error of undoing the corruption, and the loss of the change logits."""
-        del images, at
+        del images, step_info
         damaged, moved, weight, *severe = corrupted
         output = self.forward(damaged)
         error = (output[:, :1] + moved) / self.settings.error_sd

@@ -234,13 +234,13 @@ class DiffusionModel(NetworkDetector):
         t = torch.randint(1, self.settings.timesteps + 1, (batch,), generator=rng, device=device)
         return self.noise(batch, rng), t, mask & self._random_patches(batch, rng)
 
-    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, mask: Tensor, step_info: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
         """Return the mean squared error of the prediction where noise was added."""
         noise, t, where = corrupted
         clean = self._standardise(images, mask)
         code = self.network.encode_context(clean)
         if code is not None:
-            dropped = torch.rand((len(code), 1), generator=at.rng, device=code.device) < CONTEXT_DROPOUT
+            dropped = torch.rand((len(code), 1), generator=step_info.rng, device=code.device) < CONTEXT_DROPOUT
             code = code * ~dropped
         noisy = torch.where(where, self.process.add_noise(clean, noise, t), clean)
         prediction = self.predict(noisy, DenoisingInputs(clean, mask, where, code), t)

@@ -49,7 +49,7 @@ ENCODER_WARMUP = 0.2  # share of the steps of the encoder before it is validated
 Phase = Literal["critic", "generator", "encoder"]
 
 
-class GANSettings(AdversarialSettings):
+class FAnoGANSettings(AdversarialSettings):
     """Settings of f-AnoGAN."""
 
     family: Literal["f_anogan"] = "f_anogan"
@@ -66,7 +66,7 @@ class GANSettings(AdversarialSettings):
 class GANNetworks(ConditionalGAN):
     """A GAN and the encoder that inverts its generator."""
 
-    def __init__(self, settings: GANSettings, shape: tuple[int, ...]) -> None:
+    def __init__(self, settings: FAnoGANSettings, shape: tuple[int, ...]) -> None:
         super().__init__(settings, shape, settings.covariates if settings.conditional else None)
         in_channels = settings.view.channels + self.condition_size
         self.encoder = ImageCritic(in_channels, settings.channels, settings.latent_size, shape)
@@ -76,7 +76,7 @@ class GANNetworks(ConditionalGAN):
         return on_sphere(self.encoder(concat_condition(images, self.condition(covariates))))
 
 
-class GenerativeAdversarial(AdversarialDetector):
+class FAnoGAN(AdversarialDetector):
     """Residual and critic-feature distance of f-AnoGAN.
 
     Attributes
@@ -87,8 +87,8 @@ class GenerativeAdversarial(AdversarialDetector):
     """
 
     family = "f_anogan"
-    Settings: ClassVar[type[ModelSettings]] = GANSettings
-    settings: GANSettings
+    Settings: ClassVar[type[ModelSettings]] = FAnoGANSettings
+    settings: FAnoGANSettings
     network: GANNetworks
 
     def build(self) -> nn.Module:
@@ -130,18 +130,18 @@ class GenerativeAdversarial(AdversarialDetector):
         start = self.first_encoder_step(steps)
         return step == steps or step >= start + ENCODER_WARMUP * (steps - start)
 
-    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, mask: Tensor, step_info: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
         """Return the loss of the network that is trained in this step."""
         del mask, corrupted
-        covariates = self.network.training_covariates(images, at.covariates, at.rng)
-        if at.step > self.last_ema_step and self.phase(at.step - 1, at.steps) == "generator":
-            self.network.update_ema(at.step)
-            self.last_ema_step = at.step
-        match self.phase(at.step, at.steps):
+        covariates = self.network.training_covariates(images, step_info.covariates, step_info.rng)
+        if step_info.step > self.last_ema_step and self.phase(step_info.step - 1, step_info.steps) == "generator":
+            self.network.update_ema(step_info.step)
+            self.last_ema_step = step_info.step
+        match self.phase(step_info.step, step_info.steps):
             case "critic":
-                return self.critic_loss(images, covariates, at.rng)
+                return self.critic_loss(images, covariates, step_info.rng)
             case "generator":
-                return self.generator_loss(covariates, at.rng)
+                return self.generator_loss(covariates, step_info.rng)
             case "encoder":
                 return self.encoder_loss(images, covariates)
 

@@ -255,10 +255,10 @@ class NormalisingFlow(NetworkDetector):
         self.mean = mean.float().reshape(self.mean.shape)
         self.sd = (variance.clamp_min(0) + SD_FLOOR**2).sqrt().float().reshape(self.sd.shape)
 
-    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, mask: Tensor, step_info: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
         """Return −log p per voxel of the images with added noise."""
         del corrupted
-        noise = torch.randn(images.shape, generator=at.rng, device=images.device)
+        noise = torch.randn(images.shape, generator=step_info.rng, device=images.device)
         nll = self.negative_log_likelihood(images + self.settings.noise_sd * noise, mask)
         return {"loss": nll.sum() / mask.sum().clamp_min(1)}
 

@@ -309,16 +309,16 @@ class HierarchicalVariationalAutoencoder(NetworkDetector):
                 "copy lesions; shorten model.latents or lower its numbers, or add stages to model.channels"
             )
 
-    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, mask: Tensor, step_info: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
         """Return the negative ELBO per voxel, with a warm-up of β for each level, and its parts."""
         del corrupted
         settings = self.settings
         output, levels = self.decode_top_down(
-            *self.encode(images), lambda mu, log_variance: reparameterize(mu, log_variance, at.rng)
+            *self.encode(images), lambda mu, log_variance: reparameterize(mu, log_variance, step_info.rng)
         )
         likelihood = self.log_likelihood(images, output, mask)
         divergence = torch.stack([level.kl().flatten(1).sum(1) for level in levels], dim=1)
-        beta = divergence.new_tensor([beta_at(settings.beta, share, at) for share in settings.beta_warmup])
+        beta = divergence.new_tensor([beta_at(settings.beta, share, step_info) for share in settings.beta_warmup])
         parts = free_energy(likelihood, divergence, mask, beta, settings.free_bits)
         level_kl = divergence.sum(dim=0) / mask.sum().clamp_min(1)
         return {**parts, **{f"kl_{n}": value for n, value in enumerate(level_kl, start=1)}}

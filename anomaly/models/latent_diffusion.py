@@ -197,12 +197,12 @@ class LatentDiffusion(NetworkDetector):
     def _autoencoder_is_done(self, step: int, steps: int) -> bool:
         return step >= self.settings.autoencoder_share * steps
 
-    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, mask: Tensor, step_info: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
         """Return the loss of the part in training; see the module's docstring."""
         del corrupted
-        if self._autoencoder_is_done(at.step, at.steps):
-            return self._denoising_loss(images, mask, at.rng)
-        return self._autoencoder_loss(images, mask, at.rng)
+        if self._autoencoder_is_done(step_info.step, step_info.steps):
+            return self._denoising_loss(images, mask, step_info.rng)
+        return self._autoencoder_loss(images, mask, step_info.rng)
 
     def _autoencoder_loss(self, images: Tensor, mask: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
         output, penalty = self.network.autoencoder.training_pass(self._space_to_depth(images), rng)

@@ -69,11 +69,11 @@ FAMILIES: dict[str, Family] = {
         "normalising flow: exact log-likelihood of tissue at its place, and the nearest typical image",
     ),
     "f_anogan": Family(
-        "anomaly.models.f_anogan:GenerativeAdversarial",
+        "anomaly.models.f_anogan:FAnoGAN",
         "f-AnoGAN: a generator of healthy images, and an encoder that finds the one nearest to a scan",
     ),
     "vaegan": Family(
-        "anomaly.models.vaegan:AdversarialVariational",
+        "anomaly.models.vaegan:VAEGAN",
         "VAE-GAN: a variational autoencoder that also rebuilds what a critic sees, so that it blurs less",
     ),
     "atlas": Family(

@@ -140,9 +140,9 @@ class RestorationNetwork(NetworkDetector):
         weight = torch.add(mask, changed, alpha=settings.changed_weight)  # outside the mask nothing is changed
         return damaged, grade, weight, change_target(target_slice(damaged - images), changed)
 
-    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, mask: Tensor, step_info: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
         """Return the weighted squared error of the healthy images, and the loss of the change logits."""
-        del at
+        del step_info
         damaged, grade, weight, severe = corrupted
         correction, log_odds = self.forward(damaged, grade)
         error = (damaged + correction - images) / self.settings.error_sd

@@ -129,15 +129,15 @@ class StackedAutoencoder(LatentDetector):
         """Return whether every layer has learnt."""
         return step >= self.alone(steps)
 
-    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, mask: Tensor, step_info: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
         """Return the error of the layer that learns alone, or of the whole stack."""
         del corrupted
-        k = self.layer_at(at.step, at.steps)
+        k = self.layer_at(step_info.step, step_info.steps)
         if k is None:
             return {"loss": l2(self.reconstruct(images, mask), target_slice(images), mask)}
         with torch.no_grad():
             inputs = self.network.below(pad(images, self.padded), k)
-        outputs = self.network.layers[k](self._masked(inputs, at.rng))
+        outputs = self.network.layers[k](self._masked(inputs, step_info.rng))
         if k == 0:
             return {"loss": l2(crop(outputs, self.image_shape), target_slice(images), mask)}
         return {"loss": F.mse_loss(outputs.float(), inputs.float())}

@@ -81,7 +81,7 @@ class GANNetworks(nn.Module):
         return images
 
 
-class AdversarialVariational(AdversarialDetector):
+class VAEGAN(AdversarialDetector):
     """Residual, KL and critic-feature distance of a VAE-GAN."""
 
     family = "vaegan"
@@ -106,12 +106,12 @@ class AdversarialVariational(AdversarialDetector):
         del steps
         return self.network.critic if self.is_critic_step(step) else self.network.autoencoder
 
-    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, mask: Tensor, step_info: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
         """Return the loss of the part that is trained in this step."""
         del corrupted
-        if self.is_critic_step(at.step):
-            return self.critic_loss(images, at.rng)
-        return self.autoencoder_loss(images, mask, at)
+        if self.is_critic_step(step_info.step):
+            return self.critic_loss(images, step_info.rng)
+        return self.autoencoder_loss(images, mask, step_info)
 
     def critic_loss(self, images: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
         """Return the loss of D, and its gap between real and decoded images."""
@@ -120,21 +120,21 @@ class AdversarialVariational(AdversarialDetector):
             fake = self.network.decode(replace_half(z, rng))
         return self.critic_losses(self.network.critic, images, fake, rng)
 
-    def autoencoder_loss(self, images: Tensor, mask: Tensor, at: StepInfo) -> dict[str, Tensor]:
+    def autoencoder_loss(self, images: Tensor, mask: Tensor, step_info: StepInfo) -> dict[str, Tensor]:
         """Return the loss of E and G, and its parts, per voxel inside the mask."""
         settings, network = self.settings, self.network
         voxels = mask.sum().clamp_min(1)
         posterior = network.encode(images)
-        z = posterior.sample(at.rng)
+        z = posterior.sample(step_info.rng)
         reconstruction = network.decode(z)
         with torch.no_grad():
             target = network.critic.features(images)
         features = 0.5 * (target - network.critic.features(reconstruction)).float().square().sum() / voxels
         error = 0.5 * (mask * (images - reconstruction) / settings.noise_sd).square().sum() / voxels
         divergence = posterior.kl().sum() / voxels
-        critic_output = network.critic(network.decode(replace_half(z, at.rng)))
+        critic_output = network.critic(network.decode(replace_half(z, step_info.rng)))
         adversarial = generator_loss(settings.objective, critic_output)
-        beta = beta_at(settings.beta, settings.beta_warmup, at)
+        beta = beta_at(settings.beta, settings.beta_warmup, step_info)
         elbo_terms = features + settings.voxel_weight * error + beta * divergence
         loss = elbo_terms + settings.adversarial_weight * adversarial
         return {"loss": loss, "features": features, "error": error, "kl": divergence, "generator": adversarial}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from anomaly.core.image_views import ImageView
 from anomaly.models.components.random_fields import (
-    chance,
+    bernoulli,
     foreground_mask,
     host_generator,
     sample,
@@ -65,7 +65,7 @@ def mirror(
     """Mirror some images left to right (axis I of the volume); sagittal slices, which lack that axis, stay."""
     if probability == 0 or (view.kind == "slice" and view.axis == 0):
         return images, mask
-    chosen = chance(images, probability, rng)
+    chosen = bernoulli(images, probability, rng)
     return torch.lerp(images, images.flip(2), chosen.float()), torch.where(chosen, mask.flip(2), mask)
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from anomaly.core.errors import ConfigError
 from anomaly.models.conv_lstm_ae import (
     BidirectionalConvLSTM,
+    BidirectionalLSTM,
     ConvLSTMCell,
-    LSTMWalk,
     RecurrentAutoencoder,
     RecurrentSettings,
 )
@@ -73,7 +73,7 @@ def test_on_a_single_voxel_the_convolutional_cell_is_torchs_lstm() -> None:
 
 @torch.no_grad()
 def test_the_vector_walk_takes_the_memory_at_the_middle_from_both_ways() -> None:
-    walk = LSTMWalk((2, 3, 1), memory=4)
+    walk = BidirectionalLSTM((2, 3, 1), memory=4)
     features = torch.randn(2, 5, 2, 3, 1, generator=torch.Generator().manual_seed(0))
     codes = walk.shorten(features.flatten(2))
     forward, backward = nn.LSTM(4, 4, batch_first=True), nn.LSTM(4, 4, batch_first=True)
@@ -84,7 +84,7 @@ def test_the_vector_walk_takes_the_memory_at_the_middle_from_both_ways() -> None
     torch.testing.assert_close(walk(features), torch.cat(expected, dim=1))
 
 
-@pytest.mark.parametrize("walk", [BidirectionalConvLSTM((2, 3, 3), 4), LSTMWalk((2, 3, 3), 4)], ids=CELLS)
+@pytest.mark.parametrize("walk", [BidirectionalConvLSTM((2, 3, 3), 4), BidirectionalLSTM((2, 3, 3), 4)], ids=CELLS)
 def test_each_way_sees_the_middle_slice_and_those_on_its_side(walk: nn.Module) -> None:
     features = torch.randn(1, 5, 2, 3, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
     up, down = walk(features).chunk(2, dim=1)

@@ -15,7 +15,7 @@ from anomaly.core.covariates import UNKNOWN_COVARIATES, covariates
 from anomaly.core.errors import TrainingError
 from anomaly.core.volume import FloatArray
 from anomaly.models.base import StepInfo
-from anomaly.models.f_anogan import GANSettings, GenerativeAdversarial, on_sphere
+from anomaly.models.f_anogan import FAnoGAN, FAnoGANSettings, on_sphere
 from anomaly.models.generation import Embedder, Generator, interpolate
 from anomaly.training.fit import fit
 from anomaly.training.run import FitRun
@@ -34,22 +34,20 @@ OLD, YOUNG = torch.tensor([[29.0, 1.0]]), torch.tensor([[20.0, 0.0]])
 TRAINING = TrainingSettings(steps=8, batch_size=8, learning_rate=5e-3, warmup=0, validate_every=4, ema_decay=0.0)
 
 
-def new(kind: type[GenerativeAdversarial] = GenerativeAdversarial, **changes: object) -> GenerativeAdversarial:
+def new(kind: type[FAnoGAN] = FAnoGAN, **changes: object) -> FAnoGAN:
     values = {"channels": (8, 16), "latent_size": 6, "critic_steps": 2, "encoder_share": 0.5, **changes}
-    return kind(GANSettings.parse(values, "model"), GRID)
+    return kind(FAnoGANSettings.parse(values, "model"), GRID)
 
 
 def step_info(step: int, steps: int = 100, covariates: Tensor | None = None) -> StepInfo:
     return StepInfo(step, steps, torch.Generator().manual_seed(0), covariates)
 
 
-def trained(
-    detector: GenerativeAdversarial, folder: Path, training: TrainingSettings = TRAINING
-) -> tuple[str, ...]:
+def trained(detector: FAnoGAN, folder: Path, training: TrainingSettings = TRAINING) -> tuple[str, ...]:
     return fit(detector, healthy_cohort(4), [planted_scan()], FitRun(folder, training, device="cpu")).notes
 
 
-def slices(detector: GenerativeAdversarial, seed: int = 0) -> tuple[Tensor, Tensor]:
+def slices(detector: FAnoGAN, seed: int = 0) -> tuple[Tensor, Tensor]:
     return images_of(*healthy_scan(seed), detector.view)
 
 
@@ -169,7 +167,7 @@ def test_all_networks_can_be_trained_in_bfloat16(tmp_path: Path) -> None:
     assert changed == {"generator", "steady", "critic", "encoder"}
 
 
-class Collapsed(GenerativeAdversarial):
+class Collapsed(FAnoGAN):
     """A model whose generator always gets the same code."""
 
     def random_codes(self, n: int, rng: torch.Generator) -> Tensor:
@@ -190,7 +188,7 @@ def test_no_mode_collapse_is_reported_for_varied_images(tmp_path: Path) -> None:
     assert not any("mode collapse" in note for note in notes)
 
 
-def conditional(folder: Path) -> GenerativeAdversarial:
+def conditional(folder: Path) -> FAnoGAN:
     detector = new(conditional=True)
     trained(detector, folder)
     return detector
@@ -359,11 +357,11 @@ def test_the_moving_average_is_updated_once_per_step_with_accumulated_batches() 
         for parameter in detector.network.generator.parameters():
             parameter.add_(1.0)
     after = 1 + next(step for step in range(10) if detector.phase(step, 100) == "generator")
-    at = StepInfo(after, 100, torch.Generator().manual_seed(0))
+    step_info = StepInfo(after, 100, torch.Generator().manual_seed(0))
     before = [p.clone() for p in detector.network.steady.parameters()]
-    detector.loss(images[:2], mask[:2], at)
+    detector.loss(images[:2], mask[:2], step_info)
     once = [p.clone() for p in detector.network.steady.parameters()]
     assert not any(torch.equal(a, b) for a, b in zip(before, once, strict=True))
-    detector.loss(images[:2], mask[:2], at)
+    detector.loss(images[:2], mask[:2], step_info)
     assert all(torch.equal(a, b) for a, b in zip(once, detector.network.steady.parameters(), strict=True))
     assert detector.last_ema_step == after

@@ -10,7 +10,7 @@ from anomaly.core.errors import TrainingError
 from anomaly.models.base import StepInfo
 from anomaly.models.components.variational import kl, reparameterize
 from anomaly.models.generation import Embedder, Generator
-from anomaly.models.vaegan import AdversarialVariational, VAEGANSettings, replace_half
+from anomaly.models.vaegan import VAEGAN, VAEGANSettings, replace_half
 from anomaly.training.fit import fit
 from anomaly.training.run import FitRun
 from anomaly.training.settings import TrainingSettings
@@ -19,7 +19,7 @@ from tests.models.factories import GRID, healthy_cohort, healthy_scan, images_of
 TRAINING = TrainingSettings(steps=4, batch_size=8, learning_rate=5e-3, warmup=0, validate_every=2, ema_decay=0.0)
 
 
-def new(kind: type[AdversarialVariational] = AdversarialVariational, **changes: object) -> AdversarialVariational:
+def new(kind: type[VAEGAN] = VAEGAN, **changes: object) -> VAEGAN:
     values = {"channels": (8, 16), "latent_size": 6, "critic_steps": 1, **changes}
     return kind(VAEGANSettings.parse(values, "model"), GRID)
 
@@ -28,17 +28,15 @@ def step_info(step: int, steps: int = 100) -> StepInfo:
     return StepInfo(step, steps, torch.Generator().manual_seed(0))
 
 
-def slices(detector: AdversarialVariational) -> tuple[Tensor, Tensor]:
+def slices(detector: VAEGAN) -> tuple[Tensor, Tensor]:
     return images_of(*healthy_scan(0), detector.view)
 
 
-def trained(
-    detector: AdversarialVariational, folder: Path, training: TrainingSettings = TRAINING
-) -> tuple[str, ...]:
+def trained(detector: VAEGAN, folder: Path, training: TrainingSettings = TRAINING) -> tuple[str, ...]:
     return fit(detector, healthy_cohort(4), [planted_scan()], FitRun(folder, training, device="cpu")).notes
 
 
-def gradients(detector: AdversarialVariational, step: int) -> dict[str, Tensor]:
+def gradients(detector: VAEGAN, step: int) -> dict[str, Tensor]:
     """Return the gradients of a step by the name of the parameter; those that get none are left out."""
     part = detector.trainable_part(step, 100)
     detector.requires_grad_(False)
@@ -119,7 +117,7 @@ def test_3d_patches_can_be_trained_on_in_bfloat16(tmp_path: Path) -> None:
     assert detector.sample(2, torch.Generator().manual_seed(0)).shape == (2, 1, 8, 8, 8)
 
 
-class Collapsed(AdversarialVariational):
+class Collapsed(VAEGAN):
     """A model whose samples are all the same."""
 
     def sample(self, n: int, rng: torch.Generator) -> Tensor:

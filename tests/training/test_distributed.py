@@ -36,15 +36,15 @@ def train(detector: Autoencoder, folder: Path, training: TrainingSettings = TRAI
 class Slow(Autoencoder):
     """Takes long enough over a step to be killed within its training."""
 
-    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, mask: Tensor, step_info: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
         time.sleep(0.2)
-        return super().loss(images, mask, at, *corrupted)
+        return super().loss(images, mask, step_info, *corrupted)
 
 
 class TakesTurns(Autoencoder):
     """All of it learns, then its decoder, then its encoder; every image weighs the same."""
 
-    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, mask: Tensor, step_info: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
         return {"loss": ((self.reconstruct(images, mask) - target_slice(images)) ** 2).mean()}
 
     def trainable_part(self, step: int, steps: int) -> nn.Module:
@@ -55,19 +55,19 @@ class TakesTurns(Autoencoder):
 class ExplodesInOneProcess(Autoencoder):
     """In the second process, its loss is not a number from step 6 on."""
 
-    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
-        losses = super().loss(images, mask, at, *corrupted)
-        explodes = at.step >= 6 and os.environ["LOCAL_RANK"] == "1"
+    def loss(self, images: Tensor, mask: Tensor, step_info: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
+        losses = super().loss(images, mask, step_info, *corrupted)
+        explodes = step_info.step >= 6 and os.environ["LOCAL_RANK"] == "1"
         return {"loss": losses["loss"] * (float("nan") if explodes else 1.0)}
 
 
 class DiesInOneProcess(Autoencoder):
     """The system kills its second process."""
 
-    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, mask: Tensor, step_info: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
         if os.environ["LOCAL_RANK"] == "1":
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().loss(images, mask, at, *corrupted)
+        return super().loss(images, mask, step_info, *corrupted)
 
 
 class BothBatches(ImageBatches):

@@ -150,10 +150,10 @@ def test_a_loss_is_told_the_covariates_of_its_images(tmp_path: Path) -> None:
     told: list[Tensor] = []
 
     class Listens(Autoencoder):
-        def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
-            assert at.covariates is not None
-            told.append(at.covariates)
-            return super().loss(images, mask, at, *corrupted)
+        def loss(self, images: Tensor, mask: Tensor, step_info: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
+            assert step_info.covariates is not None
+            told.append(step_info.covariates)
+            return super().loss(images, mask, step_info, *corrupted)
 
     train(new(Listens), tmp_path)
     ages = torch.cat(told)[:, 0]
@@ -228,17 +228,17 @@ def test_training_says_nothing_but_through_its_callback(
 class Explodes(Autoencoder):
     """Its loss is not a number from step 6 on."""
 
-    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
-        losses = super().loss(images, mask, at, *corrupted)
-        return {"loss": losses["loss"] * (float("nan") if at.step >= 6 else 1.0)}
+    def loss(self, images: Tensor, mask: Tensor, step_info: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
+        losses = super().loss(images, mask, step_info, *corrupted)
+        return {"loss": losses["loss"] * (float("nan") if step_info.step >= 6 else 1.0)}
 
 
 class ExplodesInTheGradient(Autoencoder):
     """Its loss is finite, its gradient is not."""
 
-    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
-        loss = super().loss(images, mask, at, *corrupted)["loss"]
-        return {"loss": (loss - loss.detach()).sqrt() if at.step >= 6 else loss}
+    def loss(self, images: Tensor, mask: Tensor, step_info: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
+        loss = super().loss(images, mask, step_info, *corrupted)["loss"]
+        return {"loss": (loss - loss.detach()).sqrt() if step_info.step >= 6 else loss}
 
 
 @pytest.mark.parametrize("kind", [Explodes, ExplodesInTheGradient])
@@ -256,9 +256,9 @@ def test_a_loss_or_gradient_that_is_not_finite_is_explained_and_the_last_good_we
 class OverflowsOnce(Autoencoder):
     """One gradient is not finite."""
 
-    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
-        loss = super().loss(images, mask, at, *corrupted)["loss"]
-        return {"loss": (loss - loss.detach()).sqrt() if at.step == 6 else loss}
+    def loss(self, images: Tensor, mask: Tensor, step_info: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
+        loss = super().loss(images, mask, step_info, *corrupted)["loss"]
+        return {"loss": (loss - loss.detach()).sqrt() if step_info.step == 6 else loss}
 
 
 def test_a_rare_overflow_in_mixed_precision_is_left_out(tmp_path: Path) -> None:
@@ -278,9 +278,9 @@ class OverflowsInOnePart(TakesTurns):
     def trainable_part(self, step: int, steps: int) -> nn.Module:
         return super().trainable_part(0 if step % 2 else steps, steps)
 
-    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
-        loss = super().loss(images, mask, at, *corrupted)["loss"]
-        return {"loss": (loss - loss.detach()).sqrt() if at.step % 2 else loss}
+    def loss(self, images: Tensor, mask: Tensor, step_info: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
+        loss = super().loss(images, mask, step_info, *corrupted)["loss"]
+        return {"loss": (loss - loss.detach()).sqrt() if step_info.step % 2 else loss}
 
 
 def test_a_series_of_overflows_is_counted_for_each_part_that_takes_its_turn(tmp_path: Path) -> None:
@@ -318,9 +318,9 @@ def test_scans_that_are_not_finite_are_explained(tmp_path: Path) -> None:
 class ExplodesFinitely(Autoencoder):
     """Its gradient is finite, and huge for a while."""
 
-    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
-        loss = super().loss(images, mask, at, *corrupted)["loss"]
-        return {"loss": loss * (1e8 if at.step in range(30, 38) else 1.0)}
+    def loss(self, images: Tensor, mask: Tensor, step_info: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
+        loss = super().loss(images, mask, step_info, *corrupted)["loss"]
+        return {"loss": loss * (1e8 if step_info.step in range(30, 38) else 1.0)}
 
 
 def test_a_series_of_huge_gradients_is_warned_of_and_noted(
@@ -338,7 +338,7 @@ def test_a_series_of_huge_gradients_is_warned_of_and_noted(
 
 def test_too_little_memory_is_explained(tmp_path: Path) -> None:
     class Exhausts(Autoencoder):
-        def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
+        def loss(self, images: Tensor, mask: Tensor, step_info: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nGPU 0 has ...")
 
     with pytest.raises(TrainingError, match=r"batch of 2 \(CUDA out of memory.*lower training\.batch_size"):

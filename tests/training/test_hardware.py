@@ -12,7 +12,7 @@ from anomaly.core.errors import TrainingError
 from anomaly.models.ae import Autoencoder
 from anomaly.models.base import Detector
 from anomaly.models.dae import DenoisingAutoencoder, DenoisingSettings
-from anomaly.models.f_anogan import GANSettings, GenerativeAdversarial
+from anomaly.models.f_anogan import FAnoGAN, FAnoGANSettings
 from anomaly.training.fit import fit, losses_of_every_part
 from anomaly.training.hardware import matmul_precision, outermost_calls, prepared_for_device
 from anomaly.training.run import FitRun
@@ -106,7 +106,7 @@ def test_only_a_copy_is_changed_to_suit_the_machine() -> None:
 def test_a_gradient_penalty_is_not_compiled() -> None:
     settings = {"channels": (8, 16), "latent_size": 4}
     penalised, free = (
-        GenerativeAdversarial(GANSettings.parse({**settings, "objective": objective}, "model"), GRID)
+        FAnoGAN(FAnoGANSettings.parse({**settings, "objective": objective}, "model"), GRID)
         for objective in ("wgan-gp", "non-saturating")
     )
     with pytest.raises(TrainingError, match=r"wgan-gp.*without --compile"):

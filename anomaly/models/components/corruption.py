@@ -28,7 +28,7 @@ from anomaly.core.config import Settings
 from anomaly.core.image_views import Array
 from anomaly.models.components.masking import Lattice, without_cubes
 from anomaly.models.components.random_fields import (
-    chance,
+    bernoulli,
     foreground_mask,
     host_generator,
     smooth_field,
@@ -205,7 +205,7 @@ def _noise(
     else:
         choice = uniform(like, 0, len(noises), rng).long()
         grain = torch.stack([noise * (choice == n) for n, noise in enumerate(noises)]).sum(0)
-    everywhere = chance(like, 0.5, rng) * NOWHERE
+    everywhere = bernoulli(like, 0.5, rng) * NOWHERE
     return strength * grain * torch.sigmoid(4 * _permuted(noises[-1], rng) + everywhere)
 
 
@@ -227,7 +227,7 @@ def _simplex(
 def _permuted(field: Tensor, rng: torch.Generator) -> Tensor:
     """Return a field that belongs to another image of the batch, mirrored by chance: new noise at no cost."""
     order = torch.randperm(len(field), generator=rng, device=field.device)
-    return torch.lerp(field, field.flip(-1, -2), chance(field, 0.5, rng).float())[order]
+    return torch.lerp(field, field.flip(-1, -2), bernoulli(field, 0.5, rng).float())[order]
 
 
 def _places(mask: Tensor, middle: int, number: int, rng: torch.Generator) -> Tensor:
@@ -276,7 +276,7 @@ def _effect(
     """
     like = canvas.noises[0]
     texture = 1 + uniform(like, 0.0, 0.3, rng) * _permuted(like, rng)
-    sign = 1 - 2 * chance(like, settings.dark, rng).float()
+    sign = 1 - 2 * bernoulli(like, settings.dark, rng).float()
     # Intensities below 0 (z-scores): a shift is a share of the distance from the lowest intensity, not from 0.
     shift = sign * uniform(like, *settings.shift, rng)
     level = canvas.lowest + uniform(like, 0.1, 0.9, rng) * (canvas.highest - canvas.lowest)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from anomaly.models.components.random_fields import chance, uniform
+from anomaly.models.components.random_fields import bernoulli, uniform
 
 MAX_BOXES = 3
 SIDE_RANGE = (0.1, 0.5)  # side of a box, as a share of the side of the image
@@ -38,7 +38,7 @@ def hide_boxes(images: Tensor, mask: Tensor, probability: float, rng: torch.Gene
     """
     every = tuple(range(1, images.ndim))
     lowest, highest = images.amin(every, keepdim=True), images.amax(every, keepdim=True)
-    has_boxes, inputs = chance(images, probability, rng), images
+    has_boxes, inputs = bernoulli(images, probability, rng), images
     number = uniform(images, 1, MAX_BOXES + 1, rng).floor()
     for n in range(MAX_BOXES):
         level = lowest + uniform(images, 0.0, 1.0, rng) * (highest - lowest)

@@ -25,7 +25,7 @@ def uniform(like: Tensor, low: float, high: float, rng: torch.Generator) -> Tens
     return torch.rand(shape, generator=rng, device=like.device) * (high - low) + low
 
 
-def chance(like: Tensor, probability: float, rng: torch.Generator) -> Tensor:
+def bernoulli(like: Tensor, probability: float, rng: torch.Generator) -> Tensor:
     """Return one bool per image ``(B, 1, 1, …)``, true with the given probability."""
     return uniform(like, 0.0, 1.0, rng) < probability
 

@@ -175,6 +175,6 @@ def check_unit_range(train: VolumeSource) -> None:
             )
 
 
-def beta_at(beta: float, share: float, at: StepInfo) -> float:
+def beta_at(beta: float, share: float, step_info: StepInfo) -> float:
     """Return β at a step; it rises linearly from 0 over the first ``share`` of the training."""
-    return beta * min(1.0, (at.step + 1) / max(1.0, share * at.steps))
+    return beta * min(1.0, (step_info.step + 1) / max(1.0, share * step_info.steps))

@@ -165,26 +165,26 @@ class VariationalDetector(BottleneckDetector):
         condition: Tensor = self.conditioning(self.conditioning.unknown(len(like)))
         return condition
 
-    def training_condition(self, n: int, at: StepInfo) -> Tensor | None:
+    def training_condition(self, n: int, step_info: StepInfo) -> Tensor | None:
         """Return the condition of the n images of a training step; None for an unconditional model."""
-        del n, at
+        del n, step_info
         return None
 
-    def condition_with_dropout(self, n: int, at: StepInfo, probability: float) -> Tensor | None:
+    def condition_with_dropout(self, n: int, step_info: StepInfo, probability: float) -> Tensor | None:
         """Return the condition of the n images of a training step, with condition dropout."""
         if self.conditioning is None:
             return None
-        covariates = self.conditioning.unknown(n) if at.covariates is None else at.covariates
-        return self.condition(condition_dropout(covariates, probability, at.rng))
+        covariates = self.conditioning.unknown(n) if step_info.covariates is None else step_info.covariates
+        return self.condition(condition_dropout(covariates, probability, step_info.rng))
 
-    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, mask: Tensor, step_info: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
         """Return the negative ELBO per voxel, with a warm-up of β and free bits, and its parts."""
-        settings, condition = self.settings, self.training_condition(len(images), at)
+        settings, condition = self.settings, self.training_condition(len(images), step_info)
         inputs, has_boxes = corrupted or (images, images.new_zeros(len(images), dtype=torch.bool))
         posterior = self.encode(inputs, condition)
-        z = torch.where(has_boxes[:, None], posterior.mu, posterior.sample(at.rng))
+        z = torch.where(has_boxes[:, None], posterior.mu, posterior.sample(step_info.rng))
         likelihood = self.log_likelihood(images, self.output(z, condition), mask)
-        beta = beta_at(settings.beta, settings.beta_warmup, at)
+        beta = beta_at(settings.beta, settings.beta_warmup, step_info)
         divergence = posterior.kl_per_dim()
         return free_energy(likelihood, divergence, mask, beta, settings.free_bits, counted=~has_boxes)
 

@@ -69,11 +69,11 @@ class _Stopwatch:
         self.loss, self.begin, self.end, self.device = loss, begin, end, device
         self.noted: dict[int, float] = {}
 
-    def __call__(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> Any:
-        if at.step in (self.begin, self.end):
+    def __call__(self, images: Tensor, mask: Tensor, step_info: StepInfo, *corrupted: Tensor) -> Any:
+        if step_info.step in (self.begin, self.end):
             _wait(self.device)
-            self.noted[at.step] = time.perf_counter()
-        return self.loss(images, mask, at, *corrupted)
+            self.noted[step_info.step] = time.perf_counter()
+        return self.loss(images, mask, step_info, *corrupted)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Stopwatch:
         copied = _Stopwatch(copy.deepcopy(self.loss, memo), self.begin, self.end, self.device)

@@ -15,7 +15,7 @@ import anomaly.models.components.variational
 import anomaly.models.vae
 from anomaly.models.components.diffusion_process import DiffusionProcess
 from anomaly.models.diffusion import DiffusionModel
-from anomaly.models.f_anogan import GenerativeAdversarial
+from anomaly.models.f_anogan import FAnoGAN
 from anomaly.training.loop import TrainingLoop
 from anomaly.training.step import TrainingStep
 from pipelines.common import find_config
@@ -115,7 +115,7 @@ def with_copied_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     def sample(self: object, n: int, rng: torch.Generator, covariates: Tensor | None = None) -> Tensor:
         return pixels[torch.randint(len(pixels), (n,), generator=rng)][:, None]
 
-    for family in (DiffusionModel, GenerativeAdversarial):
+    for family in (DiffusionModel, FAnoGAN):
         monkeypatch.setattr(family, "sample", sample)
 
 

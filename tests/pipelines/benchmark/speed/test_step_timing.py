@@ -37,8 +37,8 @@ class OneConvolution(Autoencoder):
     def trainable_part(self, step: int, steps: int) -> nn.Module:
         return self.network["conv" if step % 2 else "other"]
 
-    def loss(self, images: Tensor, mask: Tensor, at: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
-        part = self.network["conv" if at.step % 2 else "other"]
+    def loss(self, images: Tensor, mask: Tensor, step_info: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
+        part = self.network["conv" if step_info.step % 2 else "other"]
         return {"loss": part(images).square().mean()}
 
 
