@@ -1,4 +1,7 @@
-"""Write files atomically, read and write JSON, and hash contents."""
+"""Write files atomically, read and write JSON, and hash contents.
+
+NumPy is imported inside the functions that need it, because the command line imports this module.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @contextmanager
@@ -69,6 +73,8 @@ def sha256_of_voxels(voxels: np.ndarray[Any, Any], affine: np.ndarray[Any, Any])
     It does not depend on the file: the same scan compressed differently, renamed, or converted from DICOM to NIfTI
     has the same hash.
     """
+    import numpy as np
+
     digest = hashlib.sha256()
     digest.update(repr(voxels.shape).encode())
     digest.update(np.ascontiguousarray(voxels, dtype=np.float32).tobytes())
@@ -83,10 +89,13 @@ def sha256_of_json(value: Any) -> str:
 
 
 def _to_json_type(value: Any) -> Any:
+    """Convert paths, NumPy scalars and arrays to what JSON can express."""
+    if isinstance(value, Path):
+        return str(value)
+    import numpy as np
+
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.ndarray):
         return value.tolist()
-    if isinstance(value, Path):
-        return str(value)
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")

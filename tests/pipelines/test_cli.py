@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -32,21 +32,23 @@ def test_every_verb_shows_an_example(verb: str) -> None:
     assert f"anomaly {verb} " in out
 
 
-def test_help_and_info_import_nothing_heavy() -> None:
-    code = (
-        "import sys; from typer.testing import CliRunner; from pipelines.cli import app; "
-        "[CliRunner().invoke(app, a) for a in (['--help'], ['info'], ['train', '--help'])]; "
-        "sys.exit(', '.join(m for m in ('torch', 'monai', 'SimpleITK', 'pandas') if m in sys.modules) or 0)"
+def test_help_imports_no_numerical_library() -> None:
+    """Typer does not need pydantic either, so it is on the list."""
+    assert _imported_by([["--help"]], "numpy", "pandas", "pydantic", "torch") == set()
+
+
+def test_help_of_a_command_and_info_import_no_large_library() -> None:
+    assert _imported_by([["info"], ["train", "--help"]], "torch", "monai", "SimpleITK", "pandas") == set()
+
+
+def test_help_takes_less_than_a_quarter_of_a_second_of_processor_time() -> None:
+    """The limit holds on an idle core; on a slower or busy one it grows with the start-up time of Python."""
+    anomaly_help, python_start = (
+        min(_processor_seconds([sys.executable, *arguments]) for _ in range(5))
+        for arguments in (["-m", "anomaly", "--help"], ["-c", "pass"])
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
-    assert (found.returncode, found.stderr) == (0, "")
-
-
-def test_help_takes_less_than_half_a_second_of_processor_time() -> None:
-    best = min(_processor_seconds([sys.executable, "-m", "anomaly", "--help"]) for _ in range(3))
-
-    assert best < 0.5
+    assert anomaly_help < max(0.25, 15 * python_start)
 
 
 def test_info_lists_families_and_configs_as_json() -> None:
@@ -133,17 +135,6 @@ def test_scoring_nothing_is_an_error_that_says_what_was_expected(trained: Traine
     assert "expected NIfTI, DICOM, zips of them or a manifest.csv" in error
 
 
-def _processor_seconds(command: list[str]) -> float:
-    import resource
-
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    started = time.monotonic()
-    subprocess.run(command, check=True, capture_output=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return min(used, time.monotonic() - started)
-
-
 def test_a_log_says_how_long_each_part_of_the_work_will_take(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -159,3 +150,25 @@ def test_a_log_says_how_long_each_part_of_the_work_will_take(
         "520/1000 working (8 min left)",
         "2/11 working (2 min left)",
     ]
+
+
+def _imported_by(commands: list[list[str]], *libraries: str) -> set[str]:
+    """Return which of the libraries a new Python process has loaded after it ran the commands."""
+    code = (
+        "import contextlib, io, sys\n"
+        "from anomaly.__main__ import main\n"
+        f"for arguments in {commands!r}:\n"
+        "    sys.argv = ['anomaly', *arguments]\n"
+        "    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
+        "        main()\n"
+        f"print(*sorted({set(libraries)!r} & sys.modules.keys()))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(found.stdout.split())
+
+
+def _processor_seconds(command: list[str]) -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
