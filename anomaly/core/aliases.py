@@ -17,7 +17,7 @@ FAMILIES = {"stacked": "stacked_ae", "recurrent": "conv_lstm_ae", "gan": "f_anog
 MAPS = {"severity": "change_logit", "departure": "mean_deviation"}
 """Evidence maps: keys of ``scoring.maps`` and ``scoring.sd_floor``, and of ``reference.safetensors``."""
 
-MODEL_SETTINGS = {"severity_weight": "change_logit_weight"}
+MODEL_SETTINGS = {"severity_weight": "change_logit_weight", "evaluations": "n_function_evaluations"}
 """Keys of the ``model`` section of a configuration."""
 
 METADATA = {"who": "user_name", "score_centre": "score_mean", "score_spread": "score_std"}

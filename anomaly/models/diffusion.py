@@ -95,7 +95,7 @@ class DiffusionSettings(ModelSettings):
     levels: tuple[float, ...] = Field(
         (0.15, 0.25, 0.35), min_length=1, description="noise levels of scoring, as shares of the process"
     )
-    evaluations: int = Field(
+    n_function_evaluations: int = Field(
         3, ge=1, description="network evaluations per image at scoring; a multiple of levels × patch sets"
     )
     masked: Literal["none", "patch"] = Field(
@@ -110,15 +110,17 @@ class DiffusionSettings(ModelSettings):
     def _check_levels_and_evaluations(self) -> DiffusionSettings:
         if not all(0 < level <= 1 for level in self.levels):
             raise ValueError("levels must lie above 0 and not above 1")
-        if self.evaluations % (len(self.levels) * self.n_patch_sets):
+        if self.n_function_evaluations % (len(self.levels) * self.n_patch_sets):
             raise ValueError(
-                f"evaluations: found {self.evaluations}; expected a multiple of "
+                f"n_function_evaluations: found {self.n_function_evaluations}; expected a multiple of "
                 f"{len(self.levels) * self.n_patch_sets}, "
                 f"the number of levels ({len(self.levels)}) times that of patch "
                 f"sets ({self.n_patch_sets})"
             )
         if self.steps > min(self.first_timesteps):
-            raise ValueError(f"evaluations: {self.steps} steps do not fit below level {min(self.levels)}")
+            raise ValueError(
+                f"n_function_evaluations: {self.steps} steps do not fit below level {min(self.levels)}"
+            )
         return self
 
     @property
@@ -134,7 +136,7 @@ class DiffusionSettings(ModelSettings):
     @property
     def steps(self) -> int:
         """DDIM steps per level and patch set."""
-        return self.evaluations // (len(self.levels) * self.n_patch_sets)
+        return self.n_function_evaluations // (len(self.levels) * self.n_patch_sets)
 
 
 class DenoisingInputs(NamedTuple):

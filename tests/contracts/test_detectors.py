@@ -47,7 +47,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "channels": (8, 16),
         "space_to_depth": 1,
         "levels": (0.3, 0.6),
-        "evaluations": 4,
+        "n_function_evaluations": 4,
         "masked": "patch",
         "context": True,
         "context_size": 4,

@@ -22,9 +22,16 @@ def test_a_family_is_found_under_its_earlier_name(old: str, new: str) -> None:
     assert find_config(f"{old}-small", "models").name == f"{new}-small.yaml"
 
 
-def test_a_setting_is_read_under_its_earlier_name() -> None:
-    settings = parse_settings({"family": "dae", "severity_weight": 0.5}, "model")
-    assert settings.model_dump()["change_logit_weight"] == 0.5
+@pytest.mark.parametrize(
+    ("family", "old", "new", "value"),
+    [
+        ("dae", "severity_weight", "change_logit_weight", 0.5),
+        ("diffusion", "evaluations", "n_function_evaluations", 6),
+    ],
+)
+def test_a_setting_is_read_under_its_earlier_name(family: str, old: str, new: str, value: float) -> None:
+    settings = parse_settings({"family": family, old: value}, "model")
+    assert settings.model_dump()[new] == value
 
 
 def test_maps_are_read_under_their_earlier_names_and_keep_their_order() -> None:

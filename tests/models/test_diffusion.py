@@ -18,7 +18,7 @@ from anomaly.training.run import FitRun
 from anomaly.training.settings import TrainingSettings
 from tests.models.factories import GRID, awaken, healthy_cohort, healthy_scan, images_of
 
-SMALL = {"family": "diffusion", "channels": (8, 16), "space_to_depth": 1, "evaluations": 6}
+SMALL = {"family": "diffusion", "channels": (8, 16), "space_to_depth": 1, "n_function_evaluations": 6}
 PATCH = {"view": {"kind": "patch", "size": (8, 10, 8)}}
 
 
@@ -45,12 +45,12 @@ def make_predictions_exact(detector: DiffusionModel, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "sample", "v"])
-@pytest.mark.parametrize("evaluations", [3, 6, 30])
+@pytest.mark.parametrize("n_function_evaluations", [3, 6, 30])
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_exact_predictions_restore_the_image(
-    prediction: str, evaluations: int, schedule: str, monkeypatch: pytest.MonkeyPatch
+    prediction: str, n_function_evaluations: int, schedule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    detector = new(prediction=prediction, evaluations=evaluations, schedule=schedule)
+    detector = new(prediction=prediction, n_function_evaluations=n_function_evaluations, schedule=schedule)
     make_predictions_exact(detector, monkeypatch)
     images, mask = images_of(*healthy_scan(0), detector.view)
     evidence = detector.evidence(images, mask)
@@ -63,7 +63,7 @@ def test_exact_predictions_restore_the_image(
 def test_exact_predictions_restore_the_image_at_every_level_and_patch_by_patch(
     level: float, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    detector = new(levels=(level,), evaluations=8, **changes)
+    detector = new(levels=(level,), n_function_evaluations=8, **changes)
     make_predictions_exact(detector, monkeypatch)
     images, mask = images_of(*healthy_scan(0), detector.view)
     torch.testing.assert_close(detector.reconstruct(images, mask), images, atol=1e-4, rtol=0)
@@ -72,10 +72,10 @@ def test_exact_predictions_restore_the_image_at_every_level_and_patch_by_patch(
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"evaluations": 3}, 3),
-        ({"evaluations": 9}, 9),
-        ({"evaluations": 12, "masked": "patch"}, 12),
-        ({"levels": (0.5,), "evaluations": 1}, 1),
+        ({"n_function_evaluations": 3}, 3),
+        ({"n_function_evaluations": 9}, 9),
+        ({"n_function_evaluations": 12, "masked": "patch"}, 12),
+        ({"levels": (0.5,), "n_function_evaluations": 1}, 1),
     ],
 )
 def test_the_number_of_function_evaluations_is_that_of_the_settings(
@@ -97,7 +97,7 @@ def test_the_number_of_function_evaluations_is_that_of_the_settings(
 @pytest.mark.parametrize("view", [{}, {"kind": "slice", "neighbours": 1}, PATCH["view"]])
 @pytest.mark.parametrize("patch_sets", [2, 4])
 def test_sets_of_patches_cover_every_voxel_exactly_once(view: dict[str, Any], patch_sets: int) -> None:
-    detector = new(view=view, masked="patch", patch_sets=patch_sets, levels=(0.5,), evaluations=4)
+    detector = new(view=view, masked="patch", patch_sets=patch_sets, levels=(0.5,), n_function_evaluations=4)
     sets = detector.patches()
     assert sets.shape == (patch_sets, 1, 1, *detector.image_shape)
     assert (sets.sum(dim=0) == 1).all()
@@ -105,7 +105,7 @@ def test_sets_of_patches_cover_every_voxel_exactly_once(view: dict[str, Any], pa
 
 
 def test_scoring_adds_noise_inside_the_patches_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    detector = new(masked="patch", levels=(0.5,), evaluations=4)
+    detector = new(masked="patch", levels=(0.5,), n_function_evaluations=4)
     images, mask = images_of(*healthy_scan(0), detector.view)
     calls = []
     monkeypatch.setattr(
@@ -121,7 +121,7 @@ def test_scoring_adds_noise_inside_the_patches_only(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("masked", ["none", "patch"])
 def test_training_adds_noise_inside_the_mask_only(masked: str) -> None:
-    detector = new(masked=masked, evaluations=6)
+    detector = new(masked=masked, n_function_evaluations=6)
     images, mask = images_of(*healthy_scan(0), detector.view)
     noise, t, where = detector.corrupt(images, mask, generator())
     assert noise.shape == images.shape
@@ -151,7 +151,7 @@ def test_a_network_that_predicts_0_has_the_mean_square_of_the_noise_as_loss() ->
 
 
 def test_the_input_of_the_network_is_standardised(monkeypatch: pytest.MonkeyPatch) -> None:
-    detector = new(levels=(0.5,), evaluations=1)
+    detector = new(levels=(0.5,), n_function_evaluations=1)
     calls = []
     monkeypatch.setattr(
         detector, "predict", lambda noisy, inputs, t: (calls.append(inputs), torch.zeros_like(noisy))[1]
@@ -251,7 +251,7 @@ def test_the_foreground_is_that_of_most_healthy_scans() -> None:
 
 
 def test_neighbouring_slices_are_restored_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    detector = new(view={"kind": "slice", "neighbours": 1}, evaluations=3)
+    detector = new(view={"kind": "slice", "neighbours": 1}, n_function_evaluations=3)
     make_predictions_exact(detector, monkeypatch)
     images, mask = images_of(*healthy_scan(0), detector.view)
     assert images.shape[1] == 3
@@ -259,7 +259,7 @@ def test_neighbouring_slices_are_restored_together(monkeypatch: pytest.MonkeyPat
 
 
 def test_noise_is_continuous_across_neighbouring_slices() -> None:
-    detector = new(view={"kind": "slice", "neighbours": 1}, noise="coarse", grain_mm=64.0, evaluations=3)
+    detector = new(view={"kind": "slice", "neighbours": 1}, noise="coarse", grain_mm=64.0, n_function_evaluations=3)
     noise = detector.noise(8, generator())
     across, between_images = noise.diff(dim=1).abs().mean(), noise.diff(dim=0).abs().mean()
     assert across < 0.4 * between_images
@@ -285,9 +285,9 @@ def test_a_context_code_that_could_copy_the_image_is_refused(tmp_path: Path) -> 
     [
         ({"channels": (8, 20)}, "multiples of 8"),
         ({"levels": (0.5, 1.2)}, "above 0 and not above 1"),
-        ({"evaluations": 4}, r"found 4; expected a multiple of 3, the number of levels \(3\)"),
-        ({"evaluations": 9, "masked": "patch"}, "expected a multiple of 6"),
-        ({"levels": (0.01,), "evaluations": 11}, "11 steps do not fit below level 0.01"),
+        ({"n_function_evaluations": 4}, r"found 4; expected a multiple of 3, the number of levels \(3\)"),
+        ({"n_function_evaluations": 9, "masked": "patch"}, "expected a multiple of 6"),
+        ({"levels": (0.01,), "n_function_evaluations": 11}, "11 steps do not fit below level 0.01"),
     ],
 )
 def test_settings_that_do_not_fit_together_are_refused(changes: dict[str, Any], message: str) -> None:

@@ -96,7 +96,7 @@ def evaluation_numbers(settings: DiffusionSettings) -> list[int]:
 
 def with_evaluations(model: BenchmarkModel, number: int) -> Scorer:
     """Return the scorer of a model with this number of network evaluations and a healthy reference made with it."""
-    settings = diffusion_settings(model.scorer).model_copy(update={"evaluations": number})
+    settings = diffusion_settings(model.scorer).model_copy(update={"n_function_evaluations": number})
     detector = copy.copy(model.scorer.detector)
     detector.settings = DiffusionSettings.model_validate(settings.model_dump())
     few = model.training_scans.select(model.training_scans.records[:REFERENCE_SCANS])

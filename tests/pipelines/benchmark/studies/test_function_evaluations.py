@@ -20,8 +20,8 @@ from tests.pipelines.conftest import Trained
     ("changes", "expected"),
     [
         ({}, [3, 9, 51]),
-        ({"levels": (0.25,), "evaluations": 1}, [1, 10, 50]),
-        ({"masked": "patch", "patch_sets": 4, "evaluations": 12}, [12, 60]),
+        ({"levels": (0.25,), "n_function_evaluations": 1}, [1, 10, 50]),
+        ({"masked": "patch", "patch_sets": 4, "n_function_evaluations": 12}, [12, 60]),
     ],
 )
 def test_the_smallest_number_about_ten_and_about_fifty_evaluations_are_compared(
@@ -32,7 +32,7 @@ def test_the_smallest_number_about_ten_and_about_fifty_evaluations_are_compared(
 
 @pytest.mark.slow
 def test_each_number_has_a_row_with_its_difference_from_the_largest(tmp_path: Path) -> None:
-    path = write_config(tmp_path / "d.yaml", "diffusion", channels=[8, 8], levels=[0.25], evaluations=1)
+    path = write_config(tmp_path / "d.yaml", "diffusion", channels=[8, 8], levels=[0.25], n_function_evaluations=1)
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"training": {"steps": 2, "batch_size": 4}}))
     cohort, shapes = make_cohort(tmp_path / "cohort", range(12)), tmp_path / "shapes"
     train(path, cohort, tmp_path / "model", device="cpu")
@@ -47,7 +47,7 @@ def test_each_number_has_a_row_with_its_difference_from_the_largest(tmp_path: Pa
     assert table.loc[50, "dark, minus 50"] == "0.000 (0.000 to 0.000)"
     assert table["dark, AP"].nunique() > 1
     assert table.loc[1, "time per scan"] == "1.0 ×"
-    assert model.scorer.detector.settings.evaluations == 1  # type: ignore[attr-defined]  # left as it was
+    assert model.scorer.detector.settings.n_function_evaluations == 1  # type: ignore[attr-defined]  # left as it was
     assert with_evaluations(model, 10).reference is not model.scorer.reference
 
 
