@@ -59,6 +59,7 @@ TEST_FILES_WITHOUT_A_MODULE: dict[str, str] = {
     "tests/models/test_baselines.py": "to be written",
     "tests/models/test_configs.py": "the shipped configs",
     "tests/pipelines/test_ct.py": "several commands on CT scans",
+    "tests/pipelines/test_earlier_version.py": "several commands on models and run folders of an earlier version",
     "tests/pipelines/test_killed_training.py": "the command train, killed",
     "tests/pipelines/test_retrieval.py": "similar healthy scans, from training to report",
     "tests/pipelines/validation/test_avatar_validation.py": "to be written",
