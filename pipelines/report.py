@@ -1,4 +1,4 @@
-"""Make the pages of a run: a worklist, and one page per scored scan, without the model and without the network."""
+"""Write the pages of a run: the worklist and one page per scored scan. They need neither the model nor internet."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from anomaly.runs.reader import RunInfo, read_neighbours, read_run_info, read_sc
 from pipelines.common import cores
 
 log = logging.getLogger(__name__)
-PAGE_VERSION = 2  # raise it when pages change, so that old ones are made again
+PAGE_VERSION = 3  # increase it when pages change, so that existing pages are made again
 PAGE_RECORD = "report.json"
-PAGES_PER_PROCESS = 40  # then a fresh process, because libraries keep memory
+PAGES_PER_PROCESS = 40  # then a new process, because libraries do not release all memory
 MIN_PAGES_PER_PROCESS = 8  # the imports of a process take as long as about four pages
 
 
 @dataclass(frozen=True)
 class PageResult:
-    """The outcome of making the page of one scan; it is kept beside the page, so that the worklist reads no volume.
+    """The result of making the page of one scan; stored next to the page, so that the worklist reads no volumes.
 
     Parameters
     ----------
     thumbnail
-        The small image of the worklist, as a data URI; ``""`` where there is no page.
+        Small image for the worklist, as a data URI; ``""`` without a page.
     problem
-        The error, where the page could not be made.
+        The error, if the page could not be made.
     """
 
     scan_id: str
@@ -49,7 +49,7 @@ def report(
     jobs: int = 0,
     progress: Progress = no_progress,
 ) -> Path:
-    """Make the worklist of a run and a page for each of its scored scans.
+    """Write the worklist of a run and a page for each of its scored scans.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def report(
     jobs
         Processes that draw pages; 0 = one per core.
     progress
-        Called with (pages done, pages in all, scan).
+        Called with the pages done, their total number, and the scan.
 
     Returns
     -------
@@ -126,14 +126,14 @@ def _results(done: Iterable[Future[PageResult]], scan_ids: dict[Future[PageResul
 
 
 def _write_page(run: RunInfo, scan_id: str, pdf: bool) -> str:
-    from anomaly.reports.case import make_case, places, render_case
+    from anomaly.reports.case import make_case, render_case, select_locations
     from anomaly.reports.figures import data_uri
     from anomaly.reports.viewer import viewer_html
 
     folder = run.folder / scan_id
     score, volumes = read_score(score_path(run.folder, scan_id)), read_volumes(run.folder, scan_id)
     case = make_case(run, score, volumes, read_neighbours(run.folder, scan_id))
-    viewer = viewer_html(volumes, run.display, places(score, volumes)[0][1])
+    viewer = viewer_html(volumes, run.display, select_locations(score, volumes)[0][1])
     write_text(folder / "report.html", render_case(case, viewer))
     if pdf:
         from anomaly.reports.pdf import write_case_pdf

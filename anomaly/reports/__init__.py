@@ -1,5 +1,5 @@
-"""What a radiologist and an analyst read: figures, one page per scan, the worklist, and the same as PDF.
+"""Reports for radiologists and analysts: figures, one page per scan and the worklist, as HTML and PDF.
 
-Everything here reads a ``run/`` folder (``run_folder.py``); nothing here scores. Importing the package is
-instant; matplotlib, nilearn and reportlab are imported by the modules that draw.
+All modules read a run folder (:mod:`anomaly.runs`) and compute no scores. Importing the package is instant;
+matplotlib, nilearn and reportlab are imported by the modules that draw.
 """

@@ -1,4 +1,4 @@
-"""The page of one scan: the verdict, where and how sure, the pictures, the viewer, the provenance."""
+"""The page of one scan: result, p-value, regions, figures, interactive viewer and provenance."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from anomaly.reports import figures, pages, wording
 from anomaly.reports.panels import Array
 from anomaly.runs.reader import RunInfo
 
-MOST_PLACES = 3
+MAX_LOCATIONS = 3  # locations with a figure of their own
 
 Rows = list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
-class PlaceShown:
-    """One place and its figure."""
+class LocationFigure:
+    """A location in the brain and its figure."""
 
     title: str
     png: bytes
@@ -27,16 +27,16 @@ class PlaceShown:
 
 @dataclass(frozen=True)
 class Case:
-    """Everything the page of one scan shows; HTML and PDF are two views of it.
+    """The content of the page of one scan, for HTML and PDF alike.
 
-    ``similar`` is empty where no similar healthy scans were looked for.
+    ``similar`` is empty if the model has no index of healthy scans.
     """
 
     run: RunInfo
     score: ScanScore
-    verdict: wording.FlagStatus
+    flag_status: wording.FlagStatus
     meaning: str
-    places: tuple[PlaceShown, ...]
+    locations: tuple[LocationFigure, ...]
     overview: bytes
     distribution: bytes
     thumbnail: bytes
@@ -47,29 +47,32 @@ class Case:
 
     @property
     def regions_title(self) -> str:
-        """Return what the regions are called: flagged only if the scan is."""
+        """Return the heading of the regions; they are called flagged only if the scan is."""
         return "Flagged regions" if self.score.flagged else "Regions above the voxel threshold"
 
 
 def make_case(
     run: RunInfo, score: ScanScore, volumes: TemplateVolumes, neighbours: Mapping[str, Array] | None = None
 ) -> Case:
-    """Draw the figures of one scan and gather its numbers.
+    """Draw the figures of one scan and collect its numbers.
 
-    ``neighbours`` are the slices of similar healthy scans, as :func:`anomaly.runs.reader.read_neighbours`.
+    ``neighbours`` are the slices of similar healthy scans that :func:`anomaly.runs.reader.read_neighbours` returns.
     """
     marked = volumes.marked(score.regions, run.display.voxel_threshold)
-    points = places(score, volumes)
-    shown = ((score.score, score.flagged),) if score.score is not None else ()
+    found = select_locations(score, volumes)
+    marks = ((score.score, score.flagged),) if score.score is not None else ()
     return Case(
         run=run,
         score=score,
-        verdict=wording.flag_status(score),
+        flag_status=wording.flag_status(score),
         meaning=wording.explain_score(score, run),
-        places=tuple(PlaceShown(t, figures.place_figure(volumes, run.display, p, marked)) for t, p in points),
+        locations=tuple(
+            LocationFigure(title, figures.location_figure(volumes, run.display, point, marked))
+            for title, point in found
+        ),
         overview=figures.mosaic(volumes, run.display, marked),
-        distribution=figures.score_distribution(run.reference, run.threshold, shown, run.score_name),
-        thumbnail=figures.thumbnail(volumes, run.display, points[0][1]),
+        distribution=figures.score_distribution(run.reference, run.threshold, marks, run.score_name),
+        thumbnail=figures.thumbnail(volumes, run.display, found[0][1]),
         similar=figures.similar_figure(volumes, run.display, marked, wording.neighbour_titles(score), neighbours)
         if neighbours
         else b"",
@@ -79,9 +82,9 @@ def make_case(
     )
 
 
-def places(score: ScanScore, volumes: TemplateVolumes) -> list[tuple[str, tuple[float, float, float]]]:
-    """Return the titles and MNI positions worth a figure: the first regions, or else the peak."""
-    ordered = sorted(score.regions, key=lambda region: -region.peak)[:MOST_PLACES]
+def select_locations(score: ScanScore, volumes: TemplateVolumes) -> list[tuple[str, tuple[float, float, float]]]:
+    """Return titles and MNI positions of the regions with the highest peaks, or of the highest evidence if none."""
+    ordered = sorted(score.regions, key=lambda region: -region.peak)[:MAX_LOCATIONS]
     if not ordered:
         return [(f"Highest evidence at MNI {wording.millimetres(volumes.peak_mm)} mm", volumes.peak_mm)]
     return [
@@ -91,14 +94,14 @@ def places(score: ScanScore, volumes: TemplateVolumes) -> list[tuple[str, tuple[
 
 
 def render_case(case: Case, viewer: tuple[str, int]) -> str:
-    """Return the page of one scan as HTML.
+    """Render the page of one scan as HTML.
 
     Parameters
     ----------
     case
-        What to show.
+        The content of the page.
     viewer
-        The interactive viewer's document and its height in pixels.
+        HTML document of the interactive viewer, and its height in pixels.
     """
     return pages.render("case.html.j2", case=case, score=case.score, run=case.run,
                         viewer_document=viewer[0], viewer_height=viewer[1],
@@ -112,13 +115,13 @@ def model_rows(run: RunInfo) -> Rows:
 
 
 def calibration_rows(run: RunInfo) -> Rows:
-    """Return the provenance of the calibration, or one row that says there is none."""
-    kept = {k: v for k, v in (run.calibration or {}).items() if not isinstance(v, list | dict)}
-    return wording.flatten(kept) if kept else [("calibration", "none: scores only")]
+    """Return the provenance of the calibration, or a single row if there is none."""
+    values = {k: v for k, v in (run.calibration or {}).items() if not isinstance(v, list | dict)}
+    return wording.flatten(values) if values else [("calibration", "none: scores only")]
 
 
 def software_rows(run: RunInfo) -> Rows:
-    """Return the run's own provenance: versions, date, command."""
+    """Return the provenance of the run: date, command and software versions."""
     values: dict[str, Any] = {"scored": run.created_at, "command": run.command, "version": run.version}
     return wording.flatten(values | {"software": run.software})
 

@@ -1,7 +1,6 @@
-"""Pictures of one scan and of a run, as PNG bytes.
+"""Figures of one scan and of a run, as PNG bytes.
 
-Figures are `matplotlib.figure.Figure` objects; no state is shared between them, and the same input gives the
-same bytes.
+Each figure is its own ``matplotlib.figure.Figure`` without global state. The same input gives the same bytes.
 """
 
 from __future__ import annotations
@@ -22,83 +21,89 @@ from anomaly.reports.panels import (  # fmt: skip
     AXIAL,
     CORONAL,
     INK,
+    MUTED,
     OUTLINE,
-    QUIET,
     SAGITTAL,
     Array,
     Extent,
     Kind,
     Plane,
     Point,
+    crop_to_foreground,
     draw_panel,
     label_panel,
+    label_sides,
     overlay,
-    shown,
-    sides,
-    signed,
+    signed_mm,
 )
 from anomaly.runs.reader import Display
 from anomaly.scoring.retrieval import middle_slices
 
 EVIDENCE_LABEL = "evidence (healthy standard deviations)"
-PAPER, REFERENCE, REFERENCE_INK, MARK, FLAG = "#000000", "#8a97a6", "#5b6775", "#334155", "#c2410c"
-_GAP_MM = 5.0
-_RIM_MM = 9.0  # room for letters around a picture
+BACKGROUND, REFERENCE, REFERENCE_TEXT, MARKER_COLOUR, FLAG_COLOUR = (
+    "#000000",
+    "#8a97a6",
+    "#5b6775",
+    "#334155",
+    "#c2410c",
+)
+_PANEL_GAP_MM = 5.0
+_MARGIN_MM = 9.0  # space around a slice for the orientation letters
 _KINDS: tuple[tuple[Kind, str], ...] = (
     ("scan", "Scan"), ("reconstruction", "Pseudo-healthy reconstruction"), ("evidence", "Evidence on the scan")
 )  # fmt: skip
 
 
-def place_figure(
+def location_figure(
     volumes: TemplateVolumes, display: Display, point_mm: Point, marked: MaskArray, width_px: int = 1040
 ) -> bytes:
-    """Draw one place: a row per plane; scan, pseudo-healthy reconstruction and evidence beside each other.
+    """Draw three planes through one location: scan, pseudo-healthy reconstruction and evidence in each row.
 
     Parameters
     ----------
     volumes
         The scan on the template grid.
     display
-        The fixed scales of the run.
+        Intensity and colour scales, the same for all scans of the run.
     point_mm
-        Where the planes meet, MNI152 RAS millimetres.
+        Intersection of the planes, MNI152 RAS millimetres.
     marked
         Voxels to outline on the evidence, ``(I, J, K)``.
     width_px
-        Width of the picture.
+        Width of the image in pixels.
     """
-    what, planes = shown(volumes, marked, display), (AXIAL, CORONAL, SAGITTAL)
-    sizes = [what.size(plane) for plane in planes]
-    column, canvas_up = max(width for width, _ in sizes), sum(height for _, height in sizes) + 2 * _GAP_MM
-    figure, axes = _canvas((3 * column + 2 * _GAP_MM, canvas_up), width_px, head=0.30, side=0.85)
+    content, planes = crop_to_foreground(volumes, marked, display), (AXIAL, CORONAL, SAGITTAL)
+    sizes = [content.size(plane) for plane in planes]
+    column, canvas_up = max(width for width, _ in sizes), sum(height for _, height in sizes) + 2 * _PANEL_GAP_MM
+    figure, axes = _canvas((3 * column + 2 * _PANEL_GAP_MM, canvas_up), width_px, head=0.30, side=0.85)
     top = canvas_up
     for plane, size in zip(planes, sizes, strict=True):
         for index, (kind, _) in enumerate(_KINDS):
-            origin = (index * (column + _GAP_MM) + (column - size[0]) / 2, top - size[1])
-            draw_panel(axes, what, plane, point_mm, kind, origin)
+            origin = (index * (column + _PANEL_GAP_MM) + (column - size[0]) / 2, top - size[1])
+            draw_panel(axes, content, plane, point_mm, kind, origin)
             label_panel(axes, plane, point_mm, origin, size, first=index == 0)
-        top -= size[1] + _GAP_MM
+        top -= size[1] + _PANEL_GAP_MM
     for index, (_, title) in enumerate(_KINDS):
-        centre = index * (column + _GAP_MM) + column / 2
+        centre = index * (column + _PANEL_GAP_MM) + column / 2
         axes.text(centre, canvas_up + 3, title, color=INK, fontsize=10, ha="center", va="bottom")
     _colour_bar(figure, axes, display)
     return _png(figure)
 
 
 def mosaic(volumes: TemplateVolumes, display: Display, marked: MaskArray, columns: int = 8, rows: int = 2) -> bytes:
-    """Draw an overview: axial slices from bottom to top with the evidence on them."""
-    what = shown(volumes, marked, display)
-    wide, deep = what.size(AXIAL)
-    canvas = (columns * (wide + _GAP_MM) - _GAP_MM, rows * (deep + _GAP_MM) - _GAP_MM)
+    """Draw an overview of axial slices, from inferior to superior, with the evidence overlaid."""
+    content = crop_to_foreground(volumes, marked, display)
+    wide, deep = content.size(AXIAL)
+    canvas = (columns * (wide + _PANEL_GAP_MM) - _PANEL_GAP_MM, rows * (deep + _PANEL_GAP_MM) - _PANEL_GAP_MM)
     figure, axes = _canvas(canvas, 1040, head=0.05, side=0.05)
     for index, share in enumerate(np.linspace(0.1, 0.9, columns * rows)):
         row, column = divmod(index, columns)
-        origin = (column * (wide + _GAP_MM), canvas[1] - row * (deep + _GAP_MM) - deep)
-        x, y, z = what.volumes.geometry.to_world(share * (np.array(what.volumes.geometry.shape) - 1))
-        draw_panel(axes, what, AXIAL, (x, y, z), "overview", origin)
-        axes.text(origin[0], origin[1], f"z {signed(z)}", color=QUIET, fontsize=7, va="bottom")
+        origin = (column * (wide + _PANEL_GAP_MM), canvas[1] - row * (deep + _PANEL_GAP_MM) - deep)
+        x, y, z = content.volumes.geometry.to_world(share * (np.array(content.volumes.geometry.shape) - 1))
+        draw_panel(axes, content, AXIAL, (x, y, z), "overview", origin)
+        axes.text(origin[0], origin[1], f"z {signed_mm(z)}", color=MUTED, fontsize=7, va="bottom")
         if index == 0:
-            sides(axes, AXIAL, origin, (wide, deep), fontsize=8)
+            label_sides(axes, AXIAL, origin, (wide, deep), fontsize=8)
     return _png(figure)
 
 
@@ -107,49 +112,54 @@ def similar_figure(
     display: Display,
     marked: MaskArray,
     titles: Sequence[str],
-    pictures: Mapping[str, Array],
+    slices: Mapping[str, Array],
     width_px: int = 1040,
 ) -> bytes:
-    """Draw the scan's slices through the middle of the template and, beside them, those of similar healthy scans.
+    """Draw the middle slices of the scan next to those of similar healthy scans.
 
     Parameters
     ----------
     volumes, display, marked, width_px
-        As for :func:`place_figure`; what is marked is outlined on the scan.
+        See :func:`location_figure`; marked voxels are outlined on the scan.
     titles
-        One per similar scan.
+        One title per similar scan.
     pictures
-        Plane → uint8 ``(k, across, up)``, as :func:`anomaly.scoring.retrieval.middle_slices` makes them.
+        Plane → uint8 ``(k, across, up)``, from :func:`anomaly.scoring.retrieval.middle_slices`.
     """
-    rows = _compared(volumes, display, marked, pictures)
-    column, canvas_up = max(row.size[0] for row in rows), sum(row.size[1] for row in rows) + 2 * _GAP_MM
-    size_mm = ((1 + len(titles)) * (column + _GAP_MM) - _GAP_MM, canvas_up)
+    rows = _comparison_rows(volumes, display, marked, slices)
+    column, canvas_up = max(row.size[0] for row in rows), sum(row.size[1] for row in rows) + 2 * _PANEL_GAP_MM
+    size_mm = ((1 + len(titles)) * (column + _PANEL_GAP_MM) - _PANEL_GAP_MM, canvas_up)
     figure, axes = _canvas(size_mm, width_px, head=0.5, side=0.1)
     x, y, z = volumes.geometry.to_world(np.array(volumes.geometry.shape) // 2)
     top = canvas_up
     for row in rows:
-        for index, picture in enumerate(row.pictures):
-            left, bottom = index * (column + _GAP_MM) + (column - row.size[0]) / 2, top - row.size[1]
-            place = (left + _RIM_MM, left + row.size[0] - _RIM_MM, bottom + _RIM_MM, top - _RIM_MM)
-            axes.imshow(picture, extent=place, cmap="gray", origin="lower", vmin=0, vmax=255,
+        for index, cut in enumerate(row.slices):
+            left, bottom = index * (column + _PANEL_GAP_MM) + (column - row.size[0]) / 2, top - row.size[1]
+            extent = (
+                left + _MARGIN_MM,
+                left + row.size[0] - _MARGIN_MM,
+                bottom + _MARGIN_MM,
+                top - _MARGIN_MM,
+            )
+            axes.imshow(cut, extent=extent, cmap="gray", origin="lower", vmin=0, vmax=255,
                         interpolation="bilinear", aspect="auto")  # fmt: skip
             if index == 0 and row.outline.any() and not row.outline.all():
-                axes.contour(row.outline, levels=[127], extent=place, colors=[OUTLINE], linewidths=0.9)
+                axes.contour(row.outline, levels=[127], extent=extent, colors=[OUTLINE], linewidths=0.9)
             label_panel(axes, row.plane, (x, y, z), (left, bottom), row.size, first=index == 0)
-        top -= row.size[1] + _GAP_MM
+        top -= row.size[1] + _PANEL_GAP_MM
     for index, title in enumerate(["This scan", *titles]):
-        centre = index * (column + _GAP_MM) + column / 2
+        centre = index * (column + _PANEL_GAP_MM) + column / 2
         axes.text(centre, canvas_up - 2, title, color=INK, fontsize=10, ha="center", va="bottom", linespacing=1.35)
     return _png(figure)
 
 
 def thumbnail(volumes: TemplateVolumes, display: Display, point_mm: Point, height_px: int = 92) -> bytes:
-    """Draw the axial slice through one place with the evidence on it, for a row of the worklist."""
-    what = shown(volumes, np.zeros(volumes.mask.shape, dtype=bool), display)
-    size = what.size(AXIAL)
-    figure = Figure(figsize=(height_px * size[0] / size[1] / 100, height_px / 100), dpi=100, facecolor=PAPER)
+    """Draw the axial slice through one location with the evidence overlaid, for a row of the worklist."""
+    content = crop_to_foreground(volumes, np.zeros(volumes.mask.shape, dtype=bool), display)
+    size = content.size(AXIAL)
+    figure = Figure(figsize=(height_px * size[0] / size[1] / 100, height_px / 100), dpi=100, facecolor=BACKGROUND)
     axes = _bare_axes(figure, (0, 0, 1, 1), size)
-    draw_panel(axes, what, AXIAL, point_mm, "overview", (0.0, 0.0))
+    draw_panel(axes, content, AXIAL, point_mm, "overview", (0.0, 0.0))
     return _png(figure, palette=True)
 
 
@@ -160,20 +170,20 @@ def score_distribution(
     name: str,
     size_px: tuple[int, int] = (560, 190),
 ) -> bytes:
-    """Draw the healthy reference as a histogram, the threshold as a line, and scans as marks below.
+    """Draw the scores: healthy reference as a histogram, threshold as a line, scans of the run as markers below.
 
     Parameters
     ----------
     reference
         Scores of healthy scans; may be empty.
     threshold
-        Score from which a scan is flagged, or None.
+        A scan with a higher score is flagged; None without a calibration.
     scores
-        Score and flag of each scan to mark: triangle = flagged, circle = not, diamond = no calibration.
+        Score and flag of each scan: triangle = flagged, circle = not flagged, diamond = no calibration.
     name
-        Name of the score, for the axis.
+        Name of the score, for the axis label.
     size_px
-        Width and height.
+        Width and height in pixels.
     """
     figure = Figure(figsize=(size_px[0] / 100, size_px[1] / 100), dpi=200)
     figure.patch.set_alpha(0)
@@ -199,37 +209,37 @@ def score_distribution(
 
 
 def data_uri(png: bytes) -> str:
-    """Return PNG bytes as a URI that a page carries inside itself."""
+    """Encode PNG bytes as a ``data:`` URI, to embed the image in a page."""
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
 @dataclass(frozen=True, eq=False)
-class _Row:
-    """One plane of several scans as it is drawn, row 0 of a picture at the bottom; size in mm, with a rim."""
+class _ComparisonRow:
+    """One plane of several scans: slices with row 0 at the bottom, and their size with margins in mm."""
 
     plane: Plane
     size: tuple[float, float]
-    pictures: list[Array]
+    slices: list[Array]
     outline: Array
 
 
-def _compared(
-    volumes: TemplateVolumes, display: Display, marked: MaskArray, pictures: Mapping[str, Array]
-) -> list[_Row]:
-    """Return the middle slices of the scan and of similar ones, cut to where any of them shows something."""
+def _comparison_rows(
+    volumes: TemplateVolumes, display: Display, marked: MaskArray, slices: Mapping[str, Array]
+) -> list[_ComparisonRow]:
+    """Return the middle slices of the scan and of similar ones, cropped to where any of them is nonzero."""
     own, outlines = middle_slices(volumes.scan, display.intensity_max), middle_slices(marked.astype(np.float32), 1)
     rows = []
     for plane in (AXIAL, CORONAL, SAGITTAL):
-        stack = np.stack([own[plane.name], *pictures[plane.name]])
-        seen = np.argwhere(stack.any(axis=0)) if stack.any() else np.argwhere(stack[0] == 0)
+        stack = np.stack([own[plane.name], *slices[plane.name]])
+        nonzero = np.argwhere(stack.any(axis=0)) if stack.any() else np.argwhere(stack[0] == 0)
         (left, low), (right, high) = (
-            np.maximum(seen.min(axis=0) - 1, 0),
-            np.minimum(seen.max(axis=0) + 2, stack[0].shape),
+            np.maximum(nonzero.min(axis=0) - 1, 0),
+            np.minimum(nonzero.max(axis=0) + 2, stack[0].shape),
         )
         across, up = (volumes.geometry.spacing[axis] for axis in plane.axes)
-        cut = [picture[left:right, low:high][:: plane.sign].T for picture in (*stack, outlines[plane.name])]
-        size = (float(right - left) * across + 2 * _RIM_MM, float(high - low) * up + 2 * _RIM_MM)
-        rows.append(_Row(plane, size, cut[:-1], cut[-1]))
+        cut = [slice_[left:right, low:high][:: plane.sign].T for slice_ in (*stack, outlines[plane.name])]
+        size = (float(right - left) * across + 2 * _MARGIN_MM, float(high - low) * up + 2 * _MARGIN_MM)
+        rows.append(_ComparisonRow(plane, size, cut[:-1], cut[-1]))
     return rows
 
 
@@ -238,7 +248,7 @@ def _colour_bar(figure: Figure, axes: Axes, display: Display) -> None:
     bar = figure.add_axes((left + width + 0.018, bottom + 0.18 * height, 0.016, 0.64 * height))
     ramp = np.linspace(0, display.evidence_max, 256)
     colours = overlay(ramp, display)[:, None, :]
-    colours = colours[..., :3] * colours[..., 3:] + 0.30 * (1 - colours[..., 3:])  # as it looks on grey tissue
+    colours = colours[..., :3] * colours[..., 3:] + 0.30 * (1 - colours[..., 3:])  # blended with grey tissue
     bar.imshow(colours, origin="lower", aspect="auto", extent=(0, 1, 0, display.evidence_max))
     bar.set_xticks([])
     bar.yaxis.tick_right()
@@ -266,24 +276,32 @@ def _histogram(axes: Axes, reference: Array, values: Array, logarithmic: bool) -
 
 
 def _labels(axes: Axes, healthy: int, threshold: float | None) -> None:
-    across, aside = axes.get_xaxis_transform(), 0.0
+    across, label_x = axes.get_xaxis_transform(), 0.0
     if threshold is not None:
-        axes.axvline(threshold, color=FLAG, linewidth=1.3, linestyle=(0, (4, 2)))
+        axes.axvline(threshold, color=FLAG_COLOUR, linewidth=1.3, linestyle=(0, (4, 2)))
         axes.text(
-            threshold, 1.03, f"threshold {threshold:.3g}", color=FLAG, fontsize=7, ha="center", transform=across
+            threshold,
+            1.03,
+            f"threshold {threshold:.3g}",
+            color=FLAG_COLOUR,
+            fontsize=7,
+            ha="center",
+            transform=across,
         )
-        place = axes.transAxes.inverted().transform(axes.transData.transform((threshold, 0.0)))
-        aside = 1.0 if place[0] < 0.45 else 0.0
+        position = axes.transAxes.inverted().transform(axes.transData.transform((threshold, 0.0)))
+        label_x = 1.0 if position[0] < 0.45 else 0.0
     if healthy:
-        axes.text(aside, 1.03, f"{healthy} healthy reference scans", color=REFERENCE_INK, fontsize=7,
-                  ha="right" if aside else "left", transform=axes.transAxes)  # fmt: skip
+        axes.text(label_x, 1.03, f"{healthy} healthy reference scans", color=REFERENCE_TEXT, fontsize=7,
+                  ha="right" if label_x else "left", transform=axes.transAxes)  # fmt: skip
 
 
 def _marks(axes: Axes, scores: Sequence[tuple[float, bool | None]], tallest: float) -> None:
     styles: tuple[tuple[bool | None, str, str, str], ...] = (
-        (False, "o", "none", MARK), (None, "D", "none", MARK), (True, "^", FLAG, FLAG)
+        (False, "o", "none", MARKER_COLOUR),
+        (None, "D", "none", MARKER_COLOUR),
+        (True, "^", FLAG_COLOUR, FLAG_COLOUR),
     )  # fmt: skip
-    axes.axhline(0, color=REFERENCE_INK, linewidth=0.6)
+    axes.axhline(0, color=REFERENCE_TEXT, linewidth=0.6)
     for flag, marker, face, edge in styles:
         chosen = [score for score, flagged in scores if flagged is flag]
         below = [-0.14 * tallest] * len(chosen)
@@ -294,13 +312,13 @@ def _canvas(size_mm: tuple[float, float], width_px: int, head: float, side: floa
     width = width_px / 100
     drawn = width - side - 0.1
     height = drawn * size_mm[1] / size_mm[0]
-    figure = Figure(figsize=(width, height + head + 0.1), dpi=100, facecolor=PAPER)
-    place = (0.1 / width, 0.1 / (height + head + 0.1), drawn / width, height / (height + head + 0.1))
-    return figure, _bare_axes(figure, place, size_mm)
+    figure = Figure(figsize=(width, height + head + 0.1), dpi=100, facecolor=BACKGROUND)
+    extent = (0.1 / width, 0.1 / (height + head + 0.1), drawn / width, height / (height + head + 0.1))
+    return figure, _bare_axes(figure, extent, size_mm)
 
 
-def _bare_axes(figure: Figure, place: Extent, size_mm: tuple[float, float]) -> Axes:
-    axes = figure.add_axes(place)
+def _bare_axes(figure: Figure, extent: Extent, size_mm: tuple[float, float]) -> Axes:
+    axes = figure.add_axes(extent)
     axes.set_axis_off()
     axes.set_xlim(0, size_mm[0])
     axes.set_ylim(0, size_mm[1])
@@ -309,17 +327,17 @@ def _bare_axes(figure: Figure, place: Extent, size_mm: tuple[float, float]) -> A
 
 def _png(figure: Figure, palette: bool = False, transparent: bool = False) -> bytes:
     stream = BytesIO()
-    # The software's version is left out of the file: the same scan gives the same bytes.
+    # The file holds no software version, so that the same scan gives the same bytes.
     figure.savefig(stream, format="png", transparent=transparent, metadata={"Software": None},
-                   facecolor="none" if transparent else PAPER)  # fmt: skip
+                   facecolor="none" if transparent else BACKGROUND)  # fmt: skip
     return _with_palette(stream.getvalue()) if palette else stream.getvalue()
 
 
 def _with_palette(png: bytes) -> bytes:
-    """Return the same picture in 256 colours: a quarter of the size, no visible difference at this scale."""
+    """Reduce a PNG to 256 colours: a quarter of the size without a visible difference at this scale."""
     from PIL import Image
 
     stream = BytesIO()
-    with Image.open(BytesIO(png)) as picture:
-        picture.quantize(256, method=Image.Quantize.FASTOCTREE).save(stream, format="png", optimize=True)
+    with Image.open(BytesIO(png)) as image:
+        image.quantize(256, method=Image.Quantize.FASTOCTREE).save(stream, format="png", optimize=True)
     return stream.getvalue()

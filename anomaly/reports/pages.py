@@ -1,4 +1,4 @@
-"""How a template becomes a page: escaping on, words and numbers as filters, styles inside the page."""
+"""Render the Jinja templates of the pages: escaped values, number formats as filters, styles inside the page."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import jinja2
 from anomaly.reports import figures, wording
 
 TEMPLATES = Path(__file__).parent / "templates"
-FIRST_REGIONS = 8  # rows of the table that is open; the others follow on a click, so that the pictures are near
+N_OPEN_REGIONS = 8  # rows shown at once; the others open on a click, which keeps the figures near the top
 
 
 @lru_cache(maxsize=1)
 def environment() -> jinja2.Environment:
-    """Return the environment all pages share: autoescape on, an unknown name is an error."""
-    made = jinja2.Environment(
+    """Return the Jinja environment of all pages: it escapes values, and an undefined name is an error."""
+    shared = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {
+    shared.filters |= {
         "number": wording.number,
         "p_value": wording.p_value,
         "percentile": wording.percentile,
@@ -33,18 +33,31 @@ def environment() -> jinja2.Environment:
         "millimetres": wording.millimetres,
         "data_uri": figures.data_uri,
     }
-    made.globals |= {
+    shared.globals |= {
         "research_use": wording.RESEARCH_USE,
         "how_to_read": wording.HOW_TO_READ,
         "polarity": wording.POLARITY,
         "describe_position": wording.describe_position,
         "explain_neighbours": wording.explain_neighbours,
         "explain_regions": wording.explain_regions,
-        "first_regions": FIRST_REGIONS,
+        "first_regions": N_OPEN_REGIONS,
     }
-    return made
+    return shared
 
 
 def render(template: str, **values: Any) -> str:
-    """Return a page."""
+    """Render a page.
+
+    Parameters
+    ----------
+    template
+        File name in ``templates/``.
+    values
+        Names that the template uses.
+
+    Raises
+    ------
+    jinja2.UndefinedError
+        The template uses a name that is not given.
+    """
     return environment().get_template(template).render(**values)

@@ -1,6 +1,6 @@
-"""The case page and the worklist as PDF: the same words, numbers and figures, for paper and archives.
+"""The page of a scan and the worklist as PDF, with the same content as in HTML.
 
-The same input gives the same bytes: no date of today, no random identifier.
+The same input gives the same bytes: the file holds no date of creation and no random identifier.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from anomaly.reports.case import Case, Rows
 from anomaly.reports.worklist import Worklist
 
 FONT, BOLD = "DejaVuSans", "DejaVuSans-Bold"
-_QUIET, _LINE, _INK = HexColor("#56606b"), HexColor("#c9cdd2"), HexColor("#1c2127")
+_MUTED, _LINE, _INK = HexColor("#56606b"), HexColor("#c9cdd2"), HexColor("#1c2127")
 STATUS_COLOURS = {
     "flag": (HexColor("#b23a0a"), HexColor("#fdf1ea")),
     "clear": (HexColor("#33566f"), HexColor("#eef4f8")),
@@ -56,15 +56,15 @@ def write_case_pdf(case: Case, path: Path) -> None:
     story: list[Flowable] = [
         _text(case.score.scan_id, "title"),
         _text(" · ".join(filter(None, (case.score.modality, case.score.subject, case.score.session))), "quiet"),
-        *_verdict(case, width),
+        *_flag_status_box(case, width),
         _text("What the numbers mean", "heading"),
         _text(case.meaning),
         *(_text(f"Warning. {warning}", "warning") for warning in case.score.warnings),
-        *([_picture(case.distribution, 0.66 * width)] if case.run.reference else []),
+        *([_image(case.distribution, 0.66 * width)] if case.run.reference else []),
         *_regions(case, width),
-        KeepTogether([_text("Overview", "heading"), _picture(case.overview, width)]),
+        KeepTogether([_text("Overview", "heading"), _image(case.overview, width)]),
     ]
-    story += [KeepTogether([_text(s.title, "heading"), _picture(s.png, 0.76 * width)]) for s in case.places]
+    story += [KeepTogether([_text(s.title, "heading"), _image(s.png, 0.76 * width)]) for s in case.locations]
     story += [
         _text(wording.HOW_TO_READ, "quiet"),
         *_similar(case, width),
@@ -72,10 +72,10 @@ def write_case_pdf(case: Case, path: Path) -> None:
         _table(["Score", "Value", "p-value", "Percentile"], [_score_row(row) for row in case.scores],
                [0.4, 0.2, 0.2, 0.2], width),
         *_pairs("This scan", case.provenance, width),
-        *_pairs("Measured while preparing it", case.numbers, width),
+        *_pairs("Preprocessing", case.numbers, width),
         *_provenance(case.run, width),
     ]  # fmt: skip
-    _build(story, path, A4, f"{case.score.scan_id} · {case.verdict.words}")
+    _build(story, path, A4, f"{case.score.scan_id} · {case.flag_status.words}")
 
 
 def write_worklist_pdf(worklist: Worklist, path: Path) -> None:
@@ -88,7 +88,7 @@ def write_worklist_pdf(worklist: Worklist, path: Path) -> None:
     story += [
         _text(" · ".join(f"{count} {name}" for name, count in worklist.counts)),
         *([_text(worklist.share)] if worklist.share else []),
-        _picture(worklist.distribution, 0.8 * width),
+        _image(worklist.distribution, 0.8 * width),
         _worklist_table(worklist, width),
     ]
     if worklist.unscored:
@@ -103,7 +103,7 @@ def write_worklist_pdf(worklist: Worklist, path: Path) -> None:
 def _worklist_table(worklist: Worklist, width: float) -> Table:
     rows = [
         [
-            f"{row.verdict.symbol} {row.verdict.words}",
+            f"{row.flag_status.symbol} {row.flag_status.words}",
             row.score.scan_id,
             wording.p_value(row.score.p_value),
             wording.percentile(row.score.percentile),
@@ -117,17 +117,17 @@ def _worklist_table(worklist: Worklist, width: float) -> Table:
     return _table(header, rows, [0.15, 0.37, 0.1, 0.1, 0.1, 0.09, 0.09], width, left=2)
 
 
-def _verdict(case: Case, width: float) -> list[Flowable]:
-    ink, paper = STATUS_COLOURS[case.verdict.kind]
-    word = ParagraphStyle("word", _style("body"), fontName=BOLD, fontSize=15, leading=19, textColor=ink)
+def _flag_status_box(case: Case, width: float) -> list[Flowable]:
+    ink, paper = STATUS_COLOURS[case.flag_status.kind]
+    large = ParagraphStyle("large", _style("body"), fontName=BOLD, fontSize=15, leading=19, textColor=ink)
     numbers = (
         ("p-value", wording.p_value(case.score.p_value)),
         ("percentile", wording.percentile(case.score.percentile)),
         ("score", wording.number(case.score.score)),
         ("threshold", wording.number(case.run.threshold)),
     )
-    words = escape(f"{case.verdict.symbol} {case.verdict.words}")
-    cells = [[[Paragraph(words, word), _text(case.verdict.sentence)],
+    words = escape(f"{case.flag_status.symbol} {case.flag_status.words}")
+    cells = [[[Paragraph(words, large), _text(case.flag_status.sentence)],
               *([_text(name, "quiet"), _text(value, "figure")] for name, value in numbers)]]  # fmt: skip
     table = Table(cells, colWidths=[0.44 * width, *[0.14 * width] * 4])
     table.setStyle(
@@ -143,7 +143,7 @@ def _verdict(case: Case, width: float) -> list[Flowable]:
 def _regions(case: Case, width: float) -> list[Flowable]:
     heading = _text(case.regions_title, "heading")
     if not case.score.regions:
-        return [heading, _text("No region stands above the voxel threshold.")]
+        return [heading, _text("No region exceeds the voxel threshold.")]
     rows = [
         [
             str(region.label),
@@ -157,7 +157,7 @@ def _regions(case: Case, width: float) -> list[Flowable]:
         ]
         for region in case.score.regions
     ]
-    header = ["", "Where (rough)", "Against expectation", "ml", "Peak", "Mean", "MNI mm", "Voxel"]
+    header = ["", "Position (rough)", "Compared with expectation", "ml", "Peak", "Mean", "MNI mm", "Voxel"]
     shares = [0.05, 0.2, 0.2, 0.09, 0.08, 0.08, 0.15, 0.15]
     note = _text(wording.explain_regions(case.run), "quiet")
     return [heading, _table(header, rows, shares, width, left=3), note]
@@ -168,7 +168,7 @@ def _similar(case: Case, width: float) -> list[Flowable]:
         return []
     heading = _text("The most similar healthy scans", "heading")
     return [
-        KeepTogether([heading, _picture(case.similar, width), _text(wording.explain_neighbours(case.run), "quiet")])
+        KeepTogether([heading, _image(case.similar, width), _text(wording.explain_neighbours(case.run), "quiet")])
     ]
 
 
@@ -209,7 +209,7 @@ def _table(
     left: int = 1,
     right: bool = True,
 ) -> Table:
-    """Return a table whose first ``left`` columns are words and the others numbers."""
+    """Return a table whose first ``left`` columns are left-aligned text; the others are right-aligned numbers."""
     kinds = ["cell" if column < left or not right else "number" for column in range(len(header))]
     cells = [[_text(name, f"head-{kind}") for name, kind in zip(header, kinds, strict=True)]]
     cells += [[_text(value, kind) for value, kind in zip(row, kinds, strict=True)] for row in rows]
@@ -218,7 +218,7 @@ def _table(
     return table
 
 
-def _picture(png: bytes, width: float) -> Image:
+def _image(png: bytes, width: float) -> Image:
     stream = BytesIO(png)
     columns, rows = ImageReader(stream).getSize()
     stream.seek(0)
@@ -239,7 +239,7 @@ def _style(name: str) -> ParagraphStyle:
         "title": ParagraphStyle("title", body, fontName=BOLD, fontSize=17, leading=22),
         "heading": ParagraphStyle("heading", body, fontName=BOLD, fontSize=11, leading=15, spaceBefore=10,
                                   keepWithNext=1),
-        "quiet": ParagraphStyle("quiet", body, fontSize=8, leading=11, textColor=_QUIET),
+        "quiet": ParagraphStyle("quiet", body, fontSize=8, leading=11, textColor=_MUTED),
         "figure": ParagraphStyle("figure", body, fontName=BOLD, fontSize=13, leading=16),
         "warning": ParagraphStyle("warning", body, textColor=HexColor("#7a5200"), backColor=HexColor("#fff6dd"),
                                   borderPadding=4,
@@ -247,15 +247,15 @@ def _style(name: str) -> ParagraphStyle:
         "small": small("small"),
         "cell": small("cell"),
         "number": small("number", alignment=TA_RIGHT),
-        "head-cell": small("head-cell", textColor=_QUIET),
-        "head-number": small("head-number", textColor=_QUIET, alignment=TA_RIGHT),
+        "head-cell": small("head-cell", textColor=_MUTED),
+        "head-number": small("head-number", textColor=_MUTED, alignment=TA_RIGHT),
     }  # fmt: skip
     return styles[name]
 
 
 @lru_cache(maxsize=1)
 def _register_fonts() -> None:
-    folder = Path(mpl.get_data_path()) / "fonts" / "ttf"  # the standard PDF fonts lack −, ≥ and the symbols
+    folder = Path(mpl.get_data_path()) / "fonts" / "ttf"  # the standard PDF fonts lack −, ≥ and ▲
     for name in (FONT, BOLD):
         pdfmetrics.registerFont(TTFont(name, str(folder / f"{name}.ttf")))
 
@@ -276,7 +276,7 @@ def _margins(canvas: Canvas, document: BaseDocTemplate, title: str) -> None:
     canvas.setFillColor(HexColor("#7a5200"))
     canvas.drawCentredString(width / 2, height - 11 * mm, wording.RESEARCH_USE)
     canvas.setFont(FONT, 7)
-    canvas.setFillColor(_QUIET)
+    canvas.setFillColor(_MUTED)
     canvas.drawString(_MARGIN, 9 * mm, title)
     canvas.drawRightString(width - _MARGIN, 9 * mm, f"page {document.page}")
     canvas.restoreState()

@@ -1,4 +1,4 @@
-"""The interactive viewer: nilearn's ``view_img`` as one self-contained document for an inline frame."""
+"""The interactive viewer: nilearn's ``view_img`` as one self-contained HTML document for an inline frame."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from anomaly.core.volume import FloatArray
 from anomaly.reports.panels import EVIDENCE_COLOURS
 from anomaly.runs.reader import Display
 
-# nilearn's document names a favicon on the web and its own project pages: a report loads and links nothing.
+# nilearn's document refers to a favicon and to project pages on the web; a report must not load or link anything.
 _LINKS = re.compile(r'<link rel="icon"[^>]*>|<footer style="display: none">.*?</footer>', re.DOTALL)
-_RANDOM_ID = re.compile(r"-[0-9a-f]{32}\b")  # one viewer to a document: the same scan must give the same page
+_RANDOM_ID = re.compile(r"-[0-9a-f]{32}\b")  # removed, so that the same scan gives the same page
 _PARAMETERS = re.compile(r"brainsprite\((\{.*\})\);")
 _STYLE = """<style>
 body{margin:0;background:#000;color:#e8e6e3;font:13px system-ui,sans-serif}
@@ -33,25 +33,25 @@ def viewer_html(
     spacing_mm: float = 3.0,
     width_px: int = 900,
 ) -> tuple[str, int]:
-    """Return the viewer as an HTML document, evidence over the scan, and its height in pixels.
+    """Return an HTML document that shows the evidence over the scan, and its height in pixels.
 
     Parameters
     ----------
     volumes
         The scan on the template grid.
     display
-        The fixed scales of the run; evidence below the voxel threshold is not drawn.
+        Display scales of the run; evidence below the voxel threshold is not drawn.
     point_mm
-        Where the planes meet at first, MNI152 RAS millimetres.
+        Initial intersection of the planes, MNI152 RAS millimetres.
     spacing_mm
-        The volumes are resampled to this, so that a page stays small; never finer than they are.
+        Finer volumes are resampled to this spacing, to keep the page small.
     width_px
-        Width of the viewer.
+        Width of the viewer in pixels.
     """
-    scan = _smaller(np.clip(volumes.scan, display.intensity_min, display.intensity_max), volumes, spacing_mm)
-    evidence = _smaller(np.clip(volumes.evidence, 0, display.evidence_max), volumes, spacing_mm)
+    scan = _resampled(np.clip(volumes.scan, display.intensity_min, display.intensity_max), volumes, spacing_mm)
+    evidence = _resampled(np.clip(volumes.evidence, 0, display.evidence_max), volumes, spacing_mm)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecations between nilearn and matplotlib: no reader can act on them
+        warnings.simplefilter("ignore")  # deprecations between nilearn and matplotlib
         view = plotting.view_img(
             evidence,
             bg_img=scan,
@@ -70,16 +70,16 @@ def viewer_html(
             title="",
         )
     document = _RANDOM_ID.sub("", _LINKS.sub("", view.html)).replace("</head>", _STYLE + "</head>", 1)
-    return _PARAMETERS.sub(lambda found: _placed(found, scan, point_mm), document, count=1), round(
+    return _PARAMETERS.sub(lambda found: _corrected(found, scan, point_mm), document, count=1), round(
         0.88 * view.height
-    )  # nilearn leaves room for a title
+    )  # nilearn reserves space for a title
 
 
-def _placed(found: re.Match[str], image: nib.Nifti1Image, point_mm: tuple[float, float, float]) -> str:
-    """Return the viewer's parameters with the cross and the printed millimetres where the picture is.
+def _corrected(found: re.Match[str], image: nib.Nifti1Image, point_mm: tuple[float, float, float]) -> str:
+    """Correct the position of the crosshair and the printed millimetres in the viewer's parameters.
 
-    nilearn mirrors the pictures for the radiological convention, but neither the cross nor the sign of x; and the
-    script counts slices from 1 where it prints millimetres, from 0 where it draws. All are set right here.
+    nilearn mirrors the images for the radiological convention, but not the crosshair and not the sign of x. Its
+    script counts slices from 1 when it prints millimetres, and from 0 when it draws.
     """
     affine = np.array(image.affine)
     affine[:3, 3] += affine[:3, 0] * (image.shape[0] - 1)
@@ -98,7 +98,7 @@ def _placed(found: re.Match[str], image: nib.Nifti1Image, point_mm: tuple[float,
     return f"brainsprite({json.dumps(parameters)});"
 
 
-def _smaller(values: FloatArray, volumes: TemplateVolumes, spacing_mm: float) -> nib.Nifti1Image:
+def _resampled(values: FloatArray, volumes: TemplateVolumes, spacing_mm: float) -> nib.Nifti1Image:
     affine = np.array(volumes.geometry.affine)
     image = nib.Nifti1Image(np.asarray(values, dtype=np.float32), affine)
     if min(volumes.geometry.spacing) >= spacing_mm:

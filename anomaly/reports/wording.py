@@ -23,7 +23,7 @@ DATE_KEYS = ("created_at", "scored")
 
 @dataclass(frozen=True)
 class FlagStatus:
-    """Whether a scan is flagged: a kind for styling, a symbol and words."""
+    """Whether a scan is flagged: a kind for the style sheet, a symbol and words."""
 
     kind: str  # "flag", "clear" or "uncalibrated"
     symbol: str
@@ -32,10 +32,10 @@ class FlagStatus:
 
 
 def flag_status(score: ScanScore) -> FlagStatus:
-    """Return the flag status; without a calibration it is unknown."""
+    """Return the flag status of a scan; it is unknown without a calibration."""
     if score.flagged is None:
         return FlagStatus(
-            "uncalibrated", "◇", "Score only", "No calibration: how unusual the score is, is unknown."
+            "uncalibrated", "◇", "Score only", "Without a calibration, the score has no p-value and no threshold."
         )
     if score.flagged:
         return FlagStatus(
@@ -50,7 +50,7 @@ def flag_status(score: ScanScore) -> FlagStatus:
 
 
 def explain_score(score: ScanScore, run: RunInfo) -> str:
-    """Return two sentences that explain the score of a scan."""
+    """Explain the score of a scan in two sentences."""
     if score.p_value is None or run.calibration is None:
         return (
             f"The score is {number(score.score)}. The model is not calibrated on healthy scans, so the score only "
@@ -63,7 +63,7 @@ def explain_score(score: ScanScore, run: RunInfo) -> str:
 
 
 def _unusual(p_value: float, n_healthy: int) -> str:
-    """Return what a p-value means; the smallest one possible is only an upper bound."""
+    """Explain a p-value; the smallest possible one is only an upper bound."""
     if p_value * (n_healthy + 1) < 1.5:
         return (
             f"None of the {n_healthy} healthy reference scans scores this high. On average at most "
@@ -84,7 +84,7 @@ def _expected_flags(run: RunInfo) -> str:
 
 
 def describe_position(region: Region) -> str:
-    """Return a rough position from the MNI coordinates: side, front to back, top to bottom.
+    """Describe the rough position of a region from its MNI coordinates: side, front to back, top to bottom.
 
     No lobe or structure is named, because an affine registration is not accurate enough.
     """
@@ -96,7 +96,7 @@ def describe_position(region: Region) -> str:
 
 
 def explain_regions(run: RunInfo) -> str:
-    """Return sentences that explain the numbers of a region."""
+    """Explain the columns of the table of regions."""
     unit = " in healthy standard deviations" if run.in_healthy_sd else ""
     return (
         "Volume: voxels above the threshold. The evidence is smoothed, so a lesion may be several times smaller. "
@@ -111,7 +111,7 @@ def neighbour_titles(score: ScanScore) -> list[str]:
 
 
 def explain_neighbours(run: RunInfo) -> str:
-    """Return sentences that explain the similarity of a healthy scan."""
+    """Explain the similarity of a healthy scan."""
     known = run.retrieval
     chance = "0.5" if known.get("by") == "hash" else "0"
     found: list[float] = known.get("held_out_nearest", [])
@@ -130,7 +130,7 @@ def explain_neighbours(run: RunInfo) -> str:
 
 
 def summarise_flags(scores: list[ScanScore], run: RunInfo) -> str:
-    """Return how many scans are flagged, and how many are expected if all are healthy."""
+    """State how many scans are flagged, and how many are expected if all are healthy."""
     calibrated = [score for score in scores if score.flagged is not None]
     if not calibrated or run.alpha is None:
         return ""
@@ -149,7 +149,7 @@ def summarise_flags(scores: list[ScanScore], run: RunInfo) -> str:
 
 
 def number(value: Any, digits: int = 3) -> str:
-    """Return a number with a few significant digits, a dash where there is none, and text as it is."""
+    """Format a number with a few significant digits; a missing value becomes a dash and text stays as it is."""
     if value is None or value == "":
         return "–"
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -161,29 +161,29 @@ def number(value: Any, digits: int = 3) -> str:
 
 
 def p_value(value: float | None) -> str:
-    """Return a p-value with three decimals."""
+    """Format a p-value with three decimals."""
     if value is None:
         return "–"
     return f"{value:.3f}" if value >= 0.001 else "< 0.001"
 
 
 def percentile(value: float | None) -> str:
-    """Return a percentile with one digit where it matters."""
+    """Format a percentile with at most one decimal."""
     return "–" if value is None else f"{value:.1f}".removesuffix(".0")
 
 
 def percent(share: float) -> str:
-    """Return a share between 0 and 1 as per cent."""
+    """Format a fraction between 0 and 1 as a percentage."""
     return f"{100 * share:.1f}".removesuffix(".0") + " %"
 
 
 def millimetres(point: tuple[float, float, float]) -> str:
-    """Return a position as signed whole millimetres."""
+    """Format a position as whole millimetres with signs."""
     return ", ".join(f"{round(value):+d}".replace("-", "−") if round(value) else "0" for value in point)
 
 
 def date_time(text: str) -> str:
-    """Return an ISO date and time to the minute, or the text as it is."""
+    """Format an ISO date and time to the minute; other text stays as it is."""
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
@@ -192,7 +192,7 @@ def date_time(text: str) -> str:
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Return nested provenance as rows of name and text, in the order given."""
+    """Flatten nested provenance to rows of name and text, in the given order."""
     rows: list[tuple[str, str]] = []
     for key, value in values.items():
         name = f"{prefix}{str(key).replace('_', ' ')}"

@@ -1,4 +1,4 @@
-"""The worklist: every scan of a run on one page, the most unusual first."""
+"""The worklist: all scans of a run on one page, sorted by p-value."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class WorklistRow:
     Parameters
     ----------
     score
-        Its result.
+        The result of the scan.
     thumbnail
-        The place of highest evidence as a data URI; "" without a page.
+        Axial slice through the highest evidence, as a data URI; ``""`` without a page.
     page
         Whether the scan has a page of its own.
     problem
-        Why it has none, if making it failed.
+        The error, if the page could not be made.
     """
 
     score: ScanScore
@@ -33,8 +33,8 @@ class WorklistRow:
     problem: str = ""
 
     @property
-    def verdict(self) -> wording.FlagStatus:
-        """Return the verdict on the scan."""
+    def flag_status(self) -> wording.FlagStatus:
+        """Return whether the scan is flagged, as symbol and words."""
         return wording.flag_status(self.score)
 
     @property
@@ -44,18 +44,18 @@ class WorklistRow:
 
     @property
     def region_ml(self) -> float:
-        """Return the volume of all its regions."""
+        """Return the total volume of its regions in millilitres."""
         return sum(region.volume_ml for region in self.score.regions)
 
     @property
     def search(self) -> str:
-        """Return what the text filter looks at."""
+        """Return the text that the search field is matched against, in lower case."""
         return " ".join((self.score.scan_id, self.score.subject, self.score.session, self.score.modality)).lower()
 
 
 @dataclass(frozen=True)
 class Worklist:
-    """Everything the worklist shows; HTML and PDF are two views of it."""
+    """The content of the worklist, for HTML and PDF alike."""
 
     run: RunInfo
     scored: tuple[WorklistRow, ...]
@@ -66,18 +66,18 @@ class Worklist:
 
     @property
     def calibrated(self) -> bool:
-        """Whether scans of this run can be flagged at all."""
+        """Whether the model had a calibration, so that scans could be flagged."""
         return self.run.calibration is not None
 
     @property
     def modalities(self) -> list[str]:
-        """Return the modalities to choose from."""
+        """Return the modalities of the scored scans."""
         return sorted({row.score.modality for row in self.scored if row.score.modality})
 
 
 def make_worklist(run: RunInfo, rows: Sequence[WorklistRow], unscored: Sequence[ScanScore]) -> Worklist:
     """Sort the scans by p-value, then by score, and draw their distribution."""
-    scored = tuple(sorted(rows, key=_unusual_first))
+    scored = tuple(sorted(rows, key=_sort_key))
     marks = [(row.score.score, row.score.flagged) for row in scored if row.score.score is not None]
     return Worklist(
         run=run,
@@ -92,7 +92,7 @@ def make_worklist(run: RunInfo, rows: Sequence[WorklistRow], unscored: Sequence[
 
 
 def render_worklist(worklist: Worklist) -> str:
-    """Return the worklist as HTML."""
+    """Render the worklist as HTML."""
     return pages.render(
         "worklist.html.j2",
         worklist=worklist,
@@ -103,7 +103,7 @@ def render_worklist(worklist: Worklist) -> str:
     )
 
 
-def _unusual_first(row: WorklistRow) -> tuple[float, float, str]:
+def _sort_key(row: WorklistRow) -> tuple[float, float, str]:
     p = 2.0 if row.score.p_value is None else row.score.p_value
     return p, -(row.score.score or 0.0), row.score.scan_id
 

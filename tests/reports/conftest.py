@@ -1,4 +1,4 @@
-"""One synthetic run of each kind for the whole session: drawing pages is what costs time here."""
+"""Synthetic runs that all tests share, because drawing pages is slow."""
 
 from __future__ import annotations
 

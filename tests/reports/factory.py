@@ -1,4 +1,4 @@
-"""A synthetic run folder: the MNI template with a planted dark blob, in every state a scan can be in."""
+"""A synthetic run folder: the MNI template with planted lesions, and scans in every status."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every page promises, as checks that the tests of several pages share."""
+"""Parse a page and find what it would load, for the tests of all pages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LOADING = {"src", "href", "srcset", "poster", "data", "action", "xlink:href"}
 
 
 class Page(HTMLParser):
-    """The elements of a page, those of its inline frames included, and its visible text."""
+    """The elements and the visible text of a page, and the pages in its inline frames."""
 
     def __init__(self, text: str) -> None:
         super().__init__(convert_charrefs=True)

@@ -9,7 +9,7 @@ import pytest
 
 from anomaly.core.results import Neighbour, ScanScore
 from anomaly.core.scan_result import TemplateVolumes
-from anomaly.reports.case import make_case, places, render_case
+from anomaly.reports.case import make_case, render_case, select_locations
 from anomaly.reports.pdf import write_case_pdf
 from anomaly.reports.viewer import viewer_html
 from anomaly.reports.wording import explain_neighbours
@@ -39,7 +39,7 @@ def test_a_page_stays_small(html: str) -> None:
     assert len(html) < 2_500_000
 
 
-def test_a_page_says_verdict_numbers_regions_and_research_use_in_words(html: str, run: RunInfo) -> None:
+def test_a_page_shows_result_numbers_regions_and_research_use_as_text(html: str, run: RunInfo) -> None:
     text = " ".join(Page(html).text.split())
     for words in ("Research use only. Not a medical device.", "▲ Flagged", "0.016",
                   "None of the 60 healthy reference scans scores",
@@ -48,7 +48,7 @@ def test_a_page_says_verdict_numbers_regions_and_research_use_in_words(html: str
         assert words in text
 
 
-def test_a_page_is_a_document_a_screen_reader_can_walk(html: str) -> None:
+def test_a_page_can_be_read_by_a_screen_reader(html: str) -> None:
     page = Page(html)
     assert page.tags.count("h1") == 1
     assert 'lang="en"' in html
@@ -74,15 +74,15 @@ def test_the_same_scan_gives_the_same_page(
 
 
 def test_a_scan_without_regions_shows_its_peak(run: RunInfo, score: ScanScore, volumes: TemplateVolumes) -> None:
-    (title, point), *others = places(replace(score, regions=()), volumes)
+    (title, point), *others = select_locations(replace(score, regions=()), volumes)
     assert point == volumes.peak_mm
     assert title.startswith("Highest evidence")
     assert not others
 
 
-def test_at_most_three_places_are_drawn_the_highest_peak_first(score: ScanScore, volumes: TemplateVolumes) -> None:
+def test_at_most_three_locations_are_drawn_sorted_by_peak(score: ScanScore, volumes: TemplateVolumes) -> None:
     many = replace(score, regions=(*reversed(score.regions), *score.regions))
-    assert [title[:9] for title, _ in places(many, volumes)] == ["Region 1:", "Region 1:", "Region 2:"]
+    assert [title[:9] for title, _ in select_locations(many, volumes)] == ["Region 1:", "Region 1:", "Region 2:"]
 
 
 def test_an_uncalibrated_page_never_says_flagged(uncalibrated_dir: Path, volumes: TemplateVolumes) -> None:
@@ -92,16 +92,14 @@ def test_an_uncalibrated_page_never_says_flagged(uncalibrated_dir: Path, volumes
     assert "Score only" in text
 
 
-def test_a_hostile_scan_id_is_text_and_nothing_else(
-    run: RunInfo, score: ScanScore, volumes: TemplateVolumes
-) -> None:
+def test_a_hostile_scan_id_is_escaped(run: RunInfo, score: ScanScore, volumes: TemplateVolumes) -> None:
     html = _page(run, replace(score, scan_id=HOSTILE, warnings=("<script>alert(2)</script>",)), volumes)
     assert "<img src=x" not in html
     assert "<script>alert(2)" not in html
     assert HOSTILE in Page(html).text
 
 
-def _pictures(volumes: TemplateVolumes) -> dict[str, np.ndarray]:
+def _slices(volumes: TemplateVolumes) -> dict[str, np.ndarray]:
     own = middle_slices(volumes.scan, 1.0)
     return {plane: np.stack([cut] * len(NEIGHBOURS)) for plane, cut in own.items()}
 
@@ -111,7 +109,7 @@ def test_a_page_shows_the_most_similar_healthy_scans_and_what_similar_means(
     run: RunInfo, score: ScanScore, volumes: TemplateVolumes, tmp_path: Path
 ) -> None:
     known = replace(run, retrieval={"by": "cosine", "n_scans": 100, "held_out_nearest": [0.3, 0.5]})
-    case = make_case(known, replace(score, neighbours=NEIGHBOURS), volumes, _pictures(volumes))
+    case = make_case(known, replace(score, neighbours=NEIGHBOURS), volumes, _slices(volumes))
     html = render_case(case, viewer_html(volumes, run.display, volumes.peak_mm))
     text = " ".join(Page(html).text.split())
     for words in ("The most similar healthy scans", "The most similar of the 100 healthy training scans",
@@ -127,7 +125,7 @@ def test_a_page_shows_the_most_similar_healthy_scans_and_what_similar_means(
     assert (tmp_path / "with.pdf").stat().st_size > (tmp_path / "without.pdf").stat().st_size + 10_000
 
 
-def test_a_hash_says_what_its_similarity_means(run: RunInfo) -> None:
+def test_the_page_explains_the_similarity_of_hashes(run: RunInfo) -> None:
     assert "0.5 = as similar as two" in explain_neighbours(replace(run, retrieval={"by": "hash", "n_scans": 3}))
 
 

@@ -22,15 +22,15 @@ def _pixels(png: bytes) -> np.ndarray:
 def test_the_same_scan_gives_the_same_bytes(run: RunInfo, score: ScanScore, volumes: TemplateVolumes) -> None:
     marked = volumes.marked(score.regions, run.display.voxel_threshold)
     point = score.regions[0].mni_mm
-    pictures = [figures.place_figure(volumes, run.display, point, marked, 520) for _ in range(2)]
-    assert pictures[0] == pictures[1]
+    slices = [figures.location_figure(volumes, run.display, point, marked, 520) for _ in range(2)]
+    assert slices[0] == slices[1]
 
 
 def test_evidence_and_outline_stand_on_the_evidence_column_only(
     run: RunInfo, score: ScanScore, volumes: TemplateVolumes
 ) -> None:
     marked = volumes.marked(score.regions, run.display.voxel_threshold)
-    pixels = _pixels(figures.place_figure(volumes, run.display, score.regions[0].mni_mm, marked))
+    pixels = _pixels(figures.location_figure(volumes, run.display, score.regions[0].mni_mm, marked))
     coloured = np.ptp(pixels, axis=2) > 60
     width = pixels.shape[1]
     assert not coloured[:, : int(0.6 * width)].any()
@@ -55,10 +55,10 @@ def test_similar_scans_stand_beside_the_scan_and_only_the_scan_is_outlined(
     run: RunInfo, volumes: TemplateVolumes
 ) -> None:
     own = middle_slices(volumes.scan, run.display.intensity_max)
-    pictures = {plane: np.stack([cut, cut]) for plane, cut in own.items()}
+    slices = {plane: np.stack([cut, cut]) for plane, cut in own.items()}
     marked = volumes.mask & (volumes.evidence > np.percentile(volumes.evidence, 99))
     plain, outlined = (
-        _pixels(figures.similar_figure(volumes, run.display, outline, ["first", "second"], pictures, 900))
+        _pixels(figures.similar_figure(volumes, run.display, outline, ["first", "second"], slices, 900))
         for outline in (np.zeros_like(marked), marked)
     )
     third = plain.shape[1] // 3
@@ -74,12 +74,12 @@ def test_similar_scans_stand_beside_the_scan_and_only_the_scan_is_outlined(
 def test_the_right_of_a_similar_scan_is_drawn_on_the_left_and_its_front_up(
     run: RunInfo, volumes: TemplateVolumes
 ) -> None:
-    pictures = {
+    slices = {
         plane: np.zeros((1, *cut.shape), dtype=np.uint8) for plane, cut in middle_slices(volumes.scan, 1).items()
     }
-    i, j = pictures["axial"].shape[1:]
-    pictures["axial"][0, 3 * i // 4 : 3 * i // 4 + 4, 3 * j // 4 : 3 * j // 4 + 4] = 255
-    figure = figures.similar_figure(volumes, run.display, np.zeros_like(volumes.mask), [""], pictures)
+    i, j = slices["axial"].shape[1:]
+    slices["axial"][0, 3 * i // 4 : 3 * i // 4 + 4, 3 * j // 4 : 3 * j // 4 + 4] = 255
+    figure = figures.similar_figure(volumes, run.display, np.zeros_like(volumes.mask), [""], slices)
     beside = _pixels(figure)[40:, 520:, 0]
     rows, columns = np.nonzero(beside > 240)
     letters_aside = np.abs(columns - np.median(columns)) < 40

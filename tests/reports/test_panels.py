@@ -4,7 +4,7 @@ import numpy as np
 
 from anomaly.core.scan_result import TemplateVolumes
 from anomaly.core.volume import Geometry
-from anomaly.reports.panels import AXIAL, CORONAL, SAGITTAL, overlay, shown, slice_of
+from anomaly.reports.panels import AXIAL, CORONAL, SAGITTAL, crop_to_foreground, overlay, slice_of
 from anomaly.runs.reader import Display
 
 GRID = Geometry((20, 22, 18), np.array([[4.0, 0, 0, -38], [0, 4, 0, -42], [0, 0, 4, -34], [0, 0, 0, 1]]))
@@ -52,6 +52,6 @@ def test_evidence_is_solid_from_the_voxel_threshold_on() -> None:
 
 
 def test_cutting_to_the_brain_moves_nothing_in_the_world(volumes: TemplateVolumes) -> None:
-    cut = shown(volumes, volumes.mask, Display(8.0, 3.2, 1.0)).volumes
+    cut = crop_to_foreground(volumes, volumes.mask, Display(8.0, 3.2, 1.0)).volumes
     assert cut.scan.size < volumes.scan.size
     assert cut.peak_mm == volumes.peak_mm

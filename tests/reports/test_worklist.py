@@ -29,7 +29,7 @@ def test_the_most_unusual_scan_comes_first(run_dir: Path) -> None:
     assert [row.score.scan_id for row in rows][:2] == ["sub-01_T1w", "sub-02_T1w"]  # equal p-values: by score
 
 
-def test_refused_and_failed_scans_stand_there_with_reason_and_remedy(html: str) -> None:
+def test_refused_and_failed_scans_are_listed_with_reason_and_remedy(html: str) -> None:
     text = Page(html).text
     for words in (
         "found 41 mm of head",
@@ -46,7 +46,7 @@ def test_the_worklist_loads_nothing_from_outside_but_its_own_pages(html: str) ->
     assert f"{HOSTILE}/report.html" in links
 
 
-def test_a_hostile_scan_id_is_text_and_nothing_else(html: str) -> None:
+def test_a_hostile_scan_id_is_escaped(html: str) -> None:
     assert "<img src=x" not in html
     assert HOSTILE in Page(html).text
 
@@ -57,7 +57,7 @@ def test_an_uncalibrated_worklist_never_says_flagged_and_says_why(uncalibrated_d
     assert "Scores only, no flags." in html
 
 
-def test_verdicts_are_words_and_not_colours_alone(html: str) -> None:
+def test_results_are_written_as_words_and_not_as_colours_alone(html: str) -> None:
     text = " ".join(Page(html).text.split())
     assert "▲ Flagged" in text
     assert "○ Not flagged" in text

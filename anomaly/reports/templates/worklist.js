@@ -8,15 +8,15 @@
   const show = (selector, visible) => { const part = document.querySelector(selector); if (part) part.hidden = !visible; };
   const filter = () => {
     const words = value("find").toLowerCase().split(/\s+/).filter(Boolean);
-    const [verdict, modality, status] = [value("verdict"), value("modality"), value("status")];
+    const [result, modality, status] = [value("result"), value("modality"), value("status")];
     let shown = 0;
     for (const row of scored) {
-      row.hidden = !(fits(row, words, modality) && (!verdict || row.dataset.verdict === verdict));
+      row.hidden = !(fits(row, words, modality) && (!result || row.dataset.result === result));
       shown += row.hidden ? 0 : 1;
     }
-    for (const row of unscored) row.hidden = !fits(row, words, modality) || verdict !== "";
+    for (const row of unscored) row.hidden = !fits(row, words, modality) || result !== "";
     show(".scored", status !== "unscored");
-    show(".unscored", status !== "scored" && verdict === "");
+    show(".unscored", status !== "scored" && result === "");
     document.getElementById("shown").value = `${status === "unscored" ? 0 : shown} of ${scored.length} scans`;
   };
   const form = document.querySelector(".filters");
