@@ -36,7 +36,7 @@ from anomaly.core.results import ScanStatus
 from anomaly.models.device import choose_device
 from anomaly.runs.reader import read_scores
 from pipelines.benchmark.planted_lesions import healthy_test_scans, label_row, plant_test_scans, write_labels
-from pipelines.benchmark.settings import BenchmarkSettings, EnsembleSettings
+from pipelines.benchmark.settings import BenchmarkSettings, EnsembleSettings, load_benchmark
 from pipelines.benchmark.speed.network_passes import network_passes
 from pipelines.benchmark.tables import Results, write_results
 from pipelines.calibrate import calibrate
@@ -100,7 +100,7 @@ def benchmark(
         An ensemble of an earlier call differs from the one that the config describes.
     """
     path = find_config(config, "benchmarks")
-    settings = BenchmarkSettings.parse(load_yaml(path), where=str(path))
+    settings = load_benchmark(path)
     root = data or (SAMPLE if path in shipped_configs("benchmarks").values() else path.parent)
     if not (root / settings.healthy).exists():
         raise InputError(f"no healthy scans at {root / settings.healthy}; give --data, the folder that holds them")

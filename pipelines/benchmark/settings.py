@@ -7,11 +7,12 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from anomaly.core.config import Settings
+from anomaly.core.config import Settings, load_extended_yaml
 from anomaly.core.errors import unknown_name
 from anomaly.scoring.ensemble import MergeSettings
 from pipelines.benchmark.planted_lesions import PlantedSettings
 from pipelines.benchmark.tables import Entry
+from pipelines.common import shipped_configs
 
 
 class SplitSettings(Settings):
@@ -92,6 +93,17 @@ class BenchmarkSettings(Settings):
             label = f"{stem} ({len(trained)} seeds)" if len(trained) > 1 else trained[0]
             rows.append(Entry(label, trained, "baseline" if stem in baselines else "family"))
         return (*rows, *(Entry(name, (name,), "ensemble") for name in self.ensembles))
+
+
+def load_benchmark(path: Path) -> BenchmarkSettings:
+    """Read the settings of a benchmark and of the one that it extends, a shipped name or a YAML file.
+
+    Raises
+    ------
+    ConfigError
+        A file cannot be read, or a key or a value is not valid.
+    """
+    return BenchmarkSettings.parse(load_extended_yaml(path, shipped_configs("benchmarks")), where=str(path))
 
 
 def _refuse_unknown(what: str, names: Iterable[str], known: list[str]) -> None:

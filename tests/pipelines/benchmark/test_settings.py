@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from anomaly.core.errors import ConfigError
-from pipelines.benchmark.settings import BenchmarkSettings
+from pipelines.benchmark.settings import BenchmarkSettings, load_benchmark
 from pipelines.benchmark.tables import Entry
+from pipelines.common import shipped_configs
 
 
 def settings(**changed: Any) -> BenchmarkSettings:
@@ -48,3 +50,20 @@ def test_a_model_with_seeds_is_trained_once_for_each() -> None:
 def test_unknown_names_of_models_are_refused(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         settings(**changed)
+
+
+def test_a_benchmark_that_extends_a_shipped_one_has_its_values(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: sample\nname: mine\nplanted: {per_subject: 4}\n", encoding="utf-8")
+    mine, sample = load_benchmark(path), load_benchmark(shipped_configs("benchmarks")["sample"])
+
+    assert (mine.name, mine.planted.per_subject) == ("mine", 4)
+    assert mine.planted == sample.planted.model_copy(update={"per_subject": 4})
+    assert (mine.models, mine.split, mine.ensembles) == (sample.models, sample.split, sample.ensembles)
+
+
+def test_a_benchmark_that_extends_an_unknown_one_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: samples\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="unknown extends 'samples'; valid: families, ixi, sample"):
+        load_benchmark(path)
