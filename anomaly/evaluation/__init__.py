@@ -1,1 +1,1 @@
-"""Detection, localisation, and intervals by bootstrap over subjects."""
+"""Detection, localisation and generation metrics, with bootstrap intervals over subjects."""

@@ -1,9 +1,8 @@
-"""Intervals by bootstrap over subjects: percentile intervals of 2,000 draws (Efron & Tibshirani 1993, ch. 13).
+"""Bootstrap over subjects: percentile intervals from 2,000 draws (Efron & Tibshirani 1993, ch. 13).
 
-The subject is the unit: all scans of a drawn subject come along, because they are alike. Draws are stratified, so
-that every draw has as many healthy and as many abnormal subjects as the data. Differences are paired: both sides
-see
-the same draw.
+The subject is the unit of resampling, because scans of one subject are correlated: a draw holds all scans of a
+drawn subject. Draws are stratified, so that each has as many healthy and abnormal subjects as the data.
+Differences are paired: both terms are computed from the same draw.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ class Estimate:
     Parameters
     ----------
     value
-        On the data as they are; nan where it is undefined.
+        Estimate from all data; nan if undefined.
     low, high
-        Percentile interval at ``confidence``; nan where fewer than two subjects or no draw defines it.
+        Percentile interval at ``confidence``; nan with fewer than two subjects, or if no draw defines the value.
     n_subjects
-        Subjects behind it.
+        Number of subjects.
     n_draws
         Draws in which the value was defined.
     """
@@ -47,7 +46,7 @@ class Estimate:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the whole interval lies on one side of zero; False where there is no interval."""
+        """Whether the interval excludes zero; False without an interval."""
         return self.low > 0 or self.high < 0
 
 
@@ -64,7 +63,8 @@ def draws(
     subjects
         ``(n,)`` subject of each row.
     strata
-        ``(n,)`` e.g. the label of each row; subjects are drawn within the set of strata they occur in.
+        ``(n,)`` stratum of each row, for example its label. A subject with rows in several strata belongs to a
+        stratum of its own.
     """
     rows_of = _rows_by_subject(subjects)
     groups = _groups(subjects, strata)
@@ -83,12 +83,12 @@ def bootstrap(
     seed: int = 0,
     confidence: float = CONFIDENCE,
 ) -> Estimate:
-    """Return a statistic of rows with its interval over subjects.
+    """Estimate a statistic with its bootstrap interval over subjects.
 
     Parameters
     ----------
     statistic
-        Rows ``(k,)`` → value; nan where a draw does not define it (such draws are left out and not counted).
+        Row indices ``(k,)`` → value; nan if undefined. Undefined draws are left out and not counted.
     subjects, strata
         See :func:`draws`.
     """
@@ -108,9 +108,9 @@ def bootstrap_mean(
     seed: int = 0,
     confidence: float = CONFIDENCE,
 ) -> Estimate:
-    """Return the mean over subjects of ``(n,)`` values with its interval; nan values are left out.
+    """Estimate the mean over subjects of ``(n,)`` values with its interval; nan values are left out.
 
-    Each subject counts once: the values of its scans are averaged first.
+    The values of each subject are averaged first, so that all subjects have equal weight.
     """
     means = subject_means(values, subjects)
     if means.size < 2:
@@ -130,13 +130,13 @@ def paired_difference(
     seed: int = 0,
     confidence: float = CONFIDENCE,
 ) -> Estimate:
-    """Return the mean of ``first − second`` over subjects; rows ``(n,)`` of both are the same scans."""
+    """Estimate the mean of ``first − second`` over subjects; both are ``(n,)`` values of the same scans."""
     difference = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     return bootstrap_mean(difference, subjects, n_draws=n_draws, seed=seed, confidence=confidence)
 
 
 def subject_means(values: npt.ArrayLike, subjects: Sequence[Any] | npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Return the mean of the finite values of each subject that has one ``(n_subjects,)``."""
+    """Return the mean of the finite values of each subject that has any, ``(n_subjects,)``."""
     array = np.asarray(values, dtype=np.float64)
     groups = [array[rows] for rows in _rows_by_subject(subjects).values()]
     return np.array([group[np.isfinite(group)].mean() for group in groups if np.isfinite(group).any()])
@@ -161,12 +161,12 @@ def _rows_by_subject(subjects: Sequence[Any] | npt.NDArray[Any]) -> dict[Any, Ro
 def _groups(
     subjects: Sequence[Any] | npt.NDArray[Any], strata: Sequence[Any] | npt.NDArray[Any] | None
 ) -> list[list[Any]]:
-    """Return the subjects of each stratum; a subject with scans in several strata is a stratum of its own kind."""
-    kinds: dict[Any, set[Any]] = {}
+    """Group subjects by the set of strata that their rows belong to."""
+    strata_of: dict[Any, set[Any]] = {}
     labels = [0] * len(subjects) if strata is None else np.asarray(strata).tolist()
     for subject, label in zip(np.asarray(subjects).tolist(), labels, strict=True):
-        kinds.setdefault(subject, set()).add(label)
+        strata_of.setdefault(subject, set()).add(label)
     groups: dict[frozenset[Any], list[Any]] = {}
-    for subject, kind in kinds.items():
-        groups.setdefault(frozenset(kind), []).append(subject)
+    for subject, found in strata_of.items():
+        groups.setdefault(frozenset(found), []).append(subject)
     return list(groups.values())

@@ -1,7 +1,7 @@
 """Several models on the same scans: one table, and paired differences with intervals over subjects.
 
-A model may have been trained several times, from several seeds: its value is then the mean over the trainings, on
-the same draw of subjects, and the standard deviation between the trainings stands beside it.
+A model may have been trained several times with different seeds. Its value is then the mean over the trainings, on
+the same draw of subjects; the standard deviation between trainings is reported with it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from anomaly.evaluation.detection import METRICS
 
 SCAN_METRICS = ("auroc", "sensitivity_at_95_specificity")
 VOXEL_METRICS = ("voxel_average_precision", "dice", "oracle_dice_one_threshold", "oracle_dice_per_scan")
-"""Columns of the per-scan tables whose means over subjects are compared."""
+"""Columns of the per-scan tables; their means over subjects are compared."""
 
 Tables = Sequence[pd.DataFrame]
 
@@ -31,13 +31,13 @@ class Comparison:
     Parameters
     ----------
     tables
-        Run → its per-scan tables, one for each training, all with the same rows.
+        Run → per-scan tables, one per training, all with the same rows.
     values
         Run → metric → estimate.
     spread
-        Run → metric → standard deviation between its trainings; only runs with several.
+        Run → metric → standard deviation between trainings; only for runs with several trainings.
     n_scans, n_subjects, n_left_out
-        Scans that every run scored, their subjects, and scans that some run did not score.
+        Number of scans that all runs scored, of their subjects, and of scans that some run did not score.
     """
 
     tables: dict[str, Tables]
@@ -50,7 +50,7 @@ class Comparison:
     seed: int = 0
 
     def difference(self, first: str, second: str, metric: str) -> Estimate:
-        """Return ``first − second``, paired; positive = the first is better."""
+        """Estimate the paired difference ``first − second``; positive = the first is better."""
         for name in (first, second):
             if metric not in self.values.get(name, {}):
                 known = [run for run, found in self.values.items() if metric in found]
@@ -58,7 +58,7 @@ class Comparison:
         return _estimate(metric, self.tables[first], self.tables[second], self.n_draws, self.seed)
 
     def best(self, metric: str, names: Iterable[str]) -> str | None:
-        """Return the run with the highest value among some; None where none of them has one."""
+        """Return the run in ``names`` with the highest value of a metric; None if no run has a finite value."""
         values = {name: self.values[name][metric].value for name in names if metric in self.values[name]}
         return max((name for name in values if np.isfinite(values[name])), key=values.__getitem__, default=None)
 
@@ -69,7 +69,7 @@ def compare(runs: Mapping[str, pd.DataFrame | Tables], *, n_draws: int = N_DRAWS
     Parameters
     ----------
     runs
-        Name → per-scan table of :func:`pipelines.evaluate.evaluate`, or one for each training: ``scan_id subject
+        Name → per-scan table of :func:`pipelines.evaluate.evaluate`, or one table per training: ``scan_id subject
         is_abnormal score`` and the columns of :data:`VOXEL_METRICS`.
 
     Raises
@@ -121,7 +121,7 @@ def _metrics(tables: Tables) -> list[str]:
 
 
 def _estimate(metric: str, tables: Tables, others: Tables, n_draws: int, seed: int) -> Estimate:
-    """Return a metric of a run or, given another run, its paired difference to it."""
+    """Estimate a metric of a run or, given another run, the paired difference between them."""
     first = tables[0]
     if metric in VOXEL_METRICS:
         values = _mean(tables, metric) - _mean(others, metric)
@@ -130,19 +130,21 @@ def _estimate(metric: str, tables: Tables, others: Tables, n_draws: int, seed: i
     scores, other_scores = ([t["score"].to_numpy(dtype=np.float64) for t in some] for some in (tables, others))
 
     def statistic(rows: Rows) -> float:
-        found, rival = ([function(is_abnormal[rows], s[rows]) for s in some] for some in (scores, other_scores))
-        return float(np.mean(found)) - (float(np.mean(rival)) if rival else 0.0)
+        found, other_values = (
+            [function(is_abnormal[rows], s[rows]) for s in some] for some in (scores, other_scores)
+        )
+        return float(np.mean(found)) - (float(np.mean(other_values)) if other_values else 0.0)
 
     return bootstrap(statistic, first["subject"].to_numpy(), is_abnormal, n_draws=n_draws, seed=seed)
 
 
 def _mean(tables: Tables, column: str) -> npt.NDArray[np.float64]:
-    """Return the mean of a column over the trainings, scan by scan; 0 without one."""
+    """Return the mean of a column over trainings, per scan; 0 without a table."""
     return np.asarray(sum(table[column].to_numpy(dtype=np.float64) for table in tables) / max(len(tables), 1))
 
 
 def _value(metric: str, table: pd.DataFrame) -> float:
-    """Return a metric of one training, without an interval."""
+    """Compute a metric of one training, without an interval."""
     if metric in VOXEL_METRICS:
         means = subject_means(table[metric].to_numpy(), table["subject"].to_numpy())
         return float(means.mean()) if means.size else float("nan")

@@ -1,7 +1,7 @@
 """Scan-level detection: AUROC, average precision, sensitivity at a specificity, false-positive rate.
 
-Labels are True for scans with a lesion; scores are larger = more anomalous. The functions agree with
-scikit-learn and are written out because a bootstrap calls them thousands of times.
+Labels are True for scans with a lesion; a higher score is more anomalous. The functions return the same values as
+scikit-learn, but run faster, because a bootstrap calls them thousands of times.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def average_precision(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
 def average_precision_of(positives: npt.NDArray[np.floating], negatives: npt.NDArray[np.floating]) -> float:
     """Return the average precision of positive ``(P,)`` against negative ``(N,)`` scores.
 
-    The mean over positives of the precision at their own score. Only the positives are sorted, so it is quick
-    where they are few among many, as voxels of a lesion are.
+    This is the mean, over positives, of the precision at their own score. Only the positives are sorted, which is
+    fast if they are few, as lesion voxels are.
     """
     if positives.size == 0:
         return float("nan")
@@ -52,7 +52,7 @@ def average_precision_of(positives: npt.NDArray[np.floating], negatives: npt.NDA
 def counts_at_positives(
     positives: npt.NDArray[np.floating], negatives: npt.NDArray[np.floating]
 ) -> tuple[npt.NDArray[np.floating], Floats, Floats]:
-    """Return the distinct positive scores, descending, and how many of either class score at least as high.
+    """Return the distinct positive scores, descending, and how many scores of each class are at least as high.
 
     Returns
     -------
@@ -68,8 +68,8 @@ def counts_at_positives(
 def sensitivity_at_specificity(labels: npt.ArrayLike, scores: npt.ArrayLike, specificity: float) -> float:
     """Return the sensitivity at the lowest threshold whose specificity is at least ``specificity``.
 
-    The threshold is chosen on the same scans: an optimistic, descriptive number. The calibrated operating point
-    is the honest one.
+    The threshold is chosen on the same scans, so the result is optimistic. The calibrated operating point is
+    unbiased.
     """
     is_abnormal, values = _checked(labels, scores)
     healthy = np.sort(values[~is_abnormal])
@@ -91,13 +91,13 @@ METRICS: dict[str, Callable[[npt.ArrayLike, npt.ArrayLike], float]] = {
 
 
 def roc_curve(labels: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[Floats, Floats]:
-    """Return false and true positive rates ``(K,)`` for falling thresholds, from (0, 0) to (1, 1)."""
+    """Return false and true positive rates ``(K,)`` for decreasing thresholds, from (0, 0) to (1, 1)."""
     _, false, true = _cumulative(labels, scores)
     return np.append(0, false / max(false[-1], 1)), np.append(0, true / max(true[-1], 1))
 
 
 def precision_recall_curve(labels: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[Floats, Floats]:
-    """Return recall and precision ``(K,)`` for falling thresholds; the first point repeats at recall 0."""
+    """Return recall and precision ``(K,)`` for decreasing thresholds; the first point is repeated at recall 0."""
     _, false, true = _cumulative(labels, scores)
     recall, precision = true / max(true[-1], 1), true / (true + false)
     return np.append(0, recall), np.append(precision[0], precision)
@@ -112,8 +112,8 @@ def false_positive_rates(p_values: npt.ArrayLike, alphas: npt.ArrayLike) -> Floa
 def _cumulative(labels: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[Floats, Floats, Floats]:
     """Return distinct scores, descending, with the number of healthy and abnormal scans at or above each."""
     is_abnormal, values = _checked(labels, scores)
-    ascending, place = np.unique(values, return_inverse=True)
-    counts = [np.bincount(place[chosen], minlength=ascending.size)[::-1] for chosen in (~is_abnormal, is_abnormal)]
+    ascending, rank = np.unique(values, return_inverse=True)
+    counts = [np.bincount(rank[chosen], minlength=ascending.size)[::-1] for chosen in (~is_abnormal, is_abnormal)]
     return ascending[::-1], np.cumsum(counts[0]).astype(np.float64), np.cumsum(counts[1]).astype(np.float64)
 
 

@@ -1,4 +1,4 @@
-"""Figures of an evaluation, print-quality and readable by colour-blind people (Okabe & Ito 2008 palette)."""
+"""Figures of an evaluation in print quality, with a palette for colour-blind readers (Okabe & Ito 2008)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Scans = tuple[npt.ArrayLike, npt.ArrayLike]
 
 @dataclass(frozen=True, eq=False)
 class CalibrationCurve:
-    """Observed against target false-positive rate (FPR); every field ``(A,)`` but the last.
+    """Observed against target false-positive rate (FPR); all fields except the last are ``(A,)``.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class CalibrationCurve:
     band_low, band_high
         99 % band of the observed FPR if the target holds.
     target
-        The target of the calibration in use; marked.
+        Target FPR of the calibration in use; drawn as a line.
     """
 
     alphas: npt.NDArray[np.float64]
@@ -48,7 +48,7 @@ class CalibrationCurve:
 
 
 def roc_figure(curves: Mapping[str, Scans]) -> Figure:
-    """Return the ROC curve of each score or model; the legend gives its area."""
+    """Draw the ROC curve of each score or model, with its area in the legend."""
     figure, axes = _square("1 − specificity", "sensitivity")
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
     for index, (name, scans) in enumerate(curves.items()):
@@ -58,7 +58,7 @@ def roc_figure(curves: Mapping[str, Scans]) -> Figure:
 
 
 def precision_recall_figure(curves: Mapping[str, Scans]) -> Figure:
-    """Return the precision-recall curve of each score or model; dotted: the share of abnormal scans."""
+    """Draw the precision-recall curve of each score or model; the dotted line is the fraction of abnormal scans."""
     figure, axes = _square("recall (sensitivity)", "precision")
     for index, (name, scans) in enumerate(curves.items()):
         recall, precision = precision_recall_curve(*scans)
@@ -69,7 +69,7 @@ def precision_recall_figure(curves: Mapping[str, Scans]) -> Figure:
 
 
 def calibration_figure(curve: CalibrationCurve) -> Figure:
-    """Return the observed false-positive rate against the target, with its 99 % band."""
+    """Draw the observed false-positive rate against the target, with its 99 % band."""
     figure, axes = _square("target false-positive rate (alpha)", "observed false-positive rate")
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":", label="target")
     axes.fill_between(
@@ -86,7 +86,7 @@ def calibration_figure(curve: CalibrationCurve) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG at 300 dots per inch (or as the ending says)."""
+    """Write a figure at 300 dots per inch; the suffix of the path sets the format."""
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=300, bbox_inches="tight")
 
@@ -108,6 +108,8 @@ def _line(index: int) -> dict[str, Any]:
     return {"color": COLOURS[index % len(COLOURS)], "linestyle": STYLES[index % len(STYLES)], "linewidth": 1.5}
 
 
-def _with_legend(figure: Figure, axes: Axes, place: Literal["lower right", "lower left", "upper left"]) -> Figure:
-    axes.legend(fontsize=7, framealpha=0.8, edgecolor="none", loc=place)
+def _with_legend(
+    figure: Figure, axes: Axes, location: Literal["lower right", "lower left", "upper left"]
+) -> Figure:
+    axes.legend(fontsize=7, framealpha=0.8, edgecolor="none", loc=location)
     return figure

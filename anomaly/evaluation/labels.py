@@ -1,4 +1,4 @@
-"""Labels of scans: healthy or lesion, and the lesion mask.
+"""Ground truth of scans: healthy or lesion, and the lesion mask.
 
 ::
 
@@ -6,8 +6,8 @@
     sub-01_T1w      healthy
     sub-07_T1w      lesion   masks/sub-07_lesion.nii.gz
 
-A row names a scan by ``scan_id`` or, for every scan of a subject, by ``subject``. ``label`` is 0 or 1, or
-healthy or lesion. ``mask`` is optional, on the scan's own grid, and relative to the table.
+A row refers to one scan by ``scan_id``, or to all scans of a subject by ``subject``. ``label`` is 0 or 1, or
+healthy or lesion. ``mask`` is optional: a path relative to the table, of an image on the grid of the scan.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ MASK_ENDINGS = ("", "_mask", "_lesion", "_label-lesion_mask")
 
 @dataclass(frozen=True)
 class Truth:
-    """The label of one scan.
+    """Ground truth of one scan.
 
     Parameters
     ----------
     is_abnormal
         Whether it has a lesion.
     mask
-        Its lesion mask; None where none is given.
+        Path of its lesion mask; None without one.
     """
 
     is_abnormal: bool
@@ -43,14 +43,14 @@ class Truth:
 
 @dataclass(frozen=True)
 class Labels:
-    """A table of labels.
+    """Ground truth of many scans.
 
     Parameters
     ----------
     key
-        The column that names scans: ``"scan_id"`` or ``"subject"``.
+        The column that identifies scans: ``"scan_id"`` or ``"subject"``.
     truths
-        Name → truth.
+        Scan id or subject → ground truth.
     """
 
     key: str
@@ -65,13 +65,14 @@ def read_labels(path: Path, masks_dir: Path | None = None) -> Labels:
     path
         The table.
     masks_dir
-        Folder that mask paths are relative to; by default the folder of the table. A lesion without a mask path
-        is looked for there by name: ``<name>.nii.gz``, ``<name>_mask.nii.gz``, ``<name>_label-lesion_mask.nii.gz``.
+        Folder that mask paths are relative to; by default the folder of the table. For a lesion without a mask
+        path, it is searched for ``<name>.nii.gz``, ``<name>_mask.nii.gz``, ``<name>_lesion.nii.gz`` and
+        ``<name>_label-lesion_mask.nii.gz``.
 
     Raises
     ------
     InputError
-        The table is missing or empty, a column is missing, or a label is unknown or contradicts another.
+        The table is missing or empty, a column is missing, a label is unknown, or two labels contradict each other.
     """
     table = _read(path)
     key = next((name for name in ("scan_id", "subject") if name in table.columns), None)
@@ -97,9 +98,9 @@ class Matched:
     Parameters
     ----------
     table
-        Their rows of the scores table, with ``is_abnormal`` and a subject in every row (its own name if unknown).
+        Their rows of the score table, with ``is_abnormal`` and ``subject`` (the scan id if the subject is unknown).
     truths
-        Scan id → truth.
+        Scan id → ground truth.
     unlabelled, unscored
         Scan ids of the run without a label; names in the labels without a scored scan.
     """
@@ -121,7 +122,7 @@ def match(scores: pd.DataFrame, labels: Labels) -> Matched:
     Raises
     ------
     InputError
-        Nothing matches; the message shows names from both sides.
+        No scan matches; the message gives examples from the run and from the labels.
     """
     names = scores[labels.key].astype(str)
     known = names.isin(set(labels.truths))
@@ -168,11 +169,11 @@ def _truth(path: Path, line: int, row: dict[object, object], name: str, masks_di
     if label not in (*HEALTHY, *LESION):
         raise InputError(f"{path}, line {line}: {unknown_name('label', label, [*HEALTHY, *LESION])}")
     is_abnormal = label in LESION
-    given = str(row.get("mask", "")).strip()
+    mask = str(row.get("mask", "")).strip()
     if not is_abnormal:
         return Truth(is_abnormal=False)
-    if given and given != "n/a":
-        return Truth(is_abnormal, (masks_dir or path.parent) / given)
+    if mask and mask != "n/a":
+        return Truth(is_abnormal, (masks_dir or path.parent) / mask)
     return Truth(is_abnormal, _by_name(masks_dir, name) if masks_dir else None)
 
 

@@ -1,7 +1,7 @@
-"""Voxel level: is the evidence where the lesion is? Always inside the brain, always per subject, then averaged.
+"""Voxel-level metrics of one scan, inside the brain. They are averaged over subjects elsewhere.
 
-The main Dice is at the threshold calibrated on healthy scans. Anything that looks at the lesion masks to choose a
-threshold is called oracle.
+The main Dice uses the threshold that was calibrated on healthy scans. Metrics whose threshold was chosen with the
+lesion masks are called oracle metrics.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from anomaly.core.overlap import dice
 from anomaly.core.volume import FloatArray, MaskArray
 from anomaly.evaluation.detection import Floats, average_precision_of, counts_at_positives
 
-SIZE_BINS_ML = (0.0, 1.0, 5.0, 20.0, float("inf"))
-MIN_OVERLAP = 0.1
+SIZE_BINS_ML = (0.0, 1.0, 5.0, 20.0, float("inf"))  # lesion volumes
+MIN_OVERLAP = 0.1  # flagged fraction of a lesion that counts as found
 _CONNECTED_26 = np.ones((3, 3, 3), dtype=bool)
 
 
@@ -30,9 +30,9 @@ class LesionFound:
     Parameters
     ----------
     volume_ml
-        Its volume.
+        Volume in millilitres.
     overlap
-        Share of it that is flagged, 0 to 1.
+        Fraction of the lesion that is flagged, 0 to 1.
     """
 
     volume_ml: float
@@ -48,15 +48,15 @@ class ScanLocalisation:
     average_precision
         Voxel AP inside the brain.
     dice
-        Of the flagged mask, at the healthy-calibrated threshold; None where nothing was calibrated.
+        Dice of the flagged mask, at the calibrated threshold; None without a calibration.
     oracle_dice
-        Best Dice over all thresholds for this scan alone.
+        Highest Dice over all thresholds for this scan.
     dice_curve
         ``(E,)`` Dice at each of :func:`dice_thresholds`.
     lesions
-        Each connected lesion.
+        The connected lesions.
     lesion_ml, flagged_ml
-        Volumes.
+        Volumes in millilitres.
     """
 
     average_precision: float
@@ -71,20 +71,20 @@ class ScanLocalisation:
 def localise(
     evidence: FloatArray, lesion: MaskArray, brain: MaskArray, flagged: MaskArray | None, voxel_ml: float
 ) -> ScanLocalisation:
-    """Return how well the evidence and the flagged mask of one scan show its lesion.
+    """Compare the evidence and the flagged mask of one scan with its lesion mask.
 
     Parameters
     ----------
     evidence
-        float32 ``(I, J, K)``, larger = more anomalous.
+        float32 ``(I, J, K)``, higher = more anomalous.
     lesion
-        The true lesion; its part outside ``brain`` counts as missed.
+        The lesion mask; voxels outside ``brain`` count as missed.
     brain
-        Where the evidence speaks.
+        Voxels for which evidence was computed.
     flagged
-        The mask at the healthy-calibrated threshold; None without a calibration.
+        The mask of voxels above the calibrated threshold; None without a calibration.
     voxel_ml
-        Volume of a voxel.
+        Volume of a voxel in millilitres.
     """
     return ScanLocalisation(
         average_precision=voxel_average_precision(evidence, lesion, brain),
@@ -100,7 +100,7 @@ def localise(
 def voxel_average_precision(evidence: FloatArray, lesion: MaskArray, brain: MaskArray) -> float:
     """Return the average precision of the voxels inside the brain; nan for an empty lesion.
 
-    Lesion voxels outside the brain mask are never found: they count in the recall and add no precision.
+    Lesion voxels outside the brain mask count as missed: they lower the recall.
     """
     inside = lesion & brain
     if not lesion.any():
@@ -112,12 +112,12 @@ def voxel_average_precision(evidence: FloatArray, lesion: MaskArray, brain: Mask
 
 
 def dice_at(evidence: FloatArray, lesion: MaskArray, brain: MaskArray, threshold: float) -> float:
-    """Return the Dice of the brain voxels whose evidence is above a threshold."""
+    """Return the Dice between the lesion and the brain voxels with evidence above a threshold."""
     return dice((evidence > threshold) & brain, lesion)
 
 
 def oracle_dice(evidence: FloatArray, lesion: MaskArray, brain: MaskArray) -> float:
-    """Return the best Dice over all thresholds of this one scan. Looks at the lesion: oracle."""
+    """Return the highest Dice over all thresholds for one scan; an oracle metric."""
     inside = lesion & brain
     if not inside.any():
         return 0.0
@@ -138,16 +138,16 @@ def dice_curve(evidence: FloatArray, lesion: MaskArray, brain: MaskArray) -> Flo
 
 
 def oracle_threshold(curves: Sequence[Floats]) -> tuple[float, int]:
-    """Return the one threshold, and its place, with the best mean Dice over scans: the literature's "best Dice".
+    """Return the threshold with the highest mean Dice over scans, and its index: the literature's "best Dice".
 
-    Looks at the lesions of the test set: oracle.
+    It is chosen with the lesion masks of the test set, which makes it an oracle threshold.
     """
     best = int(np.mean(curves, axis=0).argmax())
     return float(dice_thresholds()[best]), best
 
 
 def lesions_found(flagged: MaskArray, lesion: MaskArray, voxel_ml: float) -> tuple[LesionFound, ...]:
-    """Return each 26-connected lesion with the share of it that is flagged."""
+    """Return each 26-connected lesion with the fraction of it that is flagged."""
     labels, n = ndimage.label(lesion, structure=_CONNECTED_26)
     sizes = np.bincount(labels.ravel(), minlength=n + 1)[1:]
     hits = np.bincount(labels[flagged], minlength=n + 1)[1:]
@@ -162,12 +162,12 @@ def size_bins(bins_ml: Sequence[float] = SIZE_BINS_ML) -> list[str]:
 def recall_by_size(
     lesions: Sequence[LesionFound], bins_ml: Sequence[float] = SIZE_BINS_ML, min_overlap: float = MIN_OVERLAP
 ) -> dict[str, tuple[int, int]]:
-    """Return for each size bin ``(low, high]`` how many lesions were found and how many there are.
+    """Count found lesions and all lesions in each size bin ``(low, high]``.
 
     Parameters
     ----------
     min_overlap
-        Share of a lesion that must be flagged for it to count as found: one lucky voxel is not a finding.
+        Fraction of a lesion that must be flagged for it to count as found, so that a single voxel is not enough.
     """
     result = {}
     for name, (low, high) in zip(size_bins(bins_ml), _pairs(bins_ml), strict=True):
@@ -181,7 +181,7 @@ def _pairs(bins_ml: Sequence[float]) -> list[tuple[float, float]]:
 
 
 def _n_above(values: npt.NDArray[np.floating], thresholds: Floats) -> Floats:
-    """Return how many values ``(V,)`` lie strictly above each ascending threshold ``(E,)``."""
+    """Count the values ``(V,)`` strictly above each of the ascending thresholds ``(E,)``."""
     n_below = np.searchsorted(thresholds, values, side="left")
     counts = np.bincount(n_below, minlength=thresholds.size + 1)
     return np.cumsum(counts[::-1])[::-1][1:].astype(np.float64)

@@ -1,4 +1,4 @@
-"""Localisation in one scan from files: its evidence map and flagged mask against its lesion mask."""
+"""Voxel-level metrics of one scan from its files: evidence map, flagged mask and lesion mask."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from anomaly.core.errors import InputError
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
 from anomaly.evaluation.localisation import ScanLocalisation, localise
 
-SAME_PLACE_VOXELS = 0.1  # how far the corners of two grids that count as one may lie apart
+MAX_CORNER_DISTANCE_VOXELS = 0.1  # between two grids that count as equal
 
 
 def localise_files(evidence_path: Path, lesion_path: Path, flagged_path: Path | None) -> ScanLocalisation:
-    """Return how well a scan's maps show its lesion; all three files lie on the scan's own grid.
+    """Compare the maps of a scan with its lesion mask; all files are on the grid of the scan.
 
-    Where there is no evidence (0: outside the brain) nothing can be found, and a lesion there counts as missed.
+    Evidence is 0 outside the brain; lesion voxels there count as missed.
 
     Parameters
     ----------
     flagged_path
-        The mask at the healthy-calibrated threshold; None without a calibration.
+        The mask of voxels above the calibrated threshold; None without a calibration.
 
     Raises
     ------
     InputError
-        A file is missing, unreadable, on another grid, or the lesion mask is empty.
+        A file is missing, unreadable or on another grid, or the lesion mask is empty.
     """
     evidence, grid = read_image(evidence_path, "evidence map")
     lesion = _read_mask(lesion_path, grid, "lesion mask")
@@ -41,7 +41,7 @@ def localise_files(evidence_path: Path, lesion_path: Path, flagged_path: Path | 
 
 
 def read_image(path: Path, what: str) -> tuple[FloatArray, Geometry]:
-    """Return the voxels float32 ``(I, J, K)`` and the grid of a NIfTI file, without trailing axes of length 1."""
+    """Read voxels, float32 ``(I, J, K)``, and grid of a NIfTI file; trailing axes of length 1 are dropped."""
     if not path.is_file():
         raise InputError(f"there is no {what} at {path}")
     try:
@@ -58,10 +58,10 @@ def read_image(path: Path, what: str) -> tuple[FloatArray, Geometry]:
 
 def _read_mask(path: Path, grid: Geometry, what: str) -> MaskArray:
     voxels, found = read_image(path, what)
-    if found.shape != grid.shape or _corner_distance(found, grid) > SAME_PLACE_VOXELS * min(grid.spacing):
+    if found.shape != grid.shape or _corner_distance(found, grid) > MAX_CORNER_DISTANCE_VOXELS * min(grid.spacing):
         raise InputError(
-            f"the {what} {path} lies on another grid than the scan: found {found.shape} voxels of {_mm(found)} mm, "
-            f"expected {grid.shape} of {_mm(grid)} mm at the same place; resample it to the scan"
+            f"the {what} {path} is not on the grid of the scan: found {found.shape} voxels of {_mm(found)} mm, "
+            f"expected {grid.shape} of {_mm(grid)} mm at the same position; resample it to the scan"
         )
     return voxels > 0
 

@@ -1,4 +1,4 @@
-"""Compare a run with labels: every metric of an evaluation; nothing is written."""
+"""Compute all metrics of an evaluation from a run and its labels. No files are written."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class EvaluationSettings:
 
 @dataclass(frozen=True)
 class Problem:
-    """Why a scan, or a part of it, is missing from a metric."""
+    """Why a scan is missing from some or all metrics."""
 
     scan_id: str
     code: str
@@ -65,8 +65,8 @@ class Evaluation:
         Provenance: ``run.json``.
     per_scan
         One row per labelled scan: ``scan_id subject is_abnormal status score p_value flagged`` and, for lesions
-        with a
-        mask, ``voxel_average_precision dice oracle_dice_one_threshold oracle_dice_per_scan lesion_ml flagged_ml``.
+        with a mask, ``voxel_average_precision dice oracle_dice_one_threshold oracle_dice_per_scan lesion_ml
+        flagged_ml``.
     detection
         Score name → metric → estimate; the declared score first.
     fpr_checks
@@ -74,15 +74,15 @@ class Evaluation:
     localisation
         Metric → estimate over subjects.
     recall
-        Size of lesion → (found, all).
+        Size bin → (lesions found, all lesions).
     oracle_threshold
-        The one evidence threshold behind ``oracle_dice_one_threshold``; nan without a lesion mask.
+        The evidence threshold of ``oracle_dice_one_threshold``; nan without a lesion mask.
     drift
-        Whether the healthy scans score like those of the calibration; None without one.
+        Whether the healthy scans score like those of the calibration; None without a calibration.
     unlabelled, unscored
         Scans of the run without a label; labels without a scored scan.
     problems
-        What was left out, and why.
+        Scans that were left out, with the reason.
     """
 
     run: Mapping[str, Any]
@@ -107,20 +107,25 @@ def compute_metrics(
     settings: EvaluationSettings | None = None,
     progress: Progress = no_progress,
 ) -> Evaluation:
-    """Compare a run with the truth; parameters and errors as in :func:`pipelines.evaluate.evaluate`."""
+    """Compare a run with the ground truth.
+
+    Parameters and errors are those of :func:`pipelines.evaluate.evaluate`.
+    """
     chosen = settings or EvaluationSettings()
     run = read_run_json(run_dir)
     matched = match(read_score_table(run_dir), read_labels(labels_tsv, masks_dir))
     marked = (run.get("calibration") or {}).get("voxel_threshold") is not None
-    places, problems = _localise_all(run_dir, matched, marked, progress)
-    table, threshold = _with_localisation(matched.table, places)
+    localised, problems = _localise_all(run_dir, matched, marked, progress)
+    table, threshold = _with_localisation(matched.table, localised)
     return Evaluation(
         run=run,
         per_scan=table,
         detection=_detection(table, str(run.get("score_name", "score")), chosen),
         fpr_checks=_fpr_checks(table, run, chosen.alphas),
         localisation=_localisation(table, chosen, marked),
-        recall=recall_by_size([lesion for place in places.values() for lesion in place.lesions]) if marked else {},
+        recall=recall_by_size([lesion for found in localised.values() for lesion in found.lesions])
+        if marked
+        else {},
         oracle_threshold=threshold,
         drift=_drift(table, run),
         unlabelled=matched.unlabelled,
@@ -133,17 +138,17 @@ def compute_metrics(
 def _localise_all(
     run_dir: Path, matched: Matched, marked: bool, progress: Progress
 ) -> tuple[dict[str, ScanLocalisation], list[Problem]]:
-    """Return the localisation of each scored lesion that has a mask, and why others have none."""
+    """Localise each scored lesion that has a mask, and list the scans for which this is not possible."""
     table, truths = matched.table, matched.truths
     scored = table[table["score"].notna()].to_dict("records")
     masked = [row for row in scored if truths[str(row["scan_id"])].mask is not None]
-    places: dict[str, ScanLocalisation] = {}
+    localised: dict[str, ScanLocalisation] = {}
     problems = _without_mask(scored, truths) if masked else []
     for done, row in enumerate(masked):
         scan_id = str(row["scan_id"])
         progress(done, len(masked), f"localised {scan_id}")
         try:
-            places[scan_id] = localise_files(
+            localised[scan_id] = localise_files(
                 run_dir / str(row["map_path"]),
                 truths[scan_id].mask or Path(),
                 run_dir / str(row["mask_path"]) if marked else None,
@@ -151,9 +156,9 @@ def _localise_all(
         except InputError as error:
             problems.append(Problem(scan_id, "no_localisation", str(error)))
     progress(len(masked), len(masked), "done")
-    if masked and not places:
-        raise InputError(f"none of {len(masked)} lesion masks can be used; the last: {problems[-1].message}")
-    return places, problems
+    if masked and not localised:
+        raise InputError(f"none of {len(masked)} lesion masks can be used; the last error: {problems[-1].message}")
+    return localised, problems
 
 
 def _without_mask(scored: list[dict[Any, Any]], truths: Mapping[str, Truth]) -> list[Problem]:
@@ -164,29 +169,33 @@ def _without_mask(scored: list[dict[Any, Any]], truths: Mapping[str, Truth]) -> 
     ]
 
 
-def _with_localisation(table: pd.DataFrame, places: Mapping[str, ScanLocalisation]) -> tuple[pd.DataFrame, float]:
-    """Return the table with the numbers of each localised scan, and the one oracle threshold."""
-    threshold, index = oracle_threshold([p.dice_curve for p in places.values()]) if places else (float("nan"), 0)
+def _with_localisation(
+    table: pd.DataFrame, localised: Mapping[str, ScanLocalisation]
+) -> tuple[pd.DataFrame, float]:
+    """Add the voxel-level metrics of each scan to the table; also return the oracle threshold."""
+    threshold, index = (
+        oracle_threshold([p.dice_curve for p in localised.values()]) if localised else (float("nan"), 0)
+    )
     rows = {
         scan_id: {
-            "voxel_average_precision": place.average_precision,
-            "dice": np.nan if place.dice is None else place.dice,
-            "oracle_dice_one_threshold": float(place.dice_curve[index]),
-            "oracle_dice_per_scan": place.oracle_dice,
-            "lesion_ml": place.lesion_ml,
+            "voxel_average_precision": found.average_precision,
+            "dice": np.nan if found.dice is None else found.dice,
+            "oracle_dice_one_threshold": float(found.dice_curve[index]),
+            "oracle_dice_per_scan": found.oracle_dice,
+            "lesion_ml": found.lesion_ml,
         }
-        for scan_id, place in places.items()
+        for scan_id, found in localised.items()
     }
     extra = pd.DataFrame(
         list(rows.values()), index=list(rows), columns=[*VOXEL_METRICS, "lesion_ml"], dtype="float64"
     )
     extra = extra.reindex(table["scan_id"].astype(str)).reset_index(drop=True)
-    kept = [c for c in table.columns if c in PER_SCAN_COLUMNS or str(c).startswith("score_")]
-    return pd.concat([table[kept], extra], axis=1), threshold
+    columns = [c for c in table.columns if c in PER_SCAN_COLUMNS or str(c).startswith("score_")]
+    return pd.concat([table[columns], extra], axis=1), threshold
 
 
 def _detection(table: pd.DataFrame, declared: str, settings: EvaluationSettings) -> dict[str, dict[str, Estimate]]:
-    """Return every scan-level metric of the declared score and of every other score."""
+    """Estimate all scan-level metrics of the declared score and of all other scores."""
     scored = table[table["score"].notna()]
     names = [c for c in scored.columns if c.startswith("score_") and c != f"score_{declared}"]
     columns = {f"{declared} (declared)": "score", **{c.removeprefix("score_"): c for c in sorted(names)}}
@@ -217,14 +226,14 @@ def healthy_values(table: pd.DataFrame, column: str) -> pd.Series[float]:
 
 
 def _fpr_checks(table: pd.DataFrame, run: Mapping[str, Any], alphas: Sequence[float]) -> tuple[FPRCheck, ...]:
-    """Return the check at the run's alpha, then at every other alpha that its number of reference scans allows."""
+    """Check the FPR at the alpha of the run, and at the other alphas that the number of reference scans allows."""
     calibration = run.get("calibration")
     p_values = healthy_values(table, "p_value")
     if not calibration or p_values.empty:
         return ()
-    own = float(calibration["alpha"])
+    run_alpha = float(calibration["alpha"])
     checks = []
-    for alpha in [own, *(a for a in alphas if not np.isclose(a, own))]:
+    for alpha in [run_alpha, *(a for a in alphas if not np.isclose(a, run_alpha))]:
         try:
             checks.append(check_fpr(int((p_values <= alpha).sum()), len(p_values), calibration["n_healthy"], alpha))
         except AlphaTooSmallError:
@@ -242,7 +251,7 @@ def _drift(table: pd.DataFrame, run: Mapping[str, Any]) -> DriftStatement | None
 
 
 def _localisation(table: pd.DataFrame, settings: EvaluationSettings, marked: bool) -> dict[str, Estimate]:
-    """Return each voxel metric over subjects with a lesion, and the flagged volume in healthy scans."""
+    """Estimate each voxel metric over subjects with a lesion, and the flagged volume in healthy scans."""
     is_abnormal = table["is_abnormal"].astype(bool)
     metrics = {name: table.loc[is_abnormal, name] for name in VOXEL_METRICS}
     if marked:

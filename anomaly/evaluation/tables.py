@@ -1,4 +1,4 @@
-"""Results as tables: numbers for programs, one cell per estimate for people."""
+"""Results as tables: one row per estimate for programs, one cell per estimate for readers."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from anomaly.evaluation.bootstrap import Estimate
 Rows = Mapping[str, Mapping[str, Estimate]]
 """Row name → metric name → estimate."""
 
-NOTHING = "–"
+MISSING_VALUE = "–"
 
 
 def cell(estimate: Estimate | None, digits: int = 2) -> str:
-    """Return ``"0.86 (0.79 to 0.92)"``; a dash where there is no value, no brackets where no interval."""
+    """Format an estimate as ``"0.86 (0.79 to 0.92)"``; the interval may be missing, a missing value is a dash."""
     if estimate is None or math.isnan(estimate.value):
-        return NOTHING
+        return MISSING_VALUE
     value = f"{estimate.value:.{digits}f}"
     if math.isnan(estimate.low):
         return value
@@ -49,37 +49,37 @@ def text_table(rows: Rows, first_column: str = "name", digits: int = 2) -> pd.Da
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """Return a table as GitHub markdown."""
+    """Format a table as GitHub markdown."""
     lines = [[str(column) for column in table.columns], ["---"] * len(table.columns)]
     lines += [[_text(value) for value in row] for row in table.itertuples(index=False)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def place_of(name: str) -> str:
-    """Return the line that begins the place of a table."""
+def table_marker(name: str) -> str:
+    """Return the comment line that marks where a table belongs in a page."""
     return f"<!-- measured: {name} -->\n"
 
 
-def filled(text: str, tables: Mapping[str, str]) -> str:
-    """Return a page with its measured tables replaced; the rest stays as it is.
+def fill_tables(text: str, tables: Mapping[str, str]) -> str:
+    """Replace the measured tables of a page; the rest stays as it is.
 
     Raises
     ------
     InputError
-        If the page has no place for a table.
+        The page has no marker for a table.
     """
     for name, table in tables.items():
-        begin = place_of(name)
+        begin = table_marker(name)
         before, _, rest = text.partition(begin)
         _, end, after = rest.partition("<!-- end -->")
         if not end:
-            raise InputError(f"the page has no place for {name!r}: {begin.strip()} … <!-- end -->")
+            raise InputError(f"the page has no marker for {name!r}: {begin.strip()} … <!-- end -->")
         text = f"{before}{begin}\n{table.strip()}\n\n{end}{after}"
     return text
 
 
 def as_json(value: Any) -> Any:
-    """Return a value with every nan and infinity as None, because JSON has neither."""
+    """Replace nan and infinity by None, because JSON has neither."""
     if isinstance(value, Mapping):
         return {str(key): as_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

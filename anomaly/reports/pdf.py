@@ -157,7 +157,7 @@ def _regions(case: Case, width: float) -> list[Flowable]:
         ]
         for region in case.score.regions
     ]
-    header = ["", "Position (rough)", "Compared with expectation", "ml", "Peak", "Mean", "MNI mm", "Voxel"]
+    header = ["", "Approximate position", "Intensity", "ml", "Peak", "Mean", "MNI mm", "Voxel"]
     shares = [0.05, 0.2, 0.2, 0.09, 0.08, 0.08, 0.15, 0.15]
     note = _text(wording.explain_regions(case.run), "quiet")
     return [heading, _table(header, rows, shares, width, left=3), note]

@@ -12,7 +12,7 @@ import pandas as pd
 from anomaly.core.files import write_json, write_text
 from anomaly.evaluation.bootstrap import Estimate
 from anomaly.evaluation.compare import Comparison, compare
-from anomaly.evaluation.tables import NOTHING, as_json, cell, markdown
+from anomaly.evaluation.tables import MISSING_VALUE, as_json, cell, markdown
 
 METRICS = {
     "voxel_average_precision": "voxel AP",
@@ -206,7 +206,7 @@ def _family(facts: Mapping[str, Any]) -> str:
 
 
 def _number(value: float | None, form: str) -> str:
-    return NOTHING if value is None else f"{value:{form}}"
+    return MISSING_VALUE if value is None else f"{value:{form}}"
 
 
 def _fpr_text(results: Results) -> str:
@@ -237,7 +237,7 @@ def _table(comparison: Comparison) -> pd.DataFrame:
 def _cell(comparison: Comparison, name: str, metric: str) -> str:
     text = cell(comparison.values[name].get(metric))
     spread = comparison.spread.get(name, {}).get(metric)
-    return text if spread is None or text == NOTHING else f"{text} ± {spread:.2f}"
+    return text if spread is None or text == MISSING_VALUE else f"{text} ± {spread:.2f}"
 
 
 def _pairing_table(pairings: Iterable[Pairing]) -> pd.DataFrame:

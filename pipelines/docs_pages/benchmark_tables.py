@@ -18,7 +18,7 @@ import pandas as pd
 from anomaly.cohort.table import accepted, read_records
 from anomaly.core.errors import ConfigError, InputError, unknown_name
 from anomaly.core.files import write_text
-from anomaly.evaluation.tables import filled, markdown, place_of
+from anomaly.evaluation.tables import fill_tables, markdown, table_marker
 from anomaly.preprocessing.chain import ChainSettings
 from pipelines.benchmark.speed.cpu import measure_speed
 from pipelines.benchmark.studies.ablation import PUBLISHED, ablation
@@ -83,8 +83,8 @@ def write_page(sources: Sources, page: Path = PAGE, wanted: Collection[str] = ()
         if name not in TABLES:
             raise ConfigError(unknown_name("table", name, list(TABLES)))
     for name, measure in TABLES.items():
-        if name in (wanted or TABLES) and (wanted or place_of(name) in text):
-            text = filled(text, {name: measure(sources)})
+        if name in (wanted or TABLES) and (wanted or table_marker(name) in text):
+            text = fill_tables(text, {name: measure(sources)})
     write_text(page, text)
 
 

@@ -19,7 +19,7 @@ import pandas as pd
 
 from anomaly.core.errors import InputError
 from anomaly.core.files import read_json, write_text
-from anomaly.evaluation.tables import NOTHING, filled, markdown, place_of
+from anomaly.evaluation.tables import MISSING_VALUE, fill_tables, markdown, table_marker
 
 MAX_COLUMNS = 10  # a table with more measures is transposed
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "validation.md"
@@ -38,10 +38,10 @@ def write_docs(folders: Sequence[Path], page: Path = PAGE) -> None:
         if not (folder / "result.json").is_file():
             raise InputError(f"no {folder / 'result.json'}; run `anomaly validate` there first")
         tables = check_tables(read_json(folder / "result.json"))
-        wanted = {name: table for name, table in tables.items() if place_of(name) in text}
+        wanted = {name: table for name, table in tables.items() if table_marker(name) in text}
         if not wanted:
             raise InputError(f"{page} has no place for any of {', '.join(tables)}")
-        text = filled(text, wanted)
+        text = fill_tables(text, wanted)
     write_text(page, text)
 
 
@@ -71,7 +71,7 @@ def _table(of_models: Mapping[str, Mapping[str, float | None]]) -> pd.DataFrame:
 
 
 def _cell(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    return MISSING_VALUE if value is None else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
 def main() -> None:

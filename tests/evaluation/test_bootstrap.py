@@ -43,7 +43,7 @@ def test_the_interval_of_a_mean_is_about_two_standard_errors(rng: np.random.Gene
     assert (found.n_subjects, found.n_draws) == (200, 2000)
 
 
-def test_both_ways_to_a_mean_agree(rng: np.random.Generator) -> None:
+def test_bootstrap_and_bootstrap_mean_agree(rng: np.random.Generator) -> None:
     values, subjects = rng.normal(size=50), list(range(50))
     general = bootstrap(lambda rows: float(values[rows].mean()), subjects)
     quick = bootstrap_mean(values, subjects)
@@ -51,7 +51,7 @@ def test_both_ways_to_a_mean_agree(rng: np.random.Generator) -> None:
     np.testing.assert_allclose([general.low, general.high], [quick.low, quick.high], atol=0.03)
 
 
-def test_an_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+def test_an_interval_has_about_its_nominal_coverage() -> None:
     covered = 0
     for seed in range(200):
         values = np.random.default_rng(seed).normal(size=60)
@@ -70,7 +70,7 @@ def test_values_that_are_missing_are_left_out() -> None:
     assert (found.value, found.n_subjects) == (2.0, 2)
 
 
-def test_pairing_removes_what_both_sides_share(rng: np.random.Generator) -> None:
+def test_pairing_removes_the_variation_that_both_share(rng: np.random.Generator) -> None:
     difficulty = rng.normal(0, 5, size=40)
     first, second = difficulty + 0.3 + rng.normal(0, 0.1, 40), difficulty + rng.normal(0, 0.1, 40)
     found = paired_difference(first, second, list(range(40)))

@@ -14,27 +14,27 @@ def normal(n: int, seed: int = 0, size: int = 8) -> Floats:
     return np.random.default_rng(seed).standard_normal((n, size))
 
 
-def test_more_of_the_same_kind_covers_what_is_real_and_is_as_dense() -> None:
+def test_draws_from_the_real_distribution_have_the_expected_coverage_and_density() -> None:
     found = density_coverage(normal(1000, 1, size=2), normal(1000, 2, size=2), neighbours=5)
     assert abs(found.coverage - (1 - 2**-5)) < 0.02
     assert abs(found.density - 1) < 0.05
     assert found.distinct > 0.8
 
 
-def test_one_image_again_and_again_covers_little_and_nothing_of_it_is_distinct() -> None:
+def test_a_repeated_image_has_low_coverage_and_no_distinct_images() -> None:
     found = density_coverage(normal(300), np.tile(normal(1, 1), (300, 1)))
     assert found.coverage < 0.05
     assert found.distinct == 0
 
 
-def test_half_of_the_kinds_cover_half_of_what_is_real() -> None:
-    kinds = np.repeat([-100.0, 100.0], 200)[:, None]
-    found = density_coverage(normal(400) + kinds, normal(400, 1) + 100)
+def test_half_of_the_modes_cover_half_of_the_real_images() -> None:
+    modes = np.repeat([-100.0, 100.0], 200)[:, None]
+    found = density_coverage(normal(400) + modes, normal(400, 1) + 100)
     assert abs(found.coverage - 0.5) < 0.05
     assert abs(found.density - 1) < 0.3
 
 
-def test_images_far_from_all_that_is_real_cover_nothing_though_they_differ() -> None:
+def test_distinct_images_far_from_all_real_ones_have_no_coverage() -> None:
     found = density_coverage(normal(100), normal(100, 1) + 100)
     assert found.coverage == found.density == 0
     assert found.distinct == 1
@@ -74,20 +74,20 @@ def test_the_frechet_distance_of_covariances_that_do_not_commute_is_that_of_the_
     assert frechet_distance(first, second) == pytest.approx(expected)
 
 
-def test_half_of_what_is_generated_could_be_real_and_all_that_is_real_generated() -> None:
+def test_precision_is_one_half_if_half_of_the_generated_images_are_far_from_real_ones() -> None:
     found = precision_recall(normal(300), np.concatenate([normal(300, 1), normal(300, 2) + 100]))
     assert abs(found.precision - 0.5) < 0.05
     assert found.recall > 0.9
 
 
-def test_few_kinds_are_precise_and_recall_little() -> None:
-    kinds = np.repeat([-100.0, 100.0], 200)[:, None]
-    found = precision_recall(normal(400) + kinds, normal(400, 1) + 100)
+def test_half_of_the_modes_have_high_precision_and_half_the_recall() -> None:
+    modes = np.repeat([-100.0, 100.0], 200)[:, None]
+    found = precision_recall(normal(400) + modes, normal(400, 1) + 100)
     assert found.precision > 0.9
     assert abs(found.recall - 0.5) < 0.05
 
 
-def test_copies_are_told_from_new_images_of_the_same_kind() -> None:
+def test_copies_are_distinguished_from_new_images_of_the_same_distribution() -> None:
     known, new = normal(1500, 1, size=20), normal(1500, 2, size=20)
     assert memorised_fraction(known, new) < 0.01
     nearly = known[:500] + 0.01 * normal(500, 3, size=20)

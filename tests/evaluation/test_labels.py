@@ -63,7 +63,7 @@ def test_mask_paths_are_relative_to_the_folder_of_masks(tmp_path: Path) -> None:
         ("subject\tlabel\na\t1\na\t0\n", "line 3: subject 'a' has two different rows"),
     ],
 )
-def test_a_table_that_does_not_say_what_is_healthy_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_a_table_without_valid_labels_is_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         read_labels(write(tmp_path, text))
 

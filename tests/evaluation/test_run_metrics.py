@@ -112,7 +112,7 @@ def test_masks_are_found_in_a_folder_by_name(tmp_path: Path) -> None:
     assert found.localisation["voxel_average_precision"].n_subjects == 8
 
 
-def test_healthy_scans_alone_give_the_fpr_and_nothing_else(tmp_path: Path) -> None:
+def test_healthy_scans_alone_give_the_fpr_only(tmp_path: Path) -> None:
     run = make_run(tmp_path, n_ill=0)
     found = compute_metrics(run, tmp_path / "labels.tsv", settings=FEW)
     assert np.isnan(found.detection["reconstruction (declared)"]["auroc"].value)
@@ -137,7 +137,7 @@ def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
         compute_metrics(tmp_path, tmp_path / "labels.tsv")
 
 
-def test_progress_is_told(tmp_path: Path) -> None:
+def test_progress_is_reported(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     run = make_run(tmp_path)
     compute_metrics(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from anomaly.core.files import atomic_path, read_json, write_json
-from anomaly.evaluation.tables import NOTHING, as_json
+from anomaly.evaluation.tables import MISSING_VALUE, as_json
 from pipelines.validation.model_under_test import CheckResult
 from pipelines.validation.settings import ValidationSettings
 from pipelines.validation.thresholds import Threshold
@@ -236,5 +236,6 @@ def stored_checks(folder: Path, cache_keys: Mapping[str, str]) -> Sequence[Store
 
 def _as_line(row: Mapping[str, str | float]) -> str:
     return "  ".join(
-        value if isinstance(value, str) else NOTHING if value is None else f"{value:.4g}" for value in row.values()
+        value if isinstance(value, str) else MISSING_VALUE if value is None else f"{value:.4g}"
+        for value in row.values()
     )

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from anomaly.core.errors import ConfigError, InputError
-from anomaly.evaluation.tables import filled, place_of
+from anomaly.evaluation.tables import fill_tables, table_marker
 from pipelines.benchmark.studies.ablation import PUBLISHED
 from pipelines.benchmark.tables import Measurement, measurement_table
 from pipelines.docs_pages.benchmark_tables import PAGE, TABLES, Sources, write_page
@@ -16,22 +16,22 @@ TABLE = measurement_table([Measurement("ingest", "3 s", "≤ 4 s"), Measurement(
 
 def test_tables_are_replaced_and_prose_stays() -> None:
     page = "before\n<!-- measured: speed -->\nold\n<!-- end -->\nafter\n"
-    new = filled(page, {"speed": TABLE})
+    new = fill_tables(page, {"speed": TABLE})
     assert new.startswith("before\n<!-- measured: speed -->\n")
     assert new.endswith("<!-- end -->\nafter\n")
     assert "| ingest | 3 s | ≤ 4 s |" in new
     assert "old" not in new
-    assert filled(new, {"speed": TABLE}) == new
+    assert fill_tables(new, {"speed": TABLE}) == new
 
 
 def test_the_shipped_page_has_a_place_for_every_table() -> None:
     tables = {name: name for name in TABLES if name != "ablation"}
-    assert filled(PAGE.read_text(encoding="utf-8"), tables)
+    assert fill_tables(PAGE.read_text(encoding="utf-8"), tables)
 
 
 def test_a_page_without_a_place_for_a_table_is_refused() -> None:
-    with pytest.raises(InputError, match="no place for 'speed'"):
-        filled("nothing here", {"speed": TABLE})
+    with pytest.raises(InputError, match="no marker for 'speed'"):
+        fill_tables("nothing here", {"speed": TABLE})
 
 
 @pytest.mark.parametrize(("table", "config"), [("detection", "ixi"), ("families", "families")])
@@ -68,5 +68,5 @@ def sources(folder: Path) -> Sources:
 
 def page_for(folder: Path, *names: str) -> Path:
     page = folder / "page.md"
-    page.write_text("".join(f"{place_of(name)}<!-- end -->\n" for name in names))
+    page.write_text("".join(f"{table_marker(name)}<!-- end -->\n" for name in names))
     return page
