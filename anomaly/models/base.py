@@ -302,6 +302,11 @@ class NetworkDetector(Detector):
         self.eval()
 
 
+def foreground_mask(values: Tensor) -> Tensor:
+    """Return 1.0 where values are not 0, and 0.0 elsewhere; several times faster than a comparison and a cast."""
+    return values.sign().abs_()
+
+
 def either_foreground(first: Tensor, second: Tensor) -> Tensor:
     """Return bool ``(B, 1, *S)``: where at least one of two images ``(B, C, *S)`` is not background (0)."""
     return ((first != 0) | (second != 0)).any(dim=1, keepdim=True)

@@ -47,7 +47,7 @@ class IntensityThreshold(ClosedFormDetector):
 
     def fit_closed_form(self, train: VolumeSource) -> None:
         """Learn the median; see the base class."""
-        check_cohort(train, self.grid, self.family, fewest=1)
+        check_cohort(train, self.grid, self.family, min_scans=1)
         medians = [voxels[mask].median() for voxels, mask in volumes(train) if mask.any()]
         self.median = torch.stack(medians).median()
 

@@ -1,26 +1,26 @@
 """Restoration: a U-Net that undoes synthetic changes of a known grade, step by step.
 
-Idea. The corruption c(x) of a healthy image x comes in grades t, from nothing to all of it, as the noise of a
-diffusion model does ("cold diffusion"). The network g_θ is told the grade and predicts the whole correction
-x − c(x); the image gets the share of it by which it was changed:
+Idea. The corruption c(x) of a healthy image x is applied in part, from not at all (grade 0) to fully (grade 1),
+like the noise of a diffusion model ("cold diffusion"). The grade t is an input of the network g_θ. The network
+predicts the full correction x − c(x); the image is corrected by the share w(t) of it by which it was changed:
 
     x_t = (1 − w(t)) x + w(t) c(x),    w(t) = t,    t ~ U(0, 1]
     x̂₀(x_t, t) = x_t + w(t) g_θ(x_t, t)
     L = Σ ω (x̂₀(x_t, t) − x)² / (2 s² Σ m),    ω = m · (1 + λ · changed),    m the mask
 
-A new scan is taken for the highest grade. In each of n steps the network predicts the healthy image, and what
-departs from it is kept to the share that the next lower grade would leave:
+A new scan is treated as an image of the highest grade. In each of n steps, the network predicts the healthy image;
+the next image keeps as much of the deviation from it as the next lower grade would leave:
 
     x_1 = the scan,    t_i = 1, 1 − 1/n, …, 1/n
     x_{i+1} = x̂₀ + w(t_{i+1})/w(t_i) · (x_i − x̂₀),    x̂₀ = x̂₀(x_i, t_i)
     r = Σ_i (x_i − x̂₀) / Σ_i w(t_i)
 
-At a high grade the network undoes what is plain, at a low grade what is subtle. x̂₀ − x_i points towards more
-healthy images at every grade, as the score of a diffusion model does; what was undone in all steps, r, is the
-evidence. A network that restores perfectly gives r = the scan − x in any number of steps.
+At high grades the network undoes obvious changes, at low grades subtle ones. At every grade, x̂₀ − x_i points
+towards healthier images, as the score of a diffusion model does. The evidence is r, the sum of the corrections of
+all steps. With a perfect network r is the scan minus x, for any number of steps.
 
-The second output, ``change_logit``, says how sure the network is that a voxel was changed: log-odds of "too dark"
-and "too bright", trained by cross-entropy on the size of the graded change; evidence is the mean over the steps.
+The second output, ``change_logit``, predicts whether a voxel was changed: the logits of "too dark" and "too
+bright", trained by cross-entropy on the size of the change at the grade. The evidence map is the mean over steps.
 
 Source: Naval Marimont et al. 2023, "DISYRE: Diffusion-Inspired SYnthetic REstoration for Unsupervised Anomaly
 Detection"; Bansal et al. 2022, "Cold Diffusion" (the step). The changes are those of the denoising autoencoder.
@@ -35,21 +35,18 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from anomaly.core.image_views import VolumeSource
-from anomaly.models.base import Evidence, ModelSettings, NetworkDetector, StepInfo, apply_mask, target_slice
-from anomaly.models.components.change_logit import RARE, change_logit_loss, change_target, signed_change_logit
+from anomaly.models.base import Evidence, ModelSettings, StepInfo, apply_mask, foreground_mask, target_slice
 from anomaly.models.components.context_unet import (
+    UNCHANGED_LOGIT,
+    ContextUNetDetector,
     ContextUNetSettings,
-    add_context_channels,
-    context_unet,
-    healthy_mean_and_sd,
-    predict,
+    change_logit_loss,
+    change_target,
+    signed_change_logit,
 )
-from anomaly.models.components.corruption import CorruptionSettings, corrupt
-from anomaly.models.components.random_fields import foreground_mask
 
-Restorer = Callable[[Tensor, float], tuple[Tensor, Tensor]]
-"""From images ``(B, C, *S)`` of a grade to healthy images ``(B, C, *S)`` and the change logit ``(B, 1, *S)``."""
+RestorationStep = Callable[[Tensor, float], tuple[Tensor, Tensor]]
+"""Maps images ``(B, C, *S)`` and their grade to healthy images ``(B, C, *S)`` and change logits ``(B, 1, *S)``."""
 
 
 class RestorationSettings(ContextUNetSettings):
@@ -57,23 +54,18 @@ class RestorationSettings(ContextUNetSettings):
 
     family: Literal["restoration"] = "restoration"
     steps: int = Field(2, ge=1, le=10, description="n: steps of a restoration, one pass of the network each")
-    changed_weight: float = Field(3.0, ge=0, description="λ: extra weight of the loss inside local changes")
-    error_sd: float = Field(0.16, gt=0, description="s: the error that counts ½, intensity units")
     change_logit_weight: float = Field(1.0, gt=0, description="weight of the change_logit loss")
-    corruption: CorruptionSettings = Field(
-        default=CorruptionSettings(), description="synthetic changes that the network learns to undo"
-    )
 
 
 class Restoration(NamedTuple):
-    """What came of a restoration.
+    """Result of a restoration.
 
     Parameters
     ----------
     images
-        ``(B, C, *S)`` restored.
+        ``(B, C, *S)`` restored images.
     residual
-        ``(B, C, *S)`` what was undone, accumulated over the steps, intensity units.
+        ``(B, C, *S)`` r: what was removed in all steps, intensity units.
     change_logit
         ``(B, 1, *S)`` mean over the steps.
     """
@@ -83,89 +75,71 @@ class Restoration(NamedTuple):
     change_logit: Tensor
 
 
-def graded(images: Tensor, corrupted: Tensor, grade: Tensor) -> Tensor:
-    """Return x_t: the share w(t) = t of the way from images to what corruption makes of them, one t per image."""
+def partly_corrupted(images: Tensor, corrupted: Tensor, grade: Tensor) -> Tensor:
+    """Return x_t, the interpolation between images and corrupted images ``(B, C, *S)`` at grades t ``(B,)``."""
     return torch.lerp(images, corrupted, per_image(grade, images))
 
 
-def restored(images: Tensor, restorer: Restorer, steps: int) -> Restoration:
-    """Restore images step by step from the highest grade; see the module's docstring."""
+def restore_in_steps(images: Tensor, step: RestorationStep, n_steps: int) -> Restoration:
+    """Restore images ``(B, C, *S)`` step by step from grade 1 to 0; see the module's docstring."""
     residual, change_logit = torch.zeros_like(images), torch.zeros_like(target_slice(images))
-    grades = [n / steps for n in range(steps, 0, -1)]
-    for grade, lower in zip(grades, [*grades[1:], 0.0], strict=True):
-        healthy, severe = restorer(images, grade)
+    grades = [n / n_steps for n in range(n_steps, 0, -1)]
+    for grade, next_grade in zip(grades, [*grades[1:], 0.0], strict=True):
+        healthy, logit = step(images, grade)
         residual = residual + (images - healthy)
-        change_logit = change_logit + severe
-        images = torch.lerp(healthy, images, lower / grade)
-    return Restoration(images, residual / sum(grades), change_logit / steps)
+        change_logit = change_logit + logit
+        images = torch.lerp(healthy, images, next_grade / grade)
+    return Restoration(images, residual / sum(grades), change_logit / n_steps)
 
 
-class RestorationNetwork(NetworkDetector):
-    """What a U-Net undoes that has learnt to undo graded synthetic changes.
-
-    Attributes
-    ----------
-    mean, sd
-        ``(1, 1, I, J, K)`` of healthy scans, where the settings ask for the atlas.
-    """
+class RestorationNetwork(ContextUNetDetector):
+    """Accumulated residual of a U-Net that learns to undo synthetic changes of known grades."""
 
     family = "restoration"
     Settings: ClassVar[type[ModelSettings]] = RestorationSettings
     settings: RestorationSettings
-    mean: Tensor | None
-    sd: Tensor | None
 
     def build(self) -> nn.Module:
-        """Return a U-Net that sees images, their context and the grade, and starts by predicting no correction."""
-        settings, shape = self.settings, self.grid.shape
-        self.register_buffer("mean", torch.zeros(1, 1, *shape) if settings.atlas else None)
-        self.register_buffer("sd", torch.ones(1, 1, *shape) if settings.atlas else None)
-        return context_unet(settings, settings.shown + 1, self.view.channels + 2)
-
-    def prepare(self, train: VolumeSource) -> None:
-        """Learn the voxelwise healthy mean and SD, where the settings ask for the atlas."""
-        if self.mean is not None:
-            self.mean, self.sd = healthy_mean_and_sd(train)
+        """Return a U-Net with the grade as a further input, which predicts no correction before training."""
+        return self.build_unet(extra_channels=1, out_channels=self.view.channels + 2)
 
     def corrupt(self, images: Tensor, mask: Tensor, rng: torch.Generator) -> tuple[Tensor, ...]:
-        """Return x_t, its grade ``(B,)``, the weight of the loss ``(B, 1, *S)`` and the target ``(B, 2, *S)``.
+        """Return x_t, its grade, the weight of the loss and the targets of the change logits.
 
-        The target, 0 to 1, is how much a voxel turned too dark and how much too bright.
+        Shapes: ``(B, C, *S)``, ``(B,)``, ``(B, 1, *S)`` and ``(B, 2, *S)``.
         """
-        settings = self.settings
-        spacing = self.slab_spacing
-        corrupted, changed = corrupt(images, mask, spacing, settings.corruption, rng)
+        corrupted, changed = self.corrupt_images(images, mask, rng)
         grade = 1 - torch.rand(len(images), generator=rng, device=images.device)
-        damaged = graded(images, corrupted, grade)
-        weight = torch.add(mask, changed, alpha=settings.changed_weight)  # outside the mask nothing is changed
-        return damaged, grade, weight, change_target(target_slice(damaged - images), changed)
+        partly = partly_corrupted(images, corrupted, grade)
+        target = change_target(target_slice(partly - images), changed)
+        return partly, grade, self.loss_weight(mask, changed), target
 
     def loss(self, images: Tensor, mask: Tensor, step_info: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
         """Return the weighted squared error of the healthy images, and the loss of the change logits."""
         del step_info
-        damaged, grade, weight, severe = corrupted
-        correction, log_odds = self.forward(damaged, grade)
-        error = (damaged + correction - images) / self.settings.error_sd
+        inputs, grade, weight, target = corrupted
+        correction, logits = self.forward(inputs, grade)
+        error = (inputs + correction - images) / self.settings.error_sd
         restoration = 0.5 * (weight * error**2).sum() / (mask.sum().clamp_min(1) * self.view.channels)
-        certainty = self.settings.change_logit_weight * change_logit_loss(log_odds, severe, mask)
-        return {"loss": restoration + certainty, "restoration": restoration, "change_logit": certainty}
+        change_logit = self.settings.change_logit_weight * change_logit_loss(logits, target, mask)
+        return {"loss": restoration + change_logit, "restoration": restoration, "change_logit": change_logit}
 
     def restore(self, images: Tensor, mask: Tensor) -> Restoration:
-        """Restore images step by step; background stays background."""
+        """Restore images step by step; background stays 0."""
         foreground = torch.maximum(foreground_mask(images), mask.float())
 
-        def restorer(images: Tensor, grade: float) -> tuple[Tensor, Tensor]:
-            correction, log_odds = self.forward(images, images.new_full((len(images),), grade))
-            return images + foreground * correction, signed_change_logit(log_odds)
+        def step(images: Tensor, grade: float) -> tuple[Tensor, Tensor]:
+            correction, logits = self.forward(images, images.new_full((len(images),), grade))
+            return images + foreground * correction, signed_change_logit(logits)
 
-        return restored(images, restorer, self.settings.steps)
+        return restore_in_steps(images, step, self.settings.steps)
 
     def reconstruct(self, images: Tensor, mask: Tensor) -> Tensor:
         """Return the restored images."""
         return target_slice(self.restore(images, mask).images)
 
     def evidence(self, images: Tensor, mask: Tensor, covariates: Tensor | None = None) -> Evidence:
-        """Return the accumulated residual and the change logit, both negative where too dark."""
+        """Return the accumulated residual and the change logit, both negative where the image is too dark."""
         del covariates
         healthy, residual, change_logit = self.restore(images, mask)
         maps = {
@@ -175,16 +149,13 @@ class RestorationNetwork(NetworkDetector):
         return Evidence(maps, apply_mask(target_slice(healthy), mask))
 
     def forward(self, images: Tensor, grade: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the correction w·g ``(B, C, *S)`` and the log-odds of too dark and too bright ``(B, 2, *S)``."""
-        settings, share = self.settings, per_image(grade, images)
-        # Inside the head only: a channel that is the same everywhere is lost in the normalisation of the layers.
-        told = share * foreground_mask(target_slice(images))
-        shown = torch.cat([add_context_channels(images, settings.mirror, self.mean, self.sd), told], dim=1)
-        output = predict(self.network, shown, settings.space_to_depth)
-        channels = images.shape[1]
-        return share * output[:, :channels], output[:, channels:] - RARE
+        """Return the correction w·g ``(B, C, *S)`` and the logits of too dark and too bright ``(B, 2, *S)``."""
+        share, n_channels = per_image(grade, images), images.shape[1]
+        # The grade fills the foreground only: normalisation would remove a channel that is constant everywhere.
+        output = self.predict(images, share * foreground_mask(target_slice(images)))
+        return share * output[:, :n_channels], output[:, n_channels:] - UNCHANGED_LOGIT
 
 
-def per_image(values: Tensor, like: Tensor) -> Tensor:
-    """Return one number per image ``(B,)``, shaped to broadcast over images."""
-    return values.reshape(-1, *[1] * (like.ndim - 1))
+def per_image(values: Tensor, images: Tensor) -> Tensor:
+    """Return one number per image ``(B,)``, reshaped to broadcast over images ``(B, C, *S)``."""
+    return values.reshape(-1, *[1] * (images.ndim - 1))

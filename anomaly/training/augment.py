@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from anomaly.core.image_views import ImageView
+from anomaly.models.base import foreground_mask
 from anomaly.models.components.random_fields import (
     bernoulli,
-    foreground_mask,
     host_generator,
     sample,
     uniform,

@@ -24,7 +24,7 @@ def new(**changes: Any) -> DenoisingAutoencoder:
     return detector
 
 
-def test_an_untrained_network_changes_nothing() -> None:
+def test_an_untrained_network_corrects_nothing() -> None:
     detector = new()
     images, mask = images_of(*healthy_scan(0), detector.view)
     torch.testing.assert_close(detector.reconstruct(images, mask), images)
@@ -36,7 +36,7 @@ def test_a_volume_of_any_shape_is_padded_and_cropped() -> None:
     assert detector.reconstruct(images, images > 0).shape == images.shape
 
 
-def test_volumes_are_learnt_and_the_atlas_is_shown(tmp_path: Path) -> None:
+def test_training_on_volumes_computes_the_atlas_and_every_map(tmp_path: Path) -> None:
     detector = new(change_logit_weight=1.0, components=2)
     training = TrainingSettings(steps=2, batch_size=1, validate_every=1, num_workers=1)
     fit(detector, healthy_cohort(6), [planted_scan()], FitRun(tmp_path, training, device="cpu"))
@@ -61,7 +61,7 @@ def test_more_components_than_half_of_the_scans_can_give_are_refused(tmp_path: P
         fit(new(components=3), healthy_cohort(6), [], FitRun(tmp_path, device="cpu"))
 
 
-def test_patches_are_learnt(tmp_path: Path) -> None:
+def test_patches_can_be_trained_on(tmp_path: Path) -> None:
     detector = new(view={"kind": "patch", "size": (8, 8, 8)}, mirror=False, atlas=False, change_logit_weight=0.0)
     training = TrainingSettings(steps=1, batch_size=2, validate_every=1, num_workers=0)
     fit(detector, healthy_cohort(2), [], FitRun(tmp_path, training, device="cpu"))
@@ -73,7 +73,7 @@ def test_patches_are_learnt(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "option", [{"noise_kind": "simplex", "noise_probability": 1.0}, {"masked": 1.0, "mask_size_mm": 24.0}], ids=str
 )
-def test_simplex_noise_and_lost_cubes_are_learnt_from(kind: str, option: dict[str, Any]) -> None:
+def test_simplex_noise_and_masked_cubes_give_finite_gradients(kind: str, option: dict[str, Any]) -> None:
     detector = new(view={"kind": kind}, atlas=False, corruption=option)
     images, mask = images_of(*healthy_scan(0), detector.view)
     rng = torch.Generator().manual_seed(0)

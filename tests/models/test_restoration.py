@@ -11,7 +11,7 @@ from anomaly.core.errors import ConfigError
 from anomaly.models import registry
 from anomaly.models.base import StepInfo
 from anomaly.models.components.corruption import CorruptionSettings, corrupt
-from anomaly.models.restoration import RestorationNetwork, graded, restored
+from anomaly.models.restoration import RestorationNetwork, partly_corrupted, restore_in_steps
 from anomaly.training.fit import fit
 from anomaly.training.run import FitRun
 from anomaly.training.settings import TrainingSettings
@@ -33,42 +33,42 @@ def healthy_and_corrupted() -> tuple[Tensor, Tensor, Tensor]:
     return images, mask, corrupt(images, mask, GRID.spacing, dark, torch.Generator().manual_seed(1))[0]
 
 
-def test_grade_0_is_the_identity_and_grade_1_the_whole_corruption() -> None:
+def test_grade_0_leaves_images_unchanged_and_grade_1_corrupts_them_fully() -> None:
     images, _, corrupted = healthy_and_corrupted()
     batch, worse = images.expand(3, -1, -1, -1, -1), corrupted.expand(3, -1, -1, -1, -1)
-    none, half, whole = graded(batch, worse, torch.tensor([0.0, 0.5, 1.0])).split(1)
+    none, half, whole = partly_corrupted(batch, worse, torch.tensor([0.0, 0.5, 1.0])).split(1)
     assert torch.equal(none, images)
     assert torch.equal(whole, corrupted)
     torch.testing.assert_close(half, (images + corrupted) / 2)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 10])
-def test_a_perfect_restorer_gives_the_healthy_image_in_any_number_of_steps(
-    steps: int,
-) -> None:
+def test_a_perfect_network_gives_the_healthy_image_in_any_number_of_steps(steps: int) -> None:
     images, _, corrupted = healthy_and_corrupted()
-    found = restored(corrupted, lambda x, grade: (images, grade * torch.ones_like(x)), steps)
+    found = restore_in_steps(corrupted, lambda x, grade: (images, grade * torch.ones_like(x)), steps)
     torch.testing.assert_close(found.images, images)
     torch.testing.assert_close(found.residual, corrupted - images, atol=1e-6, rtol=1e-4)
 
 
-def test_at_every_step_a_perfect_restorer_sees_the_graded_image_of_that_step() -> None:
+def test_with_a_perfect_network_each_step_gets_the_image_of_its_grade() -> None:
     images, _, corrupted = healthy_and_corrupted()
     seen: list[tuple[float, Tensor]] = []
 
-    def restorer(x: Tensor, grade: float) -> tuple[Tensor, Tensor]:
+    def step(x: Tensor, grade: float) -> tuple[Tensor, Tensor]:
         seen.append((grade, x))
         return images, torch.zeros_like(x)
 
-    restored(corrupted, restorer, 4)
+    restore_in_steps(corrupted, step, 4)
     assert [grade for grade, _ in seen] == [1.0, 0.75, 0.5, 0.25]
     for grade, x in seen:
-        torch.testing.assert_close(x, graded(images, corrupted, torch.tensor([grade])), atol=1e-6, rtol=1e-4)
+        torch.testing.assert_close(
+            x, partly_corrupted(images, corrupted, torch.tensor([grade])), atol=1e-6, rtol=1e-4
+        )
 
 
-def test_a_restorer_that_finds_nothing_leaves_the_scan_alone() -> None:
+def test_a_network_that_corrects_nothing_leaves_the_scan_unchanged() -> None:
     images, _, _ = healthy_and_corrupted()
-    found = restored(images, lambda x, grade: (x, torch.zeros_like(x)), 5)
+    found = restore_in_steps(images, lambda x, grade: (x, torch.zeros_like(x)), 5)
     torch.testing.assert_close(found.images, images)
     assert found.residual.abs().max() == 0
 
@@ -82,32 +82,32 @@ def test_a_scan_takes_one_pass_of_the_network_per_step(steps: int) -> None:
     assert len(passes) == steps
 
 
-def test_grades_cover_everything_above_0_and_the_damage_is_theirs() -> None:
+def test_grades_are_above_0_up_to_1_and_images_are_corrupted_by_their_grade() -> None:
     detector = new(**SLICES)
     images, mask = images_of(*healthy_scan(0), detector.view)
-    damaged, grade, _, target = detector.corrupt(images, mask, torch.Generator().manual_seed(0))
+    inputs, grade, _, target = detector.corrupt(images, mask, torch.Generator().manual_seed(0))
     whole, _ = corrupt(
         images, mask, (8.0, 8.0, 8.0), detector.settings.corruption, torch.Generator().manual_seed(0)
     )
     assert ((grade > 0) & (grade <= 1)).all()
     assert len(grade.unique()) == len(images)
-    torch.testing.assert_close(damaged, graded(images, whole, grade))
+    torch.testing.assert_close(inputs, partly_corrupted(images, whole, grade))
     assert target.shape == (len(images), 2, *images.shape[2:])
-    assert (target.prod(dim=1) == 0).all()  # no voxel has turned both too dark and too bright
+    assert (target.prod(dim=1) == 0).all()  # no voxel is both too dark and too bright
 
 
-def test_an_untrained_network_restores_nothing_and_its_loss_is_the_weighted_damage() -> None:
+def test_an_untrained_network_corrects_nothing_and_its_loss_is_the_weighted_squared_change() -> None:
     detector = new()
     images, mask = images_of(*healthy_scan(0), detector.view)
     torch.testing.assert_close(detector.reconstruct(images, mask), images)
     corrupted = detector.corrupt(images, mask, torch.Generator().manual_seed(0))
-    damaged, _, weight, _ = corrupted
+    inputs, _, weight, _ = corrupted
     losses = detector.loss(images, mask, StepInfo(0, 1, torch.Generator()), *corrupted)
-    expected = (weight * (damaged - images) ** 2).sum() / (2 * 0.16**2 * mask.sum())
+    expected = (weight * (inputs - images) ** 2).sum() / (2 * 0.16**2 * mask.sum())
     torch.testing.assert_close(losses["restoration"], expected)
 
 
-def test_the_correction_is_the_share_of_the_grade_and_the_network_is_told_it() -> None:
+def test_the_correction_is_scaled_by_the_grade_and_the_network_depends_on_the_grade() -> None:
     detector = new(**SLICES, mirror=False)
     torch.nn.init.normal_(detector.network.final_conv.weight, generator=torch.Generator().manual_seed(0))  # type: ignore[union-attr,arg-type]
     images, _ = images_of(*healthy_scan(0), detector.view)
@@ -117,7 +117,7 @@ def test_the_correction_is_the_share_of_the_grade_and_the_network_is_told_it() -
     assert not torch.allclose(2 * low, high, atol=1e-3)
 
 
-def test_background_stays_background_and_a_black_voxel_of_the_brain_can_be_restored() -> None:
+def test_background_stays_0_and_a_voxel_of_0_in_the_brain_can_be_restored() -> None:
     detector = new(steps=2, atlas=False)
     torch.nn.init.ones_(detector.network.final_conv.bias)  # type: ignore[union-attr,arg-type]
     voxels, mask = healthy_scan(0)
@@ -133,7 +133,7 @@ def test_background_stays_background_and_a_black_voxel_of_the_brain_can_be_resto
 @pytest.mark.parametrize(
     "changes", [{}, SLICES, {"view": {"kind": "patch", "size": (8, 8, 8)}, "mirror": False, "atlas": False}]
 )
-def test_volumes_slabs_and_patches_are_learnt(changes: dict[str, Any], tmp_path: Path) -> None:
+def test_volumes_slabs_and_patches_can_be_trained_on(changes: dict[str, Any], tmp_path: Path) -> None:
     detector = new(**changes)
     training = TrainingSettings(steps=2, batch_size=2, validate_every=2, num_workers=0)
     fit(detector, healthy_cohort(3), [planted_scan()], FitRun(tmp_path, training, device="cpu"))
@@ -145,7 +145,7 @@ def test_volumes_slabs_and_patches_are_learnt(changes: dict[str, Any], tmp_path:
 
 
 @pytest.mark.slow
-def test_a_more_severe_corruption_gives_a_larger_change_logit(tmp_path: Path) -> None:
+def test_a_larger_change_gives_a_larger_change_logit(tmp_path: Path) -> None:
     detector = new(**SLICES, change_logit_weight=3.0, steps=2)
     training = TrainingSettings(steps=60, batch_size=8, learning_rate=5e-3, warmup=2, validate_every=60)
     fit(detector, healthy_cohort(), [], FitRun(tmp_path, training, device="cpu"))

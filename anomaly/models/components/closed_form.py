@@ -1,4 +1,4 @@
-"""What the closed-form baselines share: they see whole volumes, and learn in one pass without a training loop."""
+"""Shared parts of the closed-form baselines, which use whole volumes and no training loop. A building block."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from anomaly.models.base import ModelSettings
 
 
 class WholeVolumeSettings(ModelSettings):
-    """Settings of a family that compares voxels at the same place of the template."""
+    """Settings of a family that compares voxels at the same position of the template."""
 
     view: ImageView = ImageView(kind="volume")
 
@@ -22,17 +22,17 @@ class WholeVolumeSettings(ModelSettings):
     def _whole_volumes(cls, view: ImageView) -> ImageView:
         if view.kind != "volume":
             raise ValueError(
-                "this family compares voxels by their place in the template; set view.kind to 'volume'"
+                "this family compares voxels at the same position of the template; set view.kind to 'volume'"
             )
         return view
 
 
-def check_cohort(train: VolumeSource, grid: Geometry, family: str, fewest: int) -> None:
-    """Raise TrainingError where there are too few scans, or they lie on another grid."""
-    if len(train) < fewest:
+def check_cohort(train: VolumeSource, grid: Geometry, family: str, min_scans: int) -> None:
+    """Raise TrainingError if there are fewer than ``min_scans`` scans, or if they are on another grid."""
+    if len(train) < min_scans:
         raise TrainingError(
-            f"found {len(train)} healthy scan(s) to train {family!r} on; expected at least {fewest}; ingest more "
-            "scans, or give the training part a larger share of the split"
+            f"found {len(train)} healthy scan(s) to train {family!r} on; expected at least {min_scans}; ingest "
+            "more scans, or give the training part a larger share of the split"
         )
     if train.grid.shape != grid.shape:
         raise TrainingError(f"the cohort's grid has shape {train.grid.shape}, the model's {grid.shape}")
@@ -41,21 +41,21 @@ def check_cohort(train: VolumeSource, grid: Geometry, family: str, fewest: int) 
 def principal_components(scans: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return the mean ``(V,)``, the k leading components ``(k, V)`` and the variance along them ``(k,)``.
 
-    By way of the smaller of two matrices that have the same eigenvalues Λ: of the n × n Gram matrix where there are
-    fewer scans than voxels (Turk & Pentland 1991, "Eigenfaces for Recognition"), X Xᵀ = U Λ Uᵀ, P = Λ^{-½} Uᵀ X;
-    otherwise of Xᵀ X = Pᵀ Λ P.
+    They are computed from the smaller of two matrices with the same eigenvalues Λ. With fewer scans than voxels it
+    is the n × n Gram matrix (Turk & Pentland 1991, "Eigenfaces for Recognition"): X Xᵀ = U Λ Uᵀ,
+    P = Λ^{-½} Uᵀ X. Otherwise it is Xᵀ X = Pᵀ Λ P.
 
     Parameters
     ----------
     scans
-        X, ``(n, V)``, one scan per row; centred in place.
+        X, ``(n, V)``, one scan per row; it is centred in place.
     k
         Number of components.
 
     Raises
     ------
     TrainingError
-        If the scans vary along fewer than k directions.
+        If the rank of the centred scans is less than k.
     """
     X = scans
     n, voxels = X.shape

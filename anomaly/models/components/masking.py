@@ -1,7 +1,7 @@
-"""Random cubes of a volume that are lost, as masked autoencoders learn from. A building block, not a family.
+"""Masking of random cubes of a volume, as in masked autoencoders. A building block, not a family.
 
-Space is cut into the cubes of a lattice that lies elsewhere every time. Each cube is lost with the same chance, and
-with it all that is inside but, where that is what fills it, the mean.
+The volume is divided into cubes by a grid with a random offset. Each cube is masked with the same probability: its
+voxels are set to 0, or to the mean of its foreground.
 
 Source: He et al. 2022, "Masked autoencoders are scalable vision learners".
 """
@@ -18,64 +18,71 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Lattice:
-    """Cubes that cover volumes ``(B, 1, *S)``.
+class CubeGrid:
+    """Grid of cubes that covers volumes ``(B, 1, *S)``.
 
     Parameters
     ----------
     shape
         S, three axes.
     edges
-        Voxels along the edges of a cube.
-    before
-        Voxels by which the first cube begins before the volume.
+        Edge lengths of a cube, voxels.
+    offset
+        Number of voxels by which the first cube starts before the volume, along each axis.
     """
 
     shape: tuple[int, ...]
     edges: tuple[int, ...]
-    before: tuple[int, ...]
+    offset: tuple[int, ...]
 
     @classmethod
-    def drawn(cls, shape: Sequence[int], edges: Sequence[int], host: np.random.Generator) -> Lattice:
-        """Return a lattice that lies somewhere."""
+    def random(cls, shape: Sequence[int], edges: Sequence[int], host: np.random.Generator) -> CubeGrid:
+        """Return a grid with a random offset."""
         return cls(tuple(shape), tuple(edges), tuple(int(host.integers(edge)) for edge in edges))
 
-    def means(self, values: Tensor) -> Tensor:
-        """Return the mean of each cube; outside the volume all is 0."""
+    def mean_per_cube(self, values: Tensor) -> Tensor:
+        """Return the mean of each cube ``(B, 1, *cubes)`` for values ``(B, 1, *S)``, which are 0 outside S."""
         widths: list[int] = []
-        for n, edge, before in zip(reversed(self.shape), reversed(self.edges), reversed(self.before), strict=True):
-            widths += [before, -(n + before) % edge]
+        for n, edge, offset in zip(reversed(self.shape), reversed(self.edges), reversed(self.offset), strict=True):
+            widths += [offset, -(n + offset) % edge]
         return F.avg_pool3d(F.pad(values, widths), self.edges)
 
-    def spread(self, cubes: Tensor) -> Tensor:
-        """Return volumes that show, everywhere in a cube, the value of the cube."""
-        for axis, (n, edge, before) in enumerate(zip(self.shape, self.edges, self.before, strict=True), start=2):
-            cubes = cubes.repeat_interleave(edge, axis).narrow(axis, before, n)
+    def to_voxels(self, cubes: Tensor) -> Tensor:
+        """Return volumes ``(B, 1, *S)`` in which each voxel has the value of its cube."""
+        for axis, (n, edge, offset) in enumerate(zip(self.shape, self.edges, self.offset, strict=True), start=2):
+            cubes = cubes.repeat_interleave(edge, axis).narrow(axis, offset, n)
         return cubes
 
 
-def without_cubes(
-    volumes: Tensor, foreground: Tensor, lattice: Lattice, share: Tensor, fill: str, rng: torch.Generator
+def mask_cubes(
+    volumes: Tensor, foreground: Tensor, grid: CubeGrid, share: Tensor, fill: str, rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Return volumes that have lost cubes, and where, 0 or 1; both ``(B, 1, *S)``.
+    """Mask random cubes of volumes.
 
     Parameters
     ----------
     volumes, foreground
-        ``(B, 1, *S)``; the foreground is 0 or 1, and only there something is lost.
-    lattice
-        Of the cubes.
+        ``(B, 1, *S)``; the foreground is 0 or 1, and only foreground is masked.
+    grid
+        Grid of the cubes.
     share
-        Of the cubes that each volume loses on average, ``(B, 1, 1, 1, 1)``.
+        ``(B, 1, 1, 1, 1)`` expected share of masked cubes in each volume.
     fill
-        ``"mean"``: a lost cube shows the mean of its foreground; ``"zero"``: it shows 0.
+        Value of masked voxels. ``"mean"``: mean of the cube's foreground; ``"zero"``: 0.
     rng
         On the device of the volumes.
+
+    Returns
+    -------
+    volumes
+        ``(B, 1, *S)`` with masked cubes.
+    masked
+        ``(B, 1, *S)``, 1 in masked voxels, else 0.
     """
-    inside = lattice.means(foreground)
-    chosen = torch.rand(inside.shape, generator=rng, device=volumes.device) < share
-    lost = lattice.spread(chosen.float()) * foreground
+    foreground_share = grid.mean_per_cube(foreground)
+    chosen = torch.rand(foreground_share.shape, generator=rng, device=volumes.device) < share
+    masked = grid.to_voxels(chosen.float()) * foreground
     if fill == "zero":
-        return volumes * (1 - lost), lost
-    filling = lattice.spread(lattice.means(volumes * foreground) / inside.clamp_min(1e-6))
-    return torch.lerp(volumes, filling, lost), lost
+        return volumes * (1 - masked), masked
+    mean = grid.to_voxels(grid.mean_per_cube(volumes * foreground) / foreground_share.clamp_min(1e-6))
+    return torch.lerp(volumes, mean, masked), masked

@@ -1,4 +1,4 @@
-"""Random numbers as tensors: one number per image, and smooth fields that are cheap because they start coarse."""
+"""Random numbers as tensors: one number per image, and smooth fields interpolated from a coarse grid."""
 
 from __future__ import annotations
 
@@ -12,9 +12,16 @@ from torch import Tensor
 
 
 def host_generator(rng: torch.Generator, stream: int) -> np.random.Generator:
-    """Return a generator of the few numbers that the program itself must know: asking ``rng`` would wait for a GPU.
+    """Return a NumPy generator for the few random numbers that Python code needs.
 
-    Seeded as ``rng`` was; generators of other streams are independent.
+    Reading a number from ``rng`` would wait for the GPU.
+
+    Parameters
+    ----------
+    rng
+        Its initial seed is the seed.
+    stream
+        Generators of different streams are independent.
     """
     return np.random.default_rng([rng.initial_seed(), stream])
 
@@ -30,49 +37,45 @@ def bernoulli(like: Tensor, probability: float, rng: torch.Generator) -> Tensor:
     return uniform(like, 0.0, 1.0, rng) < probability
 
 
-def foreground_mask(values: Tensor) -> Tensor:
-    """Return 1 where values are not 0, else 0, as floats; several times faster than by way of booleans."""
-    return values.sign().abs_()
-
-
 def smooth_field(
     batch: int, shape: Sequence[int], spacing: Sequence[float], rng: torch.Generator, channels: int = 1
 ) -> Tensor:
-    """Return smooth noise ``(batch, channels, *shape)``, standard normal at nodes ``spacing`` samples apart.
+    """Return smooth noise ``(batch, channels, *shape)``: white noise on a coarse grid, linearly upsampled.
 
-    White noise on a coarse grid, linearly upsampled (Kascenas et al. 2022, "Denoising autoencoders for
-    unsupervised anomaly detection in brain MRI"); the cost hardly depends on the scale.
+    It is standard normal at the nodes of the coarse grid, about ``spacing`` samples apart along each axis.
+    Source: Kascenas et al. 2022, "Denoising autoencoders for unsupervised anomaly detection in brain MRI".
     """
     nodes = [max(2, round(n / s) + 1) for n, s in zip(shape, spacing, strict=True)]
     return upsample(torch.randn((batch, channels, *nodes), generator=rng, device=rng.device), shape)
 
 
 def upsample(coarse: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return ``(B, C, *coarse)`` linearly interpolated to ``(B, C, *shape)``; corners stay corners.
+    """Return ``(B, C, *coarse)`` linearly interpolated to ``(B, C, *shape)``; the corner samples are aligned.
 
-    One small matrix product per axis that grows: for volumes several times faster than trilinear interpolation.
-    A slab whose slices stay is interpolated slice by slice.
+    One small matrix product per axis is several times faster for volumes than torch's trilinear interpolation. If
+    the first of three axes does not change, each slice along it is interpolated in 2D.
     """
     if len(shape) == 3 and coarse.shape[2] == shape[0]:
         slices = F.interpolate(coarse.flatten(1, 2), size=tuple(shape[1:]), mode="bilinear", align_corners=True)
         return slices.reshape(*coarse.shape[:2], *shape)
     for axis in reversed(range(2, coarse.ndim)):
-        have, length = coarse.shape, shape[axis - 2]
-        if have[axis] != length:
-            weights = _linear_weights(have[axis], length, coarse.device)
+        current, length = coarse.shape, shape[axis - 2]
+        if current[axis] != length:
+            weights = _linear_weights(current[axis], length, coarse.device)
             if axis == coarse.ndim - 1:
-                coarse = (coarse.reshape(-1, have[axis]) @ weights.T).reshape(*have[:axis], length)
+                coarse = (coarse.reshape(-1, current[axis]) @ weights.T).reshape(*current[:axis], length)
             else:
-                columns = coarse.reshape(math.prod(have[:axis]), have[axis], -1)
-                coarse = (weights @ columns).reshape(*have[:axis], length, *have[axis + 1 :])
+                columns = coarse.reshape(math.prod(current[:axis]), current[axis], -1)
+                coarse = (weights @ columns).reshape(*current[:axis], length, *current[axis + 1 :])
     return coarse
 
 
 def sample(images: Tensor, positions: Tensor) -> Tensor:
     """Return images ``(B, C, *S)`` linearly interpolated at positions ``(B, D, *S)`` in voxels; 0 outside.
 
-    A volume is laid out as one tall image of all its rows, with rows of zeros between the slices, and sampled in
-    the slice below and in the slice above: on a CPU, torch samples images many times faster than volumes.
+    On a CPU, torch samples images many times faster than volumes. The slices of a volume are therefore stacked into
+    one tall image, with rows of zeros between them. It is sampled in the slice below and in the slice above each
+    position, and the two samples are interpolated.
     """
     if images.ndim == 4:
         rows, columns = positions.unbind(1)
@@ -91,7 +94,7 @@ def sample(images: Tensor, positions: Tensor) -> Tensor:
 
 
 def _grid(rows: Tensor, columns: Tensor, height: int, width: int) -> Tensor:
-    """Return positions ``(B, *S, 2)`` as grid_sample takes them: columns first, -1 and 1 the edges of the image."""
+    """Return positions ``(B, *S, 2)`` in the convention of grid_sample: columns first, image edges at -1 and 1."""
     grid = rows.new_empty((*rows.shape, 2))
     torch.mul(columns, 2 / width, out=grid[..., 0]).add_(1 / width - 1)
     torch.mul(rows, 2 / height, out=grid[..., 1]).add_(1 / height - 1)

@@ -56,10 +56,10 @@ def test_corruption_repeats_with_its_generator(images_and_mask: tuple[torch.Tens
         (VIEWS[2], {"noise_probability": 1.0, "foreign": 0.5}, (4.416078e-2, -8.848192e-3, 0.1889237)),
     ],
 )
-def test_options_that_are_off_leave_the_random_numbers_alone(
+def test_options_that_are_off_do_not_change_the_random_numbers(
     view: ImageView, settings: dict[str, Any], expected: tuple[float, float, float]
 ) -> None:
-    """The numbers are those of corruption before it had these options: shipped models keep what they learn from."""
+    """The expected numbers were computed before these options existed; older trainings stay reproducible."""
     images, mask = everything(view)
     corrupted, changed = corrupt(images, mask, SPACING, CorruptionSettings(**settings), rng(5))
     moved = corrupted - images
@@ -109,7 +109,7 @@ def test_options_repeat_with_their_generator_and_keep_the_background(
 
 
 @pytest.mark.parametrize("fill", ["mean", "zero"])
-def test_masking_changes_the_lost_cubes_alone(
+def test_masking_changes_only_the_masked_cubes(
     fill: str, images_and_mask: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
     images, mask = images_and_mask
@@ -117,17 +117,17 @@ def test_masking_changes_the_lost_cubes_alone(
     corrupted, changed = corrupt(images, mask, SPACING, CorruptionSettings.model_validate(values), rng(1))
     middle = images.shape[1] // 2
     before, after = (stack[:, middle : middle + 1] for stack in (images, corrupted))
-    lost = changed > 0.5
-    assert 0.2 < lost[mask & (before != 0)].float().mean() < 0.4  # mask_share is 0.3
-    torch.testing.assert_close(after[~lost], before[~lost])
+    masked = changed > 0.5
+    assert 0.2 < masked[mask & (before != 0)].float().mean() < 0.4  # mask_share is 0.3
+    torch.testing.assert_close(after[~masked], before[~masked])
     if fill == "zero":
-        assert after[lost].abs().max() == 0
+        assert after[masked].abs().max() == 0
     else:
-        assert abs(float(after[lost].mean() / before[lost].mean()) - 1) < 0.05
-        assert after[lost].std() < before[lost].std()
+        assert abs(float(after[masked].mean() / before[masked].mean()) - 1) < 0.05
+        assert after[masked].std() < before[masked].std()
 
 
-def test_a_lost_cube_runs_through_the_slices_of_a_slab_and_some_images_stay_whole() -> None:
+def test_a_masked_cube_extends_through_the_slices_of_a_slab_and_some_images_are_not_masked() -> None:
     images, mask = everything(VIEWS[1])
     settings = CorruptionSettings(noise_probability=0.0, blobs=0, masked=0.5, mask_size_mm=800.0, mask_share=0.5)
     corrupted, _ = corrupt(images, mask, SPACING, settings, rng(2))
@@ -136,7 +136,9 @@ def test_a_lost_cube_runs_through_the_slices_of_a_slab_and_some_images_stay_whol
     assert 0.1 < touched.any(dim=1).float().mean() < 0.5
 
 
-def test_without_noise_only_the_blobs_are_changed(images_and_mask: tuple[torch.Tensor, torch.Tensor]) -> None:
+def test_without_noise_only_the_inside_of_blobs_is_changed(
+    images_and_mask: tuple[torch.Tensor, torch.Tensor],
+) -> None:
     images, mask = images_and_mask
     quiet = CorruptionSettings(noise_probability=0.0, blob_radius_mm=(24.0, 40.0))
     corrupted, changed = corrupt(images, mask, SPACING, quiet, rng(1))
@@ -146,7 +148,7 @@ def test_without_noise_only_the_blobs_are_changed(images_and_mask: tuple[torch.T
     assert moved[changed > 0.9].mean() > 0.02
 
 
-def test_nothing_switched_on_changes_nothing(images_and_mask: tuple[torch.Tensor, torch.Tensor]) -> None:
+def test_with_all_changes_off_images_are_unchanged(images_and_mask: tuple[torch.Tensor, torch.Tensor]) -> None:
     images, mask = images_and_mask
     corrupted, changed = corrupt(images, mask, SPACING, CorruptionSettings(noise_probability=0.0, blobs=0), rng())
     torch.testing.assert_close(corrupted, images)
@@ -162,7 +164,7 @@ def test_dark_shifts_darken(images_and_mask: tuple[torch.Tensor, torch.Tensor]) 
 
 
 @pytest.mark.parametrize(("kind", "other", "contrast"), [("foreign", "flat", 0.5), ("flat", "foreign", 0.0)])
-def test_a_foreign_blob_shows_tissue_and_a_flat_one_none(kind: str, other: str, contrast: float) -> None:
+def test_a_foreign_blob_has_tissue_contrast_and_a_flat_one_has_none(kind: str, other: str, contrast: float) -> None:
     _, mask = images_of(*healthy_scan(0), VIEWS[0])
     odd = torch.arange(mask.shape[2]).reshape(1, 1, -1, 1, 1).expand(mask.shape) % 2 == 1
     striped = mask * (0.5 + 0.5 * odd)
@@ -171,11 +173,11 @@ def test_a_foreign_blob_shows_tissue_and_a_flat_one_none(kind: str, other: str, 
     )
     corrupted, changed = corrupt(striped, mask, SPACING, settings, rng(3))
     inside = changed > 0.99
-    shown = corrupted[inside & odd].median() - corrupted[inside & ~odd].median()
-    assert abs(abs(float(shown)) - contrast) < 0.05
+    difference = corrupted[inside & odd].median() - corrupted[inside & ~odd].median()
+    assert abs(abs(float(difference)) - contrast) < 0.05
 
 
-def test_every_number_of_blobs_is_drawn_and_no_image_is_left_alone() -> None:
+def test_the_number_of_blobs_varies_and_every_image_has_one() -> None:
     images, mask = images_of(*healthy_scan(0), VIEWS[0])
     settings = CorruptionSettings(noise_probability=0.0, blobs=5, blob_radius_mm=(8.0, 9.0))
     volumes = torch.tensor([float(corrupt(images, mask, SPACING, settings, rng(n))[1].sum()) for n in range(30)])

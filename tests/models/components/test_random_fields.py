@@ -11,7 +11,7 @@ def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_host_numbers_repeat_and_streams_differ() -> None:
+def test_a_host_generator_repeats_and_its_streams_differ() -> None:
     generator = rng(5)
     first, again, other = (host_generator(generator, stream).random() for stream in (0, 0, 1))
     torch.rand(1, generator=generator)
