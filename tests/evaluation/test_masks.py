@@ -39,15 +39,15 @@ def test_without_a_calibration_there_is_no_dice(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shift_mm", [0.05, 1.0])
-def test_a_mask_must_lie_where_the_scan_lies(tmp_path: Path, shift_mm: float) -> None:
+def test_a_mask_must_be_on_the_grid_of_the_scan(tmp_path: Path, shift_mm: float) -> None:
     map_path, lesion_path, _ = files(tmp_path)
     moved = AFFINE.copy()
     moved[0, 3] = shift_mm
     write(lesion_path, nib.load(lesion_path).get_fdata(), moved)
-    if shift_mm < 0.2:  # rounding in a header is no other place
+    if shift_mm < 0.2:  # a header may be rounded
         assert localise_files(map_path, lesion_path, None).average_precision == 1.0
     else:
-        with pytest.raises(InputError, match="another grid"):
+        with pytest.raises(InputError, match="not on the grid of the scan"):
             localise_files(map_path, lesion_path, None)
 
 

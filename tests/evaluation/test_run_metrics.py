@@ -82,7 +82,7 @@ def test_a_mask_on_another_grid_is_recorded_and_the_rest_counts(tmp_path: Path) 
     save_image(tmp_path / "masks" / "sub-12_T1w_mask.nii.gz", np.ones((3, 3, 3)))
     found = compute_metrics(run, tmp_path / "labels.tsv", settings=FEW)
     assert [problem.scan_id for problem in found.problems] == ["sub-12_T1w"]
-    assert "another grid" in found.problems[0].message
+    assert "not on the grid of the scan" in found.problems[0].message
     assert found.localisation["dice"].n_subjects == 7
 
 
