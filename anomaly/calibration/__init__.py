@@ -1,1 +1,1 @@
-"""Conformal p-values, operating points and their append-only record."""
+"""Conformal p-values, operating points, calibration records and drift tests."""

@@ -1,4 +1,4 @@
-"""Conformal p-values: how unusual a score is among held-out healthy scans, with a guarantee.
+"""Conformal p-values of scores, relative to held-out healthy scans.
 
 If a new healthy scan is exchangeable with the n reference scans (same population, same scanner, none seen in
 training), then ``P(p ≤ alpha) ≤ alpha`` for every alpha, whatever the model and however its scores are
@@ -25,10 +25,10 @@ def p_values(scores: npt.ArrayLike, reference: npt.ArrayLike) -> Floats:
     Parameters
     ----------
     scores
-        ``(...)`` scores of new scans, larger = more anomalous.
+        ``(...)`` scores of new scans, higher = more anomalous.
     reference
-        ``(n,)`` scores of held-out healthy scans. A tie counts as "at least as anomalous", which keeps the
-        guarantee when scores are discrete.
+        ``(n,)`` scores of held-out healthy scans. A tie counts as "at least as anomalous", so that the
+        p-values are valid for discrete scores too.
 
     Returns
     -------
@@ -41,7 +41,7 @@ def p_values(scores: npt.ArrayLike, reference: npt.ArrayLike) -> Floats:
 
 
 def percentiles(scores: npt.ArrayLike, reference: npt.ArrayLike) -> Floats:
-    """Return for each score the percentage ``(...)`` of healthy scans that score lower; 0 to 100."""
+    """Return the percentage ``(...)``, 0 to 100, of healthy scans with a lower score."""
     ordered = sorted_reference(reference)
     below = np.searchsorted(ordered, _checked(scores), side="left")
     return np.asarray(100.0 * below / len(ordered), dtype=np.float64)
@@ -53,7 +53,7 @@ def minimum_alpha(n_healthy: int) -> float:
 
 
 def required_healthy(alpha: float) -> int:
-    """Return the number of reference scans that an ``alpha`` needs: the smallest n with 1 / (n + 1) ≤ alpha."""
+    """Return the smallest number n of reference scans with ``1 / (n + 1) ≤ alpha``."""
     _check_alpha(alpha)
     n = max(1, math.floor(1 / alpha) - 2)
     while minimum_alpha(n) > alpha:
@@ -64,13 +64,13 @@ def required_healthy(alpha: float) -> int:
 def flag_rank(n_healthy: int, alpha: float) -> int:
     """Return l, the largest integer with ``l / (n + 1) ≤ alpha``.
 
-    A scan is flagged when fewer than l healthy scans score as high as it does. Written with the same division as
-    the p-value, so that "p ≤ alpha" and "score > threshold" agree to the last bit.
+    A scan is flagged if fewer than l healthy scans have at least its score. The division is the same as in the
+    p-value, so that "p ≤ alpha" and "score > threshold" are exactly equivalent.
 
     Raises
     ------
     AlphaTooSmallError
-        If l would be 0; the message says how many healthy scans the alpha needs.
+        l would be 0; the message states how many healthy scans the alpha needs.
     """
     _check_alpha(alpha)
     rank = math.ceil((n_healthy + 1) * alpha) + 1
@@ -87,7 +87,13 @@ def flag_rank(n_healthy: int, alpha: float) -> int:
 
 
 def sorted_reference(reference: npt.ArrayLike) -> Floats:
-    """Return the reference scores ``(n,)`` in ascending order, checked: at least one, all finite."""
+    """Sort the reference scores ``(n,)`` in ascending order.
+
+    Raises
+    ------
+    ValueError
+        There are no scores, or some are not finite.
+    """
     values = np.asarray(reference, dtype=np.float64)
     if values.ndim != 1 or values.size == 0:
         raise ValueError(f"expected reference scores of shape (n,) with n ≥ 1, found shape {values.shape}")

@@ -1,10 +1,10 @@
-"""Has the population or the scanner changed since calibration?
+"""Test whether the population or the scanner has changed since calibration.
 
 The target FPR holds for scans exchangeable with the reference. New scans that were not flagged are compared with
-the reference scans that would not be flagged either: both are truncated at the threshold, because the new ones
-were selected by it. The two-sample Kolmogorov–Smirnov test of the scores *is* the test of the conformal p-values
-against uniformity: both depend on ranks only, and the two-sample form accounts for the reference being finite.
-The Mann–Whitney test has more power for a shift.
+the reference scans that would not be flagged either. Both samples are truncated at the threshold, because the new
+scans were selected by it. The two-sample Kolmogorov–Smirnov test of the scores is equivalent to a test of the
+conformal p-values for uniformity: both depend on ranks only, and the two-sample form accounts for the finite
+reference. The Mann–Whitney test has more power to detect a shift.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ MIN_SCANS = 8  # with fewer scans no test has enough power
 
 @dataclass(frozen=True)
 class DriftStatement:
-    """Whether new scans score like the healthy reference.
+    """Result of the comparison of new scans with the healthy reference.
 
     Parameters
     ----------
     level
-        ``"unknown"`` (too few scans), ``"none"`` seen, or ``"shift"``.
+        ``"unknown"`` (too few scans), ``"none"`` or ``"shift"``.
     message
         One or two sentences for the report.
     n_new, n_reference
-        Scans compared, after the cut at the threshold.
+        Number of compared scans, that is, those below the threshold.
     n_flagged, n_scored
-        New scans above the threshold, and all new scans.
+        Number of new scans above the threshold, and of all new scans.
     uniformity_p
-        Two-sample Kolmogorov–Smirnov; nan if too few scans.
+        p-value of the two-sample Kolmogorov–Smirnov test; nan with too few scans.
     shift_p
-        Mann–Whitney; nan if too few scans.
+        p-value of the Mann–Whitney test; nan with too few scans.
     median_p
-        Median conformal p-value of the new scans within the cut reference; 0.5 where nothing has changed.
+        Median conformal p-value of the new scans relative to the truncated reference; about 0.5 without a change.
     """
 
     level: Literal["unknown", "none", "shift"]
@@ -63,9 +63,9 @@ def check_drift(
     Parameters
     ----------
     alpha, threshold
-        The operating point.
+        Target FPR and threshold of the operating point.
     level
-        Significance level of both tests together (each is done at half of it).
+        Significance level of both tests together; each uses half of it.
     """
     new, healthy = np.asarray(new_scores, dtype=np.float64), sorted_reference(reference)
     not_flagged, reference_below = new[new <= threshold], healthy[healthy <= threshold]

@@ -1,13 +1,13 @@
-"""Operating points: the threshold for a target false-positive rate (FPR), and the FPR to expect.
+"""Operating points: the threshold for a target false-positive rate (FPR), and the expected FPR.
 
 Notation: n held-out healthy scans, alpha the target FPR, ``l = floor((n + 1) · alpha)``. The threshold is the
 l-th largest healthy score, and ``score > threshold ⇔ p ≤ alpha``.
 
 Over calibrations, the FPR is at most alpha on average. The FPR of one calibration is fixed but unknown: for
 continuous scores its specificity (coverage) follows Beta(n + 1 − l, l), so its FPR follows Beta(l, n + 1 − l),
-with mean l / (n + 1) ≤ alpha (Vovk 2012, *Conditional validity of inductive
-conformal predictors*, PMLR 25:475; Angelopoulos & Bates 2023, *Conformal prediction: a gentle introduction*,
-§3.2). With ties the FPR can only be lower.
+with mean l / (n + 1) ≤ alpha (Vovk 2012, *Conditional validity of inductive conformal predictors*, PMLR 25:475;
+Angelopoulos & Bates 2023, *Conformal prediction: a gentle introduction*, §3.2).
+Ties can only lower the FPR.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ class OperatingPoint:
     rank
         l: the threshold is the l-th largest healthy score.
     threshold
-        A scan is flagged if and only if its score is above this.
+        A scan is flagged if and only if its score is above the threshold.
     expected_rate
         ``l / (n + 1)``, the expected FPR, at most ``alpha``.
     interval
-        Central interval of the FPR of this one calibration, from Beta(l, n + 1 − l).
+        Central interval of the FPR of this calibration, from Beta(l, n + 1 − l).
     """
 
     alpha: float
@@ -67,7 +67,7 @@ def operating_point(reference: npt.ArrayLike, alpha: float, confidence: float = 
     Raises
     ------
     AlphaTooSmallError
-        If ``alpha < 1 / (n + 1)``; the message says how many scans are needed.
+        ``alpha < 1 / (n + 1)``; the message states how many scans are needed.
     """
     ordered = sorted_reference(reference)
     n = len(ordered)
@@ -104,12 +104,11 @@ def beta_binomial_band(n_test: int, n_healthy: int, alpha: float, confidence: fl
 
     Both the test scans and the calibration scans are random samples: the FPR of the threshold is
     Beta(l, n + 1 − l), the flags given that FPR are binomial, so the count is beta-binomial(m, l, n + 1 − l)
-    (Marques 2024,
-    *Universal distribution of the empirical coverage in split conformal prediction*, arXiv 2303.02770). This
-    band decides whether the target FPR is exceeded. The plain binomial band treats the threshold as exact and
-    would report an excess too often with, say, 24 calibration scans.
+    (Marques 2024, *Universal distribution of the empirical coverage in split conformal prediction*, arXiv
+    2303.02770). This band decides whether the target FPR is exceeded. The plain binomial band treats the threshold
+    as exact, so that it would report an excess too often with, for example, 24 calibration scans.
 
-    Each tail outside holds at most ``(1 − confidence) / 2``.
+    Each tail outside the band has a probability of at most ``(1 − confidence) / 2``.
     """
     rank = flag_rank(n_healthy, alpha)
     tail = (1 - confidence) / 2
@@ -118,7 +117,7 @@ def beta_binomial_band(n_test: int, n_healthy: int, alpha: float, confidence: fl
 
 
 def binomial_band(n_test: int, alpha: float, confidence: float = 0.99) -> Interval:
-    """Return the central band of the number of flags if every healthy scan were flagged with probability alpha."""
+    """Return the central band of the number of flags if each healthy scan is flagged with probability alpha."""
     tail = (1 - confidence) / 2
     distribution = stats.binom(n_test, alpha)
     return Interval(float(distribution.ppf(tail)), float(distribution.ppf(1 - tail)))
@@ -135,7 +134,7 @@ class FPRCheck:
     rate, interval
         ``n_flagged / n_test`` and its 95 % Clopper–Pearson interval.
     band
-        99 % beta-binomial band of the count; decides whether the target is exceeded.
+        99 % beta-binomial band of the count; the target is exceeded if the count is above it.
     plain_band
         99 % binomial band of the count at exactly alpha, for comparison.
     position
@@ -189,14 +188,14 @@ def evidence_edges() -> Floats:
 
 
 def exceedance(values: npt.ArrayLike, edges: npt.ArrayLike) -> Floats:
-    """Return the share ``(E,)`` of brain voxels whose evidence is above each edge.
+    """Return the fraction ``(E,)`` of brain voxels whose evidence is above each threshold.
 
     Parameters
     ----------
     values
         ``(V,)`` evidence of one healthy scan inside the brain.
     edges
-        ``(E,)`` ascending thresholds.
+        ``(E,)`` thresholds in ascending order.
     """
     evidence, thresholds = np.asarray(values).ravel(), np.asarray(edges)
     if evidence.size == 0:
@@ -207,14 +206,14 @@ def exceedance(values: npt.ArrayLike, edges: npt.ArrayLike) -> Floats:
 
 
 def voxel_threshold(exceedances: npt.ArrayLike, edges: npt.ArrayLike, voxel_alpha: float) -> float:
-    """Return the evidence that at most a share ``voxel_alpha`` of healthy brain voxels exceeds.
+    """Return the evidence threshold that at most a fraction ``voxel_alpha`` of healthy brain voxels exceeds.
 
     Parameters
     ----------
     exceedances
-        ``(n, E)`` one row of :func:`exceedance` per healthy scan; scans count equally, whatever their volume.
+        ``(n, E)`` one row of :func:`exceedance` per healthy scan; all scans have equal weight.
     edges
-        ``(E,)`` the thresholds they were counted at; the result is one of them, the smallest sufficient one.
+        ``(E,)`` the thresholds of ``exceedances``; the result is the smallest sufficient one.
     voxel_alpha
         False-positive rate over the brain voxels of healthy scans, e.g. 0.001.
     """

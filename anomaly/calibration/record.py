@@ -1,8 +1,7 @@
 """Calibration records: who set which target false-positive rate (FPR), when, why, and on which healthy scans.
 
-``model/calibrations/<id>.json`` holds one record each. ``model/reference_scores.parquet`` holds the healthy scores
-of
-all of them, tagged with ``calibration_id``. Both are append-only: a new calibration is a new record.
+Each record is a file ``model/calibrations/<id>.json``. ``model/reference_scores.parquet`` holds the healthy scores
+of all calibrations, with the column ``calibration_id``. Both are append-only: a new calibration adds a record.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ class Scope(Settings):
 
 
 class CalibrationRecord(Settings):
-    """One calibration: a threshold with its provenance. Never changed once written."""
+    """One calibration: a threshold with its provenance. A written record is never changed."""
 
     calibration_id: str
     created_at: datetime = Field(description="UTC")
@@ -55,7 +54,7 @@ class CalibrationRecord(Settings):
     interval_high: float
     voxel_alpha: float | None = Field(None, gt=0, lt=1, description="false-positive rate over healthy brain voxels")
     voxel_threshold: float | None = Field(None, description="evidence above which a voxel is marked")
-    reference_sha256: str = Field(description="hash of the reference scores, so that altered ones are noticed")
+    reference_sha256: str = Field(description="hash of the reference scores, to detect changes")
     notes: tuple[str, ...] = ()
 
 
@@ -68,11 +67,11 @@ class Purpose:
     user_name
         The account that calibrates.
     reason
-        Why; required.
+        The reason for the calibration; required.
     scope
         What the calibration applies to.
     model_id
-        The exact model.
+        Id of the calibrated model.
     """
 
     user_name: str
@@ -83,7 +82,7 @@ class Purpose:
 
 @dataclass(frozen=True)
 class VoxelPoint:
-    """The false-positive rate over healthy brain voxels, and its evidence threshold."""
+    """A false-positive rate over healthy brain voxels, and the evidence threshold for it."""
 
     alpha: float
     threshold: float
@@ -107,11 +106,11 @@ class Calibration:
 
     @property
     def score_names(self) -> list[str]:
-        """Names of the scores that have a reference."""
+        """The names of the scores with reference values."""
         return _score_names(self.reference)
 
     def reference_scores(self, name: str | None = None) -> Floats:
-        """Return the healthy scores ``(n,)`` of a score, by default the declared one."""
+        """Return the values ``(n,)`` of a score in the healthy scans; by default of the declared score."""
         return _scores_of(self.reference, name or self.record.score_name)
 
     def p_values(self, scores: Mapping[str, float]) -> dict[str, float]:
@@ -119,7 +118,7 @@ class Calibration:
         return {name: float(p_values(score, self.reference_scores(name))) for name, score in scores.items()}
 
     def percentiles(self, scores: Mapping[str, float]) -> dict[str, float]:
-        """Return for each score of one scan the percentage of healthy scans that score lower."""
+        """Return the percentage of healthy scans with a lower value, for each score of one scan."""
         return {name: float(percentiles(score, self.reference_scores(name))) for name, score in scores.items()}
 
     def flag(self, score: float) -> bool:
@@ -129,7 +128,7 @@ class Calibration:
         return bool(score > self.record.threshold)
 
     def operating_point(self, alpha: float | None = None, name: str | None = None) -> OperatingPoint:
-        """Return the operating point of any score at any alpha of at least 1 / (n + 1)."""
+        """Return the operating point of a score at an alpha; by default those of the record."""
         return operating_point(self.reference_scores(name), alpha or self.record.alpha, CONFIDENCE)
 
 
@@ -143,7 +142,7 @@ def calibrate(
     notes: tuple[str, ...] = (),
     now: datetime | None = None,
 ) -> Calibration:
-    """Return a calibration from held-out healthy scans; nothing is written (see :func:`append`).
+    """Calibrate with held-out healthy scans; :func:`append` writes the result.
 
     Parameters
     ----------
@@ -154,14 +153,14 @@ def calibrate(
     score_name
         The declared score, without the ``score_`` prefix.
     now
-        Time of the record, by default the present.
+        Time of the record; by default the current time.
 
     Raises
     ------
     AlphaTooSmallError
         ``alpha < 1 / (n + 1)``.
     CohortError
-        Columns are missing, a scan is there twice, or a score is not finite.
+        Columns are missing, a scan occurs twice, or a score is not finite.
     """
     table = _checked(reference)
     point = operating_point(_scores_of(table, score_name), alpha, CONFIDENCE)
@@ -192,13 +191,12 @@ def calibrate(
 def append(model_dir: Path, calibration: Calibration) -> Path:
     """Add a calibration to a model and return the path of its record.
 
-    The scores are written before the record that refers to them, so an interrupted call leaves no record
-    without scores.
+    The scores are written before the record, so that an interrupted call leaves no record without scores.
 
     Raises
     ------
     BundleError
-        A record of that name exists; nothing is overwritten.
+        A record with this id exists. It is not overwritten.
     """
     record = calibration.record
     path = _folder(model_dir) / f"{record.calibration_id}.json"
@@ -215,7 +213,7 @@ def append(model_dir: Path, calibration: Calibration) -> Path:
 
 
 def records(model_dir: Path) -> list[CalibrationRecord]:
-    """Return every record of a model, oldest first."""
+    """Read all records of a model, oldest first."""
     found = [
         CalibrationRecord.parse(current_calibration(read_json(p)), str(p))
         for p in sorted(_folder(model_dir).glob("[!.]*.json"))
@@ -224,14 +222,14 @@ def records(model_dir: Path) -> list[CalibrationRecord]:
 
 
 def load(model_dir: Path, calibration_id: str) -> Calibration:
-    """Return a calibration by its id.
+    """Read a calibration by its id.
 
     Raises
     ------
     UncalibratedError
-        The model has no calibration of that id; the message lists those it has.
+        The model has no calibration with this id; the message lists the existing ones.
     BundleError
-        The reference scores are not those the record was made from.
+        The reference scores do not match the hash in the record.
     """
     found = {record.calibration_id: record for record in records(model_dir)}
     if calibration_id not in found:
@@ -244,7 +242,7 @@ def load(model_dir: Path, calibration_id: str) -> Calibration:
     reference = reference.reset_index(drop=True)
     if reference.empty or _hash_of_scores(reference) != found[calibration_id].reference_sha256:
         raise BundleError(
-            f"the scores of {calibration_id} in {_table(model_dir)} are not those it was made from; "
+            f"the scores of {calibration_id} in {_table(model_dir)} do not match its record; "
             "restore the file or calibrate again"
         )
     return Calibration(found[calibration_id], reference)
@@ -262,7 +260,7 @@ def for_alpha(model_dir: Path, alpha: float) -> Calibration:
     Raises
     ------
     UncalibratedError
-        There is none; the message lists the rates there are.
+        There is none; the message lists the targets of the existing calibrations.
     """
     found = records(model_dir)
     fitting = [record for record in found if np.isclose(record.alpha, alpha, rtol=1e-9)]
@@ -275,7 +273,7 @@ def for_alpha(model_dir: Path, alpha: float) -> Calibration:
 def check_leakage(
     training_subjects: Collection[str], training_contents: Collection[str], scans: pd.DataFrame
 ) -> None:
-    """Refuse scans that the model has seen in training, by subject or by content.
+    """Check that no scan was used in training, by subject or by content.
 
     Parameters
     ----------
@@ -287,7 +285,7 @@ def check_leakage(
     Raises
     ------
     LeakageError
-        Naming every offending scan id.
+        Some were; the message lists their ids.
     """
     subject = scans["subject_hash"].isin(set(training_subjects))
     content = scans["content_hash"].isin(set(training_contents))
@@ -312,7 +310,7 @@ def _checked(reference: pd.DataFrame) -> pd.DataFrame:
     for column in ("scan_id", "content_hash"):
         twice = table.loc[table[column].duplicated(keep=False), "scan_id"].astype(str)
         if len(twice):
-            raise CohortError(f"the same scan counts twice in the calibration ({column}): {', '.join(twice)}")
+            raise CohortError(f"the same scan occurs twice in the calibration ({column}): {', '.join(twice)}")
     for name in names:
         bad = table.loc[~np.isfinite(_scores_of(table, name)), "scan_id"].astype(str)
         if len(bad):

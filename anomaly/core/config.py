@@ -1,4 +1,4 @@
-"""Settings: YAML in, checked and frozen values out."""
+"""Settings classes: validated, immutable values that are read from YAML files."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from anomaly.core.errors import ConfigError, unknown_name
 
 EXTENDS = "extends"
-"""The key that names the configuration whose values apply where a file says nothing else."""
+"""The key that names another configuration, whose values are the defaults of this one."""
 
 REPLACED_WHOLE = frozenset({"maps", "sd_floor"})
-"""Mappings with freely chosen keys: a file that names one replaces it, so that it can also leave keys out."""
+"""Mappings with arbitrary keys: they are replaced and not merged, so that a file can also remove keys."""
 
 
 class Settings(BaseModel):
-    """Base of every settings class: frozen, and an unknown key is an error that lists the valid ones."""
+    """Base of all settings classes: immutable; an unknown key is an error that lists the valid keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
 
@@ -30,7 +30,7 @@ class Settings(BaseModel):
         Raises
         ------
         ConfigError
-            Naming ``where``, each wrong key, what was found and what is valid.
+            The message names ``where``, each invalid key, its value and what is valid.
         """
         try:
             return cls.model_validate(values)
@@ -39,7 +39,13 @@ class Settings(BaseModel):
 
 
 def load_yaml(path: Path) -> Any:
-    """Read a YAML file, naming the file if it cannot be read."""
+    """Read a YAML file.
+
+    Raises
+    ------
+    ConfigError
+        The file does not exist or is not valid YAML.
+    """
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -51,7 +57,7 @@ def load_yaml(path: Path) -> Any:
 def load_extended_yaml(path: Path, shipped: Mapping[str, Path]) -> Any:
     """Read a YAML file and the configurations that it extends.
 
-    ``extends: dae`` at the top of a file means: the values of ``dae``, except where this file says otherwise.
+    ``extends: dae`` at the top of a file means: use the values of ``dae`` for keys that this file does not set.
     Mappings are merged key by key; lists and single values are replaced, and so are the mappings of
     :data:`REPLACED_WHOLE`. The extended file may itself extend another one.
 
@@ -60,7 +66,7 @@ def load_extended_yaml(path: Path, shipped: Mapping[str, Path]) -> Any:
     path
         The YAML file.
     shipped
-        Name → path of the configurations that can be extended by name. Anything else is a path relative to the
+        Name → path of the configurations that can be extended by name. Other values are paths relative to the
         folder of the file.
 
     Raises
@@ -72,7 +78,7 @@ def load_extended_yaml(path: Path, shipped: Mapping[str, Path]) -> Any:
 
 
 def resolve_extends(values: Any, path: Path, shipped: Mapping[str, Path], seen: tuple[Path, ...] = ()) -> Any:
-    """Return ``values``, read from ``path``, merged into those of the configuration that they extend.
+    """Merge ``values``, read from ``path``, into the values of the configuration that they extend.
 
     Parameters
     ----------
@@ -94,7 +100,7 @@ def resolve_extends(values: Any, path: Path, shipped: Mapping[str, Path], seen: 
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``base`` with ``changes``, key by key at every level; neither argument is altered."""
+    """Return ``base`` updated recursively with ``changes``; the arguments are not modified."""
     merged = dict(base)
     for key, value in changes.items():
         both = isinstance(value, Mapping) and isinstance(base.get(key), Mapping) and key not in REPLACED_WHOLE
@@ -113,23 +119,23 @@ def _extended_path(name: Any, path: Path, shipped: Mapping[str, Path]) -> Path:
 
 
 def dump_yaml(settings: BaseModel) -> str:
-    """Return the settings as YAML text, complete (defaults included) and in declared order."""
+    """Write all settings as YAML text, including defaults, in the order of declaration."""
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def annotated_yaml(settings: BaseModel, sections: Mapping[str, BaseModel] | None = None) -> str:
-    """Return the settings as YAML text, complete, with the description of every key as its comment.
+    """Write all settings as YAML text, with the description of each key as a comment.
 
     Parameters
     ----------
     sections
-        Settings to write in place of a field that is a plain mapping, by the name of the field.
+        Field name → settings to write instead of a field that is a plain mapping.
     """
     return "\n".join(_annotated_lines(settings, "", sections or {})) + "\n"
 
 
 def description_of(cls: type[BaseModel], name: str) -> str:
-    """Return the description of a field, or that of the base class whose field it overrides; "" without either."""
+    """Return the description of a field, or of the field that it overrides; ``""`` if neither has one."""
     fields = (base.model_fields.get(name) for base in cls.__mro__ if issubclass(base, BaseModel))
     return next((field.description for field in fields if field is not None and field.description), "")
 

@@ -1,27 +1,27 @@
-"""The exception tree.
+"""All exceptions of this library.
 
 ::
 
-    AnomalyError                 everything this library raises on purpose
-    ├── ScanRefusedError         one scan must not be scored; recorded, never stops a batch
+    AnomalyError                 base class of all of them
+    ├── ScanRefusedError         one scan must not be scored; it is recorded and the batch goes on
     ├── InputError               bad input or configuration                          (exit code 4)
     │   ├── ConfigError          a YAML file or setting is wrong
     │   ├── CohortError          a cohort is missing, empty or does not fit the task
     │   ├── BundleError          a model bundle is missing, damaged or does not fit the task
     │   └── TrainingError        training cannot start or has gone wrong
     └── PolicyError              the request violates a policy                      (exit code 5)
-        ├── UncalibratedError    a flag was asked of a model without a calibration
+        ├── UncalibratedError    the request needs a calibration and the model has none
         ├── AlphaTooSmallError   too few healthy scans for the target FPR
-        └── LeakageError         the same subject on both sides of a split
+        └── LeakageError         a subject is in two splits
 
-Every message says what was found, what was expected and what to do.
+Every message states what was found, what was expected and what to do.
 """
 
 from __future__ import annotations
 
 
 class AnomalyError(Exception):
-    """Base of every error this library raises on purpose."""
+    """Base class of the exceptions of this library."""
 
 
 class ScanRefusedError(AnomalyError):
@@ -30,7 +30,7 @@ class ScanRefusedError(AnomalyError):
     Parameters
     ----------
     code
-        Stable machine-readable reason, e.g. ``"not_3d"``; analysts filter on it.
+        Stable machine-readable reason, e.g. ``"not_3d"``, to filter by.
     found, expected, remedy
         One clause each, without patient identifiers.
     """
@@ -44,7 +44,7 @@ class ScanRefusedError(AnomalyError):
 
     @property
     def reason(self) -> str:
-        """What was found and what was expected, as records and tables keep it beside the remedy."""
+        """What was found and what was expected, for records and tables that list the remedy separately."""
         return f"found {self.found}; expected {self.expected}"
 
     def __str__(self) -> str:
@@ -76,7 +76,7 @@ class PolicyError(AnomalyError):
 
 
 class UncalibratedError(PolicyError):
-    """A flag was asked of a model that has no calibration."""
+    """The request needs a calibration, and the model has none that fits."""
 
 
 class AlphaTooSmallError(PolicyError):
@@ -84,9 +84,9 @@ class AlphaTooSmallError(PolicyError):
 
 
 class LeakageError(PolicyError):
-    """The same subject or scan stands on both sides of a split."""
+    """The same subject or scan is in two splits, for example training and calibration."""
 
 
 def unknown_name(kind: str, name: str, valid: list[str]) -> str:
-    """Return the message for a name that is not known, with the list of those that are."""
+    """Return an error message for an unknown name, with a list of the valid ones."""
     return f"unknown {kind} {name!r}; valid: {', '.join(sorted(valid))}"

@@ -1,13 +1,13 @@
-"""How long work tells its caller how far it is."""
+"""Progress reports of long computations."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 Progress = Callable[[int, int, str], None]
-"""Called with (done, total, what is being done)."""
+"""Callback with the arguments (steps done, total steps, message)."""
 
 
 def no_progress(done: int, total: int, message: str) -> None:
-    """Report nothing."""
+    """Ignore the report."""
     del done, total, message

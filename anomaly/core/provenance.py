@@ -1,4 +1,4 @@
-"""Who ran which command, and when: what every record and result is stamped with."""
+"""Provenance of records and results: user, command and time."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 
 
 def now() -> str:
-    """Return the time in UTC as ISO 8601, to the second."""
+    """Return the current time in UTC as ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def user_name() -> str:
-    """Return the name of the account that runs the program."""
+    """Return the name of the user account that runs the program, or its number if it has no name."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
@@ -24,5 +24,5 @@ def user_name() -> str:
 
 
 def command_line() -> str:
-    """Return the command as typed."""
+    """Return the command line of this process, with the program as file name only."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])

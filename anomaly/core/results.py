@@ -1,4 +1,4 @@
-"""What scoring says of one scan."""
+"""The result of scoring one scan."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from anomaly.core.aliases import current_scan_score
 
 
 class ScanStatus(StrEnum):
-    """What became of a scan."""
+    """Processing status of a scan."""
 
     ACCEPTED = "accepted"  # ingested, not scored yet
     SCORED = "scored"
-    REFUSED = "refused"  # must not be scored, for a reason that names what was found
-    FAILED = "failed"  # the software failed on it; the reason is the error
-    DUPLICATE = "duplicate"  # the same content as another scan of the batch
+    REFUSED = "refused"  # must not be scored; the reason states what was found
+    FAILED = "failed"  # an error occurred; the reason is its message
+    DUPLICATE = "duplicate"  # same content as another scan of the batch
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class Region:
     volume_ml
         Volume in millilitres, in the scan's own space.
     peak, mean
-        Highest and mean evidence inside.
+        Highest and mean evidence in the region.
     mni_mm
         Position of the peak, MNI152 RAS millimetres.
     voxel
-        Position of the peak, ``(i, j, k)`` index in the scan as it was received.
+        Position of the peak, index ``(i, j, k)`` in the scan as received.
     polarity
-        ``"dark"``, ``"bright"`` or ``"either"``: the scan against its pseudo-healthy reconstruction.
+        ``"dark"``, ``"bright"`` or ``"either"``: the scan compared with its pseudo-healthy reconstruction.
     """
 
     label: int
@@ -50,7 +50,7 @@ class Region:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Return the region that ``dataclasses.asdict`` turned into ``values``."""
+        """Restore a region from the output of ``dataclasses.asdict``."""
         x, y, z = (float(value) for value in values["mni_mm"])
         i, j, k = (int(value) for value in values["voxel"])
         return cls(**{**values, "mni_mm": (x, y, z), "voxel": (i, j, k)})
@@ -58,16 +58,16 @@ class Region:
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A healthy training scan that is like the scan.
+    """A healthy training scan that is similar to the scan.
 
     Parameters
     ----------
     label
-        What it is called, e.g. ``"healthy scan 17, 54 years"``: it has a number and no name.
+        Anonymous description, e.g. ``"healthy scan 17, 54 years"``.
     similarity
-        1 = alike in all that the model sees.
+        Similarity of the features of the model; 1 = identical.
     index
-        Which of the training scans, from 0.
+        Index among the training scans, from 0.
     """
 
     label: str
@@ -79,10 +79,10 @@ class Neighbour:
 class ScanScore:
     """The result for one scan; one row of ``scores.parquet``.
 
-    ``scores`` holds every scan score by name, larger = more anomalous; ``p_values`` and ``percentiles`` hold
-    the same names once there is a calibration. ``score`` is the declared one, which is compared with the
-    threshold. ``neighbours`` are the healthy training scans that are most like the scan, the most similar first.
-    ``outputs`` are the files that were written for the scan, name → path relative to the run folder.
+    ``scores`` holds all scan scores by name, higher = more anomalous; ``p_values`` and ``percentiles`` have the
+    same names if the model is calibrated. ``score`` is the declared score, which is compared with the threshold.
+    ``neighbours`` are the most similar healthy training scans, the most similar first. ``outputs`` are the files
+    written for the scan: name → path relative to the run folder.
     """
 
     scan_id: str
@@ -113,21 +113,21 @@ class ScanScore:
 
     @property
     def map_path(self) -> str:
-        """Path of the anomaly map in the run folder; ``""`` where there is none."""
+        """Path of the anomaly map in the run folder; ``""`` if there is none."""
         return self.outputs.get("anomaly_map", "")
 
     @property
     def mask_path(self) -> str:
-        """Path of the mask of flagged voxels in the run folder; ``""`` where there is none."""
+        """Path of the mask of flagged voxels in the run folder; ``""`` if there is none."""
         return self.outputs.get("flagged_mask", "")
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Return the result that ``dataclasses.asdict`` turned into ``values``; unknown keys are left out."""
+        """Restore a result from the output of ``dataclasses.asdict``; unknown keys are ignored."""
         known = {f.name for f in fields(cls)}
-        kept = {name: value for name, value in current_scan_score(values).items() if name in known}
-        kept["status"] = ScanStatus(values["status"])
-        kept["regions"] = tuple(Region.from_json(region) for region in values.get("regions", ()))
-        kept["neighbours"] = tuple(Neighbour(**neighbour) for neighbour in values.get("neighbours", ()))
-        kept["warnings"] = tuple(values.get("warnings", ()))
-        return cls(**kept)
+        known_values = {name: value for name, value in current_scan_score(values).items() if name in known}
+        known_values["status"] = ScanStatus(values["status"])
+        known_values["regions"] = tuple(Region.from_json(region) for region in values.get("regions", ()))
+        known_values["neighbours"] = tuple(Neighbour(**neighbour) for neighbour in values.get("neighbours", ()))
+        known_values["warnings"] = tuple(values.get("warnings", ()))
+        return cls(**known_values)

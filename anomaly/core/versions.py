@@ -1,4 +1,4 @@
-"""Which versions of which libraries a result depends on."""
+"""Versions of this package and of the libraries that results depend on."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ LIBRARIES = ("torch", "monai", "lightning", "nibabel", "simpleitk", "pydicom", "
 
 
 def software_versions() -> dict[str, str]:
-    """Return the versions of this package, of Python and of the libraries that a result depends on."""
+    """Return the versions of this package, of Python and of the :data:`LIBRARIES`."""
     return {"anomaly": anomaly.__version__, "python": platform.python_version(), **versions(LIBRARIES)}
 
 
 def versions(libraries: Iterable[str]) -> dict[str, str]:
-    """Return library → installed version, ``"not installed"`` where it is not."""
+    """Return the installed version of each library, or ``"not installed"``."""
     return {library: _version(library) for library in libraries}
 
 

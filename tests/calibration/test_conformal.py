@@ -52,18 +52,18 @@ def test_percentile_is_the_share_of_healthy_scans_below() -> None:
 
 
 @pytest.mark.parametrize(("alpha", "needed"), [(0.05, 19), (0.1, 9), (0.01, 99), (0.5, 1), (0.03, 33), (0.9, 1)])
-def test_required_healthy_is_the_smallest_that_will_do(alpha: float, needed: int) -> None:
+def test_required_healthy_is_the_smallest_sufficient_number(alpha: float, needed: int) -> None:
     assert required_healthy(alpha) == needed
     assert minimum_alpha(needed) <= alpha
     assert needed == 1 or minimum_alpha(needed - 1) > alpha
 
 
-def test_too_small_an_alpha_is_refused_and_says_how_many_scans_are_needed() -> None:
+def test_too_small_an_alpha_is_refused_with_the_number_of_scans_needed() -> None:
     with pytest.raises(AlphaTooSmallError, match=r"at least 99 healthy scans \(75 more\)"):
         flag_rank(24, 0.01)
 
 
-def test_rank_is_not_fooled_by_binary_fractions() -> None:
+def test_the_rank_is_exact_despite_rounding() -> None:
     assert 0.29 * 100 < 29  # the float product falls short of the true product
     assert flag_rank(99, 0.29) == 29
 

@@ -20,7 +20,7 @@ def test_scans_from_the_same_population_show_no_shift() -> None:
     assert alarms / 200 <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 200)
 
 
-def test_a_changed_scanner_is_noticed_and_said(rng: np.random.Generator) -> None:
+def test_a_changed_scanner_is_detected_and_reported(rng: np.random.Generator) -> None:
     found = check_drift(rng.gamma(5.0, size=60) * 0.7, REFERENCE, 0.05, POINT.threshold)
     assert found.level == "shift"
     assert "score lower" in found.message
@@ -35,12 +35,12 @@ def test_abnormal_patients_among_the_new_scans_are_not_called_a_shift(rng: np.ra
     assert "either many are abnormal or the scanner has changed" in found.message
 
 
-def test_a_handful_of_scans_cannot_tell() -> None:
+def test_too_few_scans_give_an_unknown_result() -> None:
     found = check_drift([1.0, 2.0], REFERENCE, 0.05, POINT.threshold)
     assert found.level == "unknown"
     assert np.isnan(found.shift_p)
 
 
-def test_no_scan_at_all_is_unknown_too() -> None:
+def test_no_scans_give_an_unknown_result() -> None:
     found = check_drift([], REFERENCE, 0.05, POINT.threshold)
     assert (found.level, found.n_scored) == ("unknown", 0)

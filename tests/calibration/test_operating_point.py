@@ -91,7 +91,7 @@ def test_no_flagged_healthy_scan_is_within_the_target() -> None:
     assert 0.05 in check.interval
 
 
-def test_too_few_flags_are_told_from_too_many() -> None:
+def test_too_few_and_too_many_flags_are_distinguished() -> None:
     check = check_fpr(n_flagged=0, n_test=2000, n_healthy=999, alpha=0.5)
     assert (check.position, check.within_target) == ("below", True)
 
@@ -100,7 +100,7 @@ def test_exceedance_counts_voxels_strictly_above_each_edge() -> None:
     np.testing.assert_allclose(exceedance([0, 1, 2, 2, 5], [1, 2, 3, 9]), [3 / 5, 1 / 5, 1 / 5, 0])
 
 
-def test_the_voxel_threshold_keeps_the_voxel_rate(rng: np.random.Generator) -> None:
+def test_the_voxel_threshold_reaches_the_voxel_rate(rng: np.random.Generator) -> None:
     scans = np.abs(rng.normal(size=(5, 20_000)))
     edges = evidence_edges()
     threshold = voxel_threshold([exceedance(scan, edges) for scan in scans], edges, 0.01)

@@ -71,7 +71,7 @@ def test_a_calibration_comes_back_from_disk_as_it_was_stored(tmp_path: Path) -> 
     pd.testing.assert_frame_equal(loaded.reference, stored.reference)
 
 
-def test_a_record_says_who_when_why_and_what_for(tmp_path: Path) -> None:
+def test_a_record_states_user_time_reason_and_scope(tmp_path: Path) -> None:
     path = append(tmp_path, calibration())
     values = json.loads(path.read_text(encoding="utf-8"))
     assert path.parent == tmp_path / "calibrations"
@@ -160,10 +160,10 @@ def test_altered_reference_scores_are_noticed(tmp_path: Path) -> None:
     path = tmp_path / "reference_scores.parquet"
     table = pd.read_parquet(path)
     table.assign(score_reconstruction=table["score_reconstruction"] * 1.01).to_parquet(path, index=False)
-    with pytest.raises(BundleError, match="not those it was made from"):
+    with pytest.raises(BundleError, match="do not match its record"):
         load(tmp_path, stored.record.calibration_id)
     path.unlink()
-    with pytest.raises(BundleError, match="not those it was made from"):
+    with pytest.raises(BundleError, match="do not match its record"):
         load(tmp_path, stored.record.calibration_id)
 
 

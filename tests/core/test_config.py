@@ -58,7 +58,7 @@ def test_settings_written_as_yaml_read_back_equal() -> None:
     assert Outer.parse(yaml.safe_load(dump_yaml(settings)), "dumped") == settings
 
 
-def test_a_file_that_is_not_there_or_not_yaml_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_missing_or_not_yaml_is_named(tmp_path: Path) -> None:
     broken = tmp_path / "broken.yaml"
     broken.write_text("a: [1")
 
@@ -109,7 +109,7 @@ def test_a_config_that_extends_itself_is_refused_with_the_files_by_name(tmp_path
     ("text", "message"),
     [("extends: bsae\n", "base"), ("extends: 3\n", "found 3"), ("extends: none.yaml\n", "no configuration at")],
 )
-def test_an_extended_config_that_is_not_there_is_named(tmp_path: Path, text: str, message: str) -> None:
+def test_an_extended_config_that_is_missing_is_named(tmp_path: Path, text: str, message: str) -> None:
     base = write(tmp_path / "base.yaml", "a: 1\n")
     with pytest.raises(ConfigError, match=message):
         load_extended_yaml(write(tmp_path / "x.yaml", text), {"base": base})
