@@ -270,7 +270,7 @@ def info(
     as_json: AsJson = False,
 ) -> None:
     """Show versions, devices, families and configs; or what a model is, or would be."""
-    from pipelines.info import about, as_text, facts, full_config
+    from pipelines.info import as_text, describe, facts, full_config
 
     if full:
         if what is None:
@@ -281,7 +281,7 @@ def info(
 
     if what is not None:
         with _errors():
-            found = about(what)
+            found = describe(what)
         _finish(found, as_json)
         return
     typer.echo(json.dumps(facts(), indent=2) if as_json else as_text(facts()))

@@ -1,4 +1,4 @@
-"""Trained models in, one model that merges them out."""
+"""Merge trained models into one model, an ensemble."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ SUMMED = ("steps", "seconds", "n_parameters")
 
 
 def ensemble(models: Sequence[Path], output: Path, merge: MergeSettings | None = None) -> dict[str, Any]:
-    """Make one model of several, which is then calibrated, run and evaluated like any other.
+    """Merge several models into one, which is calibrated, run and evaluated like any other model.
 
     Parameters
     ----------
     models
-        Bundles of trained models; the names of their folders become the names of the members. The first one says
-        how evidence is read (weights of dark and bright, eroded edge, smallest region, limits) and shows what it
-        expected.
+        Bundles of trained models; the names of their folders become the names of the members. The
+        evidence settings (weights of dark and bright, eroded edge, smallest region, limits) and the reconstruction
+        are those of the first one.
     output
         The bundle folder to make. It holds copies of the members.
 
@@ -83,7 +83,7 @@ def _config(name: str, members: Mapping[str, TrainedBundle], merge: MergeSetting
 
 
 def _facts(config: EnsembleConfig, members: Sequence[TrainedBundle]) -> dict[str, Any]:
-    """Return what the metadata and the card say; sums over members, who may have learnt from other scans each."""
+    """Collect the facts of the metadata and the card. Costs are sums over the members."""
     known = [member.metadata for member in members]
     seen = [member.training_fingerprints() for member in members]
     return {

@@ -1,6 +1,6 @@
-"""What is installed and what can be asked for, and what a model or a config is.
+"""Describe the installation, a trained model or a config.
 
-Without either it is instant: nothing heavy is imported.
+The installation is described without importing torch, which takes seconds.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def facts() -> dict[str, Any]:
     }
 
 
-def about(what: str) -> dict[str, Any]:
-    """Return what a trained model is, or what a config would train, with its trainable parameters.
+def describe(what: str) -> dict[str, Any]:
+    """Describe a trained model, or the model that a config would train, with its number of parameters.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def about(what: str) -> dict[str, Any]:
     Raises
     ------
     ConfigError, BundleError
-        If there is no such config, or the folder holds no whole model.
+        There is no such config, or the folder holds no complete model.
     """
     return _trained(Path(what)) if Path(what).is_dir() else _configured(what)
 
@@ -63,7 +63,7 @@ def full_config(what: str) -> str:
     Raises
     ------
     ConfigError, BundleError
-        If there is no such config, or the folder holds no whole model.
+        There is no such config, or the folder holds no complete model.
     """
     from anomaly.bundle.config import annotated_config
     from anomaly.bundle.ensemble import stored_config
@@ -132,7 +132,7 @@ def _listed(shape: Sequence[int]) -> str:
 
 
 def as_text(found: dict[str, Any]) -> str:
-    """Return the facts for people."""
+    """Format the facts as text."""
     lines = ["Versions"]
     lines += [f"  {name:<14} {version}" for name, version in found["versions"].items()]
     gpus = found["devices"]["nvidia_gpus"]
@@ -151,6 +151,6 @@ def as_text(found: dict[str, Any]) -> str:
 
 
 def _nvidia_gpus() -> int:
-    """Count the GPUs the driver lists, without starting CUDA or importing torch."""
+    """Count the GPUs that the driver lists, without starting CUDA or importing torch."""
     folder = Path("/proc/driver/nvidia/gpus")
     return len(list(folder.iterdir())) if folder.is_dir() else 0

@@ -36,8 +36,7 @@ INTENDED_USE = (
     "radiologist. Not for diagnosis, not for ruling out disease."
 )
 
-
-MIN_SUBJECTS = 3  # two to learn from, one to choose the checkpoint
+MIN_SUBJECTS = 3  # two for training, one to choose the checkpoint
 
 
 def train(
@@ -59,16 +58,16 @@ def train(
     config
         A shipped name, or the path of a YAML file.
     preprocessing
-        The chain instead of the config's: a shipped name, or the path of a YAML file.
+        The preprocessing chain that replaces the one of the config: a shipped name, or the path of a YAML file.
     cohort
-        An ingested cohort. Where its scans name a split, only ``train`` is used; only healthy scans ever are.
+        An ingested cohort. Only healthy scans of the split ``train`` are used, or all healthy scans without splits.
     output
-        The bundle folder. Logs go to ``output/training``; so do checkpoints, which an interrupted call continues
-        from and which are removed once the model is whole.
+        The bundle folder. Logs and checkpoints are written to ``output/training``. An interrupted call continues
+        from the checkpoints. They are removed when the model is complete.
     devices
         Number of devices that train together; each adds its own batch to every step.
     compiled
-        Compile the network with torch, which takes a minute or more first.
+        Compile the network with torch. Compilation takes a minute or more.
 
     Returns
     -------
@@ -117,12 +116,12 @@ def train(
 
 
 def hold_out(records: Sequence[ScanRecord], fraction: float) -> tuple[list[ScanRecord], list[ScanRecord]]:
-    """Return training and validation scans; the same subjects are held out whatever the seed of the training.
+    """Split scans by subject into training and validation; the seed of the training does not matter.
 
     Raises
     ------
     CohortError
-        If there are too few subjects.
+        There are too few subjects.
     """
     subjects = len({record.subject for record in records})
     if subjects < MIN_SUBJECTS:
@@ -173,10 +172,10 @@ def _facts(
 
 
 def _display(scorer: Scorer) -> dict[str, float]:
-    """Return the intensity scales of report images, the same for every scan."""
+    """Compute the intensity scales of report images, which are the same for every scan."""
     reference = scorer.reference
     if reference is None:
-        raise BundleError("the healthy reference must be learnt before scales can be chosen")
+        raise BundleError("the scorer has no healthy reference; call learn_reference first")
     seen = reference.mean_image[reference.mean_image > 0]
     return {
         "intensity_max": float(np.percentile(seen, 99.5)),
@@ -185,7 +184,7 @@ def _display(scorer: Scorer) -> dict[str, float]:
 
 
 def _retrieval(scorer: Scorer, held_out: VolumeSource) -> dict[str, Any] | None:
-    """Return the nearest-neighbour similarities of held-out scans; None without an index of healthy scans."""
+    """Compute the nearest-neighbour similarities of held-out scans; None without an index of healthy scans."""
     if scorer.index is None:
         return None
     nearest = sorted(round(similarity, 4) for similarity in scorer.nearest_similarities(held_out))

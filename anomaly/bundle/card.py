@@ -21,7 +21,7 @@ LIMITS = (
 
 
 def model_card(config: ExperimentConfig, model_id: str, facts: Mapping[str, Any]) -> str:
-    """Return the card as Markdown."""
+    """Write the card of a trained model as Markdown."""
     data, training, scoring = facts["data"], facts["training"], config.scoring
     lines = [
         *_head(config, config.model["family"], model_id, facts),
@@ -58,7 +58,7 @@ def _device_note(devices: int) -> str:
 
 
 def ensemble_card(config: EnsembleConfig, model_id: str, facts: Mapping[str, Any]) -> str:
-    """Return the card of an ensemble as Markdown; the cards of its members are in their folders."""
+    """Write the card of an ensemble as Markdown; the cards of its members are in their folders."""
     data, merge, scoring = facts["data"], config.merge, config.scoring
     lines = [
         *_head(config, f"ensemble of {_join_names(config.members)}", model_id, facts),
@@ -106,8 +106,8 @@ def _head(config: ModelConfig, family: str, model_id: str, facts: Mapping[str, A
 
 
 def _weighted(weights: Mapping[str, float]) -> str:
-    given = ", ".join(f"{name} {weight:g}" for name, weight in weights.items())
-    return f" (weights: {given}; 1 for others)" if given else ""
+    listed = ", ".join(f"{name} {weight:g}" for name, weight in weights.items())
+    return f" (weights: {listed}; 1 for others)" if listed else ""
 
 
 def _ages(data: Mapping[str, Any]) -> str:

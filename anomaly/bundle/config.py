@@ -1,7 +1,7 @@
-"""The complete description of an experiment: what a model is trained on, how, and how it scores.
+"""Configuration of an experiment: preprocessing, model, training and scoring, in one YAML file.
 
-One YAML file says all of it. ``model`` is checked by the family it names, ``preprocessing`` may be given as the
-name of a shipped chain, which is written out in full when the config is resolved.
+The family named in ``model`` checks that section. ``preprocessing`` is a chain, or the name of a shipped one; the
+resolved config contains the complete chain.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ ModelSection = Annotated[dict[str, Any], AfterValidator(_checked_by_its_family)]
 
 
 class ModelConfig(Settings):
-    """What every model says of itself, be it one family or an ensemble."""
+    """Settings that trained models and ensembles share."""
 
-    name: str = Field(description="what the model is called in reports")
-    description: str = Field(default="", description="one sentence for people")
-    preprocessing: ChainSettings = Field(description="the chain every scan goes through")
-    scoring: EvidenceSettings = Field(description="how evidence is read")
+    name: str = Field(description="name of the model in reports")
+    description: str = Field(default="", description="one sentence on the model, for its card")
+    preprocessing: ChainSettings = Field(description="preprocessing of every scan")
+    scoring: EvidenceSettings = Field(description="how the evidence map and the scan score are computed")
 
     @property
     def modality(self) -> Modality:
-        """What scans the model is for; others are refused."""
+        """The modality of the scans that the model accepts."""
         return self.preprocessing.modality
 
 
@@ -54,24 +54,29 @@ TYPICAL_LESIONS: dict[Modality, tuple[Kind, ...]] = {
 
 
 class ExperimentConfig(ModelConfig):
-    """Everything needed to train a model and to score with it."""
+    """All settings needed to train a model and to score with it."""
 
     model: ModelSection = Field(description="family and its settings")
     training: TrainingSettings | None = Field(
-        default=None, description="how networks are trained; others need none"
+        default=None, description="how a network is trained; null for families without a network"
     )
     scoring: ScoringSettings = Field(
         default_factory=ScoringSettings, description="how maps become one evidence map and a scan score"
     )
     validation_fraction: float = Field(
-        default=0.12, gt=0, lt=1, description="share of the training subjects that choose the checkpoint"
+        default=0.12,
+        gt=0,
+        lt=1,
+        description="share of the training subjects that are held out to choose the checkpoint",
     )
 
     validation_lesions: tuple[Kind, ...] | None = Field(
         default=None,
         min_length=1,
-        description="kinds of lesions planted in the validation scans, in turn, to choose the checkpoint: dark, "
-        "bright, texture, mass_effect; null = those typical of the modality",
+        description="kinds of synthetic lesions in the validation scans, used in turn to choose the checkpoint: "
+        "dark, bright, texture, mass_effect; null = typical of the modality, because most lesions are dark on T1w "
+        "(oedema, infarction), bright on T2w and FLAIR (oedema, gliosis, demyelination), and on CT dark "
+        "(infarction) or bright (haemorrhage)",
     )
 
     @property

@@ -1,4 +1,4 @@
-"""An ensemble on disk: its members whole, each a bundle of its own, and how they are merged.
+"""Save and load an ensemble: complete copies of its members, and how they are merged.
 
 ::
 
@@ -36,10 +36,12 @@ CARD = "MODEL_CARD.md"
 
 
 class EnsembleConfig(ModelConfig):
-    """Everything needed to score with an ensemble, beside its members."""
+    """Everything needed to score with an ensemble, except its members."""
 
-    members: tuple[str, ...] = Field(min_length=2, description="names of the members; the first shows its maps")
-    merge: MergeSettings = Field(description="how the members become one")
+    members: tuple[str, ...] = Field(
+        min_length=2, description="names of the members; the first gives the reconstruction"
+    )
+    merge: MergeSettings = Field(description="how scores and maps of the members are merged")
 
 
 def save_ensemble(
@@ -52,12 +54,12 @@ def save_ensemble(
     members
         Name → trained model, in the order of the config.
     facts
-        What the metadata say of it, beside its members.
+        Further entries of the metadata.
 
     Raises
     ------
     BundleError
-        The folder holds a model already, or the members do not belong together (see :func:`refuse_unlike`).
+        The folder already holds a model, or the members differ in preprocessing or grid.
     """
     refuse_to_overwrite(folder)
     refuse_unlike(members)
@@ -75,12 +77,12 @@ def save_ensemble(
 
 
 def open_bundle(folder: Path, device: str = "cpu") -> Bundle:
-    """Read a model, trained or an ensemble, refusing one whose files are not those it was saved with.
+    """Read a trained model or an ensemble; refuse one whose files have changed since it was saved.
 
     Parameters
     ----------
     device
-        Where networks go, e.g. ``"cpu"`` or ``"cuda"``.
+        Device of the networks, e.g. ``"cpu"`` or ``"cuda"``.
     """
     path = folder / "metadata.json"
     if not path.is_file() or read_json(path).get("family") != ENSEMBLE:
@@ -92,12 +94,12 @@ def open_bundle(folder: Path, device: str = "cpu") -> Bundle:
 
 
 def stored_config(folder: Path) -> ModelConfig:
-    """Read the complete config of a model, trained or an ensemble, without its weights.
+    """Read the complete config of a trained model or an ensemble, without its weights.
 
     Raises
     ------
     BundleError
-        The folder holds no model, or its files are not those it was saved with.
+        The folder holds no model, or its files have changed since it was saved.
     """
     is_ensemble = verified_metadata(folder).get("family") == ENSEMBLE
     path = folder / "config.yaml"
@@ -105,7 +107,7 @@ def stored_config(folder: Path) -> ModelConfig:
 
 
 def refuse_unlike(members: Mapping[str, TrainedBundle]) -> None:
-    """Raise BundleError unless all members take scans prepared by one chain on one grid; names what differs."""
+    """Raise BundleError, which names what differs, unless all members share preprocessing and grid."""
     (first_name, first), *others = members.items()
     for name, other in others:
         chains = (

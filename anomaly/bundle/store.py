@@ -1,8 +1,8 @@
-"""A model on disk. Never pickle: weights are safetensors, the rest is JSON and YAML.
+"""Save, load and verify a model on disk, a bundle. Weights are safetensors, the rest is JSON and YAML; no pickle.
 
-A bundle is self-contained: it carries the complete configuration (preprocessing included), so a new scan always
-goes through the chain the model was trained with, and the hash of every file it was saved with, so that a
-damaged or altered model refuses to load.
+A bundle is self-contained. It holds the complete configuration, so that a new scan goes through the preprocessing
+that the model was trained with. It holds the hash of each of its files, so that a damaged or altered model is
+refused.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from anomaly.scoring.scorer import ScanScorer, Scorer
 FORMAT_VERSION = 1
 TRAINING_SUBJECTS = "training_subjects.json"
 HASHED = ("config.yaml", "weights.safetensors", "reference.safetensors", TRAINING_SUBJECTS)
-INDEX = "retrieval.safetensors"  # only of families with a latent code, and only if asked for
-ENSEMBLE = "ensemble"  # the family of a model that is none by itself
+INDEX = "retrieval.safetensors"  # only for families with a latent code, if scoring.retrieval is not 0
+ENSEMBLE = "ensemble"  # the value of "family" in the metadata of an ensemble
 MEMBERS = "members"
 
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """A model ready to score, with its provenance: one that was trained, or an ensemble."""
+    """A model ready to score, with its provenance: a trained model or an ensemble."""
 
     folder: Path
     config: ModelConfig
@@ -51,7 +51,7 @@ class Bundle:
 
     @property
     def model_id(self) -> str:
-        """Twelve hex digits that name exactly these weights, references and settings."""
+        """Twelve hex digits that identify the weights, the healthy reference and the settings."""
         return str(self.metadata["model_id"])
 
     @property
@@ -60,20 +60,20 @@ class Bundle:
         return self.scorer.grid
 
     def training_fingerprints(self) -> dict[str, list[str]]:
-        """Return the hashed subject names and the content hashes of the scans seen in training."""
+        """Read the hashed subject names and the content hashes of the training and validation scans."""
         return dict(read_json(self.folder / TRAINING_SUBJECTS))
 
 
 @dataclass(frozen=True, eq=False)
 class TrainedBundle(Bundle):
-    """A model that was trained: fitted detector, scoring settings, healthy reference."""
+    """A trained model: fitted detector, scoring settings and healthy reference."""
 
     config: ExperimentConfig
     scorer: Scorer
 
 
 def hash_subject(subject: str) -> str:
-    """Return a one-way name of a subject, so that a bundle can tell who it has seen without naming them."""
+    """Hash the name of a subject, so that a bundle can recognise its training subjects without naming them."""
     return hashlib.sha256(f"anomaly subject {subject}".encode()).hexdigest()[:32]
 
 
@@ -89,14 +89,14 @@ def save_bundle(
     Parameters
     ----------
     training
-        ``(subject, content hash)`` of every scan the model has seen, validation scans included.
+        ``(subject, content hash)`` of every training and validation scan.
     facts
-        What the metadata and the model card say of the data and the training.
+        Further entries of the metadata: the data and the training.
 
     Raises
     ------
     BundleError
-        The folder holds a model already.
+        The folder already holds a model, or the scorer has no healthy reference.
     """
     refuse_to_overwrite(folder)
     if scorer.reference is None:
@@ -127,14 +127,14 @@ def save_bundle(
 
 
 def write_metadata(folder: Path, hashed: Sequence[str], grid: Geometry, facts: Mapping[str, Any]) -> str:
-    """Write ``metadata.json``, which makes the folder a model, and return the model id.
+    """Write ``metadata.json``, without which a folder is no model, and return the model id.
 
     Parameters
     ----------
     hashed
-        The files of the folder that are the model.
+        Names of the files whose hashes identify the model.
     facts
-        What else there is to say of it.
+        Further entries of the metadata.
     """
     hashes = {name: sha256_of_file(folder / name) for name in hashed}
     model_id = hashlib.sha256("".join(hashes[name] for name in hashed).encode()).hexdigest()[:12]
@@ -158,12 +158,12 @@ def refuse_to_overwrite(folder: Path) -> None:
 
 
 def load_bundle(folder: Path, device: str = "cpu") -> TrainedBundle:
-    """Read a trained model, refusing one whose files are not those it was saved with.
+    """Read a trained model; refuse one whose files have changed since it was saved.
 
     Parameters
     ----------
     device
-        Where the detector goes, e.g. ``"cpu"`` or ``"cuda"``.
+        Device of the detector, e.g. ``"cpu"`` or ``"cuda"``.
     """
     metadata = verified_metadata(folder)
     if metadata.get("family") == ENSEMBLE:
@@ -197,7 +197,7 @@ def _detector(folder: Path, config: ExperimentConfig, grid: Geometry) -> Detecto
 
 
 def verified_metadata(folder: Path) -> dict[str, Any]:
-    """Return the metadata of a model, refusing one whose files are not those it was saved with."""
+    """Read the metadata of a model; raise BundleError if its files have changed since it was saved."""
     path = folder / "metadata.json"
     if not path.is_file():
         raise BundleError(f"{folder} holds no model (no metadata.json); give the folder that `anomaly train` wrote")
@@ -213,6 +213,6 @@ def verified_metadata(folder: Path) -> dict[str, Any]:
         if found != expected:
             raise BundleError(
                 f"{file}: found {found[:12]}, expected {expected[:12]}; the model was altered or damaged after it "
-                "was saved, restore it from where it was made"
+                "was saved; restore it from its source"
             )
     return current_metadata(metadata)

@@ -41,7 +41,9 @@ class ModelSettings(Settings):
     """Base of every family's settings."""
 
     family: str = Field(description="name of the family")
-    view: ImageView = Field(default=ImageView(), description="how a volume is cut into the images the model sees")
+    view: ImageView = Field(
+        default=ImageView(), description="how a volume is divided into the images of the network"
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -50,8 +50,10 @@ class RecurrentSettings(LatentSettings):
 
     family: Literal["conv_lstm_ae"] = "conv_lstm_ae"
     view: ImageView = ImageView(kind="slice", axis=2, neighbours=1)
-    cell: Literal["convlstm", "lstm"] = Field("convlstm", description="what walks along the slices")
-    memory: int = Field(32, ge=1, description="maps (convlstm) or numbers (lstm) a cell remembers, each way")
+    cell: Literal["convlstm", "lstm"] = Field("convlstm", description="recurrent cell that runs along the slices")
+    memory: int = Field(
+        32, ge=1, description="size of the hidden state in each direction: channels (convlstm) or numbers (lstm)"
+    )
 
     @field_validator("view")
     @classmethod

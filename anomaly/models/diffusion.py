@@ -101,7 +101,7 @@ class DiffusionSettings(ModelSettings):
     masked: Literal["none", "patch"] = Field(
         "none", description="patch: add noise to the patches of one checkerboard colour at a time"
     )
-    patch_mm: float = Field(24.0, gt=0, description="edge of a patch")
+    patch_mm: float = Field(24.0, gt=0, description="edge of a patch, millimetres")
     patch_sets: Literal[2, 4] = Field(2, description="colours of the checkerboard")
     context: bool = Field(False, description="condition the network on a code of the clean image")
     context_size: int = Field(16, ge=1, description="length of the code; short, so that it cannot describe lesions")

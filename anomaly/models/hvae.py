@@ -93,9 +93,11 @@ class HierarchicalSettings(ModelSettings):
     beta_warmup: tuple[float, ...] = Field(
         (0.2, 0.2, 0.2), description="share of the training over which β rises from 0, for each level"
     )
-    free_bits: float = Field(2.0, ge=0, description="λ: mean KL of a level, nats, that is not pushed down")
+    free_bits: float = Field(
+        2.0, ge=0, description="λ: free bits, nats; the mean KL of a level below it is not penalised"
+    )
     likelihood: Likelihood = Field(
-        "gaussian", description="of a voxel; bernoulli: the probability that it is 1, for intensities of 0 to 1"
+        "gaussian", description="likelihood of a voxel; bernoulli: for intensities of 0 to 1"
     )
     noise_sd: float = Field(0.1, gt=0, description="s: SD of the Gaussian likelihood, intensity units")
     residual_levels: int = Field(

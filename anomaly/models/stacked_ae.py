@@ -43,7 +43,7 @@ class StackedSettings(LatentSettings):
     """Settings of the stacked autoencoder."""
 
     family: Literal["stacked_ae"] = "stacked_ae"
-    greedy: bool = Field(True, description="layer by layer, then together; false: together from the start")
+    greedy: bool = Field(True, description="train layer by layer, then together; false: together from the start")
     fine_tuning: float = Field(
         0.6, gt=0, lt=1, description="last share of the steps, for all together; layers share the rest equally"
     )

@@ -17,24 +17,29 @@ class EvidenceSettings(Settings):
     dark_weight: float = Field(default=1.0, gt=0, description="weight of voxels darker than expected")
     bright_weight: float = Field(default=1.0, gt=0, description="weight of voxels brighter than expected")
     erode_mm: float = Field(
-        default=0.0, ge=0, description="brain edge that is left out of the evidence, in millimetres"
+        default=0.0, ge=0, description="width of the brain edge that is left out of the evidence, millimetres"
     )
     scan_score: str = Field(
         default="reconstruction", description="the declared scan score, which is compared with the threshold"
     )
     voxel_alpha: float = Field(
-        default=0.005, gt=0, lt=0.5, description="share of healthy brain voxels above the voxel threshold"
+        default=0.005,
+        gt=0,
+        lt=0.5,
+        description="share of the healthy brain voxels that are above the voxel threshold",
     )
-    min_region_ml: float = Field(default=0.1, ge=0, description="smaller flagged regions are dropped")
+    min_region_ml: float = Field(
+        default=0.1, ge=0, description="smallest flagged region that is reported, millilitres"
+    )
     min_similarity: float = Field(
-        default=0.5, ge=-1, le=1, description="a scan less correlated with the healthy mean is refused"
+        default=0.5, ge=-1, le=1, description="refuse the scan if its correlation with the healthy mean is smaller"
     )
     acquisition_alpha: float = Field(
         default=0.0001,
         ge=0,
         lt=1,
-        description="a scan whose intensities and texture are less probable than this among training scans has a "
-        "warning that it may be from another scanner or protocol; 0 = no warning",
+        description="warn of another scanner or protocol if the intensities and texture of a scan are less "
+        "probable than this among the training scans; 0 = no warning",
     )
 
 
@@ -44,25 +49,33 @@ class ScoringSettings(EvidenceSettings):
     maps: dict[str, float] = Field(
         default={"residual": 1.0},
         min_length=1,
-        description="maps of the model that are added up as evidence, with weights",
+        description="weights of the model's maps in the evidence, which is their weighted sum",
     )
-    smoothing_mm: float = Field(default=2.0, ge=0, description="Gaussian sigma applied to each map; 0 = none")
+    smoothing_mm: float = Field(
+        default=2.0, ge=0, description="sigma of the Gaussian that smooths each map, millimetres; 0 = none"
+    )
     median_voxels: int = Field(
-        default=0, ge=0, description="width of a 3D median filter before smoothing; 0 = none"
+        default=0, ge=0, description="width of a 3D median filter before smoothing, voxels; 0 = none"
     )
     standardise: Literal["voxelwise", "none"] = Field(
-        default="voxelwise", description="subtract the healthy mean and divide by the healthy SD, voxel by voxel"
+        default="voxelwise",
+        description="voxelwise: subtract the healthy mean and divide by the healthy SD of the voxel; or none",
     )
-    sd_smoothing_mm: float = Field(default=4.0, ge=0, description="Gaussian sigma that smooths the SD map")
+    sd_smoothing_mm: float = Field(
+        default=4.0, ge=0, description="sigma of the Gaussian that smooths the SD map, millimetres"
+    )
     sd_floor: NonNegativeFloat | dict[str, NonNegativeFloat] = Field(
         default=0.5,
-        description="floor of the SD, as a share of its median in the brain; one for all maps, or by map",
+        description="smallest SD, as a share of its median in the brain: one number for all maps, or one for each",
     )
     flip_average: bool = Field(
         default=False, description="average the evidence with that of the scan mirrored left to right"
     )
     top_fraction: float = Field(
-        default=0.01, gt=0, le=1, description="the scan score is the mean of this share of brain voxels"
+        default=0.01,
+        gt=0,
+        le=1,
+        description="share of brain voxels with the most evidence, whose mean is the score reconstruction",
     )
     retrieval: int = Field(
         default=3,

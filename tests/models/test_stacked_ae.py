@@ -36,13 +36,13 @@ def moment(step: int, seed: int = 0) -> StepInfo:
 def changed_by_each_step(detector: StackedAutoencoder) -> list[set[int]]:
     """Return the layers whose weights every step of a training changes."""
     images, mask = images_of(*healthy_scan(0), detector.view)
-    about = torch.from_numpy(UNKNOWN_COVARIATES).expand(len(images), -1)
+    condition = torch.from_numpy(UNKNOWN_COVARIATES).expand(len(images), -1)
     settings = TrainingSettings(steps=STEPS, learning_rate=1e-3, warmup=0)
     module, optimiser = TrainingStep(detector, settings), make_optimizer(detector, settings)
     changed = []
     for step in range(STEPS):
         before = [[weight.clone() for weight in layer.parameters()] for layer in detector.network.layers]
-        module(Batch(step, images, mask, about))["loss"].backward()
+        module(Batch(step, images, mask, condition))["loss"].backward()
         optimiser.step()
         optimiser.zero_grad()
         changed.append({k for k, layer in enumerate(detector.network.layers) if differs(before[k], layer)})

@@ -6,7 +6,7 @@ import yaml
 from anomaly.bundle.config import ExperimentConfig
 from anomaly.core.errors import ConfigError
 from pipelines.common import shipped_configs
-from pipelines.info import about, facts, full_config
+from pipelines.info import describe, facts, full_config
 from tests.pipelines.conftest import Trained
 
 
@@ -30,7 +30,7 @@ def test_the_full_config_of_a_model_is_the_one_it_was_trained_with(trained: Trai
 
 
 def test_an_earlier_name_of_a_config_is_accepted() -> None:
-    assert about("gan-small")["family"] == "f_anogan"
+    assert describe("gan-small")["family"] == "f_anogan"
     assert yaml.safe_load(full_config("stacked"))["name"] == "stacked_ae"
 
 

@@ -53,7 +53,7 @@ class AdversarialSettings(LatentSettings):
     """Settings of every family with a generator and a critic."""
 
     latent_size: int = Field(128, ge=2, description="length of the code z")
-    objective: Objective = Field("wgan-gp", description="what generator and critic minimise")
+    objective: Objective = Field("wgan-gp", description="adversarial objective of generator and critic")
     penalty: float = Field(10.0, ge=0, description="λ: weight of the gradient penalty of wgan-gp")
     spectral_norm: bool = Field(
         False,

@@ -14,7 +14,7 @@ from anomaly.scoring.scorer import Scorer
 
 
 def network_passes(
-    scorer: Scorer, voxels: FloatArray, mask: MaskArray, about: FloatArray = UNKNOWN_COVARIATES
+    scorer: Scorer, voxels: FloatArray, mask: MaskArray, covariates: FloatArray = UNKNOWN_COVARIATES
 ) -> float:
     """Count how often the most used layer of a model's networks runs for each image of a volume.
 
@@ -35,7 +35,7 @@ def network_passes(
     layers = [m for m in detector.modules() if any(True for _ in m.parameters(recurse=False))]
     hooks = [layer.register_forward_hook(count) for layer in layers]
     try:
-        raw_evidence(detector, voxels, mask, about, settings.batch_size, settings.flip_average)
+        raw_evidence(detector, voxels, mask, covariates, settings.batch_size, settings.flip_average)
     finally:
         for hook in hooks:
             hook.remove()
