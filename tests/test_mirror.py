@@ -10,9 +10,6 @@ from tests.conftest import REPOSITORY
 TESTS = REPOSITORY / "tests"
 
 MODULES_WITHOUT_A_TEST_FILE: dict[str, str] = {
-    "anomaly/bundle/card.py": "to be written",
-    "anomaly/bundle/ensemble.py": "to be written",
-    "anomaly/bundle/store.py": "to be written",
     "anomaly/core/errors.py": "to be written",
     "anomaly/core/progress.py": "to be written",
     "anomaly/core/provenance.py": "to be written",
