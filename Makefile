@@ -8,7 +8,7 @@ OUT ?= demo
 # One thread a process: two test processes with two threads each would wait for one another on two cores.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast lint bench bench-gpu benchmarks sample-data clean
+.PHONY: help install demo test test-fast lint bench bench-gpu benchmarks validate-small sample-data clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -47,6 +47,12 @@ benchmarks: install ## measure docs/benchmarks.md anew, from ANOMALY_DATA; hours
 	$(BIN)/anomaly benchmark --config ixi --data "$$ANOMALY_DATA" --output work/ixi
 	$(BIN)/anomaly benchmark --config families --data sample_data --output work/families
 	$(BIN)/python -m pipelines.docs_pages.benchmark_tables --output work/ixi
+
+validate-small: install ## the complete small validation tasks, an hour or so; mnist-small needs ANOMALY_DATA
+	@test -n "$$ANOMALY_DATA" || { echo 'make: set ANOMALY_DATA to the folder that holds mnist/'; exit 1; }
+	$(BIN)/anomaly validate digits
+	$(BIN)/anomaly validate avatars
+	$(BIN)/anomaly validate mnist
 
 sample-data: install ## make sample_data/ again
 	$(BIN)/python -m sample_data.make

@@ -21,14 +21,14 @@ import torch
 
 from anomaly.cohort.workers import run_in_order
 from anomaly.core.aliases import FAMILIES, current_name
-from anomaly.core.config import load_yaml
+from anomaly.core.config import load_extended_yaml
 from anomaly.core.errors import AnomalyError, ConfigError, unknown_name
 from anomaly.core.files import write_json
 from anomaly.core.progress import Progress, no_progress
 from anomaly.core.provenance import now
 from anomaly.core.versions import software_versions
 from anomaly.models.device import choose_device
-from pipelines.common import cores, find_config
+from pipelines.common import cores, find_config, shipped_configs
 from pipelines.validation.check_registry import CHECKS, cache_keys_of
 from pipelines.validation.datasets.load import load_dataset
 from pipelines.validation.model_under_test import Dataset, ModelUnderTest
@@ -107,8 +107,14 @@ def validate(
 
 
 def load_settings(path: Path) -> ValidationSettings:
-    """Read a validation task; refuse unknown checks, and thresholds for checks that a model does not run."""
-    settings = ValidationSettings.parse(load_yaml(path), where=str(path))
+    """Read a validation task and the one that it ``extends``, a shipped name or the path of a YAML file.
+
+    Raises
+    ------
+    ConfigError
+        A key is wrong, a check is unknown, or a threshold is set for a check that the model does not run.
+    """
+    settings = ValidationSettings.parse(load_extended_yaml(path, shipped_configs("validation")), where=str(path))
     for name, entry in settings.models.items():
         for check in entry.checks:
             if check not in CHECKS:

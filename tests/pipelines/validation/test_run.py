@@ -20,6 +20,7 @@ from pipelines.validation.check_registry import CHECKS
 from pipelines.validation.model_under_test import CheckResult
 from pipelines.validation.report.result import StoredCheck
 from pipelines.validation.run import load_settings, validate
+from pipelines.validation.settings import FamilyEntry
 from pipelines.validation.thresholds import Threshold
 from tests.pipelines.validation.small_datasets import QUICK
 
@@ -216,3 +217,18 @@ def test_asking_for_one_model_keeps_what_was_found_of_others(tmp_path: Path) -> 
 def test_every_shipped_task_is_right(path: Path) -> None:
     settings = load_settings(path)
     assert settings.name == path.stem
+
+
+def test_a_task_says_only_what_differs_from_the_one_it_extends(tmp_path: Path) -> None:
+    path = tmp_path / "short.yaml"
+    path.write_text(
+        "extends: digits-small\nname: short\nmodels:\n  vae:\n    training: {steps: 7}\n", encoding="utf-8"
+    )
+    short, whole = load_settings(path), load_settings(shipped_configs("validation")["digits-small"])
+    assert short.name == "short"
+    assert short.models.keys() == whole.models.keys()
+    assert short.models["cvae"] == whole.models["cvae"]
+    vae, whole_vae = short.models["vae"], whole.models["vae"]
+    assert isinstance(vae, FamilyEntry)
+    assert isinstance(whole_vae, FamilyEntry)
+    assert vae.training == whole_vae.training.model_copy(update={"steps": 7})
