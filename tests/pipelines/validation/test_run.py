@@ -159,7 +159,7 @@ def test_the_command_prints_the_verdict_and_exits_with_it(tmp_path: Path) -> Non
     assert done.stdout.strip().endswith("report.html")
     missed = written(tmp_path, {"knn": KNN | {"thresholds": {"one_normal.auroc": {"max": 0.5}}}})
     done = CliRunner().invoke(app, ["validate", str(missed), "-o", str(tmp_path / "out"), "-q", "--json"])
-    assert done.exit_code == Exit.MISSED
+    assert done.exit_code == Exit.THRESHOLD_MISSED
     assert json.loads(done.stdout)["result"] == "failed"
     assert "expected ≤ 0.5" in done.stderr
 
