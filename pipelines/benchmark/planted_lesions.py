@@ -35,12 +35,16 @@ MAX_SHAPE_DRAWS = 100
 class PlantedSettings(Settings):
     """Synthetic lesions: ``per_subject`` copies of every test scan for each kind, one lesion in each copy."""
 
-    kinds: tuple[Kind, ...] = Field(default=KINDS, description="dark, bright, texture, mass_effect")
+    kinds: tuple[Kind, ...] = Field(
+        default=KINDS, description="kinds of lesions: dark, bright, texture, mass_effect"
+    )
     per_subject: int = Field(default=1, ge=1, description="copies of each test scan for each kind")
     shapes: Path | None = Field(
-        default=None, description="folder of lesion masks in MNI space; none = random blobs"
+        default=None, description="folder of lesion masks in MNI space, relative to --data; null = random blobs"
     )
-    volume_ml: tuple[float, float] = Field(default=(1.0, 30.0), description="range of random blobs")
+    volume_ml: tuple[float, float] = Field(
+        default=(1.0, 30.0), description="range of the volumes of random blobs, millilitres"
+    )
     seed: int = Field(default=0, description="seed of the lesions")
 
 

@@ -18,9 +18,9 @@ from pipelines.common import shipped_configs
 class SplitSettings(Settings):
     """Shares of the subjects in each split; the rest is unused. Splits in the manifest take precedence."""
 
-    train: float = Field(default=0.655, gt=0, lt=1, description="share of the subjects")
-    calibration: float = Field(default=0.155, gt=0, lt=1, description="share of the subjects")
-    test: float = Field(default=0.19, gt=0, lt=1, description="share of the subjects")
+    train: float = Field(default=0.655, gt=0, lt=1, description="share of the subjects that train the models")
+    calibration: float = Field(default=0.155, gt=0, lt=1, description="share that calibrates the models")
+    test: float = Field(default=0.19, gt=0, lt=1, description="share that tests the models")
     seed: int = Field(default=0, description="seed of the random split")
 
 

@@ -47,11 +47,11 @@ def merged(trained: Trained, pca: Path, atlas: Path, tmp_path_factory: pytest.Te
     return folder
 
 
-def memorised_fraction(model: Path, to: Path) -> Path:
+def copied(model: Path, to: Path) -> Path:
     return Path(shutil.copytree(model, to))
 
 
-def test_an_ensemble_is_whole_without_its_members_folders(merged: Path, atlas: Path, pca: Path) -> None:
+def test_an_ensemble_does_not_need_the_folders_of_its_members(merged: Path, atlas: Path, pca: Path) -> None:
     bundle = open_bundle(merged)
     metadata = read_json(merged / "metadata.json")
 
@@ -65,7 +65,7 @@ def test_an_ensemble_is_whole_without_its_members_folders(merged: Path, atlas: P
     assert "Research use only" in card
 
 
-def test_the_same_members_merged_alike_have_the_same_id(
+def test_the_same_members_merged_in_the_same_way_have_the_same_id(
     merged: Path, atlas: Path, pca: Path, tmp_path: Path
 ) -> None:
     again, other = (
@@ -80,7 +80,7 @@ def test_the_same_members_merged_alike_have_the_same_id(
 def test_scans_go_through_an_ensemble_as_through_a_single_model(merged: Path, tmp_path: Path) -> None:
     cohorts = (
         make_cohort(tmp_path / "new", range(300, 306)),
-        make_cohort(tmp_path / "ill", range(400, 403), lesion=True),
+        make_cohort(tmp_path / "abnormal", range(400, 403), lesion=True),
     )
     score(ScoreRequest(merged, cohorts, tmp_path / "run", alpha=0.05))
     rows = pd.read_parquet(tmp_path / "run" / "scores.parquet").set_index("scan_id")
@@ -127,14 +127,14 @@ def test_a_scan_that_any_member_has_seen_does_not_calibrate(atlas: Path, tmp_pat
 
 @pytest.mark.parametrize("name", ["config.yaml", "members/pca/metadata.json", "members/atlas/weights.safetensors"])
 def test_an_altered_ensemble_is_refused(merged: Path, tmp_path: Path, name: str) -> None:
-    model = memorised_fraction(merged, tmp_path / "model")
+    model = copied(merged, tmp_path / "model")
     (model / name).write_bytes((model / name).read_bytes() + b" ")
 
     with pytest.raises(BundleError, match=r"found .* expected .* altered or damaged"):
         open_bundle(model)
 
 
-def test_members_must_be_prepared_alike(trained: Trained, atlas: Path, tmp_path: Path) -> None:
+def test_members_must_share_their_preprocessing(trained: Trained, atlas: Path, tmp_path: Path) -> None:
     cohort = make_cohort(tmp_path / "cohort", range(15))
     config, described = yaml.safe_load(trained.config.read_text()), read_json(cohort / "cohort.json")
     for chain in (config["preprocessing"], described["chain"]):
@@ -149,7 +149,7 @@ def test_members_must_be_prepared_alike(trained: Trained, atlas: Path, tmp_path:
     assert not (tmp_path / "both").exists()
 
 
-def test_members_must_be_single_models_with_names_of_their_own(
+def test_members_must_be_trained_models_with_different_names(
     merged: Path, atlas: Path, pca: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(BundleError, match=r"is an ensemble, expected a trained model; give its members: .*atlas"):
@@ -162,8 +162,10 @@ def test_members_must_be_single_models_with_names_of_their_own(
         ensemble([atlas, pca], merged)
 
 
-def test_a_model_of_an_earlier_version_can_score_but_be_no_member(atlas: Path, pca: Path, tmp_path: Path) -> None:
-    old = memorised_fraction(pca, tmp_path / "old")
+def test_a_model_without_held_out_scores_can_score_but_not_be_a_member(
+    atlas: Path, pca: Path, tmp_path: Path
+) -> None:
+    old = copied(pca, tmp_path / "old")
     metadata = read_json(old / "metadata.json")
     del metadata["held_out_scores"]
     write_json(old / "metadata.json", metadata)
@@ -173,7 +175,7 @@ def test_a_model_of_an_earlier_version_can_score_but_be_no_member(atlas: Path, p
         ensemble([atlas, old], tmp_path / "both")
 
 
-def test_the_command_merges_as_it_is_told(atlas: Path, pca: Path, tmp_path: Path) -> None:
+def test_the_command_merges_with_the_options_that_it_is_given(atlas: Path, pca: Path, tmp_path: Path) -> None:
     chosen = ["--how", "mean", "--p-values", "conformal", "--weight", "pca=2", "--json"]
     done = CliRunner().invoke(app, ["ensemble", str(atlas), str(pca), "-o", str(tmp_path / "both"), *chosen])
 
@@ -190,7 +192,7 @@ def test_the_command_merges_as_it_is_told(atlas: Path, pca: Path, tmp_path: Path
         (["--weight", "pca"], "weights.pca: Input should be a valid number"),
     ],
 )
-def test_what_cannot_be_meant_is_one_line(
+def test_an_invalid_option_is_refused_with_one_line(
     atlas: Path, pca: Path, tmp_path: Path, wrong: list[str], message: str
 ) -> None:
     done = CliRunner().invoke(app, ["ensemble", str(atlas), str(pca), "-o", str(tmp_path / "both"), *wrong])

@@ -27,7 +27,7 @@ from anomaly.training.settings import TrainingSettings
 from anomaly.training.step import TrainingStep
 
 WARM_UP = 3
-TURNS = 7  # each compares neighbours in time, so that a machine whose speed drifts moves their median little
+TURNS = 7  # each compares steps that are close in time, so that a drift of the machine's speed has little effect
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class StepCost:
 
 
 class _Clocked:
-    """A detector's stand-in for one method: notes when it was called."""
+    """Replacement of a detector's method that records the times of its calls."""
 
     def __init__(self, call: Callable[..., Any]) -> None:
         self.call, self.times = call, list[float]()
@@ -63,7 +63,7 @@ class _Clocked:
 
 
 class _Stopwatch:
-    """A detector's stand-in for its loss: notes when it was called at two steps. Copies share what they note."""
+    """Replacement of a detector's loss that records the times of two steps. Copies share the record."""
 
     def __init__(self, loss: Callable[..., Any], begin: int, end: int, device: str) -> None:
         self.loss, self.begin, self.end, self.device = loss, begin, end, device
