@@ -1,9 +1,9 @@
-"""The contract every model obeys, from an intensity threshold to a diffusion model.
+"""Base classes of all models, from an intensity threshold to a diffusion model.
 
-A detector answers two questions: what does normal look like, and how far is this from it?
-:func:`anomaly.training.fit.fit` trains it on healthy scans only; ``evidence`` answers for new images. Everything a
-detector has learnt is in its ``state_dict`` (buffers for baselines, parameters for networks), so one way of saving
-serves all.
+A detector learns what healthy images look like and measures how far a new image deviates from them.
+:func:`anomaly.training.fit.fit` trains it on healthy scans only; ``evidence`` measures new images. Everything that a
+detector learns is in its ``state_dict`` (buffers for baselines, parameters for networks), so all detectors are saved
+in the same way.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from anomaly.core.errors import TrainingError
 from anomaly.core.image_views import ImageView, VolumeSource
 from anomaly.core.volume import Geometry
 
-GROUPS = 8  # of group normalisation
+GROUPS = 8  # number of groups of group normalisation
 
 
 def _divided_into_groups(channels: int) -> int:
@@ -48,20 +48,20 @@ class ModelSettings(Settings):
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """How far a batch of images is from normal.
+    """How far a batch of images deviates from normal.
 
     Parameters
     ----------
     maps
-        Name → ``(B, 1, *S)``. ``"residual"`` is signed: the image minus what was expected, in the image's
-        intensity units (or in standard deviations); so are ``"mean_deviation"``, ``"pca"`` and ``"restoration"``,
-        against other expectations. Every other map is unsigned, larger = more anomalous.
+        Name → ``(B, 1, *S)``. ``"residual"`` is signed: the image minus the expected image, in the image's intensity
+        units or in standard deviations. ``"mean_deviation"``, ``"pca"`` and ``"restoration"`` are signed, too, with
+        other expected images, and so is ``"change_logit"``. All other maps are unsigned: larger = more anomalous.
     terms
         Name → ``(B,)``, one number per image, larger = more anomalous, e.g. ``"kl"``, ``"negative_elbo"``.
     reconstruction
         ``(B, 1, *S)`` the pseudo-healthy image, in the units of the input.
     embedding
-        ``(B, D)`` what :meth:`Embedder.embed` returns for these images, where the same forward pass computed it.
+        ``(B, D)`` what :meth:`Embedder.embed` returns for these images, if the same forward pass computes it.
     """
 
     maps: Mapping[str, Tensor]
@@ -77,13 +77,13 @@ class StepInfo:
     Parameters
     ----------
     step
-        Optimiser steps taken, from 0.
+        Number of optimiser steps taken before this one.
     steps
-        Optimiser steps of the whole training; schedules such as a warm-up of β are shares of it.
+        Number of optimiser steps of the whole training; the lengths of schedules are shares of it.
     rng
-        Random numbers of this step, on the device of the images.
+        Random number generator of this step, on the device of the images.
     covariates
-        ``(B, D)`` covariates of the subjects of the images, NaN where unknown; None where there are none.
+        ``(B, D)`` covariates of the subjects, NaN where unknown; None if there are none.
     """
 
     step: int
@@ -91,17 +91,21 @@ class StepInfo:
     rng: torch.Generator
     covariates: Tensor | None = None
 
+    def linear_warmup(self, value: float, share: float) -> float:
+        """Return a weight that rises linearly from 0 to ``value`` over the first ``share`` of the training."""
+        return value * min(1.0, (self.step + 1) / max(1.0, share * self.steps))
+
 
 @dataclass(frozen=True)
 class Diagnostics:
-    """Measures of a training besides its loss and its validation, e.g. whether a generator repeats itself.
+    """Measures of a training besides its loss and validation score, e.g. of mode collapse.
 
     Parameters
     ----------
     numbers
-        For the log.
+        Name → value, for the log.
     warnings
-        What is wrong, each a sentence with its remedy, for the log and the model card.
+        For the log and the model card: each a sentence that states a problem and its remedy.
     """
 
     numbers: Mapping[str, float] = field(default_factory=dict)
@@ -109,12 +113,12 @@ class Diagnostics:
 
 
 class Detector(nn.Module, ABC):
-    """What does normal look like, and how far is this from it?
+    """A model of healthy images that measures how far an image deviates from them.
 
     Parameters
     ----------
     settings
-        The family's settings, stored; nothing is learnt or read here.
+        The family's settings. They are only stored here.
     grid
         The template grid the model works on.
     """
@@ -148,10 +152,10 @@ class Detector(nn.Module, ABC):
 
     @abstractmethod
     def evidence(self, images: Tensor, mask: Tensor, covariates: Tensor | None = None) -> Evidence:
-        """Return how far images are from normal.
+        """Return how far images deviate from normal.
 
-        Called under ``torch.inference_mode`` and in ``eval`` mode. Deterministic: the same input gives the same
-        evidence, independently of the rest of the batch.
+        It is called under ``torch.inference_mode`` and in ``eval`` mode. It is deterministic: the evidence of an
+        image does not depend on the other images of the batch.
 
         Parameters
         ----------
@@ -160,7 +164,7 @@ class Detector(nn.Module, ABC):
         mask
             ``(B, 1, *S)`` bool; evidence is 0 outside it.
         covariates
-            ``(B, D)`` covariates of the subjects, NaN where unknown; None where none is known. They are those of
+            ``(B, D)`` covariates of the subjects, NaN where unknown; None if none is known. They are the same as in
             ``VolumeSource.covariates`` of the training volumes: age and sex for real scans. Only conditional models
             use them.
         """
@@ -171,30 +175,30 @@ class Detector(nn.Module, ABC):
 
 
 class ClosedFormDetector(Detector):
-    """A detector that learns in one pass over the scans, without gradient descent."""
+    """A detector that learns without gradient descent."""
 
     @abstractmethod
     def fit_closed_form(self, train: VolumeSource) -> None:
-        """Learn from healthy volumes. Called by :func:`anomaly.training.fit.fit`.
+        """Learn from healthy volumes; called by :func:`anomaly.training.fit.fit`.
 
         Raises
         ------
         TrainingError
-            If there are too few scans, or they lie on another grid.
+            If there are too few scans, or if they are on another grid.
         """
 
 
 class NetworkDetector(Detector):
     """A detector that learns by gradient descent.
 
-    A family implements :meth:`build`, :meth:`loss` and :meth:`reconstruct`; it may override :meth:`prepare` (what
-    is learnt before training, e.g. a mean image), :meth:`check` (what cannot be trained), :meth:`corrupt` and
+    A family implements :meth:`build`, :meth:`loss` and :meth:`reconstruct`. It may override :meth:`prepare` (learn
+    something before the training, e.g. a mean image), :meth:`check` (refuse unsuitable volumes), :meth:`corrupt` and
     :meth:`evidence`.
 
     Attributes
     ----------
     network
-        What :meth:`build` returned.
+        The network that :meth:`build` returned.
     """
 
     network: nn.Module
@@ -205,27 +209,27 @@ class NetworkDetector(Detector):
 
     @abstractmethod
     def build(self) -> nn.Module:
-        """Return the network with fresh weights; the caller has seeded torch."""
+        """Return the network with initial weights; the caller has seeded torch."""
 
     def corrupt(self, images: Tensor, mask: Tensor, rng: torch.Generator) -> tuple[Tensor, ...]:
-        """Return what the loss takes besides images and mask, e.g. corrupted images. It depends on no weight.
+        """Return further inputs of the loss, e.g. corrupted images. They must not depend on the weights.
 
-        It is apart from the loss because a CPU makes it ahead, in another thread, while the network learns from
-        the batch before. Nothing, unless a family corrupts images.
+        On a CPU they are computed in advance, in another thread, while the network trains on the previous batch.
+        The default is none.
 
         Parameters
         ----------
         images, mask
             As for :meth:`loss`.
         rng
-            The only random numbers to use, on the device of the images.
+            The only source of random numbers, on the device of the images.
         """
         del images, mask, rng
         return ()
 
     @abstractmethod
     def loss(self, images: Tensor, mask: Tensor, step_info: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
-        """Return scalars by name; ``"loss"`` is minimised, the others are logged.
+        """Return scalars by name; ``"loss"`` is minimised, all are logged.
 
         Parameters
         ----------
@@ -234,7 +238,7 @@ class NetworkDetector(Detector):
         mask
             ``(B, 1, *S)`` bool.
         step_info
-            The step, its random numbers (nothing else random may be used) and the covariates.
+            The step, the only source of random numbers, and the covariates.
         corrupted
             What :meth:`corrupt` returned for these images.
         """
@@ -250,46 +254,46 @@ class NetworkDetector(Detector):
         return Evidence({"residual": residual(images, reconstruction, mask)}, apply_mask(reconstruction, mask))
 
     def trainable_part(self, step: int, steps: int) -> nn.Module:
-        """Return the part of the detector whose weights this step changes; ``steps`` is the training's length.
+        """Return the part of the detector that is trained in a step, of ``steps`` in the whole training.
 
-        The whole detector, unless parts of it take turns: generator and critic, the layers of a stack. The other
-        parts get no gradient, so the optimiser leaves them and their moments alone.
+        The default is the whole detector. Families that train parts in alternation, e.g. generator and critic,
+        override it. The other parts get no gradient, so the optimiser changes neither them nor their moments.
         """
         del step, steps
         return self
 
     def ready_to_validate(self, step: int, steps: int) -> bool:
-        """Return whether the detector can be validated after a step; before, no weights are kept as the best."""
+        """Return whether the detector can be validated after a step; until then no weights can be the best ones."""
         del step, steps
         return True
 
     def diagnostics(self, batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> Diagnostics:
-        """Return measures of the training; computed at every validation, and at the end for the selected weights.
+        """Return measures of the training, computed at every validation and for the selected weights at the end.
 
         Parameters
         ----------
         batches
-            Endless, the same each time, and made as they are taken: images ``(B, C, *S)`` as the loss gets them,
-            masks ``(B, 1, *S)`` and covariates ``(B, D)``.
+            Infinite iterator, the same at every call: images ``(B, C, *S)`` as the loss gets them, masks
+            ``(B, 1, *S)`` and covariates ``(B, D)``.
         """
         del batches
         return Diagnostics()
 
     @property
     def betas(self) -> tuple[float, float]:
-        """Decay of the two moments of AdamW."""
+        """Decay rates of the two moments of AdamW."""
         return 0.9, 0.999
 
     @property
     def compiles(self) -> bool:
-        """Whether torch can compile the networks; it cannot where the loss contains a gradient."""
+        """Whether torch can compile the networks; false if the loss contains a gradient."""
         return True
 
     def prepare(self, train: VolumeSource) -> None:
-        """Learn what is not learnt by gradient descent. Nothing, unless a family says so."""
+        """Learn what is not learnt by gradient descent. The default does nothing."""
 
     def check(self, train: VolumeSource) -> None:
-        """Raise TrainingError where this network cannot learn from these volumes."""
+        """Raise TrainingError if this network cannot learn from these volumes."""
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -297,7 +301,7 @@ class NetworkDetector(Detector):
         return self.view.image_shape(self.grid.shape)
 
     def initialise(self, seed: int) -> None:
-        """Build the network anew, with the weights that a seed draws."""
+        """Build the network again, with random initial weights from a seed."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             self.network = self.build()
@@ -315,18 +319,18 @@ def either_foreground(first: Tensor, second: Tensor) -> Tensor:
 
 
 def target_slice(images: Tensor) -> Tensor:
-    """Return the channel that is explained, ``(B, 1, *S)``: the middle one of neighbouring slices."""
+    """Return the channel that is reconstructed, ``(B, 1, *S)``: the middle one of neighbouring slices."""
     middle = images.shape[1] // 2
     return images[:, middle : middle + 1]
 
 
 def apply_mask(values: Tensor, mask: Tensor) -> Tensor:
-    """Return the values inside the mask, and 0 outside whatever was there."""
+    """Return the values inside the mask and 0 outside, also where values outside are not finite."""
     return torch.where(mask, values.float(), 0.0)
 
 
 def residual(images: Tensor, reconstruction: Tensor, mask: Tensor) -> Tensor:
-    """Return image minus reconstruction ``(B, 1, *S)``; negative where a scan is darker than expected."""
+    """Return image minus reconstruction ``(B, 1, *S)``; negative where an image is darker than expected."""
     return apply_mask(target_slice(images) - reconstruction, mask)
 
 
@@ -336,12 +340,12 @@ def masked_mean(values: Tensor, weight: Tensor) -> Tensor:
 
 
 def padded_shape(shape: Sequence[int], multiple: int, least: int = 1) -> tuple[int, ...]:
-    """Return the smallest shape that strides divide and that is at least ``least`` along every axis."""
+    """Return the smallest shape that is a multiple of ``multiple`` and at least ``least`` along every axis."""
     return tuple(max(math.ceil(n / multiple) * multiple, least) for n in shape)
 
 
 def refuse_large_latent(size: int, channels: int, shape: Sequence[int]) -> None:
-    """Raise TrainingError for a latent that is long enough to copy an image ``(channels, *shape)``."""
+    """Raise TrainingError if a latent of this size is large enough to copy an image ``(channels, *shape)``."""
     voxels = channels * math.prod(shape)
     if size >= voxels:
         raise TrainingError(
@@ -351,17 +355,17 @@ def refuse_large_latent(size: int, channels: int, shape: Sequence[int]) -> None:
 
 
 def pad(images: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return images ``(B, C, *S)`` with background added on both sides up to ``shape``."""
+    """Return images ``(B, C, *S)`` padded with background (0) on both sides of every axis, to ``shape``."""
     widths: list[int] = []
-    for have, want in zip(reversed(images.shape[2:]), reversed(shape), strict=True):
-        widths += [(want - have) // 2, want - have - (want - have) // 2]
+    for current, target in zip(reversed(images.shape[2:]), reversed(shape), strict=True):
+        widths += [(target - current) // 2, target - current - (target - current) // 2]
     return F.pad(images, widths)
 
 
 def crop(images: Tensor, shape: Sequence[int]) -> Tensor:
-    """Undo :func:`pad`."""
-    for axis, want in enumerate(shape, start=2):
-        images = images.narrow(axis, (images.shape[axis] - want) // 2, want)
+    """Invert :func:`pad`: return the central part of ``shape``."""
+    for axis, length in enumerate(shape, start=2):
+        images = images.narrow(axis, (images.shape[axis] - length) // 2, length)
     return images
 
 

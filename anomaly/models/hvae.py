@@ -56,7 +56,6 @@ from anomaly.models.base import (
 )
 from anomaly.models.components.variational import (
     Likelihood,
-    beta_at,
     check_unit_range,
     expected,
     free_energy,
@@ -320,7 +319,9 @@ class HierarchicalVariationalAutoencoder(NetworkDetector):
         )
         likelihood = self.log_likelihood(images, output, mask)
         divergence = torch.stack([level.kl().flatten(1).sum(1) for level in levels], dim=1)
-        beta = divergence.new_tensor([beta_at(settings.beta, share, step_info) for share in settings.beta_warmup])
+        beta = divergence.new_tensor(
+            [step_info.linear_warmup(settings.beta, share) for share in settings.beta_warmup]
+        )
         parts = free_energy(likelihood, divergence, mask, beta, settings.free_bits)
         level_kl = divergence.sum(dim=0) / mask.sum().clamp_min(1)
         return {**parts, **{f"kl_{n}": value for n, value in enumerate(level_kl, start=1)}}

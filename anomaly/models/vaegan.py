@@ -37,7 +37,6 @@ from anomaly.models.components.adversarial import (
     feature_distance,
     generator_loss,
 )
-from anomaly.models.components.variational import DiagonalGaussian, beta_at
 
 
 class VAEGANSettings(AdversarialSettings):
@@ -71,9 +70,10 @@ class GANNetworks(nn.Module):
         )
         self.critic = ImageCritic(image_channels, channels, 1, shape, settings.spectral_norm)
 
-    def encode(self, images: Tensor) -> DiagonalGaussian:
-        """Return q(z|x) of images ``(B, C, *S)``."""
-        return self.autoencoder.encoder.encode(images)
+    @property
+    def encoder(self) -> GaussianEncoder:
+        """The encoder q(z|x)."""
+        return self.autoencoder.encoder
 
     def decode(self, z: Tensor) -> Tensor:
         """Return images ``(B, C, *S)``."""
@@ -116,7 +116,7 @@ class VAEGAN(AdversarialDetector):
     def critic_loss(self, images: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
         """Return the loss of D, and its gap between real and decoded images."""
         with torch.no_grad():
-            z = self.network.encode(images).sample(rng)
+            z = self.network.encoder.encode(images).sample(rng)
             fake = self.network.decode(replace_half(z, rng))
         return self.critic_losses(self.network.critic, images, fake, rng)
 
@@ -124,7 +124,7 @@ class VAEGAN(AdversarialDetector):
         """Return the loss of E and G, and its parts, per voxel inside the mask."""
         settings, network = self.settings, self.network
         voxels = mask.sum().clamp_min(1)
-        posterior = network.encode(images)
+        posterior = network.encoder.encode(images)
         z = posterior.sample(step_info.rng)
         reconstruction = network.decode(z)
         with torch.no_grad():
@@ -134,7 +134,7 @@ class VAEGAN(AdversarialDetector):
         divergence = posterior.kl().sum() / voxels
         critic_output = network.critic(network.decode(replace_half(z, step_info.rng)))
         adversarial = generator_loss(settings.objective, critic_output)
-        beta = beta_at(settings.beta, settings.beta_warmup, step_info)
+        beta = step_info.linear_warmup(settings.beta, settings.beta_warmup)
         elbo_terms = features + settings.voxel_weight * error + beta * divergence
         loss = elbo_terms + settings.adversarial_weight * adversarial
         return {"loss": loss, "features": features, "error": error, "kl": divergence, "generator": adversarial}
@@ -142,13 +142,13 @@ class VAEGAN(AdversarialDetector):
     def reconstruct(self, images: Tensor, mask: Tensor) -> Tensor:
         """Return the decoding of the mean code."""
         del mask
-        return target_slice(self.network.decode(self.network.encode(images).mu))
+        return target_slice(self.network.decode(self.network.encoder.encode(images).mu))
 
     def evidence(self, images: Tensor, mask: Tensor, covariates: Tensor | None = None) -> Evidence:
         """Return the residual, the KL and the critic-feature distance at the mean code."""
         del covariates
         network = self.network
-        posterior = network.encode(images)
+        posterior = network.encoder.encode(images)
         reconstruction = network.decode(posterior.mu)
         distance = feature_distance(network.critic.features(images), network.critic.features(reconstruction))
         maps = {"residual": residual(images, target_slice(reconstruction), mask)}
@@ -158,7 +158,7 @@ class VAEGAN(AdversarialDetector):
     def embed(self, images: Tensor, mask: Tensor) -> Tensor:
         """Return the mean code μ ``(B, latent)``."""
         del mask
-        return self.network.encode(images).mu
+        return self.network.encoder.encode(images).mu
 
     def decode(self, z: Tensor) -> Tensor:
         """Return G(z) ``(B, C, *S)`` of codes ``(B, latent)``."""

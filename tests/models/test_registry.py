@@ -44,7 +44,7 @@ def test_create_returns_an_untrained_detector_on_the_grid() -> None:
     assert detector.grid is GRID
 
 
-MORE_THAN_ONE_SHARED_MODULE = {"dae": 2, "vaegan": 2}
+MORE_THAN_ONE_SHARED_MODULE = {"dae": 2}
 """Families that import several modules of components, and how many."""
 
 

@@ -67,7 +67,7 @@ def test_the_loss_is_the_negative_elbo_of_critic_features_and_voxels() -> None:
     images, mask = slices(detector)
     with torch.no_grad():
         losses = detector.loss(images, mask, step_info(1))
-        mu, log_variance = detector.network.encode(images)
+        mu, log_variance = detector.network.encoder.encode(images)
         reconstruction = detector.network.decode(reparameterize(mu, log_variance, step_info(1).rng))
         features = [detector.network.critic.features(x) for x in (images, reconstruction)]
     likelihood = (
@@ -91,7 +91,7 @@ def test_the_evidence_is_the_residual_the_kl_and_the_feature_distance() -> None:
     with torch.inference_mode():
         evidence = detector.evidence(images, mask)
         reconstruction = detector.reconstruct(images, mask)
-        divergence = kl(*detector.network.encode(images))
+        divergence = kl(*detector.network.encoder.encode(images))
     torch.testing.assert_close(evidence.maps["residual"], torch.where(mask, images[:, 1:2] - reconstruction, 0.0))
     torch.testing.assert_close(evidence.terms["kl"], divergence)
     assert (evidence.terms["critic_features"] > 0).all()

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from anomaly.core.errors import TrainingError
 from anomaly.core.image_views import VolumeSource
-from anomaly.models.base import StepInfo, apply_mask, residual, target_slice
+from anomaly.models.base import apply_mask, residual, target_slice
 
 Likelihood = Literal["gaussian", "bernoulli"]
 
@@ -173,8 +173,3 @@ def check_unit_range(train: VolumeSource) -> None:
                 f"{inside.max():.3g}; a Bernoulli likelihood expects 0 to 1: scale the volumes, or set "
                 "model.likelihood to gaussian"
             )
-
-
-def beta_at(beta: float, share: float, step_info: StepInfo) -> float:
-    """Return β at a step; it rises linearly from 0 over the first ``share`` of the training."""
-    return beta * min(1.0, (step_info.step + 1) / max(1.0, share * step_info.steps))

@@ -42,7 +42,6 @@ from anomaly.models.components.random_boxes import hide_boxes
 from anomaly.models.components.variational import (
     DiagonalGaussian,
     Likelihood,
-    beta_at,
     check_unit_range,
     expected,
     free_energy,
@@ -184,7 +183,7 @@ class VariationalDetector(BottleneckDetector):
         posterior = self.encode(inputs, condition)
         z = torch.where(has_boxes[:, None], posterior.mu, posterior.sample(step_info.rng))
         likelihood = self.log_likelihood(images, self.output(z, condition), mask)
-        beta = beta_at(settings.beta, settings.beta_warmup, step_info)
+        beta = step_info.linear_warmup(settings.beta, settings.beta_warmup)
         divergence = posterior.kl_per_dim()
         return free_energy(likelihood, divergence, mask, beta, settings.free_bits, counted=~has_boxes)
 
