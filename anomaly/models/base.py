@@ -1,9 +1,9 @@
 """Base classes of all models, from an intensity threshold to a diffusion model.
 
 A detector learns what healthy images look like and measures how far a new image deviates from them.
-:func:`anomaly.training.fit.fit` trains it on healthy scans only; ``evidence`` measures new images. Everything that a
-detector learns is in its ``state_dict`` (buffers for baselines, parameters for networks), so all detectors are saved
-in the same way.
+:func:`anomaly.training.fit.fit` trains it on healthy scans only; ``evidence`` measures new images. Everything that
+a detector learns is in its ``state_dict`` (buffers for baselines, parameters for networks), so all detectors are
+saved in the same way.
 """
 
 from __future__ import annotations
@@ -53,9 +53,10 @@ class Evidence:
     Parameters
     ----------
     maps
-        Name → ``(B, 1, *S)``. ``"residual"`` is signed: the image minus the expected image, in the image's intensity
-        units or in standard deviations. ``"mean_deviation"``, ``"pca"`` and ``"restoration"`` are signed, too, with
-        other expected images, and so is ``"change_logit"``. All other maps are unsigned: larger = more anomalous.
+        Name → ``(B, 1, *S)``. ``"residual"`` is signed: the image minus the expected image, in the image's
+        intensity units or in standard deviations. ``"mean_deviation"``, ``"pca"`` and ``"restoration"`` are signed,
+        too, with other expected images, and so is ``"change_logit"``. All other maps are unsigned: larger = more
+        anomalous.
     terms
         Name → ``(B,)``, one number per image, larger = more anomalous, e.g. ``"kl"``, ``"negative_elbo"``.
     reconstruction
@@ -192,8 +193,8 @@ class NetworkDetector(Detector):
     """A detector that learns by gradient descent.
 
     A family implements :meth:`build`, :meth:`loss` and :meth:`reconstruct`. It may override :meth:`prepare` (learn
-    something before the training, e.g. a mean image), :meth:`check` (refuse unsuitable volumes), :meth:`corrupt` and
-    :meth:`evidence`.
+    something before the training, e.g. a mean image), :meth:`check` (refuse unsuitable volumes), :meth:`corrupt`
+    and :meth:`evidence`.
 
     Attributes
     ----------

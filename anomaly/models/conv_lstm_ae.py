@@ -1,25 +1,27 @@
-"""Recurrent autoencoder: rebuilds a slice from a walk along its neighbours.
+"""Recurrent autoencoder: a bidirectional LSTM over neighbouring slices, from which the middle slice is decoded.
 
-Idea. Anatomy goes on from slice to slice. An encoder E, the same for every slice, makes features of the slice
-x_0 and of its n neighbours on each side. A recurrent cell walks along them from either end to the middle, so that
-what it remembers there has seen all slices in order. Only a short vector z of that memory, the middle slice's own
-share included, reaches the decoder, which rebuilds the middle slice:
+Idea. Anatomy continues from slice to slice. An encoder E, shared by all slices, computes features of the slice
+x_0 and of its n neighbours on each side. Two recurrent networks process them, one from each end to the middle, so
+that their last states depend on all slices in order. A short latent vector z is computed from these states. The
+decoder D reconstructs the middle slice from z alone:
 
     f_t = E(x_t),    t = −n … n
-    h⁺ = walk(f_−n, …, f_0),    h⁻ = walk(f_n, …, f_0)              each direction with weights of its own
+    h⁺ = RNN⁺(f_−n, …, f_0),    h⁻ = RNN⁻(f_n, …, f_0)              separate weights for each direction
     z = W [h⁺, h⁻] + b,    x̂_0 = D(z),    L = Σ m (x_0 − x̂_0)² / Σ m,    r = x_0 − x̂_0
 
-The cell of a walk is one of two. ``convlstm`` keeps maps: its gates are convolutions of the features f and the
-memory h, so that it remembers what is where; without the peephole connections of the paper,
+There are two kinds of recurrent cell. The state of ``convlstm`` consists of feature maps, and its gates are
+convolutions of the features f and the hidden state h, so that positions are preserved. Without the peephole
+connections of the paper:
 
     i, f, g, o = σ, σ, tanh, σ of W * [f_t, h_{t−1}] + b
     c_t = f ∘ c_{t−1} + i ∘ g,    h_t = o ∘ tanh(c_t)
 
-``lstm`` keeps a vector: the features of a slice are first shortened to a code, and the gates are linear.
+The state of ``lstm`` is a vector: a linear layer reduces the features of a slice to a code, and the gates are
+linear.
 
 Source: Shi et al. 2015, "Convolutional LSTM network: a machine learning approach for precipitation nowcasting";
-Hochreiter & Schmidhuber 1997, "Long short-term memory"; for autoencoders that watch a sequence for what does not
-belong there, Chong & Tay 2017, "Abnormal event detection in videos using spatiotemporal autoencoder".
+Hochreiter & Schmidhuber 1997, "Long short-term memory"; for autoencoders that detect anomalies in a sequence, Chong
+& Tay 2017, "Abnormal event detection in videos using spatiotemporal autoencoder".
 """
 
 from __future__ import annotations
@@ -57,17 +59,17 @@ class RecurrentSettings(LatentSettings):
 
     @field_validator("view")
     @classmethod
-    def _has_slices_to_walk_along(cls, view: ImageView) -> ImageView:
+    def _has_neighbouring_slices(cls, view: ImageView) -> ImageView:
         if view.kind != "slice" or view.neighbours < 1:
             raise ValueError(
-                f"this family walks along neighbouring slices, found view kind {view.kind!r} with neighbours "
+                f"this family needs neighbouring slices; found view kind {view.kind!r} with neighbours "
                 f"{view.neighbours}; set view.kind to 'slice' and view.neighbours to 1 or more"
             )
         return view
 
 
 class ConvLSTMCell(nn.Module):
-    """One step of a convolutional LSTM on features ``(B, C, H, W)`` with a memory of maps ``(B, M, H, W)``."""
+    """One step of a convolutional LSTM on features ``(B, C, H, W)``, with states ``(B, M, H, W)``."""
 
     def __init__(self, channels: int, memory: int) -> None:
         super().__init__()
@@ -82,13 +84,13 @@ class ConvLSTMCell(nn.Module):
         return o.sigmoid() * c.tanh(), c
 
     def start(self, features: Tensor) -> State:
-        """Return the empty memory before the first step."""
-        empty = features.new_zeros(len(features), self.memory, *features.shape[2:])
-        return empty, empty
+        """Return the initial state, which is 0."""
+        zeros = features.new_zeros(len(features), self.memory, *features.shape[2:])
+        return zeros, zeros
 
 
 class BidirectionalConvLSTM(nn.Module):
-    """Two convolutional LSTMs that meet at the middle slice."""
+    """Two convolutional LSTMs, one from each end of the slices to the middle."""
 
     def __init__(self, shape: tuple[int, ...], memory: int) -> None:
         super().__init__()
@@ -96,14 +98,14 @@ class BidirectionalConvLSTM(nn.Module):
         self.size = 2 * memory * math.prod(shape[1:])
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return what is remembered ``(B, size)`` at the middle of features ``(B, T, C, H, W)``."""
+        """Return the hidden states of both directions at the middle slice ``(B, size)``, of ``(B, T, C, H, W)``."""
         middle = features.shape[1] // 2
-        ends = features[:, : middle + 1], features[:, middle:].flip(1)
-        return torch.cat([self._walk(cell, way) for cell, way in zip(self.cells, ends, strict=True)], dim=1)
+        sequences = features[:, : middle + 1], features[:, middle:].flip(1)
+        return torch.cat([self._last_state(*pair) for pair in zip(self.cells, sequences, strict=True)], dim=1)
 
-    def _walk(self, cell: nn.Module, way: Tensor) -> Tensor:
-        state: State = cell.start(way[:, 0])  # type: ignore[operator]
-        for features in way.unbind(1):
+    def _last_state(self, cell: nn.Module, sequence: Tensor) -> Tensor:
+        state: State = cell.start(sequence[:, 0])  # type: ignore[operator]
+        for features in sequence.unbind(1):
             state = cell(features, state)
         return state[0].flatten(1)
 
@@ -118,13 +120,13 @@ class BidirectionalLSTM(nn.Module):
         self.size = 2 * memory
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return what is remembered ``(B, size)`` at the middle of features ``(B, T, C, H, W)``."""
+        """Return the hidden states of both directions at the middle slice ``(B, size)``, of ``(B, T, C, H, W)``."""
         states: Tensor = self.cells(self.shorten(features.flatten(2)))[0]
         return states[:, states.shape[1] // 2]
 
 
 class RecurrentNetwork(LatentNetwork):
-    """An encoder of slices, a walk along their features, a dense latent, a decoder of the middle slice."""
+    """Encoder of slices, bidirectional recurrent network, dense latent, decoder of the middle slice."""
 
     def __init__(self, channels: tuple[int, ...], shape: tuple[int, ...], cell: str, memory: int, latent: int):
         super().__init__()
@@ -151,14 +153,14 @@ class RecurrentNetwork(LatentNetwork):
 
 
 class RecurrentAutoencoder(LatentDetector):
-    """Residual of the middle slice, rebuilt from a walk along its neighbours."""
+    """Residual of the middle slice, reconstructed from a sequence of neighbouring slices."""
 
     family = "conv_lstm_ae"
     Settings: ClassVar[type[ModelSettings]] = RecurrentSettings
     settings: RecurrentSettings
 
     def build(self) -> nn.Module:
-        """Return encoder, walk and decoder."""
+        """Return encoder, recurrent network and decoder."""
         settings = self.settings
         return RecurrentNetwork(
             settings.channels, self.padded, settings.cell, settings.memory, settings.latent_size

@@ -1,9 +1,9 @@
-"""Intensity threshold: how far a voxel's intensity is from the healthy median. The simplest baseline.
+"""Intensity threshold: difference between a voxel's intensity and the healthy median. The simplest baseline.
 
     r(v) = x(v) − m,    m = the median over healthy scans of the median intensity inside their mask
 
-It knows nothing of anatomy. A model that does not beat it has learnt nothing useful; on FLAIR, where lesions are
-simply bright, few do.
+It ignores anatomy. A model that is no better than this baseline has learnt nothing useful. On FLAIR, where lesions
+are bright, few models are better.
 
 Source: Meissen, Kaissis & Rueckert 2021, "Challenging Current Semi-Supervised Anomaly Segmentation Methods for
 Brain MRI".
@@ -23,13 +23,13 @@ from anomaly.models.components.closed_form import WholeVolumeSettings, check_coh
 
 
 class IntensitySettings(WholeVolumeSettings):
-    """Settings of the intensity threshold: none but the view."""
+    """Settings of the intensity threshold: only the view."""
 
     family: Literal["intensity"] = "intensity"
 
 
 class IntensityThreshold(ClosedFormDetector):
-    """Signed distance of a voxel's intensity from the healthy median.
+    """Signed difference between a voxel's intensity and the healthy median.
 
     Attributes
     ----------
@@ -58,6 +58,6 @@ class IntensityThreshold(ClosedFormDetector):
         return Evidence({"residual": residual(images, reconstruction, mask)}, apply_mask(reconstruction, mask))
 
     def reconstruct(self, images: Tensor, mask: Tensor) -> Tensor:
-        """Return the median everywhere ``(B, 1, I, J, K)``."""
+        """Return the median in every voxel ``(B, 1, I, J, K)``."""
         del mask
         return self.median.expand(len(images), 1, *images.shape[2:])

@@ -1,12 +1,12 @@
-"""Principal components: normal scans span a subspace; the residual is what lies outside it. A baseline.
+"""Principal components: the residual of a scan outside the subspace of healthy scans. A baseline.
 
 With healthy scans as rows of X (n × V), centred, and the Gram matrix X Xᵀ = U Λ Uᵀ (n × n, small):
 
     P = Λ^{-½} Uᵀ X             the k leading components, orthonormal rows of length V
     x̂ = μ + Pᵀ P (x − μ),       r = x − x̂
-    T² = Σ_i (n − 1) · (P (x − μ))_i² / Λ_i      Hotelling: how unusual the scan is inside the subspace
+    T² = Σ_i (n − 1) · (P (x − μ))_i² / Λ_i      Hotelling: squared Mahalanobis distance inside the subspace
 
-Source: Turk & Pentland 1991, "Eigenfaces for Recognition" (the Gram matrix where V ≫ n); Hotelling 1931.
+Source: Turk & Pentland 1991, "Eigenfaces for Recognition" (the Gram matrix, for V ≫ n); Hotelling 1931.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class PCASettings(WholeVolumeSettings):
     """Settings of the principal components."""
 
     family: Literal["pca"] = "pca"
-    components: int = Field(60, ge=1, description="k; needs more than k healthy scans")
+    components: int = Field(60, ge=1, description="k: number of components; needs more than k scans")
 
 
 class PrincipalComponents(ClosedFormDetector):
@@ -59,7 +59,7 @@ class PrincipalComponents(ClosedFormDetector):
         self.register_buffer("variance", torch.ones(k))
 
     def fit_closed_form(self, train: VolumeSource) -> None:
-        """Learn mean and components from the Gram matrix; holds all scans in memory once. See the base class."""
+        """Compute mean and components from the Gram matrix, with all scans in memory; see the base class."""
         k = self.settings.components
         check_cohort(train, self.grid, self.family, k + 1)
         X = torch.stack([torch.where(mask, voxels, 0.0).flatten() for voxels, mask in volumes(train)])

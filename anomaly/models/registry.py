@@ -1,4 +1,4 @@
-"""Every family by name. Listing them imports no deep-learning library; asking for one imports its file."""
+"""All model families by name. Listing them imports no deep-learning library; getting one imports its module."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Family:
-    """Where a family lives, and one line on what it does."""
+    """Location of a family, ``module:class``, and a description of one line."""
 
     location: str
     description: str
@@ -26,59 +26,59 @@ class Family:
 FAMILIES: dict[str, Family] = {
     "dae": Family(
         "anomaly.models.dae:DenoisingAutoencoder",
-        "denoising autoencoder: a U-Net that undoes synthetic changes, so what it undoes in a scan is abnormal",
+        "denoising autoencoder: a U-Net learns to undo synthetic changes; evidence is what it corrects in a scan",
     ),
     "restoration": Family(
         "anomaly.models.restoration:RestorationNetwork",
-        "restoration: a U-Net that undoes synthetic changes of many grades, step by step (DISYRE)",
+        "restoration: a U-Net undoes synthetic changes of many grades, step by step (DISYRE)",
     ),
     "ae": Family(
         "anomaly.models.ae:Autoencoder",
-        "autoencoder: a narrow latent can only rebuild normal anatomy; the residual is what it could not",
+        "autoencoder: reconstruction from a small latent that represents normal anatomy; residual",
     ),
     "stacked_ae": Family(
         "anomaly.models.stacked_ae:StackedAutoencoder",
-        "stacked autoencoder: layers learn one after another to rebuild their input, then together; residual",
+        "stacked autoencoder: layers are trained one after another, then together; residual",
     ),
     "conv_lstm_ae": Family(
         "anomaly.models.conv_lstm_ae:RecurrentAutoencoder",
-        "recurrent autoencoder: a (convolutional) LSTM walks along neighbouring slices to rebuild the middle one",
+        "recurrent autoencoder: a (convolutional) LSTM over neighbouring slices reconstructs the middle one",
     ),
     "vae": Family(
         "anomaly.models.vae:VariationalAutoencoder",
-        "variational autoencoder: residual, and how surprising a scan's latent code is (KL, ELBO)",
+        "variational autoencoder: residual, KL of the latent code and negative ELBO",
     ),
     "cvae": Family(
         "anomaly.models.cvae:ConditionalVariationalAutoencoder",
-        "conditional variational autoencoder: the same, given the subject's age and sex, or other covariates",
+        "conditional variational autoencoder: the same, conditioned on age and sex or other covariates",
     ),
     "hvae": Family(
         "anomaly.models.hvae:HierarchicalVariationalAutoencoder",
-        "hierarchical variational autoencoder: residual, and maps of how surprising each level of detail is (KL)",
+        "hierarchical variational autoencoder: residual, and a KL map for each level of detail",
     ),
     "diffusion": Family(
         "anomaly.models.diffusion:DiffusionModel",
-        "diffusion model: a scan is noised part-way and restored; what does not come back is abnormal",
+        "diffusion model: noise is added to a scan and removed again; residual",
     ),
     "latent_diffusion": Family(
         "anomaly.models.latent_diffusion:LatentDiffusion",
-        "latent diffusion: an autoencoder's latent is noised and restored patch by patch from its surroundings",
+        "latent diffusion: patches of an autoencoder's latent are restored from their surroundings by diffusion",
     ),
     "flow": Family(
         "anomaly.models.flow:NormalisingFlow",
-        "normalising flow: exact log-likelihood of tissue at its place, and the nearest typical image",
+        "normalising flow: exact log-likelihood of the tissue at each position, and the nearest typical image",
     ),
     "f_anogan": Family(
         "anomaly.models.f_anogan:FAnoGAN",
-        "f-AnoGAN: a generator of healthy images, and an encoder that finds the one nearest to a scan",
+        "f-AnoGAN: a generator of healthy images, and an encoder that finds the nearest one to a scan",
     ),
     "vaegan": Family(
         "anomaly.models.vaegan:VAEGAN",
-        "VAE-GAN: a variational autoencoder that also rebuilds what a critic sees, so that it blurs less",
+        "VAE-GAN: a variational autoencoder that also reconstructs the features of a critic, for sharper images",
     ),
     "atlas": Family(
         "anomaly.models.atlas:Atlas",
-        "baseline: z-score of every voxel against the healthy mean and SD at its place",
+        "baseline: z-score of every voxel against the healthy mean and SD at its position",
     ),
     "pca": Family(
         "anomaly.models.pca:PrincipalComponents",
@@ -86,7 +86,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "intensity": Family(
         "anomaly.models.intensity:IntensityThreshold",
-        "baseline: distance of a voxel's intensity from the healthy median",
+        "baseline: difference between a voxel's intensity and the healthy median",
     ),
 }
 
@@ -97,7 +97,7 @@ def detector_class(family: str) -> type[Detector]:
     Raises
     ------
     ConfigError
-        If there is no such family; the message lists those there are.
+        If there is no such family; the message lists all families.
     """
     if family not in FAMILIES:
         raise ConfigError(unknown_name("family", family, list(FAMILIES)))
@@ -129,8 +129,8 @@ def create(settings: ModelSettings, grid: Geometry) -> Detector:
     Parameters
     ----------
     settings
-        Of the family named in ``settings.family``.
+        Settings of the family ``settings.family``.
     grid
-        The template grid of the cohort it will learn from.
+        Template grid of the training cohort.
     """
     return detector_class(settings.family)(settings, grid)

@@ -37,12 +37,12 @@ def sigmoid(x: float) -> float:
 
 
 @torch.no_grad()
-def test_a_step_of_the_convolutional_cell_by_hand() -> None:
+def test_a_step_of_the_convolutional_cell_agrees_with_a_computation_by_hand() -> None:
     cell = ConvLSTMCell(channels=1, memory=1)
     cell.gates.weight.zero_()
     cell.gates.weight[:, 0, 1, 1] = torch.tensor([0.5, -0.3, 0.8, 0.2])  # of the features: i, f, g, o
-    cell.gates.weight[:, 1, 1, 1] = torch.tensor([0.1, 0.4, -0.6, 0.7])  # of the memory
-    cell.gates.weight[2, 0, 1, 2] = 0.9  # g also looks at the voxel on its right
+    cell.gates.weight[:, 1, 1, 1] = torch.tensor([0.1, 0.4, -0.6, 0.7])  # of the hidden state
+    cell.gates.weight[2, 0, 1, 2] = 0.9  # g also depends on the voxel to its right
     cell.gates.bias.copy_(torch.tensor([0.05, 1.0, -0.1, 0.3]))
     features = torch.tensor([[[[2.0, -1.0]]]])
     h, c = torch.tensor([[[[0.4, 0.1]]]]), torch.tensor([[[[-0.5, 0.2]]]])
@@ -72,22 +72,24 @@ def test_on_a_single_voxel_the_convolutional_cell_is_torchs_lstm() -> None:
 
 
 @torch.no_grad()
-def test_the_vector_walk_takes_the_memory_at_the_middle_from_both_ways() -> None:
-    walk = BidirectionalLSTM((2, 3, 1), memory=4)
+def test_the_bidirectional_lstm_returns_the_states_of_both_directions_at_the_middle() -> None:
+    network = BidirectionalLSTM((2, 3, 1), memory=4)
     features = torch.randn(2, 5, 2, 3, 1, generator=torch.Generator().manual_seed(0))
-    codes = walk.shorten(features.flatten(2))
+    codes = network.shorten(features.flatten(2))
     forward, backward = nn.LSTM(4, 4, batch_first=True), nn.LSTM(4, 4, batch_first=True)
-    for name, value in walk.cells.state_dict().items():
-        one_way = backward if name.endswith("_reverse") else forward
-        one_way.get_parameter(name.removesuffix("_reverse")).copy_(value)
+    for name, value in network.cells.state_dict().items():
+        direction = backward if name.endswith("_reverse") else forward
+        direction.get_parameter(name.removesuffix("_reverse")).copy_(value)
     expected = [forward(codes[:, :3])[0][:, -1], backward(codes[:, 2:].flip(1))[0][:, -1]]
-    torch.testing.assert_close(walk(features), torch.cat(expected, dim=1))
+    torch.testing.assert_close(network(features), torch.cat(expected, dim=1))
 
 
-@pytest.mark.parametrize("walk", [BidirectionalConvLSTM((2, 3, 3), 4), BidirectionalLSTM((2, 3, 3), 4)], ids=CELLS)
-def test_each_way_sees_the_middle_slice_and_those_on_its_side(walk: nn.Module) -> None:
+@pytest.mark.parametrize(
+    "network", [BidirectionalConvLSTM((2, 3, 3), 4), BidirectionalLSTM((2, 3, 3), 4)], ids=CELLS
+)
+def test_each_direction_depends_on_the_middle_slice_and_those_on_its_side(network: nn.Module) -> None:
     features = torch.randn(1, 5, 2, 3, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    up, down = walk(features).chunk(2, dim=1)
+    up, down = network(features).chunk(2, dim=1)
     for memory, seen in ((up, [True, True, True, False, False]), (down, [False, False, True, True, True])):
         (slope,) = torch.autograd.grad(memory.sum(), features, retain_graph=True)
         assert (slope.abs().sum(dim=(0, 2, 3, 4)) > 0).tolist() == seen
@@ -114,7 +116,7 @@ def test_the_reconstruction_depends_on_every_slice(cell: str) -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_all_that_is_rebuilt_goes_through_the_latent(cell: str) -> None:
+def test_the_reconstruction_depends_on_the_latent_only(cell: str) -> None:
     detector = new(cell, neighbours=1, latent_size=3)
     images, mask = slices(detector)
     assert isinstance(detector, Embedder)

@@ -1,10 +1,10 @@
-"""What autoencoders with a dense latent share: stages that halve an image. A building block, not a family.
+"""Convolutional autoencoder with a dense latent, and reconstruction losses. A building block, not a family.
 
     f = E_K(… E_1(x))              stage E_k: convolution of stride 2, group norm, leaky ReLU
     z = W f + b                     the latent vector
-    x̂ = D_1(… D_K(W′ z + b′))      stage D_k: transposed convolution; D_1 ends in it, the others go on as E_k
+    x̂ = D_1(… D_K(W′ z + b′))      stage D_k: transposed convolution, and, except in D_1, norm and leaky ReLU
 
-Images are padded until every stage can halve them.
+Images are padded so that every stage can halve them.
 
 The reconstruction x̂ is compared with the image x inside the mask m by one of these losses:
 
@@ -13,14 +13,15 @@ The reconstruction x̂ is compared with the image x inside the mask m by one of 
     ssim        Σ m (1 − SSIM(x̂, x)) / Σ m
     multiscale  ¼ Σ_k Σ |A_k m (x̂ − x)| / Σ A_k m,    A_k the mean over blocks of 2ᵏ voxels, k = 0 … 3
 
-SSIM compares mean, contrast and pattern within a Gaussian window about each voxel, where μ, σ² and σ_x̂x are the
-local means, variances and covariance of both images, 0 outside the mask:
+SSIM compares mean, contrast and structure within a Gaussian window about each voxel. μ, σ² and σ_x̂x are the
+local means, variances and covariance of both images, which are set to 0 outside the mask:
 
     SSIM = (2 μ_x̂ μ_x + c₁)(2 σ_x̂x + c₂) / ((μ_x̂² + μ_x² + c₁)(σ_x̂² + σ_x² + c₂)),    c₁ = 0.01², c₂ = 0.03²
 
-The constants are meant for intensities of about 0 to 1. The terms of ``multiscale`` are the l1 of ever coarser
-images, whose blocks are averaged over their voxels inside the mask and weighted by the number of these: fine detail
-that a narrow latent cannot hold drops out at the coarse scales, an extended shift of intensity counts at all four.
+The constants are meant for intensities of about 0 to 1. The terms of ``multiscale`` are the l1 of increasingly
+coarse images, whose blocks are averaged over their voxels inside the mask and weighted by their number. Fine
+detail, which a small latent cannot represent, averages out at the coarse scales; an extended shift of intensity
+contributes at all four.
 
 Source: Wang, Bovik, Sheikh & Simoncelli 2004, "Image quality assessment: from error visibility to structural
 similarity"; Bergmann et al. 2019, "Improving unsupervised defect segmentation by applying structural similarity to
@@ -59,13 +60,13 @@ from anomaly.models.base import (
 LossName = Literal["l2", "l1", "ssim", "multiscale"]
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-WINDOW = {2: 11, 3: 7}  # voxels; smaller in volumes, where the cost grows with its cube
-WINDOW_SD = 1.5
-SCALES = 4
+SSIM_WINDOW = {2: 11, 3: 7}  # dimensions → window size in voxels; smaller in 3D, where the cost grows with its cube
+SSIM_WINDOW_SD = 1.5  # voxels
+N_SCALES = 4  # of the multiscale loss
 
 
 class LatentSettings(ModelSettings):
-    """Settings of a model with stages that halve an image, and a dense latent."""
+    """Settings of a convolutional network with a dense latent."""
 
     view: ImageView = ImageView(kind="slice", axis=2)
     channels: tuple[Width, ...] = Field(
@@ -77,7 +78,7 @@ class LatentSettings(ModelSettings):
 
 
 class LatentNetwork(nn.Module):
-    """A network that goes by way of a latent vector."""
+    """A network with an encoder to a latent vector and a decoder."""
 
     def encode(self, images: Tensor) -> Tensor:
         """Return z ``(B, latent)`` of padded images ``(B, C, *S)``."""
@@ -110,7 +111,7 @@ class DenseAutoencoder(LatentNetwork):
 
 
 class BottleneckDetector(NetworkDetector):
-    """A detector whose latent must be too short to copy an image."""
+    """A detector whose latent must be too small to copy an image."""
 
     settings: LatentSettings
 
@@ -126,7 +127,7 @@ class BottleneckDetector(NetworkDetector):
 
 
 class LatentDetector(BottleneckDetector):
-    """A detector whose network is a :class:`LatentNetwork`; a family builds it and says what is minimised."""
+    """A detector whose network is a :class:`LatentNetwork`; a family implements ``build`` and ``loss``."""
 
     network: LatentNetwork
 
@@ -161,7 +162,7 @@ def stages(dims: int, in_channels: int, channels: Sequence[int]) -> AutoEncoder:
 
 
 def coarse_shape(channels: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
-    """Return the shape ``(C, *S)`` of what the stages make of padded images."""
+    """Return the shape ``(C, *S)`` of the features of padded images after all stages of the encoder."""
     return (channels[-1], *(n // 2 ** len(channels) for n in shape))
 
 
@@ -182,11 +183,11 @@ def ssim(reconstruction: Tensor, image: Tensor, mask: Tensor) -> Tensor:
 
 def multiscale(reconstruction: Tensor, image: Tensor, mask: Tensor) -> Tensor:
     """Return the l1 of images 1, 2, 4 and 8 times coarser, averaged."""
-    shape = padded_shape(image.shape[2:], 2 ** (SCALES - 1))
+    shape = padded_shape(image.shape[2:], 2 ** (N_SCALES - 1))
     error, weight = pad(apply_mask(reconstruction - image, mask), shape), pad(mask.float(), shape)
     average = F.avg_pool2d if image.ndim == 4 else F.avg_pool3d
     terms = []
-    for _ in range(SCALES):
+    for _ in range(N_SCALES):
         terms.append(error.abs().sum() / weight.sum().clamp_min(1e-6))
         error, weight = average(error, 2), average(weight, 2)
     return torch.stack(terms).mean()
@@ -195,11 +196,13 @@ def multiscale(reconstruction: Tensor, image: Tensor, mask: Tensor) -> Tensor:
 def dissimilarity(reconstruction: Tensor, image: Tensor, mask: Tensor) -> Tensor:
     """Return 1 − SSIM about each voxel ``(B, 1, *S)``, 0 to 2; 0 outside the mask."""
     dims = image.ndim - 2
-    margin = [WINDOW[dims] // 2] * (2 * dims)
-    with torch.autocast(image.device.type, enabled=False):  # variances are differences of nearly equal numbers
+    margin = [SSIM_WINDOW[dims] // 2] * (2 * dims)
+    with torch.autocast(
+        image.device.type, enabled=False
+    ):  # float32, because variances are differences of nearly equal numbers
         first, second = (F.pad(apply_mask(values, mask), margin) for values in (reconstruction, image))
         similarity, _ = compute_ssim_and_cs(
-            first, second, dims, kernel_size=[WINDOW[dims]] * dims, kernel_sigma=[WINDOW_SD] * dims
+            first, second, dims, kernel_size=[SSIM_WINDOW[dims]] * dims, kernel_sigma=[SSIM_WINDOW_SD] * dims
         )
         return apply_mask(1 - similarity, mask)
 
