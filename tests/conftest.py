@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from anomaly.cohort import build
+from anomaly.cohort.workers import run_in_order
 from anomaly.core.volume import Geometry, Modality, Volume
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -30,6 +35,29 @@ def anomaly_data() -> Path:
 @pytest.fixture(scope="session")
 def sample_data() -> Path:
     return REPOSITORY / "sample_data"
+
+
+@contextmanager
+def without_worker_processes() -> Iterator[None]:
+    """Prepare scans in this process inside the block.
+
+    A worker process takes seconds to start. The tests in ``tests/cohort/``, ``tests/pipelines/test_demo.py`` and
+    ``tests/test_wheel.py`` use worker processes.
+    """
+
+    def run_here(work: Callable[[Any], Any], tasks: Iterable[Any], on_crash: Any, jobs: int) -> Iterator[Any]:
+        return run_in_order(work, tasks, on_crash, 0)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "run_in_order", run_here)
+        yield
+
+
+@pytest.fixture(scope="module")
+def in_this_process() -> Iterator[None]:
+    """Prepare all scans of a test module in this process."""
+    with without_worker_processes():
+        yield
 
 
 @pytest.fixture

@@ -18,12 +18,19 @@ from pipelines.train import train
 
 pytestmark = pytest.mark.slow
 
+SUBJECTS = ["sub-61", "sub-62", "sub-63", "sub-64", "sub-67", "sub-45"]
+"""Four healthy CT scans, of which one is for calibration, a CT scan with a bleed, and a T1 scan."""
+
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, sample_data: Path) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory, sample_data: Path, in_this_process: None) -> Path:
     folder = tmp_path_factory.mktemp("ct")
-    summary = ingest([sample_data / "manifest.csv"], folder / "cohort", preprocessing="ct", jobs=1)
-    assert summary.accepted == 8
+    scans = pd.read_csv(sample_data / "manifest.csv", dtype=str, keep_default_na=False).set_index("subject")
+    few = scans.loc[SUBJECTS].assign(mask="")
+    few["path"] = [str(sample_data / path) for path in few["path"]]
+    few.to_csv(folder / "manifest.csv")
+    summary = ingest([folder / "manifest.csv"], folder / "cohort", preprocessing="ct")
+    assert summary.accepted == len(SUBJECTS) - 1
     assert {reason.code for reason in summary.reasons} == {"wrong_modality"}
     records = read_records(folder / "cohort")  # three training scans are too few, so calibration scans join them
     write_manifest(

@@ -19,7 +19,9 @@ CHAINS = REPOSITORY / "configs" / "preprocessing"
 
 
 @pytest.fixture(scope="module")
-def ingested(tmp_path_factory: pytest.TempPathFactory) -> tuple[IngestSummary, Path, list[tuple[int, int, str]]]:
+def ingested(
+    tmp_path_factory: pytest.TempPathFactory, in_this_process: None
+) -> tuple[IngestSummary, Path, list[tuple[int, int, str]]]:
     """Two brains, one of them twice, a CT and the faulty scans of the sample data."""
     sample, calls = REPOSITORY / "sample_data", []
     output = tmp_path_factory.mktemp("ingest") / "cohort"
@@ -96,20 +98,14 @@ def test_a_source_that_does_not_exist_is_an_error_and_makes_no_cohort(tmp_path: 
 
 
 @pytest.mark.slow
-def test_ct_scans_go_through_the_ct_chain(tmp_path: Path) -> None:
-    summary = ingest(
-        [REPOSITORY / "sample_data" / "ct" / "sub-61"], tmp_path / "cohort", CHAINS / "ct.yaml", jobs=1
-    )
-    assert summary.accepted == 1
-
-
-@pytest.mark.slow
 @pytest.mark.real_data
-def test_real_scans_of_every_form_are_ingested_together(anomaly_data: Path, tmp_path: Path) -> None:
+def test_real_scans_of_every_form_are_ingested_together(
+    anomaly_data: Path, tmp_path: Path, in_this_process: None
+) -> None:
     sources = [
         anomaly_data / "ixi" / "sub-IXI012",
         anomaly_data / "pathology" / "sub-STROKE1",
         anomaly_data / "dicom",
     ]
-    summary = ingest(sources, tmp_path / "cohort", CHAINS / "t1w.yaml", jobs=2)
+    summary = ingest(sources, tmp_path / "cohort", CHAINS / "t1w-4mm.yaml")
     assert (summary.accepted, summary.refused, summary.failed) == (3, 3, 0)

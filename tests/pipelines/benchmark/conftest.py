@@ -9,6 +9,7 @@ import yaml
 
 from pipelines.benchmark.run import benchmark
 from pipelines.common import SAMPLE
+from tests.conftest import without_worker_processes
 
 HEALTHY = {"train": 4, "calibration": 4, "test": 3}
 
@@ -46,5 +47,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Return the config of a benchmark and its output."""
     folder = tmp_path_factory.mktemp("benchmark")
     config = write_benchmark(folder)
-    benchmark(config, folder / "out", jobs=2)
+    with without_worker_processes():
+        benchmark(config, folder / "out")
     return config, folder / "out"

@@ -48,7 +48,7 @@ def test_models_are_compared_on_planted_copies_of_the_test_scans(finished: tuple
 
     made = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.name in MADE_ONCE}
     assert {path.name for path in made} == MADE_ONCE
-    assert benchmark(config, output, jobs=2).read_text() == text
+    assert benchmark(config, output).read_text() == text
     assert {path: path.stat().st_mtime_ns for path in made} == made
 
 
@@ -60,4 +60,4 @@ def test_an_existing_ensemble_with_other_settings_is_refused(finished: tuple[Pat
     other = config.with_name("other.yaml")
     other.write_text(yaml.safe_dump(settings))
     with pytest.raises(BundleError, match=r"models/both was merged .* than ensembles\.both says; give .* remove"):
-        benchmark(other, output, jobs=2)
+        benchmark(other, output)
