@@ -1,7 +1,7 @@
-"""What a user runs: each file reads a config, calls the library and writes files."""
+"""The commands of the application: each reads settings, calls the library and writes files."""
 
 import os
 
-# Before any library starts threads: those that wait must sleep, because spinning ones starve the threads and
-# processes that prepare scans and batches on the same cores.
+# This must be set before any library starts threads. Waiting threads then sleep instead of spinning, which would
+# slow down the threads and processes that prepare scans and batches on the same cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -1,4 +1,4 @@
-"""The command line. Heavy imports happen inside commands, so that ``anomaly --help`` is instant."""
+"""The command line. Each command imports what it needs, so that ``anomaly --help`` starts quickly."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from pipelines.common import Exit, exit_code
 
 app = typer.Typer(
     name="anomaly",
-    help="Learns what healthy tissue looks like in MRI and CT, and tells which new scans do not look healthy, "
-    f"where, and how sure it is. {RESEARCH_USE_ONLY}",
+    help="Learn the appearance of healthy tissue in brain MRI and CT, and find new scans that differ from it, "
+    f"with anomaly maps and p-values. {RESEARCH_USE_ONLY}",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -32,7 +32,7 @@ Sources = Annotated[
     list[Path],
     typer.Argument(metavar="SOURCE…", help="NIfTI files, folders, BIDS, DICOM folders or zips, manifest.csv"),
 ]
-Jobs = Annotated[int, typer.Option(min=0, help="Processes that prepare scans; 0 = one per core.")]
+Jobs = Annotated[int, typer.Option(min=0, help="Processes that preprocess scans; 0 = one per core.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
@@ -41,41 +41,43 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 @app.command(epilog="anomaly ingest healthy/ extra.zip -o cohort/")
 def ingest(
     sources: Sources,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The cohort folder to make or continue.")],
-    preprocessing: Annotated[str, typer.Option(help="A shipped chain (anomaly info) or a YAML file.")] = "t1w",
+    output: Annotated[Path, typer.Option("--output", "-o", help="The cohort folder to create or continue.")],
+    preprocessing: Annotated[
+        str, typer.Option(help="A shipped preprocessing (see anomaly info) or a YAML file.")
+    ] = "t1w",
     modality: Annotated[
-        str | None, typer.Option(help="Modality of scans whose name and header do not tell it (T1w, CT, …).")
+        str | None, typer.Option(help="Modality of scans if neither name nor header states it (T1w, CT, …).")
     ] = None,
     jobs: Jobs = 0,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Find, check and prepare scans; refuse with a reason what must not be used."""
+    """Find, check and preprocess scans; refuse unsuitable ones with a reason."""
     from pipelines.ingest import ingest as run
 
     with _errors(), _progress(quiet) as progress:
         summary = run(sources, output, preprocessing=preprocessing, modality=modality, jobs=jobs, progress=progress)
-    _finish(summary.as_dict(), as_json, refused=summary.refused + summary.failed)
+    _print_summary(summary.as_dict(), as_json, refused=summary.refused + summary.failed)
 
 
 @app.command(epilog="anomaly train --config dae --cohort cohort/ -o model/")
 def train(
     cohort: Annotated[Path, typer.Option(help="An ingested cohort of healthy scans.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The model bundle to make.")],
-    config: Annotated[str, typer.Option(help="A shipped config (anomaly info) or a YAML file.")] = "dae",
+    output: Annotated[Path, typer.Option("--output", "-o", help="The model bundle to create.")],
+    config: Annotated[str, typer.Option(help="A shipped config (see anomaly info) or a YAML file.")] = "dae",
     preprocessing: Annotated[
-        str | None, typer.Option(help="Instead of the config's chain: a shipped name or a YAML file.")
+        str | None, typer.Option(help="Replaces the preprocessing of the config: a shipped name or a YAML file.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Instead of the config's seed.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Replaces the seed of the config.")] = None,
     device: Device = "auto",
-    devices: Annotated[int, typer.Option(min=1, help="Devices that train together, each on its own batches.")] = 1,
+    devices: Annotated[int, typer.Option(min=1, help="Number of devices for data-parallel training.")] = 1,
     compiled: Annotated[
-        bool, typer.Option("--compile", help="Compile the network first: faster steps, mostly on a GPU.")
+        bool, typer.Option("--compile", help="Compile the network first: faster training steps, mainly on a GPU.")
     ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Learn what healthy scans look like. If interrupted, the same command continues."""
+    """Train a model on healthy scans. If interrupted, run the same command again to continue."""
     from pipelines.train import train as run
 
     with _errors(), _progress(quiet) as progress:
@@ -90,21 +92,21 @@ def train(
             compiled=compiled,
             progress=progress,
         )
-    _finish(summary, as_json)
+    _print_summary(summary, as_json)
 
 
 @app.command(epilog="anomaly ensemble dae/ pca/ vae/ -o ensemble/ --how fisher")
 def ensemble(
     models: Annotated[list[Path], typer.Argument(metavar="MODEL…", help="Model bundles, at least two.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The model bundle to make.")],
-    how: Annotated[str, typer.Option(help="How p-values are merged: fisher, bonferroni or mean.")] = "fisher",
-    p_values: Annotated[str, typer.Option(help="A member's p-value: student or conformal.")] = "student",
+    output: Annotated[Path, typer.Option("--output", "-o", help="The model bundle to create.")],
+    how: Annotated[str, typer.Option(help="How p-values are combined: fisher, bonferroni or mean.")] = "fisher",
+    p_values: Annotated[str, typer.Option(help="p-value of a member: student or conformal.")] = "student",
     weight: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=W", help="Weight of a member's map; 1 unless given.")
+        list[str] | None, typer.Option(metavar="NAME=W", help="Weight of the map of a member; default 1.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Merge trained models into one, which is calibrated and run like any other."""
+    """Combine trained models into an ensemble, which is calibrated and used like a single model."""
     from anomaly.scoring.ensemble import MergeSettings
     from pipelines.ensemble import ensemble as run
 
@@ -112,7 +114,7 @@ def ensemble(
         weights = dict(item.partition("=")[::2] for item in weight or ())
         merge = MergeSettings.parse({"how": how, "p_values": p_values, "weights": weights}, "ensemble")
         summary = run(models, output, merge)
-    _finish(summary, as_json)
+    _print_summary(summary, as_json)
 
 
 @app.command(
@@ -121,7 +123,7 @@ def ensemble(
 def calibrate(
     model: Annotated[Path, typer.Argument(help="The model bundle.")],
     cohort: Annotated[Path, typer.Option(help="Held-out healthy scans: an ingested cohort, or raw scans.")],
-    reason: Annotated[str, typer.Option(help="Why, and for which scanner and population; stored in the record.")],
+    reason: Annotated[str, typer.Option(help="Reason, scanner and population; stored in the calibration record.")],
     alpha: Annotated[
         list[float] | None, typer.Option(help="Target false-positive rate (FPR); may be repeated. Default 0.05.")
     ] = None,
@@ -135,25 +137,25 @@ def calibrate(
 
     with _errors(), _progress(quiet) as progress:
         summary = run(model, cohort, alpha or [0.05], reason, jobs=jobs, device=device, progress=progress)
-    _finish(summary, as_json, refused=summary["refused"])
+    _print_summary(summary, as_json, refused=summary["refused"])
 
 
 @app.command(epilog="anomaly score model/ new_scans/ -o run/")
 def score(
     model: Annotated[Path, typer.Argument(help="The model bundle.")],
     sources: Sources,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The run folder to make or continue.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The run folder to create or continue.")],
     alpha: Annotated[float | None, typer.Option(help="Use the newest calibration with this target FPR.")] = None,
     calibration: Annotated[str | None, typer.Option(help="Use the calibration with this id.")] = None,
     split: Annotated[str | None, typer.Option(help="Only scans of this split of the cohort or manifest.")] = None,
     jobs: Jobs = 0,
     device: Device = "auto",
-    overwrite: Annotated[bool, typer.Option(help="Score again scans that have a result.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Score scans again that already have a result.")] = False,
     fail_on_flag: Annotated[bool, typer.Option(help="Exit with 6 if any scan is flagged.")] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Score new scans. If interrupted, the same command continues to the same result."""
+    """Score new scans. If interrupted, run the same command again to continue."""
     from pipelines.score import ScoreRequest
     from pipelines.score import score as run
 
@@ -164,14 +166,16 @@ def score(
     with _errors(), _progress(quiet) as progress:
         summary = run(request, progress=progress)
     if summary["calibration_id"] is None:
-        _say("This model has no calibration: scans are scored, none is flagged. Run `anomaly calibrate` first.")
+        _print_error(
+            "This model has no calibration: scans are scored but not flagged. Run `anomaly calibrate` first."
+        )
     flagged = fail_on_flag and summary["flagged"] > 0
-    _finish(summary, as_json, refused=summary["refused"] + summary["failed"], flagged=flagged)
+    _print_summary(summary, as_json, refused=summary["refused"] + summary["failed"], flagged=flagged)
 
 
 @app.command(epilog="anomaly report run/ --pdf")
 def report(
-    run: Annotated[Path, typer.Argument(help="The run folder that `anomaly score` made.")],
+    run: Annotated[Path, typer.Argument(help="The run folder of `anomaly score`.")],
     pdf: Annotated[bool, typer.Option("--pdf", help="Also write the pages as PDF.")] = False,
     flagged_only: Annotated[bool, typer.Option(help="Write pages for flagged scans only.")] = False,
     jobs: Jobs = 0,
@@ -187,28 +191,30 @@ def report(
 
 @app.command(epilog="anomaly evaluate run/ --labels labels.tsv")
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="The run folder that `anomaly score` made.")],
+    run: Annotated[Path, typer.Argument(help="The run folder of `anomaly score`.")],
     labels: Annotated[Path, typer.Option(help="TSV with scan_id or subject, label (0/1), mask (optional).")],
-    masks: Annotated[Path | None, typer.Option(help="Folder the mask paths are relative to.")] = None,
+    masks: Annotated[Path | None, typer.Option(help="Folder that mask paths are relative to.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: RUN/evaluation.")] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compare a run with labels: detection, localisation and false-positive rate, with intervals."""
+    """Compare a run with labels: detection, localisation and false-positive rate, with confidence intervals."""
     from pipelines.evaluate import evaluate as measure
 
     with _errors(), _progress(quiet) as progress:
         result = measure(run, labels, masks, output, progress=progress)
-    _finish(result, as_json)
+    _print_summary(result, as_json)
 
 
 @app.command(epilog="anomaly benchmark --config sample -o benchmark/")
 def benchmark(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of models, runs and the comparison.")],
-    config: Annotated[str, typer.Option(help="A shipped benchmark (anomaly info) or a YAML file.")] = "sample",
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for models, runs and the comparison.")],
+    config: Annotated[str, typer.Option(help="A shipped benchmark (see anomaly info) or a YAML file.")] = "sample",
     data: Annotated[
         Path | None,
-        typer.Option(help="Folder the benchmark's paths are relative to; default: the config's, or sample_data."),
+        typer.Option(
+            help="Folder that paths in the config are relative to; default: that of the config, or sample_data."
+        ),
     ] = None,
     jobs: Jobs = 0,
     device: Device = "auto",
@@ -224,24 +230,28 @@ def benchmark(
 
 @app.command(epilog="anomaly validate mnist | anomaly validate avatars --family vae --family dae -o validation/")
 def validate(
-    task: Annotated[str, typer.Argument(help="digits, mnist or avatars: NAME-small is run; or a YAML file.")],
+    task: Annotated[
+        str, typer.Argument(help="digits, mnist or avatars (runs NAME-small unless --full), or a YAML file.")
+    ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="The folder to make or continue; default validation/CONFIG."),
+        typer.Option("--output", "-o", help="The folder to create or continue; default validation/CONFIG."),
     ] = None,
     family: Annotated[
         list[str] | None, typer.Option(help="Only this family, or this model of the task; may be repeated.")
     ] = None,
     full: Annotated[
-        bool, typer.Option("--full", help="The full task, for a GPU, instead of the small one.")
+        bool, typer.Option("--full", help="Run the full task, which needs a GPU, instead of the small one.")
     ] = False,
-    fetch: Annotated[bool, typer.Option(help="Download MNIST from openml.org if ANOMALY_DATA has none.")] = False,
-    jobs: Annotated[int, typer.Option(min=0, help="Models at a time; 0 = one per core.")] = 0,
+    fetch: Annotated[
+        bool, typer.Option(help="Download MNIST from openml.org if ANOMALY_DATA does not contain it.")
+    ] = False,
+    jobs: Annotated[int, typer.Option(min=0, help="Models trained in parallel; 0 = one per core.")] = 0,
     device: Device = "auto",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Check on digits or avatars, whose truth is known, that the model families are implemented correctly."""
+    """Check the model families on digits or avatars, for which the ground truth is known."""
     from pipelines.validation.run import validate as run
 
     config = task if full or task.endswith((".yaml", ".yml", "-small")) else f"{task}-small"
@@ -256,25 +266,27 @@ def validate(
         typer.echo(result.as_text())
         typer.echo(folder / "report.html")
     for failure in result.failures:
-        _say(failure)
+        _print_error(failure)
     if not result.passed:
         raise typer.Exit(Exit.THRESHOLD_MISSED)
 
 
 @app.command(epilog="anomaly info | anomaly info vae | anomaly info model/")
 def info(
-    what: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="A model, or a model's config.")] = None,
+    what: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="A model bundle, or a model config.")
+    ] = None,
     full: Annotated[
         bool, typer.Option("--full", help="Print the complete config, each key with its description.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show versions, devices, families and configs; or what a model is, or would be."""
+    """Show versions, devices, families and configs, or describe a model or a model config."""
     from pipelines.info import as_text, describe, facts, full_config
 
     if full:
         if what is None:
-            raise typer.BadParameter("--full needs a model or a model's config, e.g. anomaly info dae --full")
+            raise typer.BadParameter("--full needs a model or a model config, e.g. anomaly info dae --full")
         with _errors():
             typer.echo(full_config(what), nl=False)
         return
@@ -282,32 +294,32 @@ def info(
     if what is not None:
         with _errors():
             found = describe(what)
-        _finish(found, as_json)
+        _print_summary(found, as_json)
         return
     typer.echo(json.dumps(facts(), indent=2) if as_json else as_text(facts()))
 
 
 def main() -> None:
-    """Run the command line; what ``anomaly`` calls."""
+    """Run the command line; the entry point of ``anomaly``."""
     app()
 
 
 @contextmanager
 def _errors() -> Iterator[None]:
-    """Turn an expected error into one line on standard error and its exit code."""
+    """Report an expected error as one line on standard error, and exit with its code."""
     try:
         yield
     except AnomalyError as error:
-        _say(f"anomaly: {error}")
+        _print_error(f"anomaly: {error}")
         raise typer.Exit(exit_code(error)) from error
     except KeyboardInterrupt as error:
-        _say("anomaly: interrupted; nothing computed is lost, run the same command to continue")
+        _print_error("anomaly: interrupted; finished results are saved, run the same command again to continue")
         raise typer.Exit(130) from error
 
 
 @contextmanager
 def _progress(quiet: bool) -> Iterator[Progress]:
-    """Yield a callback that draws a bar with the time left, on standard error."""
+    """Yield a progress callback: a bar on a terminal, lines in a log file, nothing if quiet; on standard error."""
     if quiet or (not sys.stderr.isatty() and not os.environ.get("FORCE_COLOR")):
         yield _log_lines() if not quiet else no_progress
         return
@@ -322,11 +334,11 @@ def _progress(quiet: bool) -> Iterator[Progress]:
 
 
 def _log_lines(every_seconds: float = 10.0) -> Progress:
-    """Return a callback for a log file: a line now and then instead of a bar."""
+    """Return a progress callback for log files, which writes a line at most every ``every_seconds``."""
     from time import monotonic
 
     last = monotonic()
-    first: tuple[int, int, float] | None = None  # done, total and time at the first report of this part of the work
+    first: tuple[int, int, float] | None = None  # done, total and time at the first report of the current step
 
     def report(done: int, total: int, message: str) -> None:
         nonlocal first, last
@@ -336,36 +348,36 @@ def _log_lines(every_seconds: float = 10.0) -> Progress:
         if now - last >= every_seconds and done > first[0]:
             last = now
             left = (now - first[2]) / (done - first[0]) * (total - done)
-            _say(f"{done}/{total} {message} ({_duration(left)} left)")
+            _print_error(f"{done}/{total} {message} ({_duration(left)} left)")
 
     return report
 
 
 def _duration(seconds: float) -> str:
-    """Return a duration as people say it, e.g. ``"3 min"``."""
+    """Format a duration in seconds, minutes or hours, e.g. ``"3 min"``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _finish(summary: dict[str, Any], as_json: bool, refused: int = 0, flagged: bool = False) -> None:
-    """Print a summary on standard output, and what was left out on standard error; exit with what it means."""
+def _print_summary(summary: dict[str, Any], as_json: bool, refused: int = 0, flagged: bool = False) -> None:
+    """Print a summary to standard output and refused scans to standard error; set the exit code."""
     if as_json:
         typer.echo(json.dumps(summary, indent=2, ensure_ascii=False))
     else:
         for key, value in summary.items():
             if not isinstance(value, dict | list | tuple):
-                typer.echo(f"{key.replace('_', ' '):<28} {_plain(value)}")
+                typer.echo(f"{key.replace('_', ' '):<28} {_as_text(value)}")
     for scan in [*summary.get("reasons", ()), *summary.get("not_scored", ())]:
-        _say(f"{scan['status']} {scan['scan_id']}: {scan['reason']}; {scan['remedy']}")
+        _print_error(f"{scan['status']} {scan['scan_id']}: {scan['reason']}; {scan['remedy']}")
     if flagged:
         raise typer.Exit(Exit.FLAGGED)
     if refused:
         raise typer.Exit(Exit.SCANS_REFUSED)
 
 
-def _plain(value: Any) -> str:
+def _as_text(value: Any) -> str:
     return "none" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-_say: Callable[[str], None] = lambda text: typer.echo(text, err=True)  # noqa: E731
+_print_error: Callable[[str], None] = lambda text: typer.echo(text, err=True)  # noqa: E731

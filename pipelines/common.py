@@ -1,4 +1,4 @@
-"""What every command needs: shipped configs, exit codes, the audit log."""
+"""Shared by all commands: shipped configs, exit codes and the audit log."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from anomaly.core.files import append_line
 from anomaly.core.provenance import command_line, now, user_name
 
 SAMPLE = Path(__file__).resolve().parents[1] / "sample_data"
-"""The shipped scans."""
+"""Folder of the shipped sample scans."""
 
 
 class Exit(IntEnum):
@@ -30,7 +30,7 @@ class Exit(IntEnum):
 
 
 def exit_code(error: AnomalyError) -> Exit:
-    """Return the exit code an error leads to."""
+    """Return the exit code for an error."""
     if isinstance(error, PolicyError):
         return Exit.POLICY
     return Exit.BAD_INPUT if isinstance(error, InputError) else Exit.SCANS_REFUSED
@@ -43,7 +43,20 @@ def shipped_configs(kind: str) -> dict[str, Path]:
 
 
 def find_config(name_or_path: str | Path, kind: str) -> Path:
-    """Return the path of a config given by a shipped name or by a path."""
+    """Return the path of a config.
+
+    Parameters
+    ----------
+    name_or_path
+        A shipped name, or the path of a YAML file.
+    kind
+        Kind of config, as in :func:`shipped_configs`.
+
+    Raises
+    ------
+    ConfigError
+        There is no such file, or no shipped config of this name; the message lists the shipped ones.
+    """
     path = Path(name_or_path)
     if path.suffix in {".yaml", ".yml"}:
         if not path.is_file():
@@ -58,7 +71,7 @@ def find_config(name_or_path: str | Path, kind: str) -> Path:
 
 
 def audit(folder: Path, verb: str, **facts: Any) -> None:
-    """Append to ``audit.jsonl`` who ran which command, and when."""
+    """Append user, command and time to ``audit.jsonl`` in a folder, together with ``facts``."""
     entry = {"at": now(), "user_name": user_name(), "verb": verb, "command": command_line()}
     append_line(folder / "audit.jsonl", entry | facts)
 

@@ -1,4 +1,4 @@
-"""The whole chain on ``sample_data/``, with no other data, as six commands a user could type."""
+"""Demonstration: all six steps on ``sample_data/``, run as commands that a user could type."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ALPHA = "0.05"
 def commands(
     output: Path, config: str, preprocessing: str, sample: Path = SAMPLE, alpha: str = ALPHA
 ) -> list[list[str]]:
-    """Return the commands of the demonstration, as a user would type them."""
+    """Return the arguments of ``anomaly`` for each step."""
     cohort, model, run = str(output / "cohort"), str(output / "model"), str(output / "run")
     manifest = str(sample / "manifest.csv")
     return [
@@ -36,33 +36,33 @@ def demo(
     sample: Path = SAMPLE,
     alpha: str = ALPHA,
 ) -> Path:
-    """Run every step as a command and return the page to open; a finished model is not made again.
+    """Run all steps and return the path of the worklist; a finished model is not trained again.
 
     Raises
     ------
     subprocess.CalledProcessError
-        A step failed. Refused scans are no failure: the sample holds scans that must be refused.
+        A step failed. Refused scans are not a failure: the sample includes scans that must be refused.
     """
     started = monotonic()
     for command in commands(output, config, preprocessing, sample, alpha):
-        if (made := _made_by(command[0], output / "model")) is not None and made.exists():
-            sys.stderr.write(f"\n{made} is there already: anomaly {command[0]} is left out\n")
+        if (existing := _output_of(command[0], output / "model")) is not None and existing.exists():
+            sys.stderr.write(f"\n{existing} exists: anomaly {command[0]} is skipped\n")
             continue
         sys.stderr.write(f"\n$ anomaly {' '.join(command)}\n")
         done = subprocess.run([sys.executable, "-m", "anomaly", *command], check=False)
         if done.returncode not in (0, 3):
             raise subprocess.CalledProcessError(done.returncode, command)
-    sys.stderr.write(f"\nThe whole chain took {monotonic() - started:.0f} s.\n")
+    sys.stderr.write(f"\nAll steps took {monotonic() - started:.0f} s.\n")
     return output / "run" / "index.html"
 
 
-def _made_by(verb: str, model: Path) -> Path | None:
-    """Return what a verb makes once and does not make again: the model, and its calibration."""
+def _output_of(verb: str, model: Path) -> Path | None:
+    """Return the output that a step creates only once: the model and its calibration; None for other steps."""
     return {"train": model / "metadata.json", "calibrate": model / "calibrations"}.get(verb)
 
 
 def main() -> None:
-    """Run the demonstration; what ``make demo`` calls."""
+    """Run the demonstration; called by ``make demo``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("demo"))
     page = demo(parser.parse_args().output)

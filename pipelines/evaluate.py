@@ -1,11 +1,11 @@
 """Compare a run with labels: detection, localisation and false-positive rate, with intervals over subjects.
 
-Reads ``run/`` and a table of labels; writes ``evaluation/``::
+Reads a run folder and a table of labels; writes ``evaluation/``::
 
-    metrics.json       every number, machine-readable
+    metrics.json       all numbers, machine-readable
     metrics.tsv        one row per estimate
-    per_scan.parquet   one row per labelled scan (+ .tsv): what `compare` and other analyses start from
-    results.md         the tables for people
+    per_scan.parquet   one row per labelled scan (+ .tsv), for comparisons and other analyses
+    results.md         tables for readers
     roc.png  precision_recall.png  calibration.png
 """
 
@@ -52,13 +52,13 @@ def evaluate(
     Parameters
     ----------
     run_dir
-        The folder that `anomaly score` made.
+        A run folder of ``anomaly score``.
     labels_tsv
         See :mod:`anomaly.evaluation.labels`.
     masks_dir
-        Folder of lesion masks, if not beside the labels.
+        Folder of lesion masks; by default the folder of the labels.
     output
-        Where to write; ``run_dir/evaluation`` by default.
+        Output folder; by default ``run_dir/evaluation``.
 
     Returns
     -------
@@ -68,7 +68,7 @@ def evaluate(
     Raises
     ------
     InputError
-        No run, no labels, no scan in both, or masks of which none can be used.
+        The run or the labels are missing, no scan is in both, or none of the masks can be used.
     """
     found = compute_metrics(
         run_dir, labels_tsv, masks_dir, settings=settings or EvaluationSettings(), progress=progress
@@ -79,7 +79,7 @@ def evaluate(
 
 
 def read_per_scan(evaluation_dir: Path) -> pd.DataFrame:
-    """Return the per-scan table of an evaluation; give several to :func:`anomaly.evaluation.compare.compare`."""
+    """Read the per-scan table of an evaluation; :func:`anomaly.evaluation.compare.compare` compares several."""
     path = evaluation_dir / "per_scan.parquet"
     if not path.is_file():
         raise InputError(f"no evaluation in {evaluation_dir}; make one with `anomaly evaluate`")
@@ -87,7 +87,7 @@ def read_per_scan(evaluation_dir: Path) -> pd.DataFrame:
 
 
 def _write(found: Evaluation, folder: Path) -> dict[str, Any]:
-    """Write everything under ``folder`` and return the summary."""
+    """Write all files of an evaluation and return the summary."""
     metrics = _metrics(found)
     write_json(folder / "metrics.json", metrics)
     rows = {**found.detection, "localisation": found.localisation}
@@ -160,7 +160,7 @@ def _headline(found: Evaluation) -> dict[str, Any]:
 
 
 def _markdown(found: Evaluation) -> str:
-    """Return the tables for people. Every interval is 95 %, every section says what it was measured on."""
+    """Format the tables for readers; all intervals are 95 %."""
     counts, settings = _counts(found), found.settings
     parts = [
         "# Evaluation\n",
@@ -175,7 +175,7 @@ def _markdown(found: Evaluation) -> str:
         parts.append(found.drift.message + "\n")
     if found.localisation:
         parts.append("## Voxels\n\n" + markdown(text_table({"run": found.localisation}, "")))
-        parts.append('"Oracle" thresholds were chosen by looking at the lesion masks; `dice` was not.\n')
+        parts.append('"Oracle" metrics use thresholds chosen with the lesion masks; `dice` does not.\n')
     if any(n for _, n in found.recall.values()):
         parts.append("## Lesions found, by size\n\n" + markdown(_recall_table(found.recall)))
     if found.problems:

@@ -60,7 +60,7 @@ def test_the_page_names_oracles_as_such(tmp_path: Path) -> None:
     result = evaluate(make_run(tmp_path), tmp_path / "labels.tsv", settings=FEW)
     text = Path(result["report"]).read_text(encoding="utf-8")
     assert "oracle dice one threshold" in text
-    assert "chosen by looking at the lesion masks" in text
+    assert "thresholds chosen with the lesion masks" in text
     assert "12 healthy and 8 lesion scans of 20 subjects" in text
     assert "99 % beta-binomial band" in text
     assert "8 of 8" in text
