@@ -1,4 +1,4 @@
-"""A world of avatars that costs nothing: the picture of a look is five stripes, and what reads them is exact."""
+"""A small dataset of avatars: each image is five stripes, and the classifier reads them exactly."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def painted(rows: Labels) -> Any:
 
 
 class Reader:
-    """Reads stripes; as unsure as they are uneven."""
+    """A classifier of stripes; the more uneven they are, the lower its confidence."""
 
     def probabilities(self, pixels: FloatArray) -> list[FloatArray]:
         stripes = to_rgb(pixels).astype(np.float64).reshape(len(pixels), 5, 2, SIZE, 3)
@@ -56,7 +56,7 @@ class Reader:
 
 
 class StripedAvatars(Avatars):
-    """Strangers wear a stripe that is bright at one end."""
+    """Avatars whose out-of-distribution images have a stripe that is bright at one end."""
 
     def out_of_distribution_images(self, n: int) -> Any:
         kinds = np.array(["eyepatch", "hat", "graphic shirt"])[np.arange(n) % 3]
@@ -74,7 +74,7 @@ def small_dataset() -> Dataset:
 
 
 def under_test(dataset: Dataset, model: Any, folder: Path, samples: int = 400) -> ModelUnderTest:
-    """Return a model under examination that is there already."""
+    """Return a model under test that needs no training."""
     entry = {
         "model": {"family": "pca"},
         "checks": ["avatar_samples"],
@@ -89,7 +89,7 @@ def under_test(dataset: Dataset, model: Any, folder: Path, samples: int = 400) -
 
 
 class Drawing:
-    """A generator of looks, given by their codes."""
+    """A generator of avatars with given labels."""
 
     family = "drawing"
 
@@ -111,7 +111,7 @@ class Noise:
 
 
 class Tailor:
-    """A conditional generator: draws what it is asked for, but for features it ignores and those it mixes up."""
+    """A conditional generator that may ignore one attribute, or let one follow another."""
 
     family = "tailor"
 
@@ -134,7 +134,7 @@ class Tailor:
 
 
 class Pixels:
-    """A code that is the picture itself, so that arithmetic on it is exact."""
+    """A code that is the image itself, so that arithmetic on it is exact."""
 
     family = "pixels"
 
@@ -146,7 +146,7 @@ class Pixels:
 
 
 class Forgetful(Pixels):
-    """A code that says nothing: whatever it is, the mean picture is decoded."""
+    """A code without information: every code is decoded to the mean image."""
 
     family = "forgetful"
 

@@ -30,7 +30,7 @@ NAIVE = {
 }
 
 
-def test_naive_bayes_is_a_trial_like_any_model() -> None:
+def test_naive_bayes_is_a_model_under_test() -> None:
     model = {
         "model": {"family": "pca"},
         "checks": ["out_of_distribution"],
@@ -57,7 +57,7 @@ def test_naive_bayes_is_not_trained(tmp_path: Path) -> None:
     assert under_test.detector.family == entry.family
 
 
-def test_the_classifier_is_not_taught_what_pictures_do_not_show(tmp_path: Path) -> None:
+def test_the_classifier_ignores_labels_that_images_do_not_show(tmp_path: Path) -> None:
     """Half of the pictures do not show the first label; it is learnt from the others, and counted on them."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, (400, 2))
@@ -101,7 +101,7 @@ def test_a_shipped_task_can_be_read_and_covers_what_was_asked_for(name: str) -> 
 
 
 @pytest.mark.slow
-def test_a_task_is_run_and_tells_the_new_looks(tmp_path: Path) -> None:
+def test_a_task_reports_unobserved_combinations(tmp_path: Path) -> None:
     few = {"train": 300, "test": 150, "classifier_train": 600, "reference": 60, "held_out": 30, "calibration": 60,
            "out_of_distribution": 30}  # fmt: skip
     values = task(
