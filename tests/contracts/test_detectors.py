@@ -92,7 +92,7 @@ def trained(family: str, tmp_path_factory: pytest.TempPathFactory) -> Detector:
 
 
 @torch.inference_mode()
-def look(detector: Detector, seed: int = 200, planted: bool = False) -> Evidence:
+def evidence_of(detector: Detector, seed: int = 200, planted: bool = False) -> Evidence:
     scan = planted_scan(seed)
     voxels, mask = (scan.voxels, scan.mask) if planted else healthy_scan(seed)
     return detector.eval().evidence(*images_of(voxels, mask, detector.view))
@@ -121,7 +121,7 @@ def test_fitting_changes_what_is_learnt(family: str, trained: Detector) -> None:
 
 def test_evidence_has_the_documented_shapes_and_is_finite(trained: Detector) -> None:
     images, mask = images_of(*healthy_scan(200), trained.view)
-    evidence = look(trained)
+    evidence = evidence_of(trained)
     assert "residual" in evidence.maps
     for tensor in (*evidence.maps.values(), evidence.reconstruction):
         assert tensor.shape == mask.shape
@@ -133,7 +133,7 @@ def test_evidence_has_the_documented_shapes_and_is_finite(trained: Detector) -> 
 
 def test_evidence_outside_the_mask_is_zero(trained: Detector) -> None:
     _, mask = images_of(*healthy_scan(200), trained.view)
-    evidence = look(trained)
+    evidence = evidence_of(trained)
     assert all((evidence_map[~mask] == 0).all() for evidence_map in evidence.maps.values())
 
 
@@ -145,11 +145,11 @@ def test_an_empty_image_gives_finite_evidence(trained: Detector) -> None:
 
 
 def test_different_scans_give_different_evidence(trained: Detector) -> None:
-    assert not torch.equal(look(trained, 200).maps["residual"], look(trained, 201).maps["residual"])
+    assert not torch.equal(evidence_of(trained, 200).maps["residual"], evidence_of(trained, 201).maps["residual"])
 
 
 def test_evidence_is_the_same_twice(trained: Detector) -> None:
-    first, second = everything(look(trained)), everything(look(trained))
+    first, second = everything(evidence_of(trained)), everything(evidence_of(trained))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -159,7 +159,7 @@ def test_a_planted_lesion_scores_above_the_same_scan_without_it(trained: Detecto
     lesion = images_of(planted_scan(seed).lesion.astype(np.float32), planted_scan(seed).mask, trained.view)[0]
     middle = lesion.shape[1] // 2
     where = lesion[:, middle : middle + 1] > 0
-    with_lesion, without = look(trained, seed, planted=True), look(trained, seed)
+    with_lesion, without = evidence_of(trained, seed, planted=True), evidence_of(trained, seed)
     assert with_lesion.maps["residual"][where].abs().mean() > without.maps["residual"][where].abs().mean()
     assert with_lesion.maps["residual"][where].mean() < without.maps["residual"][where].mean()  # it is dark
     assert inside.any()
@@ -179,7 +179,7 @@ def test_a_saved_state_gives_bit_identical_evidence(trained: Detector, family: s
     save_file({name: value.contiguous() for name, value in trained.state_dict().items()}, tmp_path / "weights")
     loaded = new(family)
     loaded.load_state_dict(load_file(tmp_path / "weights"))
-    first, second = everything(look(trained)), everything(look(loaded))
+    first, second = everything(evidence_of(trained)), everything(evidence_of(loaded))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -188,12 +188,12 @@ def test_a_family_that_reconstructs_shows_what_its_evidence_shows(trained: Detec
     assert isinstance(trained, Reconstructor)
     with torch.inference_mode():
         shown = torch.where(mask, trained.reconstruct(images, mask), 0.0)
-    torch.testing.assert_close(shown, look(trained).reconstruction)
+    torch.testing.assert_close(shown, evidence_of(trained).reconstruction)
 
 
 def test_a_detector_can_be_sent_to_another_process(trained: Detector) -> None:
     sent = pickle.loads(pickle.dumps(trained))  # noqa: S301 - as training on several devices does
-    first, second = everything(look(trained)), everything(look(sent))
+    first, second = everything(evidence_of(trained)), everything(evidence_of(sent))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -243,8 +243,8 @@ def test_refitting_with_the_same_seed_gives_equal_results(family: str, tmp_path:
 @pytest.mark.slow
 def test_the_report_says_what_was_done(family: str, tmp_path: Path) -> None:
     detector = new(family)
-    told: list[tuple[int, int, str]] = []
-    run = FitRun(tmp_path, TRAINING.model_copy(update={"steps": 2}), device="cpu", progress=collect(told))
+    reported: list[tuple[int, int, str]] = []
+    run = FitRun(tmp_path, TRAINING.model_copy(update={"steps": 2}), device="cpu", progress=collect(reported))
     report = fit(detector, healthy_cohort(), [planted_scan()], run)
     assert report.n_scans == 10
     assert report.n_parameters == detector.n_parameters()
@@ -252,12 +252,12 @@ def test_the_report_says_what_was_done(family: str, tmp_path: Path) -> None:
     if detector.n_parameters():
         assert report.steps == 2
         assert 0 < report.validation["planted_ap"] <= 1
-        assert told[-1][:2] == (2, 2)
+        assert reported[-1][:2] == (2, 2)
 
 
-def collect(told: list[tuple[int, int, str]]) -> Callable[[int, int, str], None]:
+def collect(reported: list[tuple[int, int, str]]) -> Callable[[int, int, str], None]:
     def progress(done: int, total: int, message: str) -> None:
-        told.append((done, total, message))
+        reported.append((done, total, message))
 
     return progress
 

@@ -57,9 +57,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> ConditionalVariationalA
 
 
 @torch.inference_mode()
-def error(detector: ConditionalVariationalAutoencoder, years: float, told: Tensor) -> float:
+def error(detector: ConditionalVariationalAutoencoder, years: float, reported: Tensor) -> float:
     images, mask = images_of(*of_age(years, 300), detector.view)
-    evidence = detector.evidence(images, mask, told.expand(len(images), -1))
+    evidence = detector.evidence(images, mask, reported.expand(len(images), -1))
     assert all(term.isfinite().all() for term in evidence.terms.values())
     return float(evidence.maps["residual"][mask].abs().mean())
 
@@ -88,9 +88,9 @@ def test_evidence_without_covariates_is_that_of_unknown_subjects(
 
 def test_each_subject_has_covariates_of_its_own(trained: ConditionalVariationalAutoencoder) -> None:
     images, mask = images_of(*healthy_scan(0), trained.view)
-    images, mask, told = images[5:6], mask[5:6], torch.cat([YOUNG, OLD])
+    images, mask, reported = images[5:6], mask[5:6], torch.cat([YOUNG, OLD])
     with torch.inference_mode():
-        both = trained.evidence(images.expand(2, -1, -1, -1), mask.expand(2, -1, -1, -1), told)
+        both = trained.evidence(images.expand(2, -1, -1, -1), mask.expand(2, -1, -1, -1), reported)
         alone = trained.evidence(images, mask, OLD)
     torch.testing.assert_close(both.reconstruction[1:], alone.reconstruction)
     assert both.reconstruction[0].mean() > both.reconstruction[1].mean()

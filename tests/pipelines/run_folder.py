@@ -20,15 +20,15 @@ REFERENCE = np.linspace(1, 2, 39)
 def make_run(folder: Path, *, n_healthy: int = 12, n_ill: int = 8, calibrated: bool = True, seed: int = 0) -> Path:
     """Write ``folder/run`` and ``folder/labels.tsv`` (masks in ``folder/masks``); return the run folder.
 
-    Subject i is ill if i ≥ ``n_healthy``; ill scans score about 1 higher. The last scan is refused.
+    Subject i is abnormal if i ≥ ``n_healthy``; abnormal scans score about 1 higher. The last scan is refused.
     """
     (folder / "run").mkdir(parents=True)
     rng = np.random.default_rng(seed)
-    ill = np.arange(n_healthy + n_ill) >= n_healthy
-    scores = 1 + rng.random(ill.size) + ill * 0.9
+    abnormal = np.arange(n_healthy + n_ill) >= n_healthy
+    scores = 1 + rng.random(abnormal.size) + abnormal * 0.9
     point = operating_point(REFERENCE, 0.05)
     rows, labels = [], []
-    for i, (sick, score) in enumerate(zip(ill, scores, strict=True)):
+    for i, (sick, score) in enumerate(zip(abnormal, scores, strict=True)):
         scan = f"sub-{i:02d}_T1w"
         mask = _write_maps(folder, scan, rng) if sick else ""
         labels.append((scan, int(sick), mask))

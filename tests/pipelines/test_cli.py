@@ -119,9 +119,11 @@ def test_an_alpha_that_is_too_small_is_a_policy_error(trained: Trained) -> None:
 
 
 def test_a_flag_is_a_result_and_an_error_only_on_request(trained: Trained, tmp_path: Path) -> None:
-    ill = make_cohort(tmp_path / "ill", [410], lesion=True)
-    plain, out, _ = run("score", trained.model, ill, "-o", tmp_path / "a", "--alpha", 0.05, "--json", "-q")
-    strict, _, _ = run("score", trained.model, ill, "-o", tmp_path / "a", "--alpha", 0.05, "--fail-on-flag", "-q")
+    abnormal = make_cohort(tmp_path / "abnormal", [410], lesion=True)
+    plain, out, _ = run("score", trained.model, abnormal, "-o", tmp_path / "a", "--alpha", 0.05, "--json", "-q")
+    strict, _, _ = run(
+        "score", trained.model, abnormal, "-o", tmp_path / "a", "--alpha", 0.05, "--fail-on-flag", "-q"
+    )
 
     assert (plain, strict) == (Exit.DONE, Exit.FLAGGED)
     assert json.loads(out)["flagged"] == 1

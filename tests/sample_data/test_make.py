@@ -116,21 +116,21 @@ def test_a_lesion_mask_has_the_grid_of_its_scan_and_the_given_volume(row: dict[s
 @pytest.mark.slow
 @pytest.mark.parametrize("number", LESION_NUMBERS)
 def test_a_lesion_changes_only_the_voxels_around_its_mask(number: int, head: Anatomy) -> None:
-    ill = member(number)
-    planted = make.scan_member(ill, head)
-    healthy = make.scan_member(cohort.Member(number, ill.modality, ill.split), head)
+    abnormal = member(number)
+    planted = make.scan_member(abnormal, head)
+    healthy = make.scan_member(cohort.Member(number, abnormal.modality, abnormal.split), head)
     assert planted.lesion is not None
-    assert ill.lesion is not None
+    assert abnormal.lesion is not None
     depth = ndimage.binary_erosion(planted.lesion)
     change = planted.voxels.astype(float) - healthy.voxels
     typical = np.median(change[depth])
-    if ill.lesion.effect == "signal_factor":
+    if abnormal.lesion.effect == "signal_factor":
         ratio = np.median(planted.voxels[depth] / healthy.voxels[depth])
-        assert ratio == pytest.approx(ill.lesion.amount, abs=0.1)
-    elif ill.lesion.effect == "hounsfield_shift":
-        assert typical == pytest.approx(ill.lesion.amount, abs=3)
+        assert ratio == pytest.approx(abnormal.lesion.amount, abs=0.1)
+    elif abnormal.lesion.effect == "hounsfield_shift":
+        assert typical == pytest.approx(abnormal.lesion.amount, abs=3)
     else:
-        assert np.median(planted.voxels[depth]) == pytest.approx(ill.lesion.amount, abs=8)
+        assert np.median(planted.voxels[depth]) == pytest.approx(abnormal.lesion.amount, abs=8)
     assert np.abs(change[~planted.lesion]).mean() < 0.05 * abs(typical)
 
 

@@ -41,7 +41,7 @@ class Slow(Autoencoder):
         return super().loss(images, mask, step_info, *corrupted)
 
 
-class TakesTurns(Autoencoder):
+class TrainsPartsInTurn(Autoencoder):
     """All of it learns, then its decoder, then its encoder; every image weighs the same."""
 
     def loss(self, images: Tensor, mask: Tensor, step_info: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
@@ -52,7 +52,7 @@ class TakesTurns(Autoencoder):
         return parts[3 * step // steps]
 
 
-class ExplodesInOneProcess(Autoencoder):
+class LossBecomesNaNInOneProcess(Autoencoder):
     """In the second process, its loss is not a number from step 6 on."""
 
     def loss(self, images: Tensor, mask: Tensor, step_info: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
@@ -61,7 +61,7 @@ class ExplodesInOneProcess(Autoencoder):
         return {"loss": losses["loss"] * (float("nan") if explodes else 1.0)}
 
 
-class DiesInOneProcess(Autoencoder):
+class KilledInOneProcess(Autoencoder):
     """The system kills its second process."""
 
     def loss(self, images: Tensor, mask: Tensor, step_info: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
@@ -82,16 +82,16 @@ class BothBatches(ImageBatches):
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Autoencoder, FitReport, list[int], Path]:
-    detector, told, folder = new(Slow), list[int](), tmp_path_factory.mktemp("together")
-    report = train(detector, folder, progress=lambda done, total, message: told.append(done))
-    return detector, report, told, folder
+    detector, reported, folder = new(Slow), list[int](), tmp_path_factory.mktemp("together")
+    report = train(detector, folder, progress=lambda done, total, message: reported.append(done))
+    return detector, report, reported, folder
 
 
 def test_two_processes_learn_what_one_learns_from_both_their_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     training = TRAINING.model_copy(update={"augmentation": AS_THEY_ARE, "ema_decay": 0.0, "accumulate": 2})
-    two, half, one = (new(TakesTurns) for _ in range(3))
+    two, half, one = (new(TrainsPartsInTurn) for _ in range(3))
     train(two, tmp_path / "two", training)
     train(half, tmp_path / "half", training, devices=1)
     monkeypatch.setattr("anomaly.training.loop.ImageBatches", BothBatches)
@@ -106,9 +106,9 @@ def test_two_processes_learn_what_one_learns_from_both_their_batches(
 def test_one_process_tells_of_progress_and_all_validate_alike(
     together: tuple[Autoencoder, FitReport, list[int], Path],
 ) -> None:
-    _, report, told, folder = together
-    assert report.steps == told[-1] == 12
-    assert told == sorted(set(told))
+    _, report, reported, folder = together
+    assert report.steps == reported[-1] == 12
+    assert reported == sorted(set(reported))
     assert 0 < report.validation["planted_ap"] <= 1
     assert len(list(folder.rglob("metrics.csv"))) == 1
 
@@ -122,10 +122,10 @@ def test_a_killed_training_of_two_processes_resumes_to_the_same_weights(
 
     with pytest.raises(KilledError):
         train(new(Slow), tmp_path, progress=kill)
-    told: list[int] = []
+    reported: list[int] = []
     resumed = new(Slow)
-    assert train(resumed, tmp_path, progress=lambda done, total, message: told.append(done)).steps == 12
-    assert told[0] in {5, 9}  # not from the beginning
+    assert train(resumed, tmp_path, progress=lambda done, total, message: reported.append(done)).steps == 12
+    assert reported[0] in {5, 9}  # not from the beginning
     assert same_state(resumed, together[0])
 
 
@@ -145,13 +145,13 @@ def test_all_processes_stop_early_together(tmp_path: Path) -> None:
 
 def test_what_went_wrong_in_one_process_is_told(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"at step 6: loss = nan"):
-        train(new(ExplodesInOneProcess), tmp_path)
+        train(new(LossBecomesNaNInOneProcess), tmp_path)
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["state"]["step"] == 4
 
 
 def test_the_death_of_one_process_is_explained(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"one of 2 training processes ended from outside.*SIGKILL"):
-        train(new(DiesInOneProcess), tmp_path)
+        train(new(KilledInOneProcess), tmp_path)
 
 
 @pytest.mark.parametrize(("device", "devices"), [("cuda", 2), ("cuda:x", 1), ("tpu", 1), ("cpu:1", 1)])

@@ -79,7 +79,7 @@ def test_a_training_killed_again_and_again_validates_at_the_steps_of_one_that_wa
     monkeypatch.setattr("anomaly.training.loop.REPORT_EVERY_SECONDS", 0.0)
     validated: list[int] = []
 
-    class Notes(Autoencoder):
+    class RecordsValidations(Autoencoder):
         def ready_to_validate(self, step: int, steps: int) -> bool:
             validated.append(step)
             return step == steps
@@ -87,8 +87,8 @@ def test_a_training_killed_again_and_again_validates_at_the_steps_of_one_that_wa
     training = TRAINING.model_copy(update={"steps": 18, "accumulate": accumulate})
     for step in (6, 10, 14):
         with pytest.raises(KilledError):
-            train(new(Notes), tmp_path / "killed", training, progress=killed_after(step))
-    killed, uninterrupted = new(Notes), new(Notes)
+            train(new(RecordsValidations), tmp_path / "killed", training, progress=killed_after(step))
+    killed, uninterrupted = new(RecordsValidations), new(RecordsValidations)
     assert train(killed, tmp_path / "killed", training).validation["best_step"] == 18
     assert validated == [4, 8, 12, 16, 18]
     train(uninterrupted, tmp_path / "whole", training)
@@ -105,14 +105,14 @@ def test_a_killed_training_keeps_its_log(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_finished_training_is_not_repeated(uninterrupted: Autoencoder, tmp_path: Path) -> None:
     train(new(), tmp_path)
     again = new()
-    told: list[int] = []
-    train(again, tmp_path, progress=lambda done, total, message: told.append(done))
-    assert not told
+    reported: list[int] = []
+    train(again, tmp_path, progress=lambda done, total, message: reported.append(done))
+    assert not reported
     assert same_state(again, uninterrupted)
 
 
-class TakesTurns(Autoencoder):
-    """Its decoder learns first, then its encoder; only then can it be validated."""
+class TrainsPartsInTurn(Autoencoder):
+    """Trains its decoder first, then its encoder; it can be validated only then."""
 
     def trainable_part(self, step: int, steps: int) -> nn.Module:
         return self.network.convolutions.decode if step < steps // 2 else self.network.convolutions.encode
@@ -125,9 +125,9 @@ def parameters_of(part: nn.Module) -> list[Tensor]:
     return [parameter.detach().clone() for parameter in part.parameters()]
 
 
-def test_parts_that_take_turns_learn_in_their_turn_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_are_trained_in_their_own_steps_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("anomaly.training.loop.REPORT_EVERY_SECONDS", 0.0)
-    fresh, half, whole = (new(TakesTurns) for _ in range(3))
+    fresh, half, whole = (new(TrainsPartsInTurn) for _ in range(3))
     training = TRAINING.model_copy(update={"ema_decay": 0.0})
     with pytest.raises(KilledError):
         train(half, tmp_path, training=training, progress=killed_after(6))
@@ -143,29 +143,29 @@ def test_parts_that_take_turns_learn_in_their_turn_only(tmp_path: Path, monkeypa
 
 
 def test_no_weights_are_kept_before_they_can_be_validated(tmp_path: Path) -> None:
-    assert train(new(TakesTurns), tmp_path).validation["best_step"] in {8, 12}
+    assert train(new(TrainsPartsInTurn), tmp_path).validation["best_step"] in {8, 12}
 
 
-def test_a_loss_is_told_the_covariates_of_its_images(tmp_path: Path) -> None:
-    told: list[Tensor] = []
+def test_a_loss_gets_the_covariates_of_its_images(tmp_path: Path) -> None:
+    reported: list[Tensor] = []
 
-    class Listens(Autoencoder):
+    class RecordsCovariates(Autoencoder):
         def loss(self, images: Tensor, mask: Tensor, step_info: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
             assert step_info.covariates is not None
-            told.append(step_info.covariates)
+            reported.append(step_info.covariates)
             return super().loss(images, mask, step_info, *corrupted)
 
-    train(new(Listens), tmp_path)
-    ages = torch.cat(told)[:, 0]
+    train(new(RecordsCovariates), tmp_path)
+    ages = torch.cat(reported)[:, 0]
     assert set(ages.tolist()) == {20.0, 21.0, 22.0, 23.0}
 
 
 def test_without_resume_a_training_starts_anew(uninterrupted: Autoencoder, tmp_path: Path) -> None:
     train(new(), tmp_path)
     again = new()
-    told: list[int] = []
-    train(again, tmp_path, resume=False, progress=lambda done, total, message: told.append(done))
-    assert told
+    reported: list[int] = []
+    train(again, tmp_path, resume=False, progress=lambda done, total, message: reported.append(done))
+    assert reported
     assert same_state(again, uninterrupted)
 
 
@@ -213,19 +213,19 @@ def test_the_folder_holds_checkpoint_weights_and_logs(tmp_path: Path) -> None:
     assert "planted_ap" in next(tmp_path.rglob("metrics.csv")).read_text()
 
 
-def test_training_says_nothing_but_through_its_callback(
+def test_training_reports_only_through_its_callback(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    told: list[tuple[int, int, str]] = []
+    reported: list[tuple[int, int, str]] = []
     with caplog.at_level(logging.INFO):
-        train(new(), tmp_path, progress=lambda *what: told.append(what))
+        train(new(), tmp_path, progress=lambda *what: reported.append(what))
     assert capfd.readouterr() == ("", "")
     assert not caplog.records
-    assert told[-1][:2] == (12, 12)
-    assert told[-1][2].startswith("loss ")
+    assert reported[-1][:2] == (12, 12)
+    assert reported[-1][2].startswith("loss ")
 
 
-class Explodes(Autoencoder):
+class LossBecomesNaN(Autoencoder):
     """Its loss is not a number from step 6 on."""
 
     def loss(self, images: Tensor, mask: Tensor, step_info: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
@@ -233,7 +233,7 @@ class Explodes(Autoencoder):
         return {"loss": losses["loss"] * (float("nan") if step_info.step >= 6 else 1.0)}
 
 
-class ExplodesInTheGradient(Autoencoder):
+class GradientBecomesNaN(Autoencoder):
     """Its loss is finite, its gradient is not."""
 
     def loss(self, images: Tensor, mask: Tensor, step_info: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
@@ -241,7 +241,7 @@ class ExplodesInTheGradient(Autoencoder):
         return {"loss": (loss - loss.detach()).sqrt() if step_info.step >= 6 else loss}
 
 
-@pytest.mark.parametrize("kind", [Explodes, ExplodesInTheGradient])
+@pytest.mark.parametrize("kind", [LossBecomesNaN, GradientBecomesNaN])
 def test_a_loss_or_gradient_that_is_not_finite_is_explained_and_the_last_good_weights_are_kept(
     kind: type[Autoencoder], tmp_path: Path
 ) -> None:
@@ -253,7 +253,7 @@ def test_a_loss_or_gradient_that_is_not_finite_is_explained_and_the_last_good_we
     assert all(value.isfinite().all() for value in checkpoint["detector"].values())
 
 
-class OverflowsOnce(Autoencoder):
+class GradientOverflowsOnce(Autoencoder):
     """One gradient is not finite."""
 
     def loss(self, images: Tensor, mask: Tensor, step_info: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
@@ -262,17 +262,17 @@ class OverflowsOnce(Autoencoder):
 
 
 def test_a_rare_overflow_in_mixed_precision_is_left_out(tmp_path: Path) -> None:
-    detector = new(OverflowsOnce)
+    detector = new(GradientOverflowsOnce)
     assert train(detector, tmp_path, training=TRAINING.model_copy(update={"precision": "bf16"})).steps == 12
     assert all(value.isfinite().all() for value in detector.state_dict().values())
 
 
 def test_a_series_of_overflows_is_refused_in_mixed_precision_too(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="at step 9: gradient norm"):
-        train(new(ExplodesInTheGradient), tmp_path, training=TRAINING.model_copy(update={"precision": "bf16"}))
+        train(new(GradientBecomesNaN), tmp_path, training=TRAINING.model_copy(update={"precision": "bf16"}))
 
 
-class OverflowsInOnePart(TakesTurns):
+class GradientOverflowsInOnePart(TrainsPartsInTurn):
     """The gradient of the part that learns first is never finite; the other's is."""
 
     def trainable_part(self, step: int, steps: int) -> nn.Module:
@@ -285,27 +285,27 @@ class OverflowsInOnePart(TakesTurns):
 
 def test_a_series_of_overflows_is_counted_for_each_part_that_takes_its_turn(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="at step 7: gradient norm"):
-        train(new(OverflowsInOnePart), tmp_path, training=TRAINING.model_copy(update={"precision": "bf16"}))
+        train(new(GradientOverflowsInOnePart), tmp_path, training=TRAINING.model_copy(update={"precision": "bf16"}))
 
 
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look at the numbers of every tenth step of a part only."""
+    """Check the numbers of every tenth step of a part only."""
     monkeypatch.setattr(GradientMonitor, "checks", lambda self, part: self._steps[part] % GPU_CHECK_EVERY == 0)
 
 
-def test_an_overflow_that_nobody_looks_at_does_not_reach_the_weights(
+def test_an_overflow_between_two_checks_does_not_reach_the_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     as_on_a_gpu(monkeypatch)
-    detector = new(OverflowsOnce)
+    detector = new(GradientOverflowsOnce)
     train(detector, tmp_path, training=TRAINING.model_copy(update={"precision": "bf16"}))
     assert all(value.isfinite().all() for value in detector.state_dict().values())
 
 
-def test_every_part_that_takes_its_turn_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_trainable_part_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     as_on_a_gpu(monkeypatch)
     with pytest.raises(TrainingError, match="at step 1: gradient norm"):
-        train(new(OverflowsInOnePart), tmp_path)
+        train(new(GradientOverflowsInOnePart), tmp_path)
 
 
 def test_scans_that_are_not_finite_are_explained(tmp_path: Path) -> None:
@@ -315,7 +315,7 @@ def test_scans_that_are_not_finite_are_explained(tmp_path: Path) -> None:
         fit(new(), cohort, [], FitRun(tmp_path, TRAINING, device="cpu"))
 
 
-class ExplodesFinitely(Autoencoder):
+class GradientBecomesHuge(Autoencoder):
     """Its gradient is finite, and huge for a while."""
 
     def loss(self, images: Tensor, mask: Tensor, step_info: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
@@ -323,26 +323,26 @@ class ExplodesFinitely(Autoencoder):
         return {"loss": loss * (1e8 if step_info.step in range(30, 38) else 1.0)}
 
 
-def test_a_series_of_huge_gradients_is_warned_of_and_noted(
+def test_a_series_of_huge_gradients_gives_a_warning_and_a_note(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("anomaly.training.loop.REPORT_EVERY_SECONDS", 0.0)
     training = TRAINING.model_copy(update={"steps": 44, "learning_rate": 1e-5})
     with caplog.at_level(logging.WARNING), pytest.raises(KilledError):
-        train(new(ExplodesFinitely), tmp_path, training, progress=killed_after(41))
+        train(new(GradientBecomesHuge), tmp_path, training, progress=killed_after(41))
     assert len(caplog.messages) == 1
     assert caplog.messages[0].startswith("step 34: the gradient explodes: norm ")
-    report = train(new(ExplodesFinitely), tmp_path, training)
+    report = train(new(GradientBecomesHuge), tmp_path, training)
     assert "the gradient exploded 1 time(s), first at step 34" in report.notes[-1]
 
 
 def test_too_little_memory_is_explained(tmp_path: Path) -> None:
-    class Exhausts(Autoencoder):
+    class RunsOutOfMemory(Autoencoder):
         def loss(self, images: Tensor, mask: Tensor, step_info: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nGPU 0 has ...")
 
     with pytest.raises(TrainingError, match=r"batch of 2 \(CUDA out of memory.*lower training\.batch_size"):
-        train(new(Exhausts), tmp_path)
+        train(new(RunsOutOfMemory), tmp_path)
 
 
 def test_a_damaged_checkpoint_is_explained(tmp_path: Path) -> None:
@@ -375,23 +375,23 @@ def test_networks_start_from_the_seed_wherever_they_are_made() -> None:
     assert same_state(first, new())
 
 
-class Coughs(Autoencoder):
-    """It says that it is not well, and looks at the batches it is given."""
+class WithDiagnostics(Autoencoder):
+    """Its diagnostics hold a number and a warning, computed from the batches."""
 
     def diagnostics(self, batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> Diagnostics:
         images, mask, covariates = next(batches)
         assert not self.training
         assert images.shape == mask.shape == (2, 1, 16, 20)
         assert covariates.shape == (2, 2)
-        return Diagnostics({"first_voxels": float(images.sum())}, ("it coughs; give it a rest",))
+        return Diagnostics({"first_voxels": float(images.sum())}, ("the loss oscillates",))
 
 
-def test_what_a_learner_says_of_its_health_is_logged_at_every_validation_and_reported_at_last(
+def test_diagnostics_are_logged_at_every_validation_and_reported_at_the_end(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        report = train(new(Coughs), tmp_path)
-    assert caplog.messages == [f"step {step}: it coughs; give it a rest" for step in (4, 8, 12)]
-    assert "it coughs; give it a rest" in report.notes
+        report = train(new(WithDiagnostics), tmp_path)
+    assert caplog.messages == [f"step {step}: the loss oscillates" for step in (4, 8, 12)]
+    assert "the loss oscillates" in report.notes
     logged = pd.read_csv(next(tmp_path.rglob("metrics.csv")))["first_voxels"].dropna().tolist()
     assert logged == pytest.approx([report.validation["first_voxels"]] * 3)  # the same batches each time

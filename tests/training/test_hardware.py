@@ -18,7 +18,7 @@ from anomaly.training.hardware import matmul_precision, outermost_calls, prepare
 from anomaly.training.run import FitRun
 from anomaly.training.settings import TrainingSettings
 from tests.models.factories import GRID, healthy_cohort, healthy_scan, images_of
-from tests.training.test_fit import TakesTurns, new
+from tests.training.test_fit import TrainsPartsInTurn, new
 
 TRAINING = TrainingSettings(steps=3, batch_size=2, warmup=0, validate_every=3)
 
@@ -63,7 +63,7 @@ def test_what_is_compiled_is_what_a_loss_calls_as_a_whole(detector: nn.Module, p
 
 def test_every_part_that_takes_its_turn_is_asked_for_a_loss_once() -> None:
     assert len(list(losses(new()))) == 1
-    assert len(list(losses(new(TakesTurns)))) == 2
+    assert len(list(losses(new(TrainsPartsInTurn)))) == 2
 
 
 @pytest.mark.slow

@@ -31,9 +31,9 @@ def test_batches_that_diagnostics_use_are_never_trained_on() -> None:
 
 
 def test_a_detector_chooses_the_decay_of_the_moments_of_its_optimiser() -> None:
-    class Forgets(Autoencoder):
+    class WithOtherBetas(Autoencoder):
         betas = (0.0, 0.9)
 
-    for detector, betas in ((new(), (0.9, 0.999)), (new(Forgets), (0.0, 0.9))):
+    for detector, betas in ((new(), (0.9, 0.999)), (new(WithOtherBetas), (0.0, 0.9))):
         optimizer = make_optimizer(detector, TRAINING)
         assert optimizer.param_groups[0]["betas"] == betas

@@ -18,7 +18,7 @@ NAMES = tuple(str(digit) for digit in range(10))
 
 
 def small_digits(folder: Path) -> Dataset:
-    """Return the world of the 8 × 8 digits of scikit-learn, with a classifier that learns in a second."""
+    """Return the dataset of the 8 × 8 digits of scikit-learn, with a classifier that learns in a second."""
     digits = load_digits(None)
     classifier = trained_classifier(digits.train, (10,), ClassifierSettings.model_validate(QUICK), folder)
     return Dataset(digits.train, digits.test, digits.source, {"digit": NAMES}, classifier)
@@ -31,7 +31,7 @@ def task(models: Mapping[str, Any], **others: Any) -> ValidationSettings:
 
 
 def under_test(dataset: Dataset, detector: Any, folder: Path, **checks: int) -> ModelUnderTest:
-    """Return a candidate whose model is given, not trained."""
+    """Return a model under test that is given, not trained."""
     entry = {"model": {"family": "vae"}, "checks": ["generation"], "thresholds": {"generation.frechet": {"max": 1}}}
     few = {"samples": 300, "neighbour_images": 300, "likelihood_images": 50, "code_images": 400} | checks
     settings = task({"fake": entry}, checks=few)
