@@ -99,7 +99,7 @@ def test_worker_processes_start_from_the_wheel(installed: Path) -> None:
         installed, "-m", "anomaly", "ingest", str(scan), "-o", str(cohort), "--preprocessing", "t1w-4mm",
         "--jobs", "2", "--json",
     )  # fmt: skip
-    assert done.returncode == Exit.SOME_REFUSED, done.stderr
+    assert done.returncode == Exit.SCANS_REFUSED, done.stderr
     (refused,) = json.loads(done.stdout)["reasons"]
     assert refused["status"] == "refused"  # a crashed worker gives "failed"
 
