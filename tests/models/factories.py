@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from anomaly.cohort.synthetic import PlantedScan
-from anomaly.core.covariates import covariates
+from anomaly.core.covariates import UNKNOWN_COVARIATES, covariates
 from anomaly.core.image_views import ImageView
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
 
@@ -32,6 +32,22 @@ class MemoryCohort:
     def covariates(self, index: int) -> FloatArray:
         """Return ages from 20 years, one year apart, and both sexes in turn."""
         return covariates(20.0 + index, "FM"[index % 2])
+
+
+@dataclass(frozen=True, eq=False)
+class UnknownSubjects(MemoryCohort):
+    """A cohort without known covariates."""
+
+    def covariates(self, index: int) -> FloatArray:
+        return UNKNOWN_COVARIATES
+
+
+@dataclass(frozen=True, eq=False)
+class WithKinds(MemoryCohort):
+    """A cohort whose only covariate is a kind, one of three."""
+
+    def covariates(self, index: int) -> FloatArray:
+        return np.array([index % 3], dtype=np.float32)
 
 
 def unknown_covariates(n: int) -> Tensor:

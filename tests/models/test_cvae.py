@@ -1,16 +1,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from anomaly.core.covariates import UNKNOWN_COVARIATES
 from anomaly.core.errors import TrainingError
 from anomaly.core.volume import FloatArray
 from anomaly.models.base import StepInfo
@@ -23,6 +21,8 @@ from anomaly.training.settings import AugmentationSettings, TrainingSettings
 from tests.models.factories import (
     GRID,
     MemoryCohort,
+    UnknownSubjects,
+    WithKinds,
     healthy_cohort,
     healthy_scan,
     images_of,
@@ -177,24 +177,10 @@ def test_interpolation_includes_the_condition(trained: ConditionalVariationalAut
     assert (steps[0] - first).abs().mean() < (unconditional[0] - first).abs().mean()
 
 
-@dataclass(frozen=True, eq=False)
-class UnknownSubjects(MemoryCohort):
-    def covariates(self, index: int) -> FloatArray:
-        return UNKNOWN_COVARIATES
-
-
 def test_a_cohort_of_unknown_subjects_is_refused(tmp_path: Path) -> None:
     cohort = UnknownSubjects([healthy_scan(seed) for seed in range(3)])
     with pytest.raises(TrainingError, match="found neither age nor sex"):
         fit(new(), cohort, [], FitRun(tmp_path, TrainingSettings(steps=1), device="cpu"))
-
-
-@dataclass(frozen=True, eq=False)
-class WithKinds(MemoryCohort):
-    """A cohort whose only covariate is a kind, one of three."""
-
-    def covariates(self, index: int) -> FloatArray:
-        return np.array([index % 3], dtype=np.float32)
 
 
 def test_other_covariates_than_age_and_sex_can_be_used(tmp_path: Path) -> None:

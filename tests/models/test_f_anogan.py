@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from anomaly.core.covariates import UNKNOWN_COVARIATES, covariates
+from anomaly.core.covariates import covariates
 from anomaly.core.errors import TrainingError
 from anomaly.core.volume import FloatArray
 from anomaly.models.base import StepInfo
@@ -23,6 +23,8 @@ from anomaly.training.settings import TrainingSettings
 from tests.models.factories import (
     GRID,
     MemoryCohort,
+    UnknownSubjects,
+    WithKinds,
     healthy_cohort,
     healthy_scan,
     images_of,
@@ -253,14 +255,6 @@ def test_a_conditional_generator_makes_images_of_the_given_age(tmp_path: Path) -
     assert brightness[0] > 1.3 * brightness[1]
 
 
-@dataclass(frozen=True, eq=False)
-class WithKinds(MemoryCohort):
-    """A cohort whose only covariate is a kind, one of three."""
-
-    def covariates(self, index: int) -> FloatArray:
-        return np.array([index % 3], dtype=np.float32)
-
-
 @pytest.mark.parametrize("is_conditional", [True, False])
 def test_other_covariates_than_age_and_sex_can_be_used(is_conditional: bool, tmp_path: Path) -> None:
     detector = new(conditional=is_conditional, covariates=[{"name": "kind", "values": 3}])
@@ -327,14 +321,6 @@ def test_the_evidence_of_an_unconditional_model_does_not_depend_on_covariates() 
             for group in (OLD, YOUNG)
         )
     assert torch.equal(old, young)
-
-
-@dataclass(frozen=True, eq=False)
-class UnknownSubjects(MemoryCohort):
-    """A cohort without known covariates."""
-
-    def covariates(self, index: int) -> FloatArray:
-        return UNKNOWN_COVARIATES
 
 
 def test_a_conditional_model_of_unknown_subjects_is_refused(tmp_path: Path) -> None:

@@ -73,6 +73,12 @@ def small_dataset() -> Dataset:
     return Dataset(train, test, "stripes", ATTRIBUTE_VALUES, Reader(), in_colour, hide_invisible, avatars)  # type: ignore[arg-type]
 
 
+def sampled_labels(dataset: Dataset, n: int = 4000) -> Labels:
+    """Return the labels of ``n`` avatars that follow the distribution."""
+    assert dataset.avatars is not None
+    return dataset.avatars.images("requests", n).labels
+
+
 def under_test(dataset: Dataset, model: Any, folder: Path, samples: int = 400) -> ModelUnderTest:
     """Return a model under test that needs no training."""
     entry = {

@@ -27,6 +27,7 @@ from pipelines.validation.model_under_test import Dataset
 from tests.pipelines.validation.small_avatars import (
     Drawing,
     Noise,
+    sampled_labels,
     small_dataset,
     under_test,
 )
@@ -35,11 +36,6 @@ from tests.pipelines.validation.small_avatars import (
 @pytest.fixture(scope="module")
 def dataset() -> Dataset:
     return small_dataset()
-
-
-def sampled_labels(dataset: Dataset, n: int = 4000) -> np.ndarray:
-    assert dataset.avatars is not None
-    return dataset.avatars.images("requests", n).labels
 
 
 def test_novel_test_images_equal_no_training_image(dataset: Dataset, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from anomaly.core.errors import ConfigError
@@ -17,6 +16,7 @@ from tests.pipelines.validation.small_avatars import (
     Drawing,
     Noise,
     Tailor,
+    sampled_labels,
     small_dataset,
     under_test,
 )
@@ -25,11 +25,6 @@ from tests.pipelines.validation.small_avatars import (
 @pytest.fixture(scope="module")
 def dataset() -> Dataset:
     return small_dataset()
-
-
-def sampled_labels(dataset: Dataset, n: int = 4000) -> np.ndarray:
-    assert dataset.avatars is not None
-    return dataset.avatars.images("requests", n).labels
 
 
 def test_a_generator_that_samples_the_distribution_follows_both_rules(dataset: Dataset, tmp_path: Path) -> None:
