@@ -21,6 +21,12 @@ from pipelines.validation.settings import ValidationSettings
 SIZE = 10
 BALD = 250  # brightness of the stripe of a hair colour that is not there
 SETTINGS = AvatarSettings(train=400, test=400, held_out=50, calibration=200, out_of_distribution=60, reference=50)
+NAIVE_BAYES = {
+    "naive_bayes": {"of": "features"},
+    "checks": ["unobserved_combinations"],
+    "thresholds": {"unobserved_combinations.unobserved_fraction": {"min": 1}},
+}
+"""An entry of a task: naive Bayes of features."""
 
 
 def brightness(rows: Labels) -> Any:
@@ -79,6 +85,11 @@ def sampled_labels(dataset: Dataset, n: int = 4000) -> Labels:
     return dataset.avatars.images("requests", n).labels
 
 
+def avatar_task(**models: Any) -> dict[str, Any]:
+    """Return the values of a task on avatars."""
+    return {"name": "avatars", "dataset": "avatars", "description": "Looks.", "models": models}
+
+
 def under_test(dataset: Dataset, model: Any, folder: Path, samples: int = 400) -> ModelUnderTest:
     """Return a model under test that needs no training."""
     entry = {
@@ -86,9 +97,8 @@ def under_test(dataset: Dataset, model: Any, folder: Path, samples: int = 400) -
         "checks": ["avatar_samples"],
         "thresholds": {"avatar_samples.valid": {"min": 0}},
     }
-    values = {"name": "tiny", "dataset": "avatars", "description": "Stripes.", "models": {"fake": entry}}
     checks = {"samples": samples, "neighbour_images": 200}
-    settings = ValidationSettings.parse(values | {"checks": checks}, "test")
+    settings = ValidationSettings.parse(avatar_task(fake=entry) | {"checks": checks}, "test")
     made = ModelUnderTest(dataset, settings.models["fake"], settings, folder)
     made.__dict__["detector"] = model
     return made

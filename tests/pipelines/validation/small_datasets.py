@@ -41,7 +41,7 @@ def under_test(dataset: Dataset, detector: Any, folder: Path, **checks: int) -> 
 
 
 class Fake:
-    """A model that gives what it is told to give."""
+    """A model that samples from given images."""
 
     family = "fake"
     view = ImageView()

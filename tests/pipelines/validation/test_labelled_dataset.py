@@ -12,7 +12,7 @@ from anomaly.scoring.scorer import Scorer
 from anomaly.training.fit import fit
 from anomaly.training.run import FitRun
 from pipelines.validation.fit_and_score import image_evidence, score_images
-from pipelines.validation.labelled_dataset import LabelledImages
+from pipelines.validation.labelled_dataset import NOT_VISIBLE, LabelledImages
 from pipelines.validation.settings import ImageScoring
 
 
@@ -78,3 +78,10 @@ def test_a_selection_keeps_pictures_and_labels_together() -> None:
     selected = some.select(some.labels[:, 0] == 2)
     assert (selected.labels == 2).all()
     assert torch.from_numpy(selected.pixels).mean() > 0.6
+
+
+def test_attributes_that_an_image_does_not_show_are_unknown_covariates() -> None:
+    one = LabelledImages(np.zeros((1, 8, 8), dtype=np.float32), np.array([[0, NOT_VISIBLE, 1, 2, 3]]))
+    found = one.covariates(0)
+    assert np.isnan(found).tolist() == [False, True, False, False, False]
+    assert found[2:].tolist() == [1, 2, 3]

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +17,9 @@ from pipelines.common import Exit, shipped_configs
 from pipelines.validation import cache_keys
 from pipelines.validation.check_registry import CHECKS
 from pipelines.validation.model_under_test import CheckResult
-from pipelines.validation.report.result import StoredCheck
 from pipelines.validation.run import load_settings, validate
 from pipelines.validation.settings import FamilyEntry
-from pipelines.validation.thresholds import Threshold
+from tests.pipelines.validation.small_avatars import NAIVE_BAYES, avatar_task
 from tests.pipelines.validation.small_datasets import QUICK
 
 VAE = {
@@ -57,7 +55,7 @@ def written(folder: Path, models: dict[str, Any]) -> Path:
 
 
 @pytest.mark.slow  # runs several tasks
-def test_a_task_is_run_to_a_verdict_and_a_page(tmp_path: Path) -> None:
+def test_a_task_gives_a_result_and_a_page(tmp_path: Path) -> None:
     ensemble = {"members": ["knn", "forest"], "checks": KNN["checks"], "thresholds": KNN["thresholds"]}
     forest = KNN | {"estimator": {"kind": "isolation_forest", "trees": 20}}
     config = written(tmp_path, {"vae": VAE, "both": ensemble, "knn": KNN, "forest": forest})
@@ -74,7 +72,7 @@ def test_a_task_is_run_to_a_verdict_and_a_page(tmp_path: Path) -> None:
     assert kept["models"]["knn"]["measures"]["one_normal.auroc"] > 0.9
 
 
-def test_what_was_measured_is_not_measured_again_and_bars_may_change(
+def test_what_was_measured_is_not_measured_again_and_thresholds_may_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = validate(written(tmp_path, {"knn": KNN}), tmp_path / "out", jobs=1)
@@ -103,7 +101,7 @@ def test_one_model_that_cannot_be_trained_fails_and_the_others_go_on(tmp_path: P
     assert "broken" in outcome.as_text()
 
 
-def test_an_exam_that_a_family_cannot_take_is_a_failure_that_says_so(tmp_path: Path) -> None:
+def test_a_check_that_a_family_does_not_support_is_a_failure(tmp_path: Path) -> None:
     silent = VAE | {"model": {"family": "pca", "components": 5}}
     outcome = validate(written(tmp_path, {"pca": silent}), tmp_path / "out", jobs=1)
     assert "remove the check generation" in outcome.failures[0]
@@ -151,7 +149,7 @@ def test_families_are_chosen_by_name_or_family(tmp_path: Path) -> None:
         validate(config, tmp_path / "c", families=["dae"], jobs=1)
 
 
-def test_the_command_prints_the_verdict_and_exits_with_it(tmp_path: Path) -> None:
+def test_the_command_prints_the_result_and_exits_with_its_code(tmp_path: Path) -> None:
     config = written(tmp_path, {"knn": KNN})
     done = CliRunner().invoke(app, ["validate", str(config), "-o", str(tmp_path / "out"), "-q"])
     assert done.exit_code == Exit.DONE
@@ -162,27 +160,6 @@ def test_the_command_prints_the_verdict_and_exits_with_it(tmp_path: Path) -> Non
     assert done.exit_code == Exit.THRESHOLD_MISSED
     assert json.loads(done.stdout)["result"] == "failed"
     assert "expected ≤ 0.5" in done.stderr
-
-
-def test_bars_are_met_on_their_edge_and_never_by_what_is_no_number() -> None:
-    assert Threshold(min=0.5).is_met_by(0.5)
-    assert not Threshold(min=0.5, max=0.7).is_met_by(0.71)
-    assert not Threshold(max=1).is_met_by(math.nan)
-    assert str(Threshold(min=0.5, max=2)) == "≥ 0.5 and ≤ 2"
-
-
-def test_a_stored_check_is_read_as_it_was_written(tmp_path: Path) -> None:
-    found = CheckResult({"y": 1.5, "z": math.nan}, {"t": b"png"}, {"u": [{"k": 1.0}]}, ("A note.",))
-    written_check = StoredCheck.write(tmp_path, "x", found, "key", 2.0)
-    read = StoredCheck.read(tmp_path, "x", "key")
-    assert read is not None
-    assert read.measures["y"] == 1.5
-    assert math.isnan(read.measures["z"])
-    assert (read.images, read.tables, read.notes) == ({"t": "x-01.png"}, found.tables, ("A note.",))
-    assert read.seconds == written_check.seconds == 2.0
-    assert StoredCheck.read(tmp_path, "x", "another key") is None
-    (tmp_path / "x-01.png").unlink()
-    assert StoredCheck.read(tmp_path, "x", "key") is None
 
 
 def test_a_check_with_a_new_version_is_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,3 +209,65 @@ def test_a_task_says_only_what_differs_from_the_one_it_extends(tmp_path: Path) -
     assert isinstance(vae, FamilyEntry)
     assert isinstance(whole_vae, FamilyEntry)
     assert vae.training == whole_vae.training.model_copy(update={"steps": 7})
+
+
+@pytest.mark.parametrize("name", ["avatars", "avatars-small"])
+def test_a_shipped_task_can_be_read_and_covers_what_was_asked_for(name: str) -> None:
+    settings = load_settings(Path("configs/validation") / f"{name}.yaml")
+    families = {entry.family for entry in settings.models.values()}
+    assert {
+        "ae",
+        "vae",
+        "cvae",
+        "f_anogan",
+        "diffusion",
+        "naive Bayes of features",
+        "naive Bayes of pixels",
+    } <= families
+    checks = {check for entry in settings.models.values() for check in entry.checks}
+    assert (
+        {
+            "avatar_samples",
+            "avatar_conditional",
+            "latent_arithmetic",
+            "out_of_distribution",
+            "unobserved_combinations",
+            "generation",
+        }
+        <= checks
+        <= set(CHECKS)
+    )
+    assert settings.classifier.min_accuracy >= 0.98
+
+
+@pytest.mark.slow
+def test_a_task_reports_unobserved_combinations(tmp_path: Path) -> None:
+    few = {"train": 300, "test": 150, "classifier_train": 600, "reference": 60, "held_out": 30, "calibration": 60,
+           "out_of_distribution": 30}  # fmt: skip
+    values = avatar_task(
+        naive=NAIVE_BAYES,
+        pixels={
+            "naive_bayes": {"of": "pixels", "alpha": 0.01},
+            "checks": ["avatar_samples", "out_of_distribution"],
+            "thresholds": {"avatar_samples.valid": {"max": 0.05}},
+        },
+        components={
+            "model": {"family": "pca", "components": 20},
+            "checks": ["out_of_distribution"],
+            "thresholds": {"out_of_distribution.auroc": {"min": 0.9}},
+        },
+    )
+    values |= {"avatars": few, "checks": {"samples": 100, "neighbour_images": 100}}
+    values["classifier"] = {"steps": 20, "batch_size": 32, "channels": 8, "normalise": True, "min_accuracy": 0.0}
+    config = tmp_path / "task.yaml"
+    config.write_text(yaml.safe_dump(values), encoding="utf-8")
+    outcome = validate(config, tmp_path / "out", jobs=1)
+    assert outcome.passed, outcome.failures
+    found = json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))
+    (rows,) = found["models"]["naive"]["tables"].values()
+    assert len(rows) == 10
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "Combinations that none of the fifty observed avatars has" in page
+    assert all(row["clothing_type"] in page for row in rows)
+    again = validate(config, tmp_path / "out", jobs=1)
+    assert [result.measures for result in again.results] == [result.measures for result in outcome.results]

@@ -17,6 +17,7 @@ from pipelines.validation.checks.generation import (
 )
 from pipelines.validation.labelled_dataset import LabelledImages
 from pipelines.validation.model_under_test import Dataset
+from tests.pipelines.validation import small_avatars
 from tests.pipelines.validation.small_datasets import Fake, small_digits, under_test
 
 
@@ -170,3 +171,11 @@ def test_pictures_that_are_no_numbers_are_an_error_that_says_so(dataset: Dataset
     broken = np.full((20, 8, 8), np.nan, dtype=np.float32)
     with pytest.raises(InputError, match="not finite"):
         check_generation(under_test(dataset, drawn_from(broken), tmp_path))
+
+
+def test_the_check_runs_on_avatars(tmp_path: Path) -> None:
+    avatars = small_avatars.small_dataset()
+    model = small_avatars.Drawing(avatars, small_avatars.sampled_labels(avatars))
+    found = check_generation(small_avatars.under_test(avatars, model, tmp_path)).measures
+    assert found["confident_fraction"] == 1
+    assert found["class_total_variation"] < 0.1

@@ -15,14 +15,8 @@ from pipelines.validation.labelled_dataset import NOT_VISIBLE
 from pipelines.validation.model_under_test import Dataset
 from tests.pipelines.validation.small_avatars import (
     Tailor,
-    small_dataset,
     under_test,
 )
-
-
-@pytest.fixture(scope="module")
-def dataset() -> Dataset:
-    return small_dataset()
 
 
 def test_a_model_that_follows_its_condition_changes_one_attribute_only(dataset: Dataset, tmp_path: Path) -> None:

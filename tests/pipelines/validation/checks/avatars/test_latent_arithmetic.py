@@ -2,21 +2,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from pipelines.validation.checks.avatars.latent_arithmetic import check_latent_arithmetic
 from pipelines.validation.model_under_test import Dataset
 from tests.pipelines.validation.small_avatars import (
     Forgetful,
     Pixels,
-    small_dataset,
     under_test,
 )
-
-
-@pytest.fixture(scope="module")
-def dataset() -> Dataset:
-    return small_dataset()
 
 
 def test_exact_codes_can_be_added_and_subtracted(dataset: Dataset, tmp_path: Path) -> None:

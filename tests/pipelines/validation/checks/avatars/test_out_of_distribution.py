@@ -15,14 +15,8 @@ from pipelines.validation.checks.avatars.out_of_distribution import (
 )
 from pipelines.validation.model_under_test import Dataset
 from tests.pipelines.validation.small_avatars import (
-    small_dataset,
     under_test,
 )
-
-
-@pytest.fixture(scope="module")
-def dataset() -> Dataset:
-    return small_dataset()
 
 
 def outcome(shift: float) -> ScoresByPart:

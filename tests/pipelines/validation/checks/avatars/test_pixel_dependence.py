@@ -11,14 +11,8 @@ from pipelines.validation.checks.avatars.pixel_dependence import check_pixel_dep
 from pipelines.validation.datasets.avatars.settings import NaiveBayesSettings
 from pipelines.validation.model_under_test import Dataset
 from tests.pipelines.validation.small_avatars import (
-    small_dataset,
     under_test,
 )
-
-
-@pytest.fixture(scope="module")
-def dataset() -> Dataset:
-    return small_dataset()
 
 
 def test_pixels_of_avatars_are_dependent_and_those_of_naive_bayes_are_not(dataset: Dataset, tmp_path: Path) -> None:

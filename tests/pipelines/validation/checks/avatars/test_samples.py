@@ -17,14 +17,8 @@ from tests.pipelines.validation.small_avatars import (
     Noise,
     Tailor,
     sampled_labels,
-    small_dataset,
     under_test,
 )
-
-
-@pytest.fixture(scope="module")
-def dataset() -> Dataset:
-    return small_dataset()
 
 
 def test_a_generator_that_samples_the_distribution_follows_both_rules(dataset: Dataset, tmp_path: Path) -> None:

@@ -10,14 +10,8 @@ from pipelines.validation.datasets.avatars import distribution
 from pipelines.validation.datasets.avatars.settings import NaiveBayesSettings
 from pipelines.validation.model_under_test import Dataset
 from tests.pipelines.validation.small_avatars import (
-    small_dataset,
     under_test,
 )
-
-
-@pytest.fixture(scope="module")
-def dataset() -> Dataset:
-    return small_dataset()
 
 
 def test_ten_new_combinations_are_unobserved_and_have_their_probability(dataset: Dataset, tmp_path: Path) -> None:

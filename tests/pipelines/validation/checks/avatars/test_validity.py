@@ -1,19 +1,27 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from anomaly.core.errors import ConfigError
+from pipelines.validation.checks.avatars.conditional_samples import (
+    check_conditional_samples,
+)
+from pipelines.validation.checks.avatars.latent_arithmetic import check_latent_arithmetic
+from pipelines.validation.checks.avatars.out_of_distribution import (
+    check_out_of_distribution,
+)
+from pipelines.validation.checks.avatars.pixel_dependence import check_pixel_dependence
+from pipelines.validation.checks.avatars.samples import check_samples
+from pipelines.validation.checks.avatars.unobserved_combinations import check_unobserved_combinations
 from pipelines.validation.checks.avatars.validity import assess_validity
 from pipelines.validation.labelled_dataset import NOT_VISIBLE
 from pipelines.validation.model_under_test import Dataset
 from tests.pipelines.validation.small_avatars import (
-    small_dataset,
+    under_test,
 )
-
-
-@pytest.fixture(scope="module")
-def dataset() -> Dataset:
-    return small_dataset()
 
 
 def test_the_attributes_of_avatars_are_read_correctly(dataset: Dataset) -> None:
@@ -36,3 +44,22 @@ def test_an_image_unlike_the_rendering_of_its_attributes_is_not_valid(dataset: D
     assert (reading.confidence > 0.9).all()
     far = np.where(np.arange(pixels.shape[2]) < 4, 1 - pixels, pixels).astype(np.float32)
     assert not assess_validity(dataset, far).valid.any()
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        check_samples,
+        check_conditional_samples,
+        check_latent_arithmetic,
+        check_out_of_distribution,
+        check_unobserved_combinations,
+        check_pixel_dependence,
+    ],
+)
+def test_an_error_names_the_check_to_remove(check: object, dataset: Dataset, tmp_path: Path) -> None:
+    class Nothing:
+        family = "nothing"
+
+    with pytest.raises(ConfigError, match=r"'nothing' .*; remove the check"):
+        check(under_test(dataset, Nothing(), tmp_path))  # type: ignore[operator]

@@ -1,16 +1,11 @@
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from pipelines.validation.checks.one_class.detection import N_SHOWN, most_confused
 from pipelines.validation.checks.one_class.result import PARTS, ClassScores, OneClassResult
 from pipelines.validation.labelled_dataset import LabelledImages
-from pipelines.validation.report.image_grids import points
-from pipelines.validation.report.page import describe
 
 
 def found(digit: int, seed: int, abnormal: npt.NDArray[np.bool_], test: npt.NDArray[np.float64]) -> ClassScores:
@@ -41,19 +36,3 @@ def test_where_pictures_are_few_the_last_is_shown_again() -> None:
     few = OneClassResult("score", (), (found(0, 0, np.array([False, True, False]), np.array([1.0, 2.0, 3.0])),))
     shown = most_confused(few, numbered(3))[:, 0, 0].astype(int).tolist()
     assert shown == [2] + [0] * (N_SHOWN - 1) + [1] * N_SHOWN
-
-
-def test_points_are_drawn_for_each_name() -> None:
-    few, more = (points({str(n): [0.9, 0.95] for n in range(k)}, "AUROC") for k in (1, 3))
-    blue = [
-        (np.asarray(Image.open(io.BytesIO(png)).convert("RGB")) == [0, 114, 178]).all(2).sum()
-        for png in (few, more)
-    ]
-    assert blue[1] > 2 * blue[0] > 0
-
-
-def test_measures_say_what_they_are_also_those_that_go_on_with_a_name() -> None:
-    assert describe("one_normal.auroc") == "AUROC of the declared score, mean over digits and seeds"
-    assert describe("one_normal.auroc_negative_elbo") == "AUROC of the score negative elbo"
-    assert "at a target of 0.05" in describe("one_abnormal.fpr_0.05")
-    assert describe("unheard.of") == "unheard.of"
