@@ -22,7 +22,7 @@ def stream(view: ImageView, seed: int = 0, rank: int = 0) -> ImageBatches:
     return ImageBatches(healthy_cohort(4), view, batch_size=3, seed=seed, rank=rank)
 
 
-def test_a_batch_has_the_shape_the_view_promises(view: ImageView) -> None:
+def test_a_batch_has_the_shape_of_the_view(view: ImageView) -> None:
     step, images, mask, covariates = stream(view).batch(7)
     assert step == 7
     assert images.shape == (3, view.channels, *view.image_shape(GRID.shape))

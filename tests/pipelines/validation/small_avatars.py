@@ -35,7 +35,7 @@ def brightness(rows: Labels) -> Any:
 
 
 def painted(rows: Labels) -> Any:
-    """Return pictures uint8 ``(N, 10, 10, 3)``, two rows to each feature."""
+    """Return images uint8 ``(N, 10, 10, 3)``, two rows to each feature."""
     stripes = np.repeat(brightness(rows), 2, axis=1)
     return np.broadcast_to(stripes[:, :, None, None], (len(rows), SIZE, SIZE, 3)).copy()
 
@@ -87,7 +87,7 @@ def sampled_labels(dataset: Dataset, n: int = 4000) -> Labels:
 
 def avatar_task(**models: Any) -> dict[str, Any]:
     """Return the values of a task on avatars."""
-    return {"name": "avatars", "dataset": "avatars", "description": "Looks.", "models": models}
+    return {"name": "avatars", "dataset": "avatars", "description": "Avatars.", "models": models}
 
 
 def under_test(dataset: Dataset, model: Any, folder: Path, samples: int = 400) -> ModelUnderTest:

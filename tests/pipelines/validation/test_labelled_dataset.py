@@ -23,7 +23,7 @@ def images(n: int = 40, size: int = 8, binarisations: int = 0) -> LabelledImages
     return LabelledImages(pixels.clip(0, 1).astype(np.float32), labels, binarisations)
 
 
-def test_a_picture_is_a_volume_of_one_slice() -> None:
+def test_an_image_is_a_volume_of_one_slice() -> None:
     some = images()
     voxels, mask = some[7]
     assert voxels.shape == mask.shape == some.grid.shape == (8, 8, 1)
@@ -43,7 +43,7 @@ def test_draws_are_black_and_white_repeat_and_are_as_grey_on_average() -> None:
 
 
 @pytest.mark.parametrize("family", ["pca", "ae"])
-def test_looking_at_many_pictures_is_looking_at_each(family: str, tmp_path: Path) -> None:
+def test_a_batch_of_images_gives_the_evidence_of_each(family: str, tmp_path: Path) -> None:
     settings = {"pca": {"components": 3}, "ae": {"channels": [8], "latent_size": 4}}[family]
     some = images()
     detector = create(parse_settings({"family": family, **settings}, "test"), some.grid)
@@ -57,7 +57,7 @@ def test_looking_at_many_pictures_is_looking_at_each(family: str, tmp_path: Path
     assert number == len(some) - 1
 
 
-def test_pictures_are_scored_like_scans(tmp_path: Path) -> None:
+def test_images_are_scored_like_scans(tmp_path: Path) -> None:
     some = images()
     detector = create(parse_settings({"family": "pca", "components": 3}, "test"), some.grid)
     fit(detector, some, (), FitRun(tmp_path))
@@ -73,7 +73,7 @@ def test_pictures_are_scored_like_scans(tmp_path: Path) -> None:
         assert result.acquisition_shift is None
 
 
-def test_a_selection_keeps_pictures_and_labels_together() -> None:
+def test_a_selection_keeps_images_and_labels_together() -> None:
     some = images()
     selected = some.select(some.labels[:, 0] == 2)
     assert (selected.labels == 2).all()

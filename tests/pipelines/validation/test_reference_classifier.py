@@ -10,7 +10,7 @@ from pipelines.validation.reference_classifier import ClassifierSettings, traine
 
 
 def test_the_classifier_ignores_labels_that_images_do_not_show(tmp_path: Path) -> None:
-    """Half of the pictures do not show the first label; it is learnt from the others, and counted on them."""
+    """Half of the images do not show the first label; it is learnt from, and measured on, the others."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, (400, 2))
     pixels = rng.random((400, 8, 8)) * 0.2

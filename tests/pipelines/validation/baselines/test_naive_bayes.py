@@ -33,7 +33,7 @@ def images() -> RGBImages:
 
 
 def nearest(some: npt.NDArray[Any], others: npt.NDArray[Any]) -> list[float]:
-    """Return the mean difference in grey levels of each picture from the most similar of the others."""
+    """Return the mean difference in grey levels of each image from the most similar of the others."""
     return [float(np.abs(one - others).mean(axis=(1, 2, 3)).min()) for one in some]
 
 
@@ -54,7 +54,7 @@ def test_the_likeliest_margins_are_those_of_the_table(seed: int) -> None:
         assert table.tolist() == pytest.approx([n / 50 for n in TABLE[feature].values()])
 
 
-def test_the_probability_of_a_look_is_the_product_over_its_features() -> None:
+def test_the_probability_of_a_combination_is_the_product_over_its_features() -> None:
     model = FeatureNaiveBayes.fit(OBSERVED)
     rare = Attributes("NoHair", "Brown", "Sunglasses", "ShirtVNeck", "PastelOrange")
     assert model.probability(LIKELIEST) == pytest.approx(0.46 * 0.48 * 0.44 * 0.38 * 0.44)
@@ -63,7 +63,7 @@ def test_the_probability_of_a_look_is_the_product_over_its_features() -> None:
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
-def test_probabilities_of_all_looks_sum_to_one(alpha: float) -> None:
+def test_probabilities_of_all_combinations_sum_to_one(alpha: float) -> None:
     model = FeatureNaiveBayes.fit(OBSERVED, alpha)
     assert sum(map(model.probability, every_combination())) == pytest.approx(1, abs=1e-12)
 
@@ -85,7 +85,7 @@ def test_hidden_hair_says_nothing_about_hair_colours() -> None:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_ten_new_looks_differ_from_the_fifty_and_from_one_another(seed: int) -> None:
+def test_ten_new_combinations_differ_from_the_fifty_and_from_one_another(seed: int) -> None:
     observed = observed_combinations(seed)
     model = FeatureNaiveBayes.fit(observed)
     found = model.unobserved(10, observed, seed)
@@ -97,7 +97,7 @@ def test_ten_new_looks_differ_from_the_fifty_and_from_one_another(seed: int) -> 
 
 
 @pytest.mark.slow  # many draws
-def test_the_first_new_look_follows_the_law_among_what_is_new() -> None:
+def test_the_first_new_combination_follows_the_distribution_of_new_combinations() -> None:
     model = FeatureNaiveBayes.fit(OBSERVED)
     drawn_first = [model.unobserved(1, OBSERVED, seed)[0][0].top_type == "LongHairStraight" for seed in range(100)]
     known = {visible(combination) for combination in OBSERVED}
@@ -108,7 +108,7 @@ def test_the_first_new_look_follows_the_law_among_what_is_new() -> None:
     assert np.mean(drawn_first) == pytest.approx(share, abs=3 * np.sqrt(share * (1 - share) / 100))
 
 
-def test_new_looks_have_unseen_values_only_with_smoothing() -> None:
+def test_new_combinations_have_unseen_values_only_with_smoothing() -> None:
     def test_images(alpha: float) -> bool:
         found = FeatureNaiveBayes.fit(OBSERVED, alpha).unobserved(200, OBSERVED, 0)
         return any(
@@ -120,14 +120,14 @@ def test_new_looks_have_unseen_values_only_with_smoothing() -> None:
     assert test_images(1)
 
 
-def test_more_new_looks_than_are_possible_are_refused() -> None:
+def test_more_new_combinations_than_are_possible_are_refused() -> None:
     only = FeatureNaiveBayes.fit([LIKELIEST, LIKELIEST._replace(hair_color="Red")])
     assert len(only.unobserved(1, [LIKELIEST], 0)) == 1
     with pytest.raises(InputError, match="found 1 unobserved combinations that are possible, expected at least 2"):
         only.unobserved(2, [LIKELIEST], 0)
 
 
-def test_a_bald_look_with_another_hair_colour_is_not_new() -> None:
+def test_a_bald_combination_with_another_hair_colour_is_not_new() -> None:
     bald = LIKELIEST._replace(top_type="NoHair")
     red = bald._replace(hair_color="Red")
     with pytest.raises(InputError, match="found 0 unobserved combinations"):
@@ -142,7 +142,7 @@ def test_pixels_are_counted_level_by_level_and_smoothed() -> None:
     assert model.entropy() == pytest.approx(-0.625 * np.log(0.625) - 0.375 * np.log(0.375))
 
 
-def test_the_likelihood_of_a_picture_is_the_product_over_its_pixels_and_channels() -> None:
+def test_the_likelihood_of_an_image_is_the_product_over_its_pixels_and_channels() -> None:
     images = np.array([[0, 255, 0, 0], [255, 255, 0, 0]], dtype=np.uint8).reshape(2, 2, 1, 2)
     found = PixelNaiveBayes.fit(images, levels=2, alpha=0).log_likelihood(np.stack([images[0], 255 - images[0]]))
     assert found.tolist() == [pytest.approx(np.log(0.5)), -np.inf]
@@ -150,34 +150,34 @@ def test_the_likelihood_of_a_picture_is_the_product_over_its_pixels_and_channels
 
 @pytest.mark.slow
 def test_every_pixel_alone_is_drawn_as_it_is_seen(images: RGBImages) -> None:
-    drawn_pictures = PixelNaiveBayes.fit(images).sample(2000, np.random.default_rng(0))
-    apart = drawn_pictures.mean(axis=0) - images.mean(axis=0)
+    sampled_images = PixelNaiveBayes.fit(images).sample(2000, np.random.default_rng(0))
+    apart = sampled_images.mean(axis=0) - images.mean(axis=0)
     noise = np.sqrt(images.var(axis=0) / 2000)
-    assert drawn_pictures.shape == (2000, 32, 32, 3)
+    assert sampled_images.shape == (2000, 32, 32, 3)
     assert (np.abs(apart) < 10 + 4.5 * noise).all()  # half a step between two of 16 grey levels is 8.5
 
 
-def test_a_drawn_picture_is_no_look_though_each_of_its_pixels_is_one_of_a_look(images: RGBImages) -> None:
+def test_a_sampled_image_is_no_avatar_though_each_of_its_pixels_is_one_of_an_avatar(images: RGBImages) -> None:
     coarse = np.rint(images / 17) * 17
-    drawn_pictures = PixelNaiveBayes.fit(images, alpha=0).sample(50, np.random.default_rng(0))
-    for one in drawn_pictures:
+    sampled_images = PixelNaiveBayes.fit(images, alpha=0).sample(50, np.random.default_rng(0))
+    for one in sampled_images:
         assert (one == coarse).any(axis=0).all()
     held_out = np.rint(render_many(sample(50, 1), 32) / 17) * 17
-    assert min(nearest(drawn_pictures, coarse)) > 10 * np.median(nearest(held_out, coarse))
+    assert min(nearest(sampled_images, coarse)) > 10 * np.median(nearest(held_out, coarse))
 
 
-def test_neighbouring_pixels_agree_in_looks_and_not_in_drawn_pictures(images: RGBImages) -> None:
+def test_neighbouring_pixels_agree_in_avatars_and_not_in_samples(images: RGBImages) -> None:
     assert neighbours_correlation(images) > 0.9
     sampled = PixelNaiveBayes.fit(images).sample(300, np.random.default_rng(0))
     assert abs(neighbours_correlation(sampled)) < 0.05
 
 
-def test_pixels_pay_hundreds_of_times_for_the_five_choices_of_a_look(images: RGBImages) -> None:
+def test_the_entropy_of_pixels_is_hundreds_of_times_that_of_attributes(images: RGBImages) -> None:
     assert entropy() == pytest.approx(6.6, abs=0.05)
     assert 1800 < PixelNaiveBayes.fit(images).entropy() < 2200
 
 
-def test_what_the_law_never_puts_there_is_mostly_less_probable_than_a_look(images: RGBImages) -> None:
+def test_impossible_pixels_are_mostly_less_probable_than_avatars(images: RGBImages) -> None:
     model = PixelNaiveBayes.fit(images)
     inside = -model.log_likelihood(render_many(sample(60, 2), 32))
     for kind in ("eyepatch", "hat", "graphic shirt"):

@@ -31,13 +31,13 @@ def drawn_from(pixels: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> Fak
 
 
 def moved(dataset: Dataset) -> Tensor:
-    """Return training pictures that are changed a little: neither copies nor anything else."""
+    """Return training images that are changed a little: neither copies nor unlike digits."""
     pixels = torch.from_numpy(dataset.train.pixels)
     noise = 0.25 * torch.randn(pixels.shape, generator=torch.Generator().manual_seed(0))
     return (pixels + noise * (pixels > 0)).clamp(0, 1)
 
 
-def test_real_digits_pass_for_real_and_are_of_all_kinds(dataset: Dataset, tmp_path: Path) -> None:
+def test_test_images_have_high_precision_and_recall(dataset: Dataset, tmp_path: Path) -> None:
     found = check_generation(under_test(dataset, drawn_from(dataset.test.pixels), tmp_path)).measures
     assert found["precision"] > 0.95
     assert found["recall"] > 0.9
@@ -47,7 +47,7 @@ def test_real_digits_pass_for_real_and_are_of_all_kinds(dataset: Dataset, tmp_pa
     assert found["memorised_fraction"] < 0.02
 
 
-def test_noise_passes_for_nothing(dataset: Dataset, tmp_path: Path) -> None:
+def test_noise_has_low_coverage_and_recall(dataset: Dataset, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).random((500, 8, 8), dtype=np.float32)
     found = check_generation(under_test(dataset, drawn_from(noise), tmp_path)).measures
     assert found["frechet"] > 20
@@ -55,10 +55,10 @@ def test_noise_passes_for_nothing(dataset: Dataset, tmp_path: Path) -> None:
     assert found["recall"] < 0.5
 
 
-def test_a_sampler_of_training_pictures_is_a_copier(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_sampler_of_training_images_memorises(dataset: Dataset, tmp_path: Path) -> None:
     found = check_generation(under_test(dataset, drawn_from(dataset.train.pixels), tmp_path)).measures
     assert found["memorised_fraction"] == 1
-    assert found["precision"] > 0.95  # which alone would not tell
+    assert found["precision"] > 0.95  # precision alone does not detect memorisation
     with_one_changed = check_generation(under_test(dataset, Fake(moved(dataset)), tmp_path)).measures
     assert with_one_changed["memorised_fraction"] < 0.5
 
@@ -71,7 +71,7 @@ def test_one_kind_alone_is_a_collapse(dataset: Dataset, tmp_path: Path) -> None:
     assert found["recall"] < 0.3
 
 
-def test_the_sheets_are_pictures(dataset: Dataset, tmp_path: Path) -> None:
+def test_the_grids_are_png_images(dataset: Dataset, tmp_path: Path) -> None:
     found = check_generation(under_test(dataset, drawn_from(dataset.test.pixels), tmp_path)).images
     assert list(found) == [
         "Samples",
@@ -120,7 +120,7 @@ def test_requests_are_followed_or_not(dataset: Dataset, tmp_path: Path) -> None:
 
 
 class Pixelwise:
-    """A model whose code is the picture itself."""
+    """A model whose code is the image itself."""
 
     def embed(self, images: Tensor, mask: Tensor) -> Tensor:
         return images.flatten(1)
@@ -137,8 +137,8 @@ def test_the_way_between_two_codes_begins_at_one_and_ends_at_the_other(dataset: 
     assert np.allclose(ways[1].mean(axis=0), (pixels[1] + pixels[4]) / 2, atol=1e-6)
 
 
-class Told(Pixelwise):
-    """A model that draws the label it is told as a grey level."""
+class LabelAsGreyLevel(Pixelwise):
+    """A model whose image is the given label, as a grey level."""
 
     def interpolate(
         self, first: Tensor, second: Tensor, weight: float, covariates: tuple[Tensor, Tensor] | None = None
@@ -147,16 +147,14 @@ class Told(Pixelwise):
         return torch.lerp(*covariates, weight).div(10)[:, :, None, None].expand(-1, -1, 8, 8)
 
 
-def test_a_conditional_model_is_told_what_the_pictures_show_that_it_goes_between(dataset: Dataset) -> None:
+def test_a_conditional_model_interpolates_under_the_labels_of_both_images(dataset: Dataset) -> None:
     some = dataset.test.select(slice(6))
-    ways = interpolations(Told(), some).reshape(3, 10, 8, 8)
+    ways = interpolations(LabelAsGreyLevel(), some).reshape(3, 10, 8, 8)
     assert np.allclose(ways[:, 0, 0, 0], some.labels[:3, 0] / 10)
     assert np.allclose(ways[:, -1, 0, 0], some.labels[3:, 0] / 10)
 
 
-def test_copies_of_pictures_that_are_learnt_from_twice_or_as_draws_are_copies_too(
-    dataset: Dataset, tmp_path: Path
-) -> None:
+def test_copies_of_repeated_or_binarised_training_images_are_copies_too(dataset: Dataset, tmp_path: Path) -> None:
     twice = replace(
         dataset, train=LabelledImages(np.repeat(dataset.train.pixels, 2, 0), np.repeat(dataset.train.labels, 2, 0))
     )
@@ -167,7 +165,7 @@ def test_copies_of_pictures_that_are_learnt_from_twice_or_as_draws_are_copies_to
     assert check_generation(in_draws).measures["memorised_fraction"] == 1
 
 
-def test_pictures_that_are_no_numbers_are_an_error_that_says_so(dataset: Dataset, tmp_path: Path) -> None:
+def test_images_that_are_not_finite_are_an_error(dataset: Dataset, tmp_path: Path) -> None:
     broken = np.full((20, 8, 8), np.nan, dtype=np.float32)
     with pytest.raises(InputError, match="not finite"):
         check_generation(under_test(dataset, drawn_from(broken), tmp_path))

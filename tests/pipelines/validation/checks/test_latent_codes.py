@@ -20,7 +20,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 class Linear:
-    """Principal components of 8 × 8 pictures, fitted to some of them."""
+    """Principal components of 8 × 8 images, fitted to some of them."""
 
     family = "linear"
 
@@ -54,7 +54,7 @@ def test_a_code_of_two_numbers_is_drawn_as_a_map_and_a_plane(dataset: Dataset, t
 
 
 class Shuffled(Linear):
-    """The same, with codes that say nothing of their pictures."""
+    """The same, with codes that do not depend on the images."""
 
     def embed(self, images: Tensor, mask: Tensor) -> Tensor:
         rng = torch.Generator().manual_seed(int(images.sum() * 1000))

@@ -31,13 +31,13 @@ BALD = LIKELIEST._replace(top_type="NoHair")
 LEVEL = 0.05
 
 
-def test_every_feature_was_counted_in_all_fifty_looks() -> None:
+def test_every_feature_was_counted_in_all_fifty_combinations() -> None:
     assert tuple(TABLE) == Attributes._fields
     assert {feature: sum(counts.values()) for feature, counts in TABLE.items()} == dict.fromkeys(TABLE, N_OBSERVED)
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_observed_looks_have_exactly_the_margins_of_the_table(seed: int) -> None:
+def test_observed_combinations_have_exactly_the_margins_of_the_table(seed: int) -> None:
     combinations = observed_combinations(seed)
     assert len(combinations) == 50
     for feature, counts in TABLE.items():
@@ -45,14 +45,14 @@ def test_observed_looks_have_exactly_the_margins_of_the_table(seed: int) -> None
         assert found == {value: n for value, n in counts.items() if n}
 
 
-def test_a_seed_repeats_the_looks_and_another_one_does_not() -> None:
+def test_a_seed_repeats_the_combinations_and_another_one_does_not() -> None:
     assert observed_combinations(3) == observed_combinations(3)
     assert observed_combinations(3) != observed_combinations(4)
     assert sample(20, 3) == sample(20, 3)
     assert sample(20, 3) != sample(20, 4)
 
 
-def test_features_of_observed_looks_do_not_depend_on_one_another() -> None:
+def test_features_of_observed_combinations_do_not_depend_on_one_another() -> None:
     both = [
         sum(
             combination.top_type == "LongHairStraight" and combination.clothing_color == "White"
@@ -63,7 +63,7 @@ def test_features_of_observed_looks_do_not_depend_on_one_another() -> None:
     assert np.mean(both) == pytest.approx(50 * 0.46 * 0.44, abs=0.4)
 
 
-def test_there_are_4032_looks_and_3552_pictures() -> None:
+def test_there_are_4032_combinations_and_3552_images() -> None:
     combinations = every_combination()
     assert len(set(combinations)) == len(combinations) == 7 * 6 * 3 * 4 * 8 == 4032
     assert len({visible(combination) for combination in combinations}) == len(image_probabilities()) == 3552
@@ -87,16 +87,16 @@ def test_no_law_follows_from_no_counts_or_negative_ones(counts: list[int], alpha
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0])
-def test_probabilities_of_all_looks_and_of_all_pictures_sum_to_one(alpha: float) -> None:
+def test_probabilities_of_all_combinations_and_of_all_images_sum_to_one(alpha: float) -> None:
     assert probabilities(every_combination(), theta(alpha)).sum() == pytest.approx(1, abs=1e-12)
     assert sum(image_probabilities(alpha).values()) == pytest.approx(1, abs=1e-12)
 
 
-def test_the_probability_of_a_look_is_the_product_over_its_features() -> None:
+def test_the_probability_of_a_combination_is_the_product_over_its_features() -> None:
     assert probabilities([LIKELIEST], theta())[0] == pytest.approx(0.46 * 0.48 * 0.44 * 0.38 * 0.44)
 
 
-def test_a_bald_picture_is_as_probable_as_all_its_hair_colours_together() -> None:
+def test_a_bald_image_is_as_probable_as_all_its_hair_colours_together() -> None:
     expected = 0.14 * 0.44 * 0.38 * 0.44
     assert visible(BALD) == visible(BALD._replace(hair_color="Red")) == BALD._replace(hair_color=HIDDEN)
     assert image_probabilities()[visible(BALD)] == pytest.approx(expected)
@@ -126,20 +126,20 @@ def test_unseen_values_are_drawn_only_with_smoothing() -> None:
     assert black == pytest.approx(1 / 58, abs=0.01)
 
 
-def test_the_entropy_of_pictures_lies_below_that_of_looks_by_the_hidden_hair_colours() -> None:
+def test_the_entropy_of_images_lies_below_that_of_combinations_by_the_hidden_hair_colours() -> None:
     per_feature = [-sum(p * np.log(p) for p in table if p > 0) for table in theta()]
     assert entropy() == pytest.approx(sum(per_feature) - 0.14 * per_feature[1])
 
 
 @pytest.mark.slow  # many draws
-def test_draws_from_the_law_are_accepted_as_often_as_the_level_promises() -> None:
+def test_samples_of_the_distribution_are_accepted_as_often_as_the_level_says() -> None:
     observed = observed_combinations(0)
     rejected = [compare(sample(200, seed), observed, seed).margins.p_value <= LEVEL for seed in range(40)]
     assert np.mean(rejected) < LEVEL + 3 * np.sqrt(LEVEL * (1 - LEVEL) / 40)
 
 
 def test_a_tilted_law_is_rejected() -> None:
-    # One in five long straight hair-dos cut short: 0.46 → 0.37 of 500 looks.
+    # One in five long straight hairstyles becomes short: 0.46 → 0.37 of 500 avatars.
     def cut(combination: Attributes, i: int) -> Attributes:
         return (
             combination._replace(top_type="ShortHairShortFlat")
@@ -169,7 +169,7 @@ def test_draws_are_as_novel_and_as_diverse_as_the_law_expects() -> None:
     assert found.expected_differing == pytest.approx(5 - 0.3 - 0.2952 - 0.3576 - 0.308 - 0.2616)
 
 
-def test_copies_of_the_observed_looks_are_not_novel_and_one_look_again_and_again_is_not_diverse() -> None:
+def test_copies_of_observed_avatars_are_not_novel_and_one_avatar_repeated_is_not_diverse() -> None:
     observed = observed_combinations(0)
     assert compare(observed, observed, 0).novel == 0
     same = compare([LIKELIEST] * 50, observed, 0)
@@ -177,7 +177,7 @@ def test_copies_of_the_observed_looks_are_not_novel_and_one_look_again_and_again
     assert same.margins.p_value < 0.001
 
 
-def test_another_hidden_hair_colour_makes_no_look_novel() -> None:
+def test_another_hidden_hair_colour_makes_no_combination_novel() -> None:
     assert compare([BALD], [BALD._replace(hair_color="Red")], 0).novel == 0
 
 

@@ -32,14 +32,14 @@ def sample(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
-def test_there_are_as_many_pictures_as_looks_that_can_be_told_apart() -> None:
+def test_there_is_one_image_for_each_combination_that_can_be_distinguished() -> None:
     rows = visible_codes()
     assert rows.shape == (3552, 5)
     assert len(np.unique(rows, axis=0)) == 3552
     assert ((rows[:, 1] == NOT_VISIBLE) == (rows[:, 0] == VALUES[0].index("NoHair"))).all()
 
 
-def test_each_look_is_given_its_own_picture() -> None:
+def test_each_combination_has_its_own_image() -> None:
     image_bank = ImageBank(painted(visible_codes()))
     rows = visible_codes()[::37]
     assert (image_bank.mosaics(rows) == mosaic(painted(rows))).all()
@@ -53,12 +53,12 @@ def test_the_hair_colour_of_the_bald_makes_no_difference() -> None:
     assert (images == images[0]).all()
 
 
-def test_a_look_with_a_value_missing_has_no_picture() -> None:
+def test_a_combination_with_a_value_missing_has_no_image() -> None:
     with pytest.raises(ValueError, match="missing values"):
         ImageBank(painted(visible_codes())).mosaics([[3, -1, 1, 2, 3]])
 
 
-def test_pictures_are_drawn_once(sample: list[int], tmp_path: Path) -> None:
+def test_images_are_drawn_once(sample: list[int], tmp_path: Path) -> None:
     first, again = (load_image_bank(tmp_path, 32) for _ in range(2))
     assert sample == [3552]
     assert (first.images == again.images).all()

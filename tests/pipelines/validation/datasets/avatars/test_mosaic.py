@@ -33,7 +33,7 @@ def test_what_lies_outside_the_range_is_cut_off_and_the_mean_does_not_matter() -
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 4), (2, 4, 4, 1), (4, 4, 3)])
-def test_what_is_no_picture_is_refused(shape: tuple[int, ...]) -> None:
+def test_what_is_no_image_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="expected"):
         mosaic(np.zeros(shape, dtype=np.uint8))
 

@@ -44,20 +44,20 @@ def difference(first: Attributes, second: Attributes, size: int = 32) -> tuple[f
 
 
 @pytest.mark.parametrize("size", [32, 64, 128])
-def test_a_picture_is_square_and_in_colour(size: int) -> None:
+def test_an_image_is_square_and_in_colour(size: int) -> None:
     image = render(LOOK, size)
     assert image.shape == (size, size, 3)
     assert image.dtype == np.uint8
     assert image[0, 0].tolist() == image[size // 2, 0].tolist() == rgb(BACKGROUND)
 
 
-def test_hair_and_clothes_have_the_colours_that_the_look_names() -> None:
+def test_hair_and_clothes_have_the_colours_of_the_combination() -> None:
     image = render(LOOK, 128)
     assert image[120, 64].tolist() == rgb("#FFFFFF")
     assert image[12, 64].tolist() == rgb("#C93305")
 
 
-def test_a_look_has_one_picture() -> None:
+def test_a_combination_has_one_image() -> None:
     assert (render(LOOK, 32) == render(LOOK, 32)).all()
 
 
@@ -68,7 +68,7 @@ def test_python_avatars_knows_every_value_of_the_table() -> None:
 
 @pytest.mark.parametrize("context", CONTEXTS)
 @pytest.mark.parametrize("feature", Attributes._fields)
-def test_every_two_values_of_a_feature_differ_in_the_smallest_picture(feature: str, context: Attributes) -> None:
+def test_every_two_values_of_a_feature_differ_in_the_smallest_image(feature: str, context: Attributes) -> None:
     for first, second in itertools.combinations(TABLE[feature], 2):
         mean, largest = difference(context._replace(**{feature: first}), context._replace(**{feature: second}))
         assert mean > 0.25, (first, second)
@@ -84,14 +84,14 @@ def test_no_hair_has_no_colour_and_neither_has_hair_under_a_hat() -> None:
 
 
 @pytest.mark.slow
-def test_two_looks_have_the_same_picture_exactly_where_they_show_the_same() -> None:
+def test_two_combinations_have_the_same_image_exactly_where_they_show_the_same() -> None:
     shown = list({visible(combination): None for combination in every_combination()})
     images = render_many(shown, 32)
     coarse = np.rint(images / 17)  # 16 grey levels, those of naive Bayes over pixels
     assert len(np.unique(coarse.reshape(len(shown), -1), axis=0)) == len(shown) == 3552
 
 
-def test_many_looks_are_drawn_in_their_order_and_each_picture_once() -> None:
+def test_many_combinations_are_drawn_in_their_order_and_each_image_once() -> None:
     bald = LOOK._replace(top_type="NoHair")
     combinations = [LOOK, bald, LOOK._replace(clothing_color="Pink"), LOOK, bald._replace(hair_color="Black")]
     as_covariates: list[tuple[int, int]] = []
@@ -104,7 +104,7 @@ def test_many_looks_are_drawn_in_their_order_and_each_picture_once() -> None:
     assert render_many([], 32).shape == (0, 32, 32, 3)
 
 
-def test_looks_from_outside_the_law_have_one_new_value_and_all_others_from_the_law() -> None:
+def test_out_of_distribution_combinations_have_one_new_value_and_all_others_from_the_distribution() -> None:
     combinations = out_of_distribution_sample(30, seed=5)
     assert Counter(map(out_of_distribution_kind, combinations)) == dict.fromkeys(OOD_KINDS, 10)
     for combination in combinations:
@@ -115,19 +115,19 @@ def test_looks_from_outside_the_law_have_one_new_value_and_all_others_from_the_l
             codes([combination])
 
 
-def test_looks_of_one_kind_are_seeded_and_vary() -> None:
+def test_combinations_of_one_kind_are_seeded_and_vary() -> None:
     hats = out_of_distribution_sample(40, seed=1, kinds=["hat"])
     assert hats == out_of_distribution_sample(40, seed=1, kinds=["hat"])
     assert hats != out_of_distribution_sample(40, seed=2, kinds=["hat"])
     assert {combination.top_type for combination in hats} == set(HATS)
 
 
-def test_looks_from_the_law_are_of_no_kind_outside_it() -> None:
+def test_combinations_from_the_distribution_are_of_no_kind_outside_it() -> None:
     assert {out_of_distribution_kind(combination) for combination in sample(200, 0, alpha=1)} == {None}
 
 
 @pytest.mark.parametrize("kind", OOD_KINDS)
-def test_what_is_new_is_seen_in_the_smallest_picture_beside_every_value_of_the_law(kind: str) -> None:
+def test_a_new_value_is_visible_in_the_smallest_image_beside_every_value_of_the_distribution(kind: str) -> None:
     feature, values = OOD_KINDS[kind]
     for new, known in itertools.product(values, TABLE[feature]):
         mean, largest = difference(LOOK._replace(**{feature: new}), LOOK._replace(**{feature: known}))
