@@ -22,6 +22,8 @@ from anomaly.training.run import FitReport, FitRun
 from anomaly.training.settings import TrainingSettings
 from tests.models.factories import GRID, MemoryCohort, healthy_cohort, healthy_scan, images_of, planted_scan
 
+pytestmark = pytest.mark.slow  # trains every family
+
 SMALL: dict[str, dict[str, Any]] = {
     "dae": {
         "view": {"kind": "slice", "neighbours": 1},
@@ -229,7 +231,6 @@ def test_fitting_leaves_the_global_random_state_alone(family: str, tmp_path: Pat
     assert np.array_equal(numpy_before, np.random.get_state()[1])  # type: ignore[index]  # noqa: NPY002
 
 
-@pytest.mark.slow
 def test_refitting_with_the_same_seed_gives_equal_results(family: str, tmp_path: Path) -> None:
     training = TRAINING.model_copy(update={"steps": 5})
     states = []
@@ -240,7 +241,6 @@ def test_refitting_with_the_same_seed_gives_equal_results(family: str, tmp_path:
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-@pytest.mark.slow
 def test_the_report_says_what_was_done(family: str, tmp_path: Path) -> None:
     detector = new(family)
     reported: list[tuple[int, int, str]] = []

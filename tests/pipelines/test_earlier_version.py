@@ -27,6 +27,7 @@ def earlier(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("model", "run"), [("dae", "run"), ("stacked", "run_stacked")])
+@pytest.mark.slow
 def test_an_earlier_model_gives_the_scores_it_gave_then(earlier: Path, model: str, run: str) -> None:
     score(ScoreRequest(earlier / model, (earlier / "cohort",), earlier / "again", device="cpu"))
 
@@ -47,17 +48,20 @@ def test_the_config_of_an_earlier_model_has_present_names(earlier: Path) -> None
     assert open_bundle(earlier / "stacked").metadata["family"] == "stacked_ae"
 
 
+@pytest.mark.slow
 def test_an_earlier_model_can_be_calibrated(earlier: Path) -> None:
     cohort = earlier / "cohort"
     summary = calibrate(earlier / "dae", cohort, [0.4], "tests", device="cpu")
     assert summary["model_id"] == "047c7944d116"
 
 
+@pytest.mark.slow
 def test_an_earlier_run_folder_can_be_reported(earlier: Path) -> None:
     worklist = report(earlier / "run", jobs=1)
     assert "sub-300_acq-lesion_T1w" in worklist.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_an_earlier_run_folder_can_be_evaluated(earlier: Path) -> None:
     labels = pd.DataFrame({"scan_id": ["sub-300_acq-lesion_T1w", "sub-301_acq-lesion_T1w"], "label": [0, 1]})
     labels.to_csv(earlier / "labels.tsv", sep="\t", index=False)

@@ -72,6 +72,7 @@ def test_a_task_gives_a_result_and_a_page(tmp_path: Path) -> None:
     assert kept["models"]["knn"]["measures"]["one_normal.auroc"] > 0.9
 
 
+@pytest.mark.slow
 def test_what_was_measured_is_not_measured_again_and_thresholds_may_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,6 +102,7 @@ def test_one_model_that_cannot_be_trained_fails_and_the_others_go_on(tmp_path: P
     assert "broken" in outcome.as_text()
 
 
+@pytest.mark.slow
 def test_a_check_that_a_family_does_not_support_is_a_failure(tmp_path: Path) -> None:
     silent = VAE | {"model": {"family": "pca", "components": 5}}
     outcome = validate(written(tmp_path, {"pca": silent}), tmp_path / "out", jobs=1)
@@ -149,6 +151,7 @@ def test_families_are_chosen_by_name_or_family(tmp_path: Path) -> None:
         validate(config, tmp_path / "c", families=["dae"], jobs=1)
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_result_and_exits_with_its_code(tmp_path: Path) -> None:
     config = written(tmp_path, {"knn": KNN})
     done = CliRunner().invoke(app, ["validate", str(config), "-o", str(tmp_path / "out"), "-q"])
@@ -162,6 +165,7 @@ def test_the_command_prints_the_result_and_exits_with_its_code(tmp_path: Path) -
     assert "expected ≤ 0.5" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_check_with_a_new_version_is_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = written(tmp_path, {"knn": KNN})
     validate(config, tmp_path / "out", jobs=1)
@@ -170,6 +174,7 @@ def test_a_check_with_a_new_version_is_run_again(tmp_path: Path, monkeypatch: py
     assert validate(config, tmp_path / "out", jobs=1).results[0].measures == {"one_normal.auroc": 0.123}
 
 
+@pytest.mark.slow
 def test_what_went_wrong_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = written(tmp_path, {"knn": KNN})
 
@@ -182,6 +187,7 @@ def test_what_went_wrong_is_tried_again(tmp_path: Path, monkeypatch: pytest.Monk
     assert validate(config, tmp_path / "out", jobs=1).passed
 
 
+@pytest.mark.slow
 def test_asking_for_one_model_keeps_what_was_found_of_others(tmp_path: Path) -> None:
     config = written(tmp_path, {"near": KNN, "far": KNN | {"estimator": {"kind": "knn", "neighbours": 3}}})
     validate(config, tmp_path / "out", jobs=1)

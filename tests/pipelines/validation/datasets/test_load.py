@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from pipelines.validation.datasets.load import load_dataset
 from pipelines.validation.settings import ValidationSettings
 from tests.pipelines.validation.small_avatars import NAIVE_BAYES, avatar_task
@@ -24,6 +26,7 @@ def test_digits_come_with_their_names_and_a_classifier_that_is_kept(tmp_path: Pa
     assert path.stat().st_mtime_ns == written
 
 
+@pytest.mark.slow
 def test_avatars_are_as_many_as_asked_for(tmp_path: Path) -> None:
     few = {"train": 100, "test": 110, "classifier_train": 120, "calibration": 30, "held_out": 3}
     values = avatar_task(naive=NAIVE_BAYES) | {"avatars": few, "classifier": CLASSIFIER}
