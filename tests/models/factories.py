@@ -12,6 +12,8 @@ from anomaly.cohort.synthetic import PlantedScan
 from anomaly.core.covariates import UNKNOWN_COVARIATES, covariates
 from anomaly.core.image_views import ImageView
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
+from anomaly.models.base import StepInfo
+from anomaly.models.vae import VariationalAutoencoder, VariationalSettings
 
 GRID = Geometry((16, 20, 12), np.diag([8.0, 8.0, 8.0, 1.0]))
 
@@ -85,6 +87,23 @@ def images_of(voxels: FloatArray, mask: MaskArray, view: ImageView) -> tuple[Ten
     images = np.stack([view.cut(voxels, place) for place in places])
     masks = np.stack([view.target_slice(mask, place) for place in places])
     return torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(np.ascontiguousarray(masks))
+
+
+def binary_scan(seed: int) -> tuple[FloatArray, MaskArray]:
+    """Return a healthy scan of intensities 0 and 1."""
+    voxels, mask = healthy_scan(seed)
+    return (voxels > 0.7).astype(np.float32), mask
+
+
+def step_info(step: int, steps: int = 100, covariates: Tensor | None = None, seed: int = 0) -> StepInfo:
+    """Return what a loss is given in one training step."""
+    return StepInfo(step, steps, torch.Generator().manual_seed(seed), covariates)
+
+
+def small_vae(**changes: object) -> VariationalAutoencoder:
+    """Return a small variational autoencoder that is not trained."""
+    settings = VariationalSettings.parse({"channels": (8, 16), "latent_size": 6, **changes}, "model")
+    return VariationalAutoencoder(settings, GRID)
 
 
 def awaken(network: nn.Module) -> None:

@@ -29,6 +29,7 @@ from tests.models.factories import (
     healthy_scan,
     images_of,
     planted_scan,
+    step_info,
     unknown_covariates,
 )
 
@@ -39,10 +40,6 @@ TRAINING = TrainingSettings(steps=8, batch_size=8, learning_rate=5e-3, warmup=0,
 def new(kind: type[FAnoGAN] = FAnoGAN, **changes: object) -> FAnoGAN:
     values = {"channels": (8, 16), "latent_size": 6, "critic_steps": 2, "encoder_share": 0.5, **changes}
     return kind(FAnoGANSettings.parse(values, "model"), GRID)
-
-
-def step_info(step: int, steps: int = 100, covariates: Tensor | None = None) -> StepInfo:
-    return StepInfo(step, steps, torch.Generator().manual_seed(0), covariates)
 
 
 def trained(detector: FAnoGAN, folder: Path, training: TrainingSettings = TRAINING) -> tuple[str, ...]:

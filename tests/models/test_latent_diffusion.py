@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from anomaly.core.errors import ConfigError
-from anomaly.models.base import StepInfo
 from anomaly.models.components.latent_autoencoder import QuantisedAutoencoder
 from anomaly.models.generation import Decoder, can_interpolate, interpolate
 from anomaly.models.latent_diffusion import LatentDiffusion, LatentDiffusionSettings
-from tests.models.factories import GRID, healthy_scan, images_of
+from tests.models.factories import GRID, healthy_scan, images_of, step_info
 
 SMALL = {
     "channels": (8, 16),
@@ -31,10 +30,6 @@ def new(**changes: Any) -> LatentDiffusion:
 def first_images(detector: LatentDiffusion, seed: int = 0, n: int = 4) -> tuple[Tensor, Tensor]:
     images, mask = images_of(*healthy_scan(seed), detector.view)
     return images[:n], mask[:n]
-
-
-def step_info(step: int, steps: int = 100, seed: int = 0) -> StepInfo:
-    return StepInfo(step, steps, torch.Generator().manual_seed(seed))
 
 
 def take_steps(detector: LatentDiffusion, steps: Sequence[int]) -> None:

@@ -7,14 +7,13 @@ import torch
 from torch import Tensor
 
 from anomaly.core.errors import TrainingError
-from anomaly.models.base import StepInfo
 from anomaly.models.components.variational import kl, reparameterize
 from anomaly.models.generation import Embedder, Generator
 from anomaly.models.vaegan import VAEGAN, VAEGANSettings, replace_half
 from anomaly.training.fit import fit
 from anomaly.training.run import FitRun
 from anomaly.training.settings import TrainingSettings
-from tests.models.factories import GRID, healthy_cohort, healthy_scan, images_of, planted_scan
+from tests.models.factories import GRID, healthy_cohort, healthy_scan, images_of, planted_scan, step_info
 
 TRAINING = TrainingSettings(steps=4, batch_size=8, learning_rate=5e-3, warmup=0, validate_every=2, ema_decay=0.0)
 
@@ -22,10 +21,6 @@ TRAINING = TrainingSettings(steps=4, batch_size=8, learning_rate=5e-3, warmup=0,
 def new(kind: type[VAEGAN] = VAEGAN, **changes: object) -> VAEGAN:
     values = {"channels": (8, 16), "latent_size": 6, "critic_steps": 1, **changes}
     return kind(VAEGANSettings.parse(values, "model"), GRID)
-
-
-def step_info(step: int, steps: int = 100) -> StepInfo:
-    return StepInfo(step, steps, torch.Generator().manual_seed(0))
 
 
 def slices(detector: VAEGAN) -> tuple[Tensor, Tensor]:
