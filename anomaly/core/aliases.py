@@ -1,6 +1,6 @@
 """Names of earlier versions and what they are called now.
 
-Files that an earlier version wrote (configurations, models, run folders) still load: whoever reads them passes
+Files that an earlier version wrote (configurations, models, run folders, validation tasks) still load: whoever reads them passes
 their names through these tables. Writers use the present names only.
 """
 
@@ -43,6 +43,101 @@ SCORE_OUTPUTS = {"map_path": "anomaly_map", "mask_path": "flagged_mask"}
 
 SCORE_PROVENANCE = {"look_seconds": "inference_seconds"}
 """Keys of ``provenance`` in ``score.json``."""
+
+VALIDATION_TASK = {"world": "dataset", "trials": "models", "exams": "checks"}
+"""Keys of a validation task."""
+
+VALIDATION_SECTIONS: Mapping[str, Mapping[str, str]] = {
+    "classifier": {"least_accuracy": "min_accuracy"},
+    "checks": {
+        "neighbours_of": "neighbour_images",
+        "likelihood_of": "likelihood_images",
+        "importance": "importance_samples",
+        "probed": "code_images",
+    },
+    "one_class": {"rehearsal": "tuning_split", "paper": "background_level"},
+    "avatars": {"classified": "classifier_train", "outside": "out_of_distribution"},
+}
+"""Keys of the sections of a validation task."""
+
+VALIDATION_MODEL = {"exams": "checks", "bars": "thresholds", "draws": "binarisations"}
+"""Keys of each entry in ``models`` of a validation task."""
+
+VALIDATION_THRESHOLD = {"least": "min", "most": "max"}
+"""Keys of a threshold of a validation task."""
+
+VALIDATION_CHECKS = {
+    "codes": "latent_codes",
+    "looks": "avatar_samples",
+    "requests": "avatar_conditional",
+    "arithmetic": "latent_arithmetic",
+    "outliers": "out_of_distribution",
+    "independence": "pixel_dependence",
+    "new_looks": "unobserved_combinations",
+}
+"""Validation checks."""
+
+_ONE_CLASS = {"false_flags_kept": "fpr_not_exceeded", "false_flags_inside": "fpr_inside_band"}
+VALIDATION_MEASURES: Mapping[str, Mapping[str, str]] = {
+    "generation": {
+        "legible": "confident_fraction",
+        "kinds_apart": "class_total_variation",
+        "rarest_kind": "rarest_class_ratio",
+        "copied": "memorised_fraction",
+    },
+    "conditional": {"as_asked": "condition_accuracy", "as_asked_lowest": "condition_accuracy_lowest"},
+    "latent_codes": {"better_than_pca": "pca_error_ratio"},
+    "one_normal": _ONE_CLASS,
+    "one_abnormal": _ONE_CLASS,
+    "avatar_samples": {
+        "sure": "confident_fraction",
+        "alike": "similar_fraction",
+        "error": "mse_to_drawing",
+        "apart": "total_variation",
+        "impossible": "impossible_values",
+        "novel_of_law": "novel_expected",
+        "unseen_of_law": "unseen_expected",
+        "differing": "attribute_difference",
+        "differing_ratio": "attribute_difference_ratio",
+    },
+    "avatar_conditional": {
+        "as_asked": "condition_accuracy",
+        "as_asked_lowest": "condition_accuracy_lowest",
+        "as_asked_all": "condition_accuracy_all",
+        "change_lowest": "single_change_lowest",
+        "spill": "off_target_change",
+    },
+    "latent_arithmetic": {
+        "put_on": "added",
+        "put_on_others_kept": "added_others_unchanged",
+        "taken_off": "removed",
+        "taken_off_others_kept": "removed_others_unchanged",
+        "half_way_valid": "midpoint_valid",
+        "half_way_of_either": "midpoint_of_either",
+    },
+    "out_of_distribution": {"promises_kept": "fpr_not_exceeded"},
+    "pixel_dependence": {
+        "together": "neighbour_correlation",
+        "together_drawn": "neighbour_correlation_generated",
+        "nats_of_law": "entropy_of_distribution",
+        "nats_of_model": "entropy_of_model",
+    },
+    "unobserved_combinations": {
+        "new": "unobserved_fraction",
+        "different": "distinct_fraction",
+        "least_probable": "lowest_probability",
+    },
+}
+"""Present name of a check → names of its measures."""
+
+VALIDATION_MEASURE_PREFIXES: Mapping[str, Mapping[str, str]] = {
+    "avatar_samples": {"apart_": "total_variation_"},
+    "avatar_conditional": {"change_": "single_change_", "others_stay_": "others_unchanged_"},
+    "out_of_distribution": {"flagged_": "sensitivity_", "false_flags_": "fpr_"},
+    "one_normal": {"false_flag_rate_": "fpr_"},
+    "one_abnormal": {"false_flag_rate_": "fpr_"},
+}
+"""Present name of a check → beginnings of the names of its measures."""
 
 Value = TypeVar("Value")
 
@@ -115,3 +210,52 @@ def current_scan_score(values: Mapping[str, Any]) -> dict[str, Any]:
     if "outputs" not in values:
         renamed["outputs"] = {new: values[old] for old, new in SCORE_OUTPUTS.items() if values.get(old)}
     return renamed
+
+
+def current_validation_task(task: Any) -> Any:
+    """Return a validation task, as read from YAML, with the names of earlier versions replaced.
+
+    Anything but a mapping is returned as it is: the settings class says what is wrong with it.
+    """
+    if not isinstance(task, dict):
+        return task
+    values = _renamed(task, VALIDATION_TASK)
+    for section, keys in VALIDATION_SECTIONS.items():
+        if section in values:
+            values[section] = _renamed(values[section], keys)
+    if isinstance(values.get("models"), dict):
+        values["models"] = {name: _current_validation_model(entry) for name, entry in values["models"].items()}
+    return values
+
+
+def current_validation_measure(name: str) -> str:
+    """Return ``CHECK.MEASURE`` with the present names of both."""
+    check, _, measure = name.partition(".")
+    check = VALIDATION_CHECKS.get(check, check)
+    known = VALIDATION_MEASURES.get(check, {})
+    if measure in known:
+        return f"{check}.{known[measure]}"
+    for old, new in VALIDATION_MEASURE_PREFIXES.get(check, {}).items():
+        if measure.startswith(old):
+            return f"{check}.{new}{measure.removeprefix(old)}"
+    return f"{check}.{measure}"
+
+
+def _current_validation_model(entry: Any) -> Any:
+    values = _renamed(entry, VALIDATION_MODEL)
+    if not isinstance(values, dict):
+        return values
+    if isinstance(values.get("checks"), list):
+        values["checks"] = [VALIDATION_CHECKS.get(check, check) for check in values["checks"]]
+    if isinstance(values.get("thresholds"), dict):
+        values["thresholds"] = {
+            current_validation_measure(measure) if "." in measure else measure: _renamed(
+                limits, VALIDATION_THRESHOLD
+            )
+            for measure, limits in values["thresholds"].items()
+        }
+    return values
+
+
+def _renamed(values: Any, names: Mapping[str, str]) -> Any:
+    return {names.get(key, key): value for key, value in values.items()} if isinstance(values, dict) else values

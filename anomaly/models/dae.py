@@ -36,13 +36,13 @@ from torch import Tensor, nn
 from anomaly.core.errors import TrainingError
 from anomaly.core.image_views import VolumeSource
 from anomaly.models.base import Evidence, ModelSettings, StepInfo, apply_mask, residual, target_slice
-from anomaly.models.components.closed_form import principal_components
 from anomaly.models.components.context_unet import (
     UNCHANGED_LOGIT,
     ContextUNetDetector,
     ContextUNetSettings,
     change_logit_loss,
     change_target,
+    healthy_components,
     signed_change_logit,
 )
 
@@ -95,15 +95,10 @@ class DenoisingAutoencoder(ContextUNetDetector):
             )
 
     def prepare(self, train: VolumeSource) -> None:
-        """Compute the voxelwise healthy mean and SD and the principal components, as the settings say.
-
-        The components are computed from every second scan only. Scoring learns the healthy distribution of the
-        residual from all scans, which therefore includes scans that the components were not fitted to.
-        """
+        """Compute the voxelwise healthy mean and SD and the principal components, as the settings say."""
         super().prepare(train)
         if self.components is not None:
-            half = torch.stack([torch.from_numpy(train[n][0].copy()).flatten() for n in range(0, len(train), 2)])
-            self.components = principal_components(half, self.settings.components)[1]
+            self.components = healthy_components(train, self.settings.components)
 
     def corrupt(self, images: Tensor, mask: Tensor, rng: torch.Generator) -> tuple[Tensor, ...]:
         """Return corrupted images, the difference to the originals, the weight of the loss and the targets.

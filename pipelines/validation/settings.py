@@ -8,6 +8,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from anomaly.bundle.config import ModelSection
 from anomaly.calibration.conformal import required_healthy
+from anomaly.core.aliases import current_validation_task
 from anomaly.core.config import Settings
 from anomaly.core.errors import unknown_name
 from anomaly.models.base import ModelSettings
@@ -17,7 +18,6 @@ from anomaly.scoring.settings import ScoringSettings
 from anomaly.training.settings import AugmentationSettings, TrainingSettings
 from pipelines.validation.baselines.sklearn_detectors import EstimatorEntry
 from pipelines.validation.datasets.avatars.settings import AvatarSettings, NaiveBayesSettings
-from pipelines.validation.earlier_names import with_current_names
 from pipelines.validation.reference_classifier import ClassifierSettings
 from pipelines.validation.thresholds import CheckedEntry
 
@@ -177,7 +177,7 @@ class ValidationSettings(Settings):
     @model_validator(mode="before")
     @classmethod
     def _reads_earlier_names(cls, values: Any) -> Any:
-        return with_current_names(values)
+        return current_validation_task(values)
 
     @model_validator(mode="after")
     def _members_are_entries(self) -> ValidationSettings:

@@ -9,6 +9,25 @@ from anomaly.models.registry import parse_settings
 from anomaly.scoring.reference import HealthyReference
 from anomaly.scoring.settings import ScoringSettings
 from pipelines.common import find_config
+from pipelines.validation.settings import ValidationSettings
+
+EARLIER_VALIDATION_TASK = {
+    "name": "tiny",
+    "world": "digits",
+    "description": "Tiny.",
+    "classifier": {"least_accuracy": 0.5},
+    "exams": {"neighbours_of": 150, "likelihood_of": 3, "importance": [1], "probed": 120},
+    "one_class": {"rehearsal": True, "paper": 0.2},
+    "avatars": {"classified": 200, "outside": 30},
+    "trials": {
+        "ae": {
+            "draws": 2,
+            "model": {"family": "ae"},
+            "exams": ["codes", "outliers"],
+            "bars": {"codes.better_than_pca": {"least": 1.2}, "outliers.false_flags_0.05": {"most": 0.1}},
+        }
+    },
+}
 
 
 def test_names_without_an_earlier_name_stay_as_they_are() -> None:
@@ -70,3 +89,28 @@ def test_a_score_file_of_an_earlier_version_gets_present_names() -> None:
         "provenance": {"inference_seconds": 0.5},
     }
     assert aliases.current_scan_score({"outputs": {"dicom_seg": "a.dcm"}})["outputs"] == {"dicom_seg": "a.dcm"}
+
+
+def test_a_validation_task_of_an_earlier_version_is_read() -> None:
+    task = ValidationSettings.parse(EARLIER_VALIDATION_TASK, "earlier.yaml")
+    assert task.dataset == "digits"
+    assert task.classifier.min_accuracy == 0.5
+    assert (task.checks.neighbour_images, task.checks.likelihood_images, task.checks.code_images) == (150, 3, 120)
+    assert task.checks.importance_samples == (1,)
+    assert (task.one_class.tuning_split, task.one_class.background_level) == (True, 0.2)
+    assert (task.avatars.classifier_train, task.avatars.out_of_distribution) == (200, 30)
+    entry = task.models["ae"]
+    assert entry.checks == ("latent_codes", "out_of_distribution")
+    assert {name: str(t) for name, t in entry.thresholds.items()} == {
+        "latent_codes.pca_error_ratio": "≥ 1.2",
+        "out_of_distribution.fpr_0.05": "≤ 0.1",
+    }
+
+
+def test_present_names_of_validation_measures_are_left_as_they_are() -> None:
+    for name in ("generation.frechet", "latent_codes.mse", "one_normal.auroc_hotelling"):
+        assert aliases.current_validation_measure(name) == name
+    assert (
+        aliases.current_validation_measure("requests.change_top_type")
+        == "avatar_conditional.single_change_top_type"
+    )

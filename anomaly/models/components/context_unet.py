@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from anomaly.core.image_views import ImageView, VolumeSource
 from anomaly.core.running_moments import RunningMoments
 from anomaly.models.base import GROUPS, ModelSettings, NetworkDetector, Width, crop, pad, padded_shape
+from anomaly.models.components.closed_form import principal_components
 from anomaly.models.components.corruption import CorruptionSettings, corrupt
 from anomaly.models.components.space_to_depth import FullPrecision, depth_to_space, space_to_depth
 
@@ -187,6 +188,16 @@ def healthy_mean_and_sd(train: VolumeSource) -> tuple[Tensor, Tensor]:
         moments.add(train[index][0])
     mean, sd = (torch.from_numpy(values).float()[None, None] for values in (moments.mean(), moments.sd()))
     return mean, sd
+
+
+def healthy_components(train: VolumeSource, k: int) -> Tensor:
+    """Return the k leading principal components ``(k, I·J·K)`` of every second healthy scan.
+
+    Scoring learns the healthy distribution of the residual from all scans, which therefore includes scans that the
+    components were not fitted to.
+    """
+    half = torch.stack([torch.from_numpy(train[n][0].copy()).flatten() for n in range(0, len(train), 2)])
+    return principal_components(half, k)[1]
 
 
 def change_target(difference: Tensor, changed: Tensor) -> Tensor:
