@@ -1,7 +1,7 @@
 """Names of earlier versions and what they are called now.
 
-Files that an earlier version wrote (configurations, models, run folders, validation tasks) still load: whoever reads them passes
-their names through these tables. Writers use the present names only.
+Files that an earlier version wrote (configurations, models, run folders, validation tasks) still load: whoever
+reads them passes their names through these tables. Writers use the present names only.
 """
 
 from __future__ import annotations
