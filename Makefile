@@ -8,7 +8,7 @@ OUT ?= demo
 # One thread a process: two test processes with two threads each would wait for one another on two cores.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast lint bench bench-gpu benchmarks validate-small sample-data clean
+.PHONY: help install demo test test-fast lint bench bench-gpu benchmarks validate-small robustness sample-data clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -53,6 +53,9 @@ validate-small: install ## the complete small validation tasks, an hour or so; m
 	$(BIN)/anomaly validate digits
 	$(BIN)/anomaly validate avatars
 	$(BIN)/anomaly validate mnist
+
+robustness: install ## damage inputs and kill commands, nightly size; writes docs/robustness.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.robustness.nightly
 
 sample-data: install ## make sample_data/ again
 	$(BIN)/python -m sample_data.make

@@ -24,6 +24,7 @@ TEST_FILES_WITHOUT_A_MODULE: dict[str, str] = {
     "tests/pipelines/test_killed_training.py": "the command train, killed",
     "tests/pipelines/test_retrieval.py": "similar healthy scans, from training to report",
     "tests/pipelines/validation/test_tasks.py": "the shipped tasks, and what a fault does to their result",
+    "tests/robustness/test_fuzzing.py": "the readers, on damaged files",
     "tests/robustness/test_properties.py": "what holds for every input",
     "tests/sample_data/test_make.py": "sample_data/make.py, outside both packages",
     "tests/test_documentation.py": "the documents",
