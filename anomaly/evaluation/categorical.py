@@ -79,7 +79,7 @@ def margin_fit(
     ----------
     codes
         ``(N, F)`` integers; −1 = unknown.
-    law
+    probabilities
         F arrays ``(K_f,)`` of probabilities.
     """
     rng = np.random.default_rng(seed)

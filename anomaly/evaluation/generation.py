@@ -18,7 +18,7 @@ In the feature space of a network, with means μ and covariances Σ of real and 
 
 A memorised image lies much closer to one training image than to any other:
 
-    copied = 1/M Σⱼ [d₁(yⱼ) < d₂(yⱼ) / 3],  d₁ and d₂ the distances from yⱼ to the nearest and second nearest xᵢ
+    memorised = 1/M Σⱼ [d₁(yⱼ) < d₂(yⱼ) / 3],  d₁ and d₂ the distances from yⱼ to the nearest and second nearest xᵢ
 
 Source: Naeem, Oh, Uh, Choi & Yoo 2020, "Reliable Fidelity and Diversity Metrics for Generative Models" (density
 and coverage); Heusel et al. 2017, "GANs Trained by a Two Time-Scale Update Rule" (Fréchet distance); Kynkäänniemi
@@ -134,10 +134,10 @@ def _radii(points: Floats, neighbours: int) -> Floats:
     return np.asarray(np.partition(cdist(points, points), neighbours, axis=1)[:, neighbours])
 
 
-def _distinct(points: Floats, least: float) -> float:
+def _distinct(points: Floats, min_distance: float) -> float:
     distances = cdist(points, points)
     np.fill_diagonal(distances, np.inf)
-    return float((distances.min(axis=1) > least).mean())
+    return float((distances.min(axis=1) > min_distance).mean())
 
 
 def _points(images: npt.ArrayLike) -> Floats:

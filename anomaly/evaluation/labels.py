@@ -92,7 +92,7 @@ def read_labels(path: Path, masks_dir: Path | None = None) -> Labels:
 
 
 @dataclass(frozen=True, eq=False)
-class Matched:
+class MatchedScans:
     """The scans of a run that have a label.
 
     Parameters
@@ -111,7 +111,7 @@ class Matched:
     unscored: tuple[str, ...]
 
 
-def match(scores: pd.DataFrame, labels: Labels) -> Matched:
+def match(scores: pd.DataFrame, labels: Labels) -> MatchedScans:
     """Match the scores of a run with labels.
 
     Parameters
@@ -140,7 +140,7 @@ def match(scores: pd.DataFrame, labels: Labels) -> Matched:
         subject=subjects.where(subjects != "", scan_ids),
     )
     scored = set(names[known][scores.loc[known, "score"].notna()])
-    return Matched(
+    return MatchedScans(
         table=table,
         truths=truths,
         unlabelled=tuple(scores.loc[~known, "scan_id"].astype(str)),

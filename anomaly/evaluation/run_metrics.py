@@ -17,7 +17,7 @@ from anomaly.core.progress import Progress, no_progress
 from anomaly.evaluation.bootstrap import N_DRAWS, Estimate, bootstrap, bootstrap_mean
 from anomaly.evaluation.compare import VOXEL_METRICS
 from anomaly.evaluation.detection import METRICS
-from anomaly.evaluation.labels import Matched, Truth, match, read_labels
+from anomaly.evaluation.labels import MatchedScans, Truth, match, read_labels
 from anomaly.evaluation.localisation import ScanLocalisation, oracle_threshold, recall_by_size
 from anomaly.evaluation.masks import localise_files
 from anomaly.runs.reader import read_run_json
@@ -114,17 +114,17 @@ def compute_metrics(
     chosen = settings or EvaluationSettings()
     run = read_run_json(run_dir)
     matched = match(read_score_table(run_dir), read_labels(labels_tsv, masks_dir))
-    marked = (run.get("calibration") or {}).get("voxel_threshold") is not None
-    localised, problems = _localise_all(run_dir, matched, marked, progress)
+    has_flagged_masks = (run.get("calibration") or {}).get("voxel_threshold") is not None
+    localised, problems = _localise_all(run_dir, matched, has_flagged_masks, progress)
     table, threshold = _with_localisation(matched.table, localised)
     return Evaluation(
         run=run,
         per_scan=table,
         detection=_detection(table, str(run.get("score_name", "score")), chosen),
         fpr_checks=_fpr_checks(table, run, chosen.alphas),
-        localisation=_localisation(table, chosen, marked),
+        localisation=_localisation(table, chosen, has_flagged_masks),
         recall=recall_by_size([lesion for found in localised.values() for lesion in found.lesions])
-        if marked
+        if has_flagged_masks
         else {},
         oracle_threshold=threshold,
         drift=_drift(table, run),
@@ -136,7 +136,7 @@ def compute_metrics(
 
 
 def _localise_all(
-    run_dir: Path, matched: Matched, marked: bool, progress: Progress
+    run_dir: Path, matched: MatchedScans, has_flagged_masks: bool, progress: Progress
 ) -> tuple[dict[str, ScanLocalisation], list[Problem]]:
     """Localise each scored lesion that has a mask, and list the scans for which this is not possible."""
     table, truths = matched.table, matched.truths
@@ -151,7 +151,7 @@ def _localise_all(
             localised[scan_id] = localise_files(
                 run_dir / str(row["map_path"]),
                 truths[scan_id].mask or Path(),
-                run_dir / str(row["mask_path"]) if marked else None,
+                run_dir / str(row["mask_path"]) if has_flagged_masks else None,
             )
         except InputError as error:
             problems.append(Problem(scan_id, "no_localisation", str(error)))
@@ -250,11 +250,13 @@ def _drift(table: pd.DataFrame, run: Mapping[str, Any]) -> DriftStatement | None
     return check_drift(scores, reference, float(calibration["alpha"]), float(calibration["threshold"]))
 
 
-def _localisation(table: pd.DataFrame, settings: EvaluationSettings, marked: bool) -> dict[str, Estimate]:
+def _localisation(
+    table: pd.DataFrame, settings: EvaluationSettings, has_flagged_masks: bool
+) -> dict[str, Estimate]:
     """Estimate each voxel metric over subjects with a lesion, and the flagged volume in healthy scans."""
     is_abnormal = table["is_abnormal"].astype(bool)
     metrics = {name: table.loc[is_abnormal, name] for name in VOXEL_METRICS}
-    if marked:
+    if has_flagged_masks:
         metrics["false_positive_ml_in_healthy"] = table.loc[~is_abnormal & table["score"].notna(), "flagged_ml"]
     return {
         name: bootstrap_mean(

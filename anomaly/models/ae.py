@@ -1,4 +1,4 @@
-"""Autoencoder: normal anatomy fits through a short latent vector, a lesion does not.
+"""Autoencoder: a short latent vector can represent normal anatomy, but not a lesion.
 
 Idea. An encoder maps an image to a short vector z, a decoder maps z back. Both are trained on healthy images only,
 and z is too short to hold anything but healthy anatomy:

@@ -25,7 +25,7 @@ from anomaly.core.volume import Geometry
 from anomaly.models.base import ClosedFormDetector, Evidence, ModelSettings, apply_mask, residual, volumes
 from anomaly.models.components.closed_form import WholeVolumeSettings, check_cohort
 
-MIN_TRAINING_SCANS = 3  # also of scans that contain a voxel, for an SD of its own
+MIN_TRAINING_SCANS = 3  # in all, and that must contain a voxel for it to have an SD of its own
 
 
 class AtlasSettings(WholeVolumeSettings):

@@ -24,12 +24,12 @@ from anomaly.core.errors import TrainingError
 from anomaly.core.image_views import ImageView, VolumeSource
 from anomaly.core.volume import Geometry
 
-GROUPS = 8  # number of groups of group normalisation
+NORM_GROUPS = 8  # number of groups of group normalisation
 
 
 def _divided_into_groups(channels: int) -> int:
-    if channels < GROUPS or channels % GROUPS:
-        raise ValueError(f"channels must be multiples of {GROUPS}")
+    if channels < NORM_GROUPS or channels % NORM_GROUPS:
+        raise ValueError(f"channels must be multiples of {NORM_GROUPS}")
     return channels
 
 
@@ -340,9 +340,9 @@ def masked_mean(values: Tensor, weight: Tensor) -> Tensor:
     return (values * weight).sum() / weight.sum().clamp_min(1)
 
 
-def padded_shape(shape: Sequence[int], multiple: int, least: int = 1) -> tuple[int, ...]:
-    """Return the smallest shape that is a multiple of ``multiple`` and at least ``least`` along every axis."""
-    return tuple(max(math.ceil(n / multiple) * multiple, least) for n in shape)
+def padded_shape(shape: Sequence[int], multiple: int, minimum: int = 1) -> tuple[int, ...]:
+    """Return the smallest shape that is a multiple of ``multiple`` and at least ``minimum`` along every axis."""
+    return tuple(max(math.ceil(n / multiple) * multiple, minimum) for n in shape)
 
 
 def refuse_large_latent(size: int, channels: int, shape: Sequence[int]) -> None:

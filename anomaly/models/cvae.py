@@ -6,8 +6,8 @@ subject. Encoder and decoder get the condition c: the standardised age, the sex,
 other ``covariates`` of the volumes. The prior of the code does not depend on c:
 
     log p(x|c) ≥ ELBO = E_q[log p(x|z, c)] − KL(q(z|x, c) ‖ p(z)),    p(z) = N(0, 1)
-    μ, log σ² = A [h(x); c] + a,    x̂ = D(B [z; c] + b)              c is concatenated to the inputs of dense
-    layers L = (−log p(x|z, c) + β·KL) / N                                  β rises from 0 over the warm-up
+    μ, log σ² = A [h(x); c] + a,    x̂ = D(B [z; c] + b)              c is an input of the dense layers
+    L = (−log p(x|z, c) + β·KL) / N                                         β rises from 0 over the warm-up
 
 In training, covariates are dropped at random, so that the model can deal with unknown ones.
 

@@ -6,7 +6,7 @@ import torch
 
 from anomaly.core.errors import TrainingError
 
-KINDS = ("auto", "cpu", "cuda")
+DEVICE_KINDS = ("auto", "cpu", "cuda")
 
 
 def find_devices(device: str, count: int = 1) -> tuple[str, int | list[int]]:
@@ -23,7 +23,7 @@ def find_devices(device: str, count: int = 1) -> tuple[str, int | list[int]]:
         If there is no such device, or there are too few.
     """
     kind, _, number = device.partition(":")
-    if kind not in KINDS or (number and not (kind == "cuda" and number.isdecimal())):
+    if kind not in DEVICE_KINDS or (number and not (kind == "cuda" and number.isdecimal())):
         raise TrainingError(f"unknown device {device!r}; expected auto, cpu, cuda or cuda:N")
     if not on_gpu(device):
         if kind == "cuda":

@@ -1,4 +1,4 @@
-"""f-AnoGAN: what a generator of healthy images cannot generate is not healthy.
+"""f-AnoGAN: what a generator of healthy images cannot reproduce in a scan is anomalous.
 
 Idea. A generator G and a critic D are trained against each other until G maps random codes z ~ N(0, 1) to healthy
 images and to nothing else. Both are then frozen, and an encoder E learns to find the code of an image in one pass:

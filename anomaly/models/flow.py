@@ -1,4 +1,4 @@
-"""Normalising flow: an exact likelihood of the tissue at each place, and the nearest typical image.
+"""Normalising flow: an exact likelihood of the tissue at each location, and the nearest typical image.
 
 Idea. An invertible network maps an image to Gaussian noise, with one number per voxel. The change-of-variables
 formula gives the exact probability density of the image, from the noise and the Jacobian determinant of the
@@ -15,7 +15,7 @@ mask, which distinguishes slices. Given c, locations are independent. Networks t
 locations would find a lesion normal next to a lesion. Voxels outside the mask stay 0 and contribute nothing, so the
 density is that of the tissue alone. Where f is as large as the image, the whole image is one location. The flow is
 then a Real NVP with dense networks and gives the density of whole (small) images. μ and σ are the healthy mean and
-SD. They are voxelwise for volumes and for images that are one location, where a voxel has a fixed place; for other
+SD. They are voxelwise for volumes and for images of one location, where a voxel has a fixed position; for other
 slices they are scalars.
 
 Training adds Gaussian noise of a small SD. Without it, the density of rounded intensities could grow without bound.
@@ -59,7 +59,7 @@ from anomaly.models.base import (
     residual,
 )
 
-SCALE_BOUND = 2.0  # S
+MAX_LOG_SCALE = 2.0  # S
 N_FREQUENCIES = 4  # of the sines and cosines that encode a coordinate
 SD_FLOOR = 0.03  # intensity units; σ² is the variance plus its square
 MIN_SCANS_PER_VOXEL = 3  # training scans that must cover a voxel for a voxelwise mean and SD
@@ -82,8 +82,7 @@ class FlowSettings(ModelSettings):
     def _check_view_and_channels(self) -> FlowSettings:
         if self.view.kind == "patch":
             raise ValueError(
-                "the flow needs the place of each voxel, which a patch does not have; set view.kind to volume or "
-                "slice"
+                "the flow needs voxel positions, which a patch does not have; set view.kind to volume or slice"
             )
         if self.view.neighbours:
             raise ValueError("the flow would model the neighbouring slices too; set view.neighbours to 0")
@@ -150,7 +149,7 @@ class Coupling(nn.Module):
         """Return the unchanged half, and scale s and shift t of the other half; both are 0 outside the mask."""
         identity, transformed_inside = y[:, self.identity], inside[:, self.transformed]
         scale, shift = self.network(torch.cat([identity, condition], dim=1)).float().chunk(2, dim=1)
-        scale = SCALE_BOUND * torch.tanh(scale / SCALE_BOUND) * transformed_inside
+        scale = MAX_LOG_SCALE * torch.tanh(scale / MAX_LOG_SCALE) * transformed_inside
         return identity, scale, shift * transformed_inside
 
 
@@ -205,7 +204,7 @@ class NormalisingFlow(NetworkDetector):
     Attributes
     ----------
     mean, sd
-        μ and σ: voxelwise ``(1, 1, *S)`` where a voxel has a fixed place, else ``(1, 1, 1, 1)``.
+        μ and σ: voxelwise ``(1, 1, *S)`` where a voxel has a fixed position, else ``(1, 1, 1, 1)``.
     foreground
         ``(I, J, K)`` bool: voxels in the mask of at least half of the healthy scans; samples have this shape.
     """
@@ -319,9 +318,11 @@ class NormalisingFlow(NetworkDetector):
         """Return images ``(n, 1, *S)`` from noise, in the shape of the average foreground at random locations."""
         del covariates
         foreground, device = self.foreground.cpu().numpy(), self.mean.device
-        places = self.view.locations(foreground)
-        chosen = torch.randint(len(places), (n,), generator=rng, device=rng.device).tolist()
-        masks = [torch.from_numpy(self.view.target_slice(foreground, places[place]).copy()) for place in chosen]
+        view_locations = self.view.locations(foreground)
+        chosen = torch.randint(len(view_locations), (n,), generator=rng, device=rng.device).tolist()
+        masks = [
+            torch.from_numpy(self.view.target_slice(foreground, view_locations[place]).copy()) for place in chosen
+        ]
         mask = torch.stack(masks).to(device)
         locations = self.locations(mask)
         z = torch.randn(locations.inside.shape, generator=rng, device=rng.device)

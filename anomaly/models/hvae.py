@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from anomaly.core.errors import TrainingError
 from anomaly.core.image_views import ImageView, VolumeSource
 from anomaly.models.base import (
-    GROUPS,
+    NORM_GROUPS,
     Diagnostics,
     Evidence,
     ModelSettings,
@@ -235,7 +235,7 @@ def conv_block(
 ) -> nn.Module:
     """Return a convolution with group normalisation and activation."""
     convolution: nn.Module = Convolution(
-        dims, in_channels, out_channels, strides, norm=("group", {"num_groups": GROUPS}), act="leakyrelu",
+        dims, in_channels, out_channels, strides, norm=("group", {"num_groups": NORM_GROUPS}), act="leakyrelu",
         is_transposed=is_transposed,
     )  # fmt: skip
     return convolution

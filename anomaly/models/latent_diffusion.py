@@ -2,7 +2,7 @@
 
 Idea. An autoencoder E, D compresses an image to a small grid of latents, where diffusion is cheap. It is trained
 first and then frozen. A denoiser v_θ then learns the distribution of healthy latents. Its input is a latent with
-noise in the patches p and without noise elsewhere, so that it learns what belongs into a patch:
+noise in the patches p and without noise elsewhere, so that it learns what belongs in a patch:
 
     1.  L = Σ w |x − D(z)| / Σ w + R                 R is the penalty of the autoencoder
     2.  z ← (z − μ_z) / σ_z                          unit SD per channel over the foreground
@@ -42,7 +42,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from anomaly.models.base import (
-    GROUPS,
+    NORM_GROUPS,
     Evidence,
     ModelSettings,
     NetworkDetector,
@@ -117,7 +117,7 @@ class LatentNetworks(nn.Module):
             num_res_blocks=1,
             channels=settings.denoiser_channels,
             attention_levels=[False] * (levels - 1) + [True],
-            norm_num_groups=GROUPS,
+            norm_num_groups=NORM_GROUPS,
             num_head_channels=settings.denoiser_channels[-1],
         )
 

@@ -30,8 +30,8 @@ from pipelines.benchmark.studies.preprocessing import measure_brain_extraction
 from pipelines.benchmark.tables import Measurement, measurement_table
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
-MODEL = "dae"
-SHIFTED_MODELS = (MODEL, "pca", "atlas")  # scored on scans with a changed acquisition
+STUDIED_MODEL = "dae"
+SHIFTED_MODELS = (STUDIED_MODEL, "pca", "atlas")  # scored on scans with a changed acquisition
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def families_table(sources: Sources) -> str:
 
 def evidence_settings_table(sources: Sources) -> str:
     """Measure the contribution of each part of the evidence of one model."""
-    model = load_benchmark_model(sources.output / "models" / MODEL, sources.cohort)
+    model = load_benchmark_model(sources.output / "models" / STUDIED_MODEL, sources.cohort)
     return table_text(evidence_table(model, plant_held_out_scans(model, sources.shapes)))
 
 
@@ -126,7 +126,7 @@ def diffusion_table(sources: Sources) -> str:
 
 def speed_table(sources: Sources) -> str:
     """Measure speed and memory."""
-    return measurement_table(measure_speed(sources.data, sources.output / "models" / MODEL, sources.cohort))
+    return measurement_table(measure_speed(sources.data, sources.output / "models" / STUDIED_MODEL, sources.cohort))
 
 
 def preprocessing_table(sources: Sources) -> str:

@@ -1,1 +1,1 @@
-"""Validation tasks: small worlds where the truth is known show whether model families are implemented correctly."""
+"""Validation tasks: small datasets with a known truth show whether model families are implemented correctly."""

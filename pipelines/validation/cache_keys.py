@@ -1,12 +1,12 @@
 """Cache keys: hashes of what changes a result. A stored result is used again only under the same key.
 
 A key is made of the settings that a result depends on, of the content of the images, of a version number of the
-code, and of the versions (major.minor) of the libraries whose numbers the results are. The source files themselves
-are no part of it: a changed comment costs no night of training. So whoever changes a number raises a version below:
+code, and of the versions (major.minor) of the libraries that compute the results. The source files themselves
+are not part of it, so that a changed comment repeats no training. A change of results must increase a version:
 
     FAMILY_VERSIONS    a family learns or scores differently: its trainings and all their checks are repeated
     TRAINING_VERSION   training itself differs: all trainings are repeated
-    CHECK_VERSIONS     a check measures differently: this check is repeated, with the trainings that are there
+    CHECK_VERSIONS     a check measures differently: this check is repeated, with the existing trainings
     SCORING_VERSION    scoring differs: the checks of detectors are repeated
     CLASSIFIER_VERSION the reference classifier learns differently: it is trained again, its checks are repeated
 

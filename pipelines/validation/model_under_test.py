@@ -224,7 +224,7 @@ class ModelUnderTest:
         conditions = (
             self.train_images
             if avatars is None
-            else Conditions(avatars.codes("requests", CONDITIONS_PER_SAMPLE * n))
+            else Conditions(avatars.codes("conditions", CONDITIONS_PER_SAMPLE * n))
         )
         return sample_in_batches(sampler(self.detector, conditions, self.rng()), n, self.progress, "sampling")
 

@@ -91,7 +91,7 @@ class NaiveBayesEntry(CheckedEntry):
     """Naive Bayes of avatars under test."""
 
     naive_bayes: NaiveBayesSettings
-    scoring: ImageScoring = ImageScoring(maps={"surprise": 1.0}, standardise="none")
+    scoring: ImageScoring = ImageScoring(maps={"nll": 1.0}, standardise="none")
 
     @property
     def family(self) -> str:
@@ -133,7 +133,9 @@ class OneClassSettings(Settings):
     protocol: Literal["one_normal", "one_abnormal"] = Field(
         "one_normal", description="one_normal: one digit is normal; one_abnormal: all digits but one are normal"
     )
-    digits: tuple[int, ...] = Field(tuple(range(10)), min_length=1, description="each of these is the one, in turn")
+    digits: tuple[int, ...] = Field(
+        tuple(range(10)), min_length=1, description="the digit that is (ab)normal, in turn"
+    )
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="seeds of the splits and trainings")
     calibration: int = Field(600, ge=1, description="normal training images that the p-values are computed from")
     held_out: int = Field(

@@ -73,7 +73,7 @@ def test_curves_agree_with_scikit_learn() -> None:
     np.testing.assert_allclose(precision[1:], expected_precision[::-1][1:])
 
 
-def test_realised_rates_count_p_values_at_most_alpha() -> None:
+def test_observed_rates_count_p_values_at_most_alpha() -> None:
     np.testing.assert_allclose(false_positive_rates([0.05, 0.2, 0.5, 1.0], [0.01, 0.05, 0.5]), [0, 1 / 4, 3 / 4])
 
 

@@ -106,8 +106,8 @@ def small_vae(**changes: object) -> VariationalAutoencoder:
     return VariationalAutoencoder(settings, GRID)
 
 
-def awaken(network: nn.Module) -> None:
-    """Give weights to the layers that a fresh network begins with at 0, so that everything has a say."""
+def randomise_zero_parameters(network: nn.Module) -> None:
+    """Give random weights to the layers that are initialised to 0, so that every layer affects the output."""
     for parameter in network.parameters():
         if not parameter.any():
             nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(0))

@@ -53,7 +53,7 @@ def test_a_mean_of_no_voxels_is_0() -> None:
 
 @pytest.mark.parametrize("shape", [(5, 8), (5, 8, 3)])
 def test_cropping_inverts_padding_to_a_multiple(shape: tuple[int, ...]) -> None:
-    target = padded_shape(shape, 4, least=8)
+    target = padded_shape(shape, 4, minimum=8)
     assert target == (8, 8, 8)[: len(shape)]
     images = torch.rand(2, 1, *shape)
     padded = pad(images, target)

@@ -16,7 +16,7 @@ from anomaly.models.generation import interpolate
 from anomaly.training.fit import fit
 from anomaly.training.run import FitRun
 from anomaly.training.settings import TrainingSettings
-from tests.models.factories import GRID, awaken, healthy_cohort, healthy_scan, images_of
+from tests.models.factories import GRID, healthy_cohort, healthy_scan, images_of, randomise_zero_parameters
 
 SMALL = {"family": "diffusion", "channels": (8, 16), "space_to_depth": 1, "n_function_evaluations": 6}
 PATCH = {"view": {"kind": "patch", "size": (8, 10, 8)}}
@@ -25,7 +25,7 @@ PATCH = {"view": {"kind": "patch", "size": (8, 10, 8)}}
 def new(**changes: Any) -> DiffusionModel:
     detector = registry.create(registry.parse_settings({**SMALL, **changes}, "model"), GRID)
     assert isinstance(detector, DiffusionModel)
-    awaken(detector.network)
+    randomise_zero_parameters(detector.network)
     detector.prepare(healthy_cohort(2))
     return detector
 

@@ -27,7 +27,7 @@ def new(grid: Geometry = GRID, **changes: Any) -> NormalisingFlow:
 
 
 def set_random_weights(module: torch.nn.Module, seed: int = 0) -> None:
-    """Give a flow weights that log_det and shift."""
+    """Give a flow weights that scale and shift."""
     rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():

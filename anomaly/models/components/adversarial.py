@@ -36,7 +36,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from anomaly.core.covariates import Covariate
 from anomaly.core.image_views import VolumeSource
-from anomaly.models.base import GROUPS, Diagnostics, crop, pad, padded_shape
+from anomaly.models.base import NORM_GROUPS, Diagnostics, crop, pad, padded_shape
 from anomaly.models.components.conditioning import Conditioning, condition_dropout
 from anomaly.models.components.conv_autoencoder import BottleneckDetector, LatentSettings
 from anomaly.models.components.ema import ema_update
@@ -132,7 +132,7 @@ class ImageGenerator(nn.Module):
         self.register_buffer("highest", torch.tensor(1.0))
 
     def _stage(self, before: int, after: int) -> nn.Module:
-        group = ("group", {"num_groups": GROUPS})
+        group = ("group", {"num_groups": NORM_GROUPS})
         stage: nn.Module = Convolution(len(self.shape), before, after, norm=group, act="leakyrelu")
         return stage
 

@@ -1,6 +1,6 @@
 """U-Net that learns to undo synthetic changes, and what its two families share. A building block, not a family.
 
-Besides the image, the network gets what a radiologist compares it with: the mirror image (the other hemisphere),
+Besides the image, the network gets three images for comparison: the mirror image (the other hemisphere),
 the healthy mean of each voxel and the z-score against it. It works on space-to-depth channels. An untrained network
 predicts no correction.
 
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from anomaly.core.image_views import ImageView, VolumeSource
 from anomaly.core.running_moments import RunningMoments
-from anomaly.models.base import GROUPS, ModelSettings, NetworkDetector, Width, crop, pad, padded_shape
+from anomaly.models.base import NORM_GROUPS, ModelSettings, NetworkDetector, Width, crop, pad, padded_shape
 from anomaly.models.components.closed_form import principal_components
 from anomaly.models.components.corruption import CorruptionSettings, corrupt
 from anomaly.models.components.space_to_depth import FullPrecision, depth_to_space, space_to_depth
@@ -63,8 +63,10 @@ class ContextUNetSettings(ModelSettings):
 
     @model_validator(mode="after")
     def _fits_the_view(self) -> ContextUNetSettings:
-        if self.features[N_HALVINGS] < 2 * GROUPS:
-            raise ValueError(f"the deepest level may be a single voxel and needs {2 * GROUPS} features or more")
+        if self.features[N_HALVINGS] < 2 * NORM_GROUPS:
+            raise ValueError(
+                f"the deepest level may be a single voxel and needs {2 * NORM_GROUPS} features or more"
+            )
         if self.mirror and (self.view.kind == "patch" or (self.view.kind == "slice" and self.view.axis == 0)):
             raise ValueError("mirror needs images that contain both sides; set mirror to false for this view")
         if self.atlas and self.view.kind != "volume":
@@ -134,7 +136,7 @@ def context_unet(settings: ContextUNetSettings, in_channels: int, out_channels: 
         in_channels=in_channels * voxels_per_position,
         out_channels=out_channels * voxels_per_position,
         features=settings.features,
-        norm=("group", {"num_groups": GROUPS}),
+        norm=("group", {"num_groups": NORM_GROUPS}),
         act=("leakyrelu", {"negative_slope": 0.1, "inplace": True}),
         upsample="nontrainable",
     )
@@ -156,7 +158,7 @@ def predict(network: nn.Module, inputs: Tensor, factor: int) -> Tensor:
     factor
         Of :func:`~anomaly.models.components.space_to_depth.space_to_depth`.
     """
-    shape = padded_shape(inputs.shape[2:], factor, least=factor * 2**N_HALVINGS)
+    shape = padded_shape(inputs.shape[2:], factor, minimum=factor * 2**N_HALVINGS)
     output = network(space_to_depth(pad(inputs, shape), factor))
     return crop(depth_to_space(output.float(), factor), inputs.shape[2:])
 

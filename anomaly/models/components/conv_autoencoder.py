@@ -43,7 +43,7 @@ from torch import Tensor, nn
 
 from anomaly.core.image_views import ImageView, VolumeSource
 from anomaly.models.base import (
-    GROUPS,
+    NORM_GROUPS,
     Evidence,
     ModelSettings,
     NetworkDetector,
@@ -157,7 +157,7 @@ def stages(dims: int, in_channels: int, channels: Sequence[int]) -> AutoEncoder:
     """Return the stages of an encoder, ``encode``, and of its decoder, ``decode``, outermost last."""
     strides = [2] * len(channels)
     return AutoEncoder(
-        dims, in_channels, 1, channels, strides, norm=("group", {"num_groups": GROUPS}), act="leakyrelu"
+        dims, in_channels, 1, channels, strides, norm=("group", {"num_groups": NORM_GROUPS}), act="leakyrelu"
     )
 
 

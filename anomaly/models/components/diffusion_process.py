@@ -28,7 +28,7 @@ from monai.networks.nets import DiffusionModelUNet, Regressor
 from monai.networks.schedulers import DDPMScheduler
 from torch import Tensor, nn
 
-from anomaly.models.base import GROUPS, crop, pad, padded_shape
+from anomaly.models.base import NORM_GROUPS, crop, pad, padded_shape
 from anomaly.models.components.random_fields import host_generator, smooth_field
 from anomaly.models.components.simplex_noise import simplex_field
 from anomaly.models.components.space_to_depth import depth_to_space, space_to_depth
@@ -136,7 +136,7 @@ class GuidedUNet(nn.Module):
         super().__init__()
         self.shape, self.factor, dims = shape, factor, len(shape)
         smallest = factor * 2 ** (len(channels) - 1)
-        self.padded = padded_shape(shape, smallest, least=2 * smallest)
+        self.padded = padded_shape(shape, smallest, minimum=2 * smallest)
         unet: Any = DiffusionModelUNet(
             spatial_dims=dims,
             in_channels=in_channels * factor**dims,
@@ -144,7 +144,7 @@ class GuidedUNet(nn.Module):
             num_res_blocks=1,
             channels=channels,
             attention_levels=[False] * len(channels),  # MONAI still adds attention at the coarsest level
-            norm_num_groups=GROUPS,
+            norm_num_groups=NORM_GROUPS,
             num_head_channels=channels[-1],
             num_class_embeds=1 if code_size else None,
         )
@@ -158,7 +158,7 @@ class GuidedUNet(nn.Module):
                 channels=channels,
                 strides=[2] * len(channels),
                 num_res_units=0,
-                norm=("group", {"num_groups": GROUPS}),
+                norm=("group", {"num_groups": NORM_GROUPS}),
             )
         self.unet: nn.Module = unet
         if dims == 2:

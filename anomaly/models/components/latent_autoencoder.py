@@ -21,11 +21,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from anomaly.core.image_views import ImageView
-from anomaly.models.base import GROUPS, ModelSettings, Width
+from anomaly.models.base import NORM_GROUPS, ModelSettings, Width
 from anomaly.models.components.diffusion_process import checkerboard
 from anomaly.models.components.variational import kl, reparameterize
 
-COMMITMENT = 0.25  # weight of the commitment loss, of van den Oord et al.
+COMMITMENT_WEIGHT = 0.25  # weight of the commitment loss, of van den Oord et al.
 CODEBOOK_DECAY = 0.9  # of the moving averages that the entries of the codebook follow
 
 
@@ -76,7 +76,7 @@ class GaussianAutoencoder(nn.Module):
             channels=settings.channels,
             attention_levels=[False] * len(settings.channels),
             latent_channels=settings.latent_channels,
-            norm_num_groups=GROUPS,
+            norm_num_groups=NORM_GROUPS,
             with_encoder_nonlocal_attn=False,
             with_decoder_nonlocal_attn=False,
         )
@@ -118,7 +118,7 @@ class QuantisedAutoencoder(nn.Module):
             upsample_parameters=[(2, 4, 1, 1, 0)] * halvings + [(1, 3, 1, 1, 0)],
             num_embeddings=settings.codes,
             embedding_dim=settings.latent_channels,
-            commitment_cost=COMMITMENT,
+            commitment_cost=COMMITMENT_WEIGHT,
             decay=CODEBOOK_DECAY,
         )
         # Each entry starts with a count of 1. With MONAI's count of 0, entries that the first batch does not use

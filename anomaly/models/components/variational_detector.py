@@ -35,7 +35,7 @@ from torch import Tensor
 
 from anomaly.core.covariates import Covariate
 from anomaly.core.image_views import VolumeSource
-from anomaly.models.base import GROUPS, Diagnostics, Evidence, StepInfo, apply_mask, residual, target_slice
+from anomaly.models.base import NORM_GROUPS, Diagnostics, Evidence, StepInfo, apply_mask, residual, target_slice
 from anomaly.models.components.conditioning import Conditioning, condition_dropout
 from anomaly.models.components.conv_autoencoder import BottleneckDetector, LatentSettings
 from anomaly.models.components.random_boxes import hide_boxes
@@ -203,7 +203,7 @@ class VariationalDetector(BottleneckDetector):
             "latent_size": settings.latent_size,
             "channels": settings.channels,
             "strides": [2] * len(settings.channels),
-            "norm": ("group", {"num_groups": GROUPS}),
+            "norm": ("group", {"num_groups": NORM_GROUPS}),
             "act": "leakyrelu",
             "use_sigmoid": False,
         }

@@ -46,7 +46,7 @@ VARIANTS: Mapping[str, dict[str, Any]] = {
 }
 N_SCANS = 4
 
-PEAKS: Mapping[str, tuple[float | None, float]] = {
+PEAK_TFLOPS: Mapping[str, tuple[float | None, float]] = {
     "B200": (2250, 75),
     "H200": (989, 67),
     "GH200": (989, 67),
@@ -159,8 +159,8 @@ def peak_rate(name: str, precision: str) -> float | None:
     """Return the peak rate of a device in TFLOP/s at a precision; None if it is unknown."""
     if re.search(OTHER_CHIP_SUFFIXES, name):
         return None
-    chip = next((chip for chip in PEAKS if re.search(rf"\b{re.escape(chip)}\b", name)), None)
-    return None if chip is None else PEAKS[chip][0 if precision == "bf16" else 1]
+    chip = next((chip for chip in PEAK_TFLOPS if re.search(rf"\b{re.escape(chip)}\b", name)), None)
+    return None if chip is None else PEAK_TFLOPS[chip][0 if precision == "bf16" else 1]
 
 
 def device_name(device: str) -> str:

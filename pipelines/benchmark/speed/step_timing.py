@@ -26,8 +26,8 @@ from anomaly.training.run import FitRun
 from anomaly.training.settings import TrainingSettings
 from anomaly.training.step import TrainingStep
 
-WARM_UP = 3
-TURNS = 7  # each compares steps that are close in time, so that a drift of the machine's speed has little effect
+N_WARM_UP_STEPS = 3
+N_BLOCKS = 7  # each compares steps that are close in time, so that a drift of the machine's speed has little effect
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class StepCost:
     Parameters
     ----------
     full
-        As training runs it: reading, augmentation, corruption, loss, averaging of weights, guards, logs.
+        As training runs it: reading, augmentation, corruption, loss, averaging of weights, gradient checks, logs.
     bare
         Forward, backward and optimiser of the same network on tensors that lie in memory, just before.
     """
@@ -47,11 +47,11 @@ class StepCost:
 
     @property
     def ratio(self) -> float:
-        """Full cost over bare cost: the median over the turns."""
+        """Full cost over bare cost: the median over the blocks."""
         return statistics.median(full / bare for full, bare in zip(self.full, self.bare, strict=True))
 
 
-class _Clocked:
+class _CallTimer:
     """Replacement of a detector's method that records the times of its calls."""
 
     def __init__(self, call: Callable[..., Any]) -> None:
@@ -62,28 +62,28 @@ class _Clocked:
         return self.call(*arguments)
 
 
-class _Stopwatch:
+class _StepTimer:
     """Replacement of a detector's loss that records the times of two steps. Copies share the record."""
 
     def __init__(self, loss: Callable[..., Any], begin: int, end: int, device: str) -> None:
         self.loss, self.begin, self.end, self.device = loss, begin, end, device
-        self.noted: dict[int, float] = {}
+        self.time_of_step: dict[int, float] = {}
 
     def __call__(self, images: Tensor, mask: Tensor, step_info: StepInfo, *corrupted: Tensor) -> Any:
         if step_info.step in (self.begin, self.end):
             _wait(self.device)
-            self.noted[step_info.step] = time.perf_counter()
+            self.time_of_step[step_info.step] = time.perf_counter()
         return self.loss(images, mask, step_info, *corrupted)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Stopwatch:
-        copied = _Stopwatch(copy.deepcopy(self.loss, memo), self.begin, self.end, self.device)
-        copied.noted = self.noted
+    def __deepcopy__(self, memo: dict[int, Any]) -> _StepTimer:
+        copied = _StepTimer(copy.deepcopy(self.loss, memo), self.begin, self.end, self.device)
+        copied.time_of_step = self.time_of_step
         return copied
 
     @property
     def seconds(self) -> float:
         """Seconds of one step in between."""
-        return (self.noted[self.end] - self.noted[self.begin]) / (self.end - self.begin)
+        return (self.time_of_step[self.end] - self.time_of_step[self.begin]) / (self.end - self.begin)
 
 
 def step_seconds(detector: Any, source: VolumeSource, settings: TrainingSettings, run: FitRun, steps: int) -> float:
@@ -96,13 +96,15 @@ def step_seconds(detector: Any, source: VolumeSource, settings: TrainingSettings
     source
         Volumes to train on.
     settings
-        The recipe; ``steps``, ``validate_every`` and ``accumulate`` are replaced.
+        The training settings; ``steps``, ``validate_every`` and ``accumulate`` are replaced.
     run
         How; its folder is removed.
     steps
         Steps to time, after a few to warm up.
     """
-    watch = _Stopwatch(detector.loss, WARM_UP, WARM_UP + steps, "cuda" if on_gpu(run.device) else "cpu")
+    watch = _StepTimer(
+        detector.loss, N_WARM_UP_STEPS, N_WARM_UP_STEPS + steps, "cuda" if on_gpu(run.device) else "cpu"
+    )
     detector.loss = watch
     try:
         fit(detector, source, [], replace(run, training=_timed(settings, steps)))
@@ -116,14 +118,17 @@ def step_flop(detector: Any, source: VolumeSource, settings: TrainingSettings, d
     """Return the operations of the forward and backward pass of a step, of those that :func:`step_seconds` times.
 
     As usual, only floating-point products count (convolutions, matrices, attention), each with its sum: 2
-    operations. It is the mean over steps; each costs what the first one costs that has the same part learn.
+    operations. It is the mean over steps. A step counts as much as the first step that trains the same part.
     """
     settings = _timed(settings, steps)
     module = TrainingStep(copy.deepcopy(detector), settings).train().to(device)
     stream = ImageBatches(source, detector.view, settings.batch_size, settings.seed)
     found: dict[nn.Module, int] = {}
-    parts = [module.detector.trainable_part(step, settings.steps) for step in range(WARM_UP, WARM_UP + steps)]
-    for step, part in enumerate(parts, WARM_UP):
+    parts = [
+        module.detector.trainable_part(step, settings.steps)
+        for step in range(N_WARM_UP_STEPS, N_WARM_UP_STEPS + steps)
+    ]
+    for step, part in enumerate(parts, N_WARM_UP_STEPS):
         if part not in found:
             batch = stream.batch(step)
             images, mask, covariates = (tensor.to(device) for tensor in batch[1:])
@@ -135,7 +140,7 @@ def step_flop(detector: Any, source: VolumeSource, settings: TrainingSettings, d
 
 
 def _timed(settings: TrainingSettings, steps: int) -> TrainingSettings:
-    total = WARM_UP + steps + 1
+    total = N_WARM_UP_STEPS + steps + 1
     return settings.model_copy(update={"steps": total, "validate_every": total, "accumulate": 1})
 
 
@@ -145,7 +150,7 @@ def step_overhead(
     settings: TrainingSettings,
     folder: Path,
     steps: int = 12,
-    turns: int = TURNS,
+    blocks: int = N_BLOCKS,
     device: str = "cpu",
 ) -> StepCost:
     """Measure full and bare training steps of a reconstructing network, in turn, on one machine.
@@ -157,18 +162,18 @@ def step_overhead(
     source
         Volumes to train on, as training would be given them (memory-mapped).
     settings
-        The recipe; ``steps`` and ``validate_every`` are replaced.
+        The training settings; ``steps`` and ``validate_every`` are replaced.
     folder
         For the training's files, which are removed.
     steps
         Steps to time in each turn, after a few to warm up.
-    turns
+    blocks
         How often to measure both.
     device
         ``"cpu"`` or ``"cuda"``.
     """
     bare, full = list[float](), list[float]()
-    for turn in range(turns):
+    for turn in range(blocks):
         bare.append(_bare_step_seconds(detector, source, settings, steps, device))
         full.append(_full_step_seconds(detector, source, settings, folder / str(turn), steps, device))
     return StepCost(full=tuple(full), bare=tuple(bare))
@@ -177,9 +182,9 @@ def step_overhead(
 def _full_step_seconds(
     detector: Any, source: VolumeSource, settings: TrainingSettings, folder: Path, steps: int, device: str
 ) -> float:
-    total = steps + WARM_UP + 1
+    total = steps + N_WARM_UP_STEPS + 1
     timed = settings.model_copy(update={"steps": total, "validate_every": total})
-    clock = _Clocked(detector.loss)
+    clock = _CallTimer(detector.loss)
     detector.loss = clock
     try:
         fit(detector, source, [], FitRun(folder, timed, device=device, resume=False))
@@ -198,7 +203,7 @@ def _bare_step_seconds(
     images, mask = images.to(device), mask.to(device)
     optimizer = torch.optim.AdamW(detector.parameters(), lr=settings.learning_rate)
     times = []
-    for _ in range(steps + WARM_UP + 1):
+    for _ in range(steps + N_WARM_UP_STEPS + 1):
         times.append(time.perf_counter())
         _bare_step(detector, images, mask, optimizer, settings, device)
         _wait(device)
@@ -228,4 +233,4 @@ def _wait(device: str) -> None:
 
 
 def _median_step(times: list[float]) -> float:
-    return statistics.median(later - earlier for earlier, later in pairwise(times[WARM_UP:]))
+    return statistics.median(later - earlier for earlier, later in pairwise(times[N_WARM_UP_STEPS:]))

@@ -72,13 +72,13 @@ class PixelModel(ClosedFormDetector):
         self.theta = torch.from_numpy(fitted.theta)
 
     def evidence(self, images: Tensor, mask: Tensor, covariates: Tensor | None = None) -> Evidence:
-        """Return the map ``surprise``, −ln P of each colour in nats, and the mean image as the reconstruction."""
+        """Return the map ``nll``, −ln P of each colour in nats, and the mean image as the reconstruction."""
         del covariates
         rgb = to_rgb(images[:, 0].numpy())
-        surprise = torch.from_numpy(_to_mosaic(self.fitted().negative_log_likelihood(rgb)))[:, None]
+        nll = torch.from_numpy(_to_mosaic(self.fitted().negative_log_likelihood(rgb)))[:, None]
         mean = (self.theta * torch.linspace(0, 255, self.theta.shape[-1])).sum(dim=-1).numpy()
         expected = torch.from_numpy(mosaic(mean[None]))[:, None].expand_as(images)
-        return Evidence({"surprise": apply_mask(surprise, mask)}, apply_mask(expected, mask))
+        return Evidence({"nll": apply_mask(nll, mask)}, apply_mask(expected, mask))
 
     def sample(self, n: int, rng: torch.Generator, covariates: Tensor | None = None) -> Tensor:
         """Return ``n`` images ``(n, 1, H, W)``."""

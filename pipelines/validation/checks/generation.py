@@ -20,9 +20,9 @@ from pipelines.validation.report.image_grids import histogram, image_grid
 from pipelines.validation.sampling import is_conditional, sample_conditions, to_pixels
 
 MIN_CONFIDENCE = 0.9  # probability of a label above which a sample counts as recognisable
-N_SHOWN, COLUMNS = 96, 16  # samples in the report
-N_INTERPOLATIONS, STEPS = 8, 10  # interpolations in the report, and images along each
-PER_CONDITION = 10  # samples of each condition in the report
+N_SHOWN, GRID_COLUMNS = 96, 16  # samples in the report
+N_INTERPOLATIONS, N_STEPS = 8, 10  # interpolations in the report, and images along each
+N_PER_CONDITION = 10  # samples of each condition in the report
 
 
 def check_generation(model: ModelUnderTest) -> CheckResult:
@@ -37,15 +37,15 @@ def check_generation(model: ModelUnderTest) -> CheckResult:
     measures, frequencies = generation_measures(model, samples)
     classes = next(iter(dataset.attributes.values()))
     images = {
-        "Samples": image_grid(dataset.to_display(samples[:N_SHOWN]), COLUMNS),
+        "Samples": image_grid(dataset.to_display(samples[:N_SHOWN]), GRID_COLUMNS),
         "Classes of the samples": histogram(frequencies, classes),
         "Samples above their nearest training images": image_grid(
-            dataset.to_display(_with_nearest(model, samples)), COLUMNS
+            dataset.to_display(_with_nearest(model, samples)), GRID_COLUMNS
         ),
     }
     if can_interpolate(detector):
         between = interpolations(detector, model.test_images.select(slice(2 * N_INTERPOLATIONS)))
-        images["Interpolation between two test images"] = image_grid(dataset.to_display(between), STEPS)
+        images["Interpolation between two test images"] = image_grid(dataset.to_display(between), N_STEPS)
     return CheckResult(measures, images)
 
 
@@ -98,20 +98,20 @@ def check_conditional_generation(model: ModelUnderTest) -> CheckResult:
     samples = sample_conditions(detector, conditions[:, None], model.rng(1), model.progress)
     correct = dataset.classifier.read(samples)[:, 0] == conditions
     by_class = [float(correct[conditions == value].mean()) for value in range(n_classes)]
-    first = samples[: PER_CONDITION * n_classes].reshape(PER_CONDITION, n_classes, *samples.shape[1:])
+    first = samples[: N_PER_CONDITION * n_classes].reshape(N_PER_CONDITION, n_classes, *samples.shape[1:])
     rows = np.swapaxes(first, 0, 1).reshape(-1, *samples.shape[1:])
     return CheckResult(
         {"condition_accuracy": float(correct.mean()), "condition_accuracy_lowest": min(by_class)},
-        {"Samples under each condition, a row for each": image_grid(dataset.to_display(rows), PER_CONDITION)},
+        {"Samples under each condition, a row for each": image_grid(dataset.to_display(rows), N_PER_CONDITION)},
     )
 
 
 def interpolations(model: EncoderDecoder | Interpolator, images: LabelledImages) -> FloatArray:
-    """Return images ``(N · STEPS / 2, H, W)`` that interpolate from the first half of N images to the second."""
+    """Return images ``(N · N_STEPS / 2, H, W)`` that interpolate from the first half of N images to the second."""
     first, second = torch.from_numpy(images.model_inputs())[:, None].chunk(2)
     covariates = torch.from_numpy(as_covariates(images.labels)).chunk(2)
     with torch.inference_mode():
-        steps = interpolate(model, first, second, STEPS, (covariates[0], covariates[1]))
+        steps = interpolate(model, first, second, N_STEPS, (covariates[0], covariates[1]))
     return to_pixels(steps.swapaxes(0, 1).flatten(0, 1))
 
 
@@ -126,7 +126,7 @@ def _lowest_ratio(generated: FloatArray, test: FloatArray) -> float:
 
 def _with_nearest(model: ModelUnderTest, samples: FloatArray) -> FloatArray:
     """Return a few samples, followed by the training images nearest to them."""
-    some, train = samples[:COLUMNS], model.train_images.model_inputs()
+    some, train = samples[:GRID_COLUMNS], model.train_images.model_inputs()
     flat = train.reshape(len(train), -1)
     nearest = [int(np.argmin(((flat - image.ravel()) ** 2).sum(axis=1))) for image in some]
     return np.concatenate([some, train[nearest]])

@@ -23,9 +23,9 @@ from torch import Tensor
 from anomaly.core.errors import ConfigError
 from pipelines.validation.model_under_test import CheckResult, ModelUnderTest
 
-GREY_LEVELS = 255  # grey levels above 0
+MAX_GREY_LEVEL = 255  # grey levels above 0
 BATCH_SIZE = 50
-EXACT_LIKELIHOOD_IMAGES = 5  # times as many images where the likelihood is exact, because it is quick
+EXACT_LIKELIHOOD_IMAGE_FACTOR = 5  # times as many images where the likelihood is exact, because it is quick
 
 
 @runtime_checkable
@@ -76,14 +76,14 @@ def _importance_bounds(model: ModelUnderTest, detector: BoundedLikelihood) -> Ch
 
 
 def _bits_per_dimension(model: ModelUnderTest, detector: ExactLikelihood) -> CheckResult:
-    pixels = _test_pixels(model, EXACT_LIKELIHOOD_IMAGES * model.settings.likelihood_images)
+    pixels = _test_pixels(model, EXACT_LIKELIHOOD_IMAGE_FACTOR * model.settings.likelihood_images)
     noise = torch.rand(pixels.shape, generator=model.rng(2)) - 0.5
     nats = []
     with torch.inference_mode():
-        for some in (pixels + noise / GREY_LEVELS).split(BATCH_SIZE):
+        for some in (pixels + noise / MAX_GREY_LEVEL).split(BATCH_SIZE):
             shares = detector.negative_log_likelihood(some, torch.ones_like(some, dtype=torch.bool))
             nats.append(shares.flatten(1).mean(dim=1))
-    bits = float(torch.cat(nats).mean()) / math.log(2) + float(np.log2(GREY_LEVELS))
+    bits = float(torch.cat(nats).mean()) / math.log(2) + float(np.log2(MAX_GREY_LEVEL))
     return CheckResult({"bits_per_dimension": bits}, notes=(f"Likelihood of {len(pixels)} test images.",))
 
 

@@ -18,7 +18,7 @@ from anomaly.core.errors import InputError
 from anomaly.core.volume import FloatArray
 from pipelines.validation.labelled_dataset import LabelledImages, Labels
 
-BYTE = 0x08  # IDX code of unsigned bytes
+IDX_UNSIGNED_BYTE = 0x08  # IDX code of unsigned bytes
 FILE_PREFIXES = {"train": "train", "test": "t10k"}
 N_TRAIN = 60_000
 TEST_FRACTION = 0.2  # of the 8 × 8 digits
@@ -72,7 +72,7 @@ def read_idx(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read: {error}; expected an IDX file") from error
-    if len(content) < 4 or content[:3] != bytes((0, 0, BYTE)):
+    if len(content) < 4 or content[:3] != bytes((0, 0, IDX_UNSIGNED_BYTE)):
         raise InputError(
             f"{path}: found the first bytes {content[:4].hex()}; expected an IDX file of bytes, 000008.."
         )

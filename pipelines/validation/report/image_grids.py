@@ -19,8 +19,8 @@ from anomaly.core.volume import FloatArray
 from anomaly.evaluation.figures import COLOURS, GREY
 from pipelines.validation.labelled_dataset import Labels
 
-GAP = 2  # pixels between images, before they are enlarged
-MAX_WIDTH, MAX_SCALE = 1140, 2  # of a grid: pixels, and enlargement
+GAP_PIXELS = 2  # pixels between images, before they are enlarged
+MAX_WIDTH_PIXELS, MAX_SCALE = 1140, 2  # of a grid: pixels, and enlargement
 GAP_GREY = 0.25  # grey level between images
 MAX_LABEL_LETTERS = 3  # longer tick labels are rotated
 CLASS_COLOURS = (*COLOURS, "#999999", "#8B4513", "#F0E442")
@@ -31,12 +31,16 @@ def image_grid(images: FloatArray, columns: int) -> bytes:
     colour = images if images.ndim == 4 else np.repeat(images[..., None], 3, axis=3)
     n, height, width, _ = colour.shape
     rows = -(-n // columns)
-    canvas = np.full((rows * (height + GAP) + GAP, columns * (width + GAP) + GAP, 3), GAP_GREY, dtype=np.float32)
+    canvas = np.full(
+        (rows * (height + GAP_PIXELS) + GAP_PIXELS, columns * (width + GAP_PIXELS) + GAP_PIXELS, 3),
+        GAP_GREY,
+        dtype=np.float32,
+    )
     for number, image in enumerate(colour):
         row, column = divmod(number, columns)
-        top, left = GAP + row * (height + GAP), GAP + column * (width + GAP)
+        top, left = GAP_PIXELS + row * (height + GAP_PIXELS), GAP_PIXELS + column * (width + GAP_PIXELS)
         canvas[top : top + height, left : left + width] = image.clip(0, 1)
-    scale = min(MAX_SCALE, max(1, MAX_WIDTH // canvas.shape[1]))
+    scale = min(MAX_SCALE, max(1, MAX_WIDTH_PIXELS // canvas.shape[1]))
     enlarged = np.kron((canvas * 255).round().astype(np.uint8), np.ones((scale, scale, 1), np.uint8))
     return _compressed_png(Image.fromarray(enlarged))
 

@@ -16,7 +16,7 @@ from anomaly.models.components.context_unet import (
     predict,
     signed_change_logit,
 )
-from tests.models.factories import awaken, healthy_cohort
+from tests.models.factories import healthy_cohort, randomise_zero_parameters
 
 SMALL = {"family": "any", "features": (8, 8, 8, 8, 16, 8)}
 
@@ -65,7 +65,7 @@ def test_images_of_any_shape_keep_it_and_an_untrained_network_predicts_0(
     output = predict(network, inputs, factor)
     assert output.shape == (1, 3, *shape)
     assert not output.any()
-    awaken(network)
+    randomise_zero_parameters(network)
     assert predict(network, inputs, factor).any()
 
 

@@ -16,7 +16,7 @@ from anomaly.models.components.diffusion_process import (
     checkerboard,
     noise_field,
 )
-from tests.models.factories import awaken
+from tests.models.factories import randomise_zero_parameters
 
 PREDICTIONS: tuple[Prediction, ...] = get_args(Prediction)
 SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
@@ -166,7 +166,7 @@ def test_nodes_of_coarse_noise_are_placed_at_random() -> None:
 def unet(shape: tuple[int, ...], code_size: int = 0, factor: int = 2) -> GuidedUNet:
     torch.manual_seed(0)
     network = GuidedUNet(shape, 2, 1, (8, 16), factor, code_size)
-    awaken(network)
+    randomise_zero_parameters(network)
     return network
 
 

@@ -66,7 +66,7 @@ class StripedAvatars(Avatars):
 
     def out_of_distribution_images(self, n: int) -> Any:
         kinds = np.array(["eyepatch", "hat", "graphic shirt"])[np.arange(n) % 3]
-        rgb = painted(self.images("outside", n).labels)
+        rgb = painted(self.images("out of distribution", n).labels)
         for number, kind in enumerate(kinds):
             start = {"eyepatch": 4, "hat": 0, "graphic shirt": 6}[kind]
             rgb[number, start : start + 2, : SIZE // 2] = 255
@@ -82,7 +82,7 @@ def small_dataset() -> Dataset:
 def sampled_labels(dataset: Dataset, n: int = 4000) -> Labels:
     """Return the labels of ``n`` avatars that follow the distribution."""
     assert dataset.avatars is not None
-    return dataset.avatars.images("requests", n).labels
+    return dataset.avatars.images("conditions", n).labels
 
 
 def avatar_task(**models: Any) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def test_an_image_is_a_volume_of_one_slice() -> None:
     assert some.covariates(7) == some.labels[7]
 
 
-def test_draws_are_black_and_white_repeat_and_are_as_grey_on_average() -> None:
+def test_binarisations_are_black_and_white_reproducible_and_have_the_mean_of_the_image() -> None:
     some = images(5, binarisations=400)
     assert len(some) == 2000
     assert (some[3][0] == some[3][0]).all()

@@ -175,7 +175,7 @@ def test_a_check_with_a_new_version_is_run_again(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.slow
-def test_what_went_wrong_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_failed_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = written(tmp_path, {"knn": KNN})
 
     def fails(_: object) -> CheckResult:

@@ -89,7 +89,7 @@ def check_conditional_samples(model: ModelUnderTest) -> CheckResult:
 
 def conditions_with_hair(avatars: Avatars, n: int) -> Labels:
     """Return the codes ``(n, 5)`` of avatars with hair, drawn from the distribution."""
-    codes: Labels = avatars.codes("requests", 2 * n)
+    codes: Labels = avatars.codes("conditions", 2 * n)
     with_hair: Labels = codes[codes[:, HAIR_COLOR] != NOT_VISIBLE]
     return with_hair[:n]
 

@@ -54,7 +54,7 @@ _ARITHMETIC = {
     "added_others_unchanged": "sunglasses added to the code: share in which all other attributes stay",
     "removed": "sunglasses removed from the code: share in which the classifier reads no accessory",
     "removed_others_unchanged": "sunglasses removed from the code: share in which all other attributes stay",
-    "success": "sunglasses added or removed: share in which this happens and all else stays",
+    "success": "sunglasses added or removed: share in which this happens and nothing else changes",
     "success_lowest": "that share, of the one of the two for which it is lower",
     "midpoint_valid": "share of the midpoints of two codes that are valid avatars",
     "midpoint_of_either": "share of their attributes that one of the two avatars has",

@@ -7,7 +7,7 @@ as many as were observed, and by the total variation:
     total variation = ½ Σ_v |frequency of v − θ_v|          unlike χ² it does not grow with the number of samples
 
 Rule 2 is the share of samples that equal none of the fifty observed avatars, and none of the training images,
-beside what sampling from the distribution itself would give; also the share of distinct samples, and the mean
+compared with samples from the distribution itself; also the share of distinct samples, and the mean
 number of attributes in which two of them differ.
 """
 
@@ -33,7 +33,7 @@ from pipelines.validation.model_under_test import CheckResult, ModelUnderTest
 from pipelines.validation.report.image_grids import image_grid
 
 MIN_VALID_SAMPLES = N_OBSERVED  # fewer say nothing about the distribution
-N_SHOWN, COLUMNS = 30, 15  # samples in the report
+N_SHOWN, GRID_COLUMNS = 30, 15  # samples in the report
 
 
 def check_samples(model: ModelUnderTest) -> CheckResult:
@@ -116,8 +116,10 @@ def _grids(model: ModelUnderTest, pixels: FloatArray, found: Validity) -> dict[s
     for title, chosen in (("Valid samples", found.valid), ("Samples that are no avatar", ~found.valid)):
         some = np.flatnonzero(chosen)[:N_SHOWN]
         if len(some):
-            rows = [part[at] for at in np.split(some, range(COLUMNS, len(some), COLUMNS))
+            rows = [part[at] for at in np.split(some, range(GRID_COLUMNS, len(some), GRID_COLUMNS))
                     for part in (pixels, found.drawing)]  # fmt: skip
             images = model.dataset.to_display(np.concatenate(rows))
-            grids[f"{title}, above the drawing of their attributes"] = image_grid(images, min(COLUMNS, len(some)))
+            grids[f"{title}, above the drawing of their attributes"] = image_grid(
+                images, min(GRID_COLUMNS, len(some))
+            )
     return grids

@@ -17,17 +17,17 @@ from pipelines.validation.model_under_test import CheckResult, ModelUnderTest
 from pipelines.validation.report.image_grids import image_grid, points
 from pipelines.validation.settings import EnsembleEntry, FamilyEntry, ModelEntry, OneClassSettings
 
-COLUMNS = ("digit", "seed", "auroc")
+TABLE_COLUMNS = ("digit", "seed", "auroc")
 N_SHOWN = 8  # normal and abnormal images each, for every digit in the report
 
 
 def one_normal(model: ModelUnderTest) -> CheckResult:
-    """Measure how well nine classes are separated from the one that is trained on; each is the one in turn."""
+    """Train on each class in turn, and measure how well the nine others are separated from it."""
     return _findings(model, model.task.one_class)
 
 
 def one_abnormal(model: ModelUnderTest) -> CheckResult:
-    """Measure how well one class is separated from the nine that are trained on; each is the one in turn."""
+    """Train on all classes but one, for each in turn, and measure how well that one is separated from them."""
     other = model.task.one_class.model_copy(update={"protocol": "one_abnormal"})
     return _findings(model, other)
 
@@ -37,7 +37,9 @@ def _findings(model: ModelUnderTest, settings: OneClassSettings) -> CheckResult:
     result = _result(model, digits, settings)
     table = result.table()
     rates = [name for name in table.columns if name.startswith("fpr_")]
-    rows = [{str(k): v for k, v in row.items()} for row in table[[*COLUMNS, *rates]].round(4).to_dict("records")]
+    rows = [
+        {str(k): v for k, v in row.items()} for row in table[[*TABLE_COLUMNS, *rates]].round(4).to_dict("records")
+    ]
     title = {"one_normal": "One digit is normal", "one_abnormal": "One digit is not normal"}[settings.protocol]
     images = {
         "AUROC of each digit, one point per seed": points(

@@ -51,7 +51,7 @@ from pipelines.validation.settings import FamilyEntry, OneClassSettings
 TrainableEntry = FamilyEntry | EstimatorEntry
 
 SCORES_FILE = "scores.npz"
-TUNING_TEST_SHARE = 6  # one in so many training images is a test image of the tuning split
+TUNING_TEST_DIVISOR = 6  # one in so many training images is a test image of the tuning split
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +158,7 @@ def split(digits: Digits, digit: int, seed: int, settings: OneClassSettings) -> 
 def tuning_split(digits: Digits, seed: int = 0) -> Digits:
     """Return a split of the training images into training and test images, for choosing settings."""
     order = np.random.default_rng(seed).permutation(len(digits.train.pixels))
-    test, train = np.split(order, [len(order) // TUNING_TEST_SHARE])
+    test, train = np.split(order, [len(order) // TUNING_TEST_DIVISOR])
     source = f"{digits.source}; tuning split with {len(test)} of the training digits as test images"
     return Digits(digits.train.select(train), digits.train.select(test), source)
 

@@ -36,8 +36,8 @@ PARTS = (
     "classifier test",
     "held out",
     "calibration",
-    "requests",
-    "outside",
+    "conditions",
+    "out of distribution",
 )
 """Parts of the dataset; the seed of each is made from its position."""
 
@@ -73,7 +73,7 @@ class Avatars:
 
     def out_of_distribution_images(self, n: int) -> tuple[FloatArray, npt.NDArray[np.str_]]:
         """Return out-of-distribution images ``(n, 2H, 2W)``, and the kind of each."""
-        combinations = out_of_distribution_sample(n, self._seed("outside"), tuple(OOD_KINDS))
+        combinations = out_of_distribution_sample(n, self._seed("out of distribution"), tuple(OOD_KINDS))
         kinds = np.array([out_of_distribution_kind(one) for one in combinations], dtype=np.str_)
         return mosaic(render_many(combinations, self.settings.size)), kinds
 

@@ -40,7 +40,7 @@ class Attributes(NamedTuple):
     clothing_color: str
 
 
-TABLE: Mapping[str, Mapping[str, int]] = MappingProxyType(
+OBSERVED_COUNTS: Mapping[str, Mapping[str, int]] = MappingProxyType(
     {
         "top_type": {
             "NoHair": 7,
@@ -69,7 +69,7 @@ TABLE: Mapping[str, Mapping[str, int]] = MappingProxyType(
 """Attribute → value → number of observed avatars with it."""
 
 N_OBSERVED = 50
-VALUES: tuple[tuple[str, ...], ...] = tuple(tuple(TABLE[feature]) for feature in Attributes._fields)
+VALUES: tuple[tuple[str, ...], ...] = tuple(tuple(OBSERVED_COUNTS[feature]) for feature in Attributes._fields)
 HAIR = frozenset(VALUES[0]) - {"NoHair"}
 
 
@@ -134,7 +134,7 @@ def combinations_of(rows: npt.ArrayLike) -> list[Attributes]:
 
 def theta(alpha: float = 0.0) -> tuple[Floats, ...]:
     """Return the probabilities of each attribute's values, five arrays ``(K_f,)``."""
-    return tuple(smoothed(list(TABLE[feature].values()), alpha) for feature in Attributes._fields)
+    return tuple(smoothed(list(OBSERVED_COUNTS[feature].values()), alpha) for feature in Attributes._fields)
 
 
 def smoothed(counts: npt.ArrayLike, alpha: float) -> Floats:
@@ -162,7 +162,7 @@ def observed_combinations(seed: int) -> list[Attributes]:
     """
     rng = np.random.default_rng(seed)
     columns = [
-        rng.permutation(np.repeat(VALUES[f], list(TABLE[name].values())))
+        rng.permutation(np.repeat(VALUES[f], list(OBSERVED_COUNTS[name].values())))
         for f, name in enumerate(Attributes._fields)
     ]
     return [Attributes(*map(str, row)) for row in zip(*columns, strict=True)]

@@ -37,7 +37,7 @@ DARK_PRINT = "#graphic_shirt_Graphic path { fill: #262E33 }"
 HATS = {f"WinterHat{i}": f"WINTER_HAT_{i}" for i in (1, 2, 3, 4)} | {"Hat": "HAT"}
 PRINTS = {f"GraphicShirt{name}": name.upper() for name in ("Bat", "Bear", "Deer", "Diamond", "Pizza", "Skull")}
 
-NAMES: Mapping[str, Mapping[str, str]] = MappingProxyType(
+LIBRARY_NAMES: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
         "top_type": {
             "NoHair": "NONE",
@@ -197,6 +197,6 @@ def _constant_parts(pa: Any) -> dict[str, Any]:
 
 
 def _name(feature: str, value: str) -> str:
-    if value not in NAMES[feature]:
-        raise InputError(unknown_name(feature, value, list(NAMES[feature])))
-    return NAMES[feature][value]
+    if value not in LIBRARY_NAMES[feature]:
+        raise InputError(unknown_name(feature, value, list(LIBRARY_NAMES[feature])))
+    return LIBRARY_NAMES[feature][value]

@@ -17,7 +17,7 @@ from tests.models.factories import GRID, healthy_cohort
 def test_a_step_is_timed_with_and_without_what_surrounds_the_network(tmp_path: Path) -> None:
     detector = Autoencoder(AutoencoderSettings(channels=(8, 16), latent_size=4), GRID)
     settings = TrainingSettings(batch_size=2, num_workers=0)
-    cost = step_overhead(detector, healthy_cohort(3), settings, tmp_path, steps=3, turns=2)
+    cost = step_overhead(detector, healthy_cohort(3), settings, tmp_path, steps=3, blocks=2)
     assert len(cost.full) == len(cost.bare) == 2
     assert min(cost.full + cost.bare) > 0
     assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,7 @@ import pytest
 from anomaly.core.errors import InputError
 from pipelines.validation.baselines.naive_bayes import FeatureNaiveBayes, PixelNaiveBayes
 from pipelines.validation.datasets.avatars.distribution import (
-    TABLE,
+    OBSERVED_COUNTS,
     Attributes,
     entropy,
     every_combination,
@@ -51,7 +51,7 @@ def neighbours_correlation(images: RGBImages) -> float:
 def test_the_likeliest_margins_are_those_of_the_table(seed: int) -> None:
     model = FeatureNaiveBayes.fit(observed_combinations(seed))
     for feature, table in zip(Attributes._fields, model.theta, strict=True):
-        assert table.tolist() == pytest.approx([n / 50 for n in TABLE[feature].values()])
+        assert table.tolist() == pytest.approx([n / 50 for n in OBSERVED_COUNTS[feature].values()])
 
 
 def test_the_probability_of_a_combination_is_the_product_over_its_features() -> None:
@@ -78,7 +78,7 @@ def test_hidden_hair_says_nothing_about_hair_colours() -> None:
     combinations = [visible(combination) for combination in OBSERVED]
     model = FeatureNaiveBayes.fit(combinations)
     hair = Counter(combination.hair_color for combination in OBSERVED if combination.top_type != "NoHair")
-    assert model.theta[1].tolist() == pytest.approx([hair[color] / 43 for color in TABLE["hair_color"]])
+    assert model.theta[1].tolist() == pytest.approx([hair[color] / 43 for color in OBSERVED_COUNTS["hair_color"]])
     assert model.probability(visible(LIKELIEST._replace(top_type="NoHair"))) == pytest.approx(
         0.14 * 0.44 * 0.38 * 0.44
     )
@@ -185,6 +185,6 @@ def test_impossible_pixels_are_mostly_less_probable_than_avatars(images: RGBImag
         assert (beyond[:, None] > inside).mean() > 0.7, kind
 
 
-def test_the_law_itself_is_what_the_features_learn() -> None:
+def test_naive_bayes_of_features_learns_the_distribution() -> None:
     learnt = FeatureNaiveBayes.fit(OBSERVED, alpha=0.7).theta
     assert all(np.allclose(mine, true) for mine, true in zip(learnt, theta(0.7), strict=True))

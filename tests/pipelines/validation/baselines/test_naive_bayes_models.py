@@ -28,7 +28,7 @@ def test_impossible_colours_have_a_high_negative_log_likelihood(dataset: Dataset
     images = torch.from_numpy(dataset.test.pixels[:3])[:, None].clone()
     images[1, :, 0:4] = 1.0
     evidence = model.evidence(images, torch.ones_like(images, dtype=torch.bool))
-    negative_log_likelihood = evidence.maps["surprise"]
+    negative_log_likelihood = evidence.maps["nll"]
     assert negative_log_likelihood.shape == images.shape
     assert negative_log_likelihood[1].sum() > negative_log_likelihood[0].sum() + 50
     assert (negative_log_likelihood[:, :, 1::2, 1::2] == 0).all()

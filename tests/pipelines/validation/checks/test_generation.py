@@ -86,7 +86,7 @@ def test_the_grids_are_png_images(dataset: Dataset, tmp_path: Path) -> None:
             assert len(image.getcolors() or ()) > 3
 
 
-def test_what_draws_nothing_is_not_examined(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_model_that_samples_nothing_is_refused(dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="remove the check generation"):
         check_generation(under_test(dataset, object_of("pca"), tmp_path))
     with pytest.raises(ConfigError, match="remove the check conditional"):
@@ -112,7 +112,7 @@ class OnRequest(Fake):
         return torch.stack([self.images[self.labels == digit][0] for digit in wanted])[:, None]
 
 
-def test_requests_are_followed_or_not(dataset: Dataset, tmp_path: Path) -> None:
+def test_condition_accuracy_shows_whether_conditions_are_followed(dataset: Dataset, tmp_path: Path) -> None:
     followed = check_conditional_generation(under_test(dataset, OnRequest(dataset, 0), tmp_path)).measures
     ignored = check_conditional_generation(under_test(dataset, OnRequest(dataset, 1), tmp_path)).measures
     assert followed["condition_accuracy"] >= 0.9
@@ -154,7 +154,9 @@ def test_a_conditional_model_interpolates_under_the_labels_of_both_images(datase
     assert np.allclose(ways[:, -1, 0, 0], some.labels[3:, 0] / 10)
 
 
-def test_copies_of_repeated_or_binarised_training_images_are_copies_too(dataset: Dataset, tmp_path: Path) -> None:
+def test_copies_of_repeated_or_binarised_training_images_are_memorised_too(
+    dataset: Dataset, tmp_path: Path
+) -> None:
     twice = replace(
         dataset, train=LabelledImages(np.repeat(dataset.train.pixels, 2, 0), np.repeat(dataset.train.labels, 2, 0))
     )

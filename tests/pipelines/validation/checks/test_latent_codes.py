@@ -61,14 +61,14 @@ class Shuffled(Linear):
         return torch.randn((len(images), 10), generator=rng)
 
 
-def test_codes_that_say_nothing_are_seen_to(dataset: Dataset, tmp_path: Path) -> None:
+def test_uninformative_codes_are_detected(dataset: Dataset, tmp_path: Path) -> None:
     found = check_latent_codes(under_test(dataset, Shuffled(dataset.train.pixels, 10), tmp_path)).measures
     assert found["linear_probe"] < 0.2
     assert found["precision_at_10"] < 0.2
     assert found["pca_error_ratio"] < 1
 
 
-def test_what_is_hidden_is_rebuilt_and_what_is_seen_stays(dataset: Dataset) -> None:
+def test_hidden_pixels_are_inpainted_and_visible_ones_do_not_change(dataset: Dataset) -> None:
     model, pixels = Linear(dataset.train.pixels, 20), dataset.test.pixels[:50]
     hide_invisible = np.zeros((8, 8), dtype=bool)
     hide_invisible[4:] = True
@@ -83,7 +83,7 @@ def test_the_peak_signal_to_noise_ratio_is_that_of_the_mean_squared_error() -> N
     assert psnr(truth, truth + 0.1) == pytest.approx(20, abs=1e-4)
 
 
-def test_what_has_no_code_is_not_examined(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_model_without_a_code_is_refused(dataset: Dataset, tmp_path: Path) -> None:
     silent = type("Silent", (), {"family": "diffusion"})()
     with pytest.raises(ConfigError, match="remove the check latent_codes"):
         check_latent_codes(under_test(dataset, silent, tmp_path))

@@ -54,7 +54,7 @@ class Weighing:
         return images.flatten(1).sum(1) * 0 - 100 + math.log10(k)
 
 
-def test_each_number_of_draws_has_its_bound(dataset: Dataset, tmp_path: Path) -> None:
+def test_each_number_of_importance_samples_has_its_bound(dataset: Dataset, tmp_path: Path) -> None:
     found = check_likelihood(under_test(dataset, Weighing(), tmp_path))
     assert found.measures == pytest.approx(
         {"nll_1": 100, "nll_50": 100 - math.log10(50), "nll_500": 97.301}, abs=1e-3
@@ -62,7 +62,7 @@ def test_each_number_of_draws_has_its_bound(dataset: Dataset, tmp_path: Path) ->
     assert "50 test images" in found.notes[0]
 
 
-def test_what_knows_no_likelihood_is_not_examined(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_model_without_a_likelihood_is_refused(dataset: Dataset, tmp_path: Path) -> None:
     silent = type("Silent", (), {"family": "gan"})()
     with pytest.raises(ConfigError, match="remove the check likelihood"):
         check_likelihood(under_test(dataset, silent, tmp_path))

@@ -9,7 +9,7 @@ from anomaly.core.errors import InputError
 from pipelines.validation.datasets.avatars.distribution import (
     HIDDEN,
     N_OBSERVED,
-    TABLE,
+    OBSERVED_COUNTS,
     VALUES,
     Attributes,
     codes,
@@ -32,15 +32,17 @@ LEVEL = 0.05
 
 
 def test_every_feature_was_counted_in_all_fifty_combinations() -> None:
-    assert tuple(TABLE) == Attributes._fields
-    assert {feature: sum(counts.values()) for feature, counts in TABLE.items()} == dict.fromkeys(TABLE, N_OBSERVED)
+    assert tuple(OBSERVED_COUNTS) == Attributes._fields
+    assert {feature: sum(counts.values()) for feature, counts in OBSERVED_COUNTS.items()} == dict.fromkeys(
+        OBSERVED_COUNTS, N_OBSERVED
+    )
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_observed_combinations_have_exactly_the_margins_of_the_table(seed: int) -> None:
     combinations = observed_combinations(seed)
     assert len(combinations) == 50
-    for feature, counts in TABLE.items():
+    for feature, counts in OBSERVED_COUNTS.items():
         found = Counter(getattr(combination, feature) for combination in combinations)
         assert found == {value: n for value, n in counts.items() if n}
 
@@ -69,9 +71,9 @@ def test_there_are_4032_combinations_and_3552_images() -> None:
     assert len({visible(combination) for combination in combinations}) == len(image_probabilities()) == 3552
 
 
-def test_the_law_of_a_feature_is_its_share_of_the_fifty() -> None:
+def test_the_probabilities_of_an_attribute_are_its_shares_of_the_fifty() -> None:
     for feature, table in zip(Attributes._fields, theta(), strict=True):
-        assert table.tolist() == pytest.approx([n / 50 for n in TABLE[feature].values()])
+        assert table.tolist() == pytest.approx([n / 50 for n in OBSERVED_COUNTS[feature].values()])
 
 
 def test_smoothing_gives_unseen_values_a_probability() -> None:
@@ -81,7 +83,7 @@ def test_smoothing_gives_unseen_values_a_probability() -> None:
 
 
 @pytest.mark.parametrize(("counts", "alpha"), [([3, 1], -0.5), ([0, 0], 0)])
-def test_no_law_follows_from_no_counts_or_negative_ones(counts: list[int], alpha: float) -> None:
+def test_missing_or_negative_counts_are_refused(counts: list[int], alpha: float) -> None:
     with pytest.raises(ValueError, match="smoothing"):
         smoothed(counts, alpha)
 
@@ -138,7 +140,7 @@ def test_samples_of_the_distribution_are_accepted_as_often_as_the_level_says() -
     assert np.mean(rejected) < LEVEL + 3 * np.sqrt(LEVEL * (1 - LEVEL) / 40)
 
 
-def test_a_tilted_law_is_rejected() -> None:
+def test_samples_of_a_changed_distribution_are_rejected() -> None:
     # One in five long straight hairstyles becomes short: 0.46 → 0.37 of 500 avatars.
     def cut(combination: Attributes, i: int) -> Attributes:
         return (
@@ -154,14 +156,14 @@ def test_a_tilted_law_is_rejected() -> None:
     assert np.mean(rejected) >= 0.9
 
 
-def test_an_unseen_value_is_impossible_under_the_law_and_possible_under_the_smoothed_one() -> None:
+def test_an_unseen_value_is_impossible_under_the_distribution_and_possible_under_the_smoothed_one() -> None:
     combinations = [*sample(400, 0, alpha=1), LIKELIEST._replace(clothing_color="Black")]
     assert compare(combinations, [], 0).margins.impossible > 0
     assert compare(combinations, [], 0, alpha=1).margins.impossible == 0
     assert compare(combinations, [], 0, alpha=1).margins.p_value > LEVEL
 
 
-def test_draws_are_as_novel_and_as_diverse_as_the_law_expects() -> None:
+def test_samples_are_as_novel_and_as_diverse_as_the_distribution_expects() -> None:
     found = compare(sample(3000, 1), observed_combinations(0), 0)
     assert found.novel == pytest.approx(found.expected_novel, abs=0.03)
     assert found.distinct == pytest.approx(found.expected_distinct, abs=0.03)

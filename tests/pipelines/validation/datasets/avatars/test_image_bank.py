@@ -66,7 +66,7 @@ def test_images_are_drawn_once(sample: list[int], tmp_path: Path) -> None:
     assert sample == [3552, 3552]
 
 
-def test_a_damaged_album_is_refused(sample: list[int], tmp_path: Path) -> None:
+def test_a_damaged_image_bank_is_refused(sample: list[int], tmp_path: Path) -> None:
     load_image_bank(tmp_path, 32)
     (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[:200])

@@ -9,7 +9,7 @@ import pytest
 from anomaly.core.errors import InputError
 from pipelines.validation.datasets.avatars.distribution import (
     HIDDEN,
-    TABLE,
+    OBSERVED_COUNTS,
     Attributes,
     codes,
     every_combination,
@@ -19,7 +19,7 @@ from pipelines.validation.datasets.avatars.distribution import (
 from pipelines.validation.datasets.avatars.rendering import (
     BACKGROUND,
     HATS,
-    NAMES,
+    LIBRARY_NAMES,
     OOD_KINDS,
     PRINTS,
     out_of_distribution_kind,
@@ -28,9 +28,9 @@ from pipelines.validation.datasets.avatars.rendering import (
     render_many,
 )
 
-LOOK = Attributes("ShortHairShortFlat", "Red", "Round", "ShirtScoopNeck", "White")
+EXAMPLE = Attributes("ShortHairShortFlat", "Red", "Round", "ShirtScoopNeck", "White")
 # The second hides much of the clothes behind its hair, and its clothes have nearly the colour of its skin.
-CONTEXTS = (LOOK, Attributes("LongHairStraight", "PastelPink", "Blank", "ShirtScoopNeck", "PastelOrange"))
+CONTEXTS = (EXAMPLE, Attributes("LongHairStraight", "PastelPink", "Blank", "ShirtScoopNeck", "PastelOrange"))
 
 
 def rgb(color: str) -> list[int]:
@@ -45,31 +45,31 @@ def difference(first: Attributes, second: Attributes, size: int = 32) -> tuple[f
 
 @pytest.mark.parametrize("size", [32, 64, 128])
 def test_an_image_is_square_and_in_colour(size: int) -> None:
-    image = render(LOOK, size)
+    image = render(EXAMPLE, size)
     assert image.shape == (size, size, 3)
     assert image.dtype == np.uint8
     assert image[0, 0].tolist() == image[size // 2, 0].tolist() == rgb(BACKGROUND)
 
 
 def test_hair_and_clothes_have_the_colours_of_the_combination() -> None:
-    image = render(LOOK, 128)
+    image = render(EXAMPLE, 128)
     assert image[120, 64].tolist() == rgb("#FFFFFF")
     assert image[12, 64].tolist() == rgb("#C93305")
 
 
 def test_a_combination_has_one_image() -> None:
-    assert (render(LOOK, 32) == render(LOOK, 32)).all()
+    assert (render(EXAMPLE, 32) == render(EXAMPLE, 32)).all()
 
 
 def test_python_avatars_knows_every_value_of_the_table() -> None:
-    for feature, counts in TABLE.items():
-        assert set(counts) <= set(NAMES[feature])
+    for feature, counts in OBSERVED_COUNTS.items():
+        assert set(counts) <= set(LIBRARY_NAMES[feature])
 
 
 @pytest.mark.parametrize("context", CONTEXTS)
 @pytest.mark.parametrize("feature", Attributes._fields)
 def test_every_two_values_of_a_feature_differ_in_the_smallest_image(feature: str, context: Attributes) -> None:
-    for first, second in itertools.combinations(TABLE[feature], 2):
+    for first, second in itertools.combinations(OBSERVED_COUNTS[feature], 2):
         mean, largest = difference(context._replace(**{feature: first}), context._replace(**{feature: second}))
         assert mean > 0.25, (first, second)
         assert largest >= 25, (first, second)
@@ -77,8 +77,8 @@ def test_every_two_values_of_a_feature_differ_in_the_smallest_image(feature: str
 
 def test_no_hair_has_no_colour_and_neither_has_hair_under_a_hat() -> None:
     for top in ("NoHair", *HATS):
-        covered = LOOK._replace(top_type=top)
-        images = [render(covered._replace(hair_color=color), 64) for color in TABLE["hair_color"]]
+        covered = EXAMPLE._replace(top_type=top)
+        images = [render(covered._replace(hair_color=color), 64) for color in OBSERVED_COUNTS["hair_color"]]
         assert all((image == images[0]).all() for image in images)
         assert (render(covered._replace(hair_color=HIDDEN), 64) == images[0]).all()
 
@@ -92,8 +92,14 @@ def test_two_combinations_have_the_same_image_exactly_where_they_show_the_same()
 
 
 def test_many_combinations_are_drawn_in_their_order_and_each_image_once() -> None:
-    bald = LOOK._replace(top_type="NoHair")
-    combinations = [LOOK, bald, LOOK._replace(clothing_color="Pink"), LOOK, bald._replace(hair_color="Black")]
+    bald = EXAMPLE._replace(top_type="NoHair")
+    combinations = [
+        EXAMPLE,
+        bald,
+        EXAMPLE._replace(clothing_color="Pink"),
+        EXAMPLE,
+        bald._replace(hair_color="Black"),
+    ]
     as_covariates: list[tuple[int, int]] = []
     images = render_many(combinations, 32, lambda done, total: as_covariates.append((done, total)))
     assert as_covariates == [(1, 3), (2, 3), (3, 3)]
@@ -109,7 +115,7 @@ def test_out_of_distribution_combinations_have_one_new_value_and_all_others_from
     assert Counter(map(out_of_distribution_kind, combinations)) == dict.fromkeys(OOD_KINDS, 10)
     for combination in combinations:
         feature, _ = OOD_KINDS[str(out_of_distribution_kind(combination))]
-        inside = combination._replace(**{feature: next(iter(TABLE[feature]))})
+        inside = combination._replace(**{feature: next(iter(OBSERVED_COUNTS[feature]))})
         assert codes([inside]).min() >= 0
         with pytest.raises(InputError, match=f"unknown {feature}"):
             codes([combination])
@@ -129,17 +135,17 @@ def test_combinations_from_the_distribution_are_of_no_kind_outside_it() -> None:
 @pytest.mark.parametrize("kind", OOD_KINDS)
 def test_a_new_value_is_visible_in_the_smallest_image_beside_every_value_of_the_distribution(kind: str) -> None:
     feature, values = OOD_KINDS[kind]
-    for new, known in itertools.product(values, TABLE[feature]):
-        mean, largest = difference(LOOK._replace(**{feature: new}), LOOK._replace(**{feature: known}))
+    for new, known in itertools.product(values, OBSERVED_COUNTS[feature]):
+        mean, largest = difference(EXAMPLE._replace(**{feature: new}), EXAMPLE._replace(**{feature: known}))
         assert mean > 0.25, (new, known)
         assert largest >= 50, (new, known)
 
 
-@pytest.mark.parametrize("color", TABLE["clothing_color"])
+@pytest.mark.parametrize("color", OBSERVED_COUNTS["clothing_color"])
 def test_a_print_is_seen_on_clothes_of_every_colour(color: str) -> None:
-    plain = render(LOOK._replace(clothing_color=color), 64).astype(np.int64)
+    plain = render(EXAMPLE._replace(clothing_color=color), 64).astype(np.int64)
     for name in PRINTS:
-        printed = render(LOOK._replace(clothing_type=name, clothing_color=color), 64)
+        printed = render(EXAMPLE._replace(clothing_type=name, clothing_color=color), 64)
         chest = np.abs(printed - plain)[50:, 20:44]
         assert chest.max() > 60, (name, color)
         assert (chest.max(axis=-1) > 30).sum() >= 10, (name, color)
@@ -147,6 +153,6 @@ def test_a_print_is_seen_on_clothes_of_every_colour(color: str) -> None:
 
 def test_unknown_names_are_refused_with_the_known_ones() -> None:
     with pytest.raises(InputError, match=r"unknown top_type 'Fez'; valid: .*WinterHat1"):
-        render(LOOK._replace(top_type="Fez"), 32)
+        render(EXAMPLE._replace(top_type="Fez"), 32)
     with pytest.raises(InputError, match="valid: eyepatch, graphic shirt, hat"):
         out_of_distribution_sample(3, seed=0, kinds=["monocle"])
