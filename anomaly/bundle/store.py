@@ -21,7 +21,7 @@ from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file as save_tensors
 
 from anomaly.bundle.config import ExperimentConfig, ModelConfig
-from anomaly.core.aliases import current_metadata
+from anomaly.core.aliases import current_metadata, current_weights
 from anomaly.core.config import dump_yaml, load_yaml
 from anomaly.core.errors import BundleError
 from anomaly.core.files import atomic_path, read_json, sha256_of_file, write_json, write_text
@@ -190,7 +190,8 @@ def _save_arrays(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None
 def _detector(folder: Path, config: ExperimentConfig, grid: Geometry) -> Detector:
     detector = create(config.model_settings(), grid)
     try:
-        detector.load_state_dict(load_tensors(folder / "weights.safetensors"))
+        weights = load_tensors(folder / "weights.safetensors")
+        detector.load_state_dict(current_weights(weights, detector.family))
     except RuntimeError as error:
         raise BundleError(f"{folder}: the weights do not fit the model of config.yaml: {error}") from error
     return detector

@@ -14,11 +14,45 @@ from anomaly.core.errors import ConfigError
 FAMILIES = {"stacked": "stacked_ae", "recurrent": "conv_lstm_ae", "gan": "f_anogan"}
 """Model families: ``model.family`` of a configuration, ``family`` of ``metadata.json``, ``validate --family``."""
 
-MAPS = {"severity": "change_logit", "departure": "mean_deviation"}
+MAPS = {"severity": "change_logit", "departure": "mean_deviation", "surprise": "nll"}
 """Evidence maps: keys of ``scoring.maps`` and ``scoring.sd_floor``, and of ``reference.safetensors``."""
 
-MODEL_SETTINGS = {"severity_weight": "change_logit_weight", "evaluations": "n_function_evaluations"}
+MODEL_SETTINGS = {
+    "severity_weight": "change_logit_weight",
+    "evaluations": "n_function_evaluations",
+    "drop": "condition_dropout",
+    "memory": "hidden_size",
+    "codes": "num_embeddings",
+    "patch": "patch_size",
+    "colours": "patch_sets",
+    "unconditional": "unconditional_share",
+    "grain_mm": "noise_spacing_mm",
+}
 """Keys of the ``model`` section of a configuration."""
+
+CORRUPTION_SETTINGS = {
+    "blobs": "max_blobs",
+    "dark": "dark_share",
+    "flat": "flat_share",
+    "foreign": "foreign_share",
+    "masked": "mask_probability",
+}
+"""Keys of ``model.corruption`` of a configuration."""
+
+WEIGHTS: Mapping[str, Mapping[str, str]] = {
+    "conv_lstm_ae": {"walk": "recurrent", "shorten": "to_code"},
+    "cvae": {"taught": "seen_in_training"},
+    "f_anogan": {"steady": "ema_generator", "expected": "projection", "taught": "seen_in_training"},
+    "hvae": {
+        "code": "to_z1",
+        "start": "from_z1",
+        "rungs": "levels",
+        "look": "combine",
+        "ups": "decoder_stages",
+        "out": "to_image",
+    },
+}
+"""Family → parts of the dotted names of its weights, in ``weights.safetensors``."""
 
 METADATA = {"who": "user_name", "score_centre": "score_mean", "score_spread": "score_std"}
 """Keys of the ``metadata.json`` of a model."""
@@ -172,7 +206,15 @@ def current_model_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     renamed = rename_keys(values, MODEL_SETTINGS)
     if isinstance(renamed.get("family"), str):
         renamed["family"] = current_name(renamed["family"], FAMILIES)
+    if isinstance(renamed.get("corruption"), Mapping):
+        renamed["corruption"] = rename_keys(renamed["corruption"], CORRUPTION_SETTINGS)
     return renamed
+
+
+def current_weights(weights: Mapping[str, Value], family: str) -> dict[str, Value]:
+    """Return the weights of a family, dotted name → value, with present names."""
+    renamed = WEIGHTS.get(family, {})
+    return {".".join(current_name(part, renamed) for part in name.split(".")): v for name, v in weights.items()}
 
 
 def current_scoring_settings(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class RecurrentSettings(LatentSettings):
     family: Literal["conv_lstm_ae"] = "conv_lstm_ae"
     view: ImageView = ImageView(kind="slice", axis=2, neighbours=1)
     cell: Literal["convlstm", "lstm"] = Field("convlstm", description="recurrent cell that runs along the slices")
-    memory: int = Field(
+    hidden_size: int = Field(
         32, ge=1, description="size of the hidden state in each direction: channels (convlstm) or numbers (lstm)"
     )
 
@@ -71,10 +71,10 @@ class RecurrentSettings(LatentSettings):
 class ConvLSTMCell(nn.Module):
     """One step of a convolutional LSTM on features ``(B, C, H, W)``, with states ``(B, M, H, W)``."""
 
-    def __init__(self, channels: int, memory: int) -> None:
+    def __init__(self, channels: int, hidden_size: int) -> None:
         super().__init__()
-        self.memory = memory
-        self.gates = nn.Conv2d(channels + memory, 4 * memory, kernel_size=3, padding=1)
+        self.hidden_size = hidden_size
+        self.gates = nn.Conv2d(channels + hidden_size, 4 * hidden_size, kernel_size=3, padding=1)
 
     def forward(self, features: Tensor, state: State) -> State:
         """Return h_t and c_t."""
@@ -85,17 +85,17 @@ class ConvLSTMCell(nn.Module):
 
     def start(self, features: Tensor) -> State:
         """Return the initial state, which is 0."""
-        zeros = features.new_zeros(len(features), self.memory, *features.shape[2:])
+        zeros = features.new_zeros(len(features), self.hidden_size, *features.shape[2:])
         return zeros, zeros
 
 
 class BidirectionalConvLSTM(nn.Module):
     """Two convolutional LSTMs, one from each end of the slices to the middle."""
 
-    def __init__(self, shape: tuple[int, ...], memory: int) -> None:
+    def __init__(self, shape: tuple[int, ...], hidden_size: int) -> None:
         super().__init__()
-        self.cells = nn.ModuleList(ConvLSTMCell(shape[0], memory) for _ in range(2))
-        self.size = 2 * memory * math.prod(shape[1:])
+        self.cells = nn.ModuleList(ConvLSTMCell(shape[0], hidden_size) for _ in range(2))
+        self.size = 2 * hidden_size * math.prod(shape[1:])
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the hidden states of both directions at the middle slice ``(B, size)``, of ``(B, T, C, H, W)``."""
@@ -113,37 +113,37 @@ class BidirectionalConvLSTM(nn.Module):
 class BidirectionalLSTM(nn.Module):
     """A bidirectional LSTM over the codes of the slices."""
 
-    def __init__(self, shape: tuple[int, ...], memory: int) -> None:
+    def __init__(self, shape: tuple[int, ...], hidden_size: int) -> None:
         super().__init__()
-        self.shorten = nn.Linear(math.prod(shape), memory)
-        self.cells = nn.LSTM(memory, memory, batch_first=True, bidirectional=True)
-        self.size = 2 * memory
+        self.to_code = nn.Linear(math.prod(shape), hidden_size)
+        self.cells = nn.LSTM(hidden_size, hidden_size, batch_first=True, bidirectional=True)
+        self.size = 2 * hidden_size
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the hidden states of both directions at the middle slice ``(B, size)``, of ``(B, T, C, H, W)``."""
-        states: Tensor = self.cells(self.shorten(features.flatten(2)))[0]
+        states: Tensor = self.cells(self.to_code(features.flatten(2)))[0]
         return states[:, states.shape[1] // 2]
 
 
 class RecurrentNetwork(LatentNetwork):
     """Encoder of slices, bidirectional recurrent network, dense latent, decoder of the middle slice."""
 
-    def __init__(self, channels: tuple[int, ...], shape: tuple[int, ...], cell: str, memory: int, latent: int):
+    def __init__(self, channels: tuple[int, ...], shape: tuple[int, ...], cell: str, hidden_size: int, latent: int):
         super().__init__()
         self.convolutions = stages(2, 1, channels)
         self.coarse = coarse_shape(channels, shape)
-        self.walk = (
-            BidirectionalConvLSTM(self.coarse, memory)
+        self.recurrent = (
+            BidirectionalConvLSTM(self.coarse, hidden_size)
             if cell == "convlstm"
-            else BidirectionalLSTM(self.coarse, memory)
+            else BidirectionalLSTM(self.coarse, hidden_size)
         )
-        self.to_latent = nn.Linear(self.walk.size, latent)
+        self.to_latent = nn.Linear(self.recurrent.size, latent)
         self.from_latent = nn.Linear(latent, math.prod(self.coarse))
 
     def encode(self, images: Tensor) -> Tensor:
         """Return z ``(B, latent)`` of neighbouring slices ``(B, T, H, W)``."""
         features = self.convolutions.encode(images.flatten(0, 1)[:, None])
-        z: Tensor = self.to_latent(self.walk(features.unflatten(0, images.shape[:2])))
+        z: Tensor = self.to_latent(self.recurrent(features.unflatten(0, images.shape[:2])))
         return z
 
     def decode(self, z: Tensor) -> Tensor:
@@ -163,7 +163,7 @@ class RecurrentAutoencoder(LatentDetector):
         """Return encoder, recurrent network and decoder."""
         settings = self.settings
         return RecurrentNetwork(
-            settings.channels, self.padded, settings.cell, settings.memory, settings.latent_size
+            settings.channels, self.padded, settings.cell, settings.hidden_size, settings.latent_size
         )
 
     def check(self, train: VolumeSource) -> None:

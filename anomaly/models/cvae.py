@@ -41,7 +41,7 @@ class ConditionalSettings(CodeSettings):
     covariates: Covariates = Field(
         AGE_AND_SEX, description="the covariates of the condition; values 0: a number, n: one of 0 to n − 1"
     )
-    drop: float = Field(
+    condition_dropout: float = Field(
         0.2, ge=0, le=1, description="probability in training that a covariate is replaced by unknown"
     )
 
@@ -86,7 +86,7 @@ class ConditionalVariationalAutoencoder(VariationalDetector):
 
     def training_condition(self, n: int, step_info: StepInfo) -> Tensor | None:
         """Return the condition of the n images of a training step, with condition dropout."""
-        return self.condition_with_dropout(n, step_info, self.settings.drop)
+        return self.condition_with_dropout(n, step_info, self.settings.condition_dropout)
 
     def posterior_parameters(self, images: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return μ and log σ² of q(z|x, c), each ``(B, latent)``."""

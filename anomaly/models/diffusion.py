@@ -88,7 +88,7 @@ class DiffusionSettings(ModelSettings):
     timesteps: int = Field(1000, ge=50, description="T: number of timesteps")
     schedule: Schedule = Field("cosine", description="noise schedule: linear β, or cosine")
     noise: Noise = Field("coarse", description="gaussian (white), coarse or simplex")
-    grain_mm: float = Field(
+    noise_spacing_mm: float = Field(
         14.0, gt=0, description="coarse: distance between nodes; simplex: grain of the first octave, about 64"
     )
     octaves: int = Field(4, ge=1, description="simplex: number of octaves, each with half the grain")
@@ -226,7 +226,7 @@ class DiffusionModel(NetworkDetector):
     def noise(self, batch: int, rng: torch.Generator) -> Tensor:
         """Return noise of SD 1 ``(batch, C, *S)``, which is continuous across neighbouring slices."""
         shape = self.image_shape if self.view.channels == 1 else (self.view.channels, *self.image_shape)
-        grain = self._in_voxels(self.settings.grain_mm, len(shape))
+        grain = self._in_voxels(self.settings.noise_spacing_mm, len(shape))
         field = noise_field(self.settings.noise, batch, shape, grain, self.settings.octaves, rng)
         return field.reshape(batch, self.view.channels, *self.image_shape)
 

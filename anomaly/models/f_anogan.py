@@ -107,7 +107,9 @@ class FAnoGAN(AdversarialDetector):
 
     def n_parameters(self) -> int:
         """Return the number of trainable parameters, without those of Ḡ."""
-        return super().n_parameters() - sum(p.numel() for p in self.network.steady.parameters() if p.requires_grad)
+        return super().n_parameters() - sum(
+            p.numel() for p in self.network.ema_generator.parameters() if p.requires_grad
+        )
 
     def phase(self, step: int, steps: int) -> Phase:
         """Return which network is trained in a step."""

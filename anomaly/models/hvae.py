@@ -142,7 +142,7 @@ class LatentLevel(nn.Module):
 
     Attributes
     ----------
-    look
+    combine
         Combines the decoder state and the image features.
     merge
         Puts the latent into the decoder state.
@@ -151,7 +151,7 @@ class LatentLevel(nn.Module):
     def __init__(self, dims: int, channels: int, units: int) -> None:
         super().__init__()
         self.prior = zero_initialised(Convolution(dims, channels, 2 * units, kernel_size=1, conv_only=True))
-        self.look = conv_block(dims, 2 * channels, channels)
+        self.combine = conv_block(dims, 2 * channels, channels)
         self.posterior = zero_initialised(Convolution(dims, channels, 2 * units, kernel_size=1, conv_only=True))
         self.merge = conv_block(dims, channels + units, channels)
 
@@ -165,7 +165,7 @@ class LatentLevel(nn.Module):
         prior = self.prior(state).float()
         change = torch.zeros_like(prior)
         if features is not None:
-            change = self.posterior(self.look(torch.cat([state, features], dim=1))).float()
+            change = self.posterior(self.combine(torch.cat([state, features], dim=1))).float()
         level = level_distributions(prior, change)
         return self.merge(torch.cat([state, sampler(level.mu, level.log_variance)], dim=1)), level
 
@@ -177,11 +177,11 @@ class LadderNetwork(nn.Module):
     ----------
     stages
         The encoder; each stage halves the image.
-    code, start
+    to_z1, from_z1
         From the coarsest features to the parameters of z₁, and from z₁ to the first decoder state.
-    rungs
+    levels
         The latent maps z₂, z₃, …, coarsest first.
-    ups, out
+    decoder_stages, to_image
         The decoder stages, each of which doubles the resolution, and the last one, which gives the image.
     """
 
@@ -194,13 +194,13 @@ class LadderNetwork(nn.Module):
         self.stages = nn.ModuleList(
             conv_block(dims, a, b, strides=2) for a, b in itertools.pairwise([in_channels, *channels])
         )
-        self.code = zero_initialised(nn.Linear(math.prod(self.top), 2 * self.units))
-        self.start = nn.Linear(self.units, math.prod(self.top))
-        self.rungs = nn.ModuleList(LatentLevel(dims, c, k) for c, k in zip(upwards, latents[1:], strict=False))
-        self.ups = nn.ModuleList(
+        self.to_z1 = zero_initialised(nn.Linear(math.prod(self.top), 2 * self.units))
+        self.from_z1 = nn.Linear(self.units, math.prod(self.top))
+        self.levels = nn.ModuleList(LatentLevel(dims, c, k) for c, k in zip(upwards, latents[1:], strict=False))
+        self.decoder_stages = nn.ModuleList(
             conv_block(dims, a, b, strides=2, is_transposed=True) for a, b in itertools.pairwise(upwards)
         )
-        self.out = Convolution(dims, channels[0], 1, strides=2, conv_only=True, is_transposed=True)
+        self.to_image = Convolution(dims, channels[0], 1, strides=2, conv_only=True, is_transposed=True)
 
     def encode(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the parameters of z₁ ``(B, 2k)`` and the features of every stage, coarsest first.
@@ -211,7 +211,7 @@ class LadderNetwork(nn.Module):
         for stage in self.stages:
             images = stage(images)
             features.insert(0, images)
-        return self.code(images.flatten(1)).float(), features
+        return self.to_z1(images.flatten(1)).float(), features
 
     def decode_top_down(
         self, change: Tensor, features: Sequence[Tensor], sampler: Sampler
@@ -221,10 +221,12 @@ class LadderNetwork(nn.Module):
         Levels without features stay at their priors.
         """
         levels = [level_distributions(torch.zeros_like(change), change)]
-        state = F.leaky_relu(self.start(sampler(levels[0].mu, levels[0].log_variance))).reshape(-1, *self.top)
-        for rung, level_features, up in itertools.zip_longest(self.rungs, features, [*self.ups, self.out]):
-            if rung is not None:
-                state, level = rung(state, level_features, sampler)
+        state = F.leaky_relu(self.from_z1(sampler(levels[0].mu, levels[0].log_variance))).reshape(-1, *self.top)
+        for latent_level, level_features, up in itertools.zip_longest(
+            self.levels, features, [*self.decoder_stages, self.to_image]
+        ):
+            if latent_level is not None:
+                state, level = latent_level(state, level_features, sampler)
                 levels.append(level)
             state = up(state)
         return state, levels

@@ -83,9 +83,9 @@ class LatentDiffusionSettings(AutoencoderSettings):
         min_length=1,
         description="channels of the denoiser's levels; multiples of 8; attention in the last",
     )
-    patch: int = Field(3, ge=1, description="side of a patch, latent positions")
-    colours: Literal[2, 4] = Field(2, description="complementary sets of patches, restored one at a time")
-    unconditional: float = Field(
+    patch_size: int = Field(3, ge=1, description="side of a patch, latent positions")
+    patch_sets: Literal[2, 4] = Field(2, description="complementary sets of patches, restored one at a time")
+    unconditional_share: float = Field(
         0.1, ge=0, le=1, description="share of the training images that get noise everywhere, for sampling"
     )
     ddim_steps: int = Field(
@@ -218,7 +218,7 @@ class LatentDiffusion(NetworkDetector):
             z = self._standardise(latents)
         n = len(z)
         everywhere = (
-            torch.rand((n, *[1] * (z.ndim - 1)), generator=rng, device=z.device) < self.settings.unconditional
+            torch.rand((n, *[1] * (z.ndim - 1)), generator=rng, device=z.device) < self.settings.unconditional_share
         )
         patches = everywhere | (self._random_patches(z, rng) & foreground)
         noise = torch.randn(z.shape, generator=rng, device=z.device)
@@ -247,7 +247,7 @@ class LatentDiffusion(NetworkDetector):
 
     def restore(self, z: Tensor, foreground: Tensor) -> Tensor:
         """Return standardised latents ``(B, C, *L)`` with every foreground patch restored from its surroundings."""
-        n = self.settings.colours
+        n = self.settings.patch_sets
         colour = self._colours(torch.zeros((1, len(self.latent_shape)), device=z.device))
         patches = torch.cat([(colour == k) & foreground for k in range(n)])
         clean = torch.cat([z] * n)
@@ -333,11 +333,11 @@ class LatentDiffusion(NetworkDetector):
 
     def _random_patches(self, z: Tensor, rng: torch.Generator) -> Tensor:
         """Return the patches of one colour ``(B, 1, *L)``, of a randomly placed checkerboard per image."""
-        period, shape = self.settings.patch * self.settings.colours, (len(z), len(self.latent_shape))
+        period, shape = self.settings.patch_size * self.settings.patch_sets, (len(z), len(self.latent_shape))
         return self._colours(torch.randint(period, shape, generator=rng, device=z.device)) == 0
 
     def _colours(self, origins: Tensor) -> Tensor:
-        return patch_colours(self.latent_shape, self.settings.patch, self.settings.colours, origins)
+        return patch_colours(self.latent_shape, self.settings.patch_size, self.settings.patch_sets, origins)
 
     def _scoring_noise(self, z: Tensor) -> Tensor:
         """Return ε ``(1, C, *L)`` of scoring: the same for every image and on every device."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from pydantic import Field, model_validator
 
 from anomaly.core.config import Settings
@@ -28,7 +30,7 @@ class Threshold(Settings):
     def is_met_by(self, value: float) -> bool:
         """Return whether a number lies in the range; NaN never does."""
         above = self.min is None or value >= self.min
-        return above and (self.max is None or value <= self.max) and value == value
+        return above and (self.max is None or value <= self.max) and not math.isnan(value)
 
     def __str__(self) -> str:
         sides = [f"≥ {self.min:g}"] if self.min is not None else []

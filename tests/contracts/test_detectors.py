@@ -44,7 +44,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "cvae": {"channels": (8, 16), "latent_size": 8, "context_encoding": 0.2},
     "hvae": {"channels": (8, 16), "latents": (8, 2, 1)},
     "stacked_ae": {"channels": (8, 16), "latent_size": 8, "fine_tuning": 0.8},
-    "conv_lstm_ae": {"channels": (8, 16), "latent_size": 8, "memory": 8},
+    "conv_lstm_ae": {"channels": (8, 16), "latent_size": 8, "hidden_size": 8},
     "diffusion": {
         "channels": (8, 16),
         "space_to_depth": 1,
@@ -59,7 +59,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "space_to_depth": 1,
         "latent_channels": 4,
         "denoiser_channels": (8, 16),
-        "patch": 2,
+        "patch_size": 2,
         "ddim_steps": 2,
     },
     "flow": {"view": {"kind": "slice"}, "space_to_depth": 2, "hidden": 16, "couplings": 4},

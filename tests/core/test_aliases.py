@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from anomaly.core import aliases
 from anomaly.core.errors import ConfigError
-from anomaly.models.registry import parse_settings
+from anomaly.models.registry import create, parse_settings
 from anomaly.scoring.reference import HealthyReference
 from anomaly.scoring.settings import ScoringSettings
 from pipelines.common import find_config
 from pipelines.validation.settings import ValidationSettings
+from tests.models.factories import GRID
 
 EARLIER_VALIDATION_TASK = {
     "name": "tiny",
@@ -51,6 +54,36 @@ def test_a_family_is_found_under_its_earlier_name(old: str, new: str) -> None:
 def test_a_setting_is_read_under_its_earlier_name(family: str, old: str, new: str, value: float) -> None:
     settings = parse_settings({"family": family, old: value}, "model")
     assert settings.model_dump()[new] == value
+
+
+@pytest.mark.parametrize(
+    ("family", "values"),
+    [
+        ("conv_lstm_ae", {"channels": (8,), "latent_size": 4, "hidden_size": 4, "cell": "lstm"}),
+        ("cvae", {"channels": (8,), "latent_size": 4}),
+        ("f_anogan", {"channels": (8, 16), "latent_size": 4, "conditional": True}),
+        ("hvae", {"channels": (8, 16), "latents": (4, 2, 1)}),
+    ],
+)
+def test_weights_are_read_under_their_earlier_names(family: str, values: dict[str, Any]) -> None:
+    weights = create(parse_settings({"family": family, **values}, "test"), GRID).state_dict()
+    earlier_names = {new: old for old, new in aliases.WEIGHTS[family].items()}
+    earlier = {
+        ".".join(earlier_names.get(part, part) for part in name.split(".")): value
+        for name, value in weights.items()
+    }
+    assert {part for name in earlier for part in name.split(".")} >= set(earlier_names.values())
+    assert list(aliases.current_weights(earlier, family)) == list(weights)
+    assert aliases.current_weights(weights, family) == weights
+
+
+def test_settings_of_models_are_read_under_their_earlier_names() -> None:
+    settings = parse_settings({"family": "cvae", "drop": 0.1}, "test")
+    assert settings.model_dump()["condition_dropout"] == 0.1
+    corruption = {"blobs": 2, "dark": 0.1, "flat": 0.2, "foreign": 0.3, "masked": 0.4}
+    found = parse_settings({"family": "dae", "corruption": corruption}, "test").model_dump()["corruption"]
+    names = ("max_blobs", "dark_share", "flat_share", "foreign_share", "mask_probability")
+    assert [found[name] for name in names] == [2, 0.1, 0.2, 0.3, 0.4]
 
 
 def test_maps_are_read_under_their_earlier_names_and_keep_their_order() -> None:

@@ -22,7 +22,7 @@ CELLS = ["convlstm", "lstm"]
 
 
 def new(cell: str, neighbours: int = 2, **changes: Any) -> RecurrentAutoencoder:
-    values = {"channels": (8,), "latent_size": 5, "memory": 4, "cell": cell, **changes}
+    values = {"channels": (8,), "latent_size": 5, "hidden_size": 4, "cell": cell, **changes}
     view = {"kind": "slice", "neighbours": neighbours}
     return RecurrentAutoencoder(RecurrentSettings.parse({"view": view, **values}, "model"), GRID)
 
@@ -38,7 +38,7 @@ def sigmoid(x: float) -> float:
 
 @torch.no_grad()
 def test_a_step_of_the_convolutional_cell_agrees_with_a_computation_by_hand() -> None:
-    cell = ConvLSTMCell(channels=1, memory=1)
+    cell = ConvLSTMCell(channels=1, hidden_size=1)
     cell.gates.weight.zero_()
     cell.gates.weight[:, 0, 1, 1] = torch.tensor([0.5, -0.3, 0.8, 0.2])  # of the features: i, f, g, o
     cell.gates.weight[:, 1, 1, 1] = torch.tensor([0.1, 0.4, -0.6, 0.7])  # of the hidden state
@@ -58,7 +58,7 @@ def test_a_step_of_the_convolutional_cell_agrees_with_a_computation_by_hand() ->
 
 @torch.no_grad()
 def test_on_a_single_voxel_the_convolutional_cell_is_torchs_lstm() -> None:
-    cell, reference = ConvLSTMCell(channels=3, memory=4), nn.LSTMCell(3, 4)
+    cell, reference = ConvLSTMCell(channels=3, hidden_size=4), nn.LSTMCell(3, 4)
     cell.gates.weight[:, :, 1, 1] = torch.cat([reference.weight_ih, reference.weight_hh], dim=1)
     cell.gates.bias.copy_(reference.bias_ih + reference.bias_hh)
     features = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(0))
@@ -73,9 +73,9 @@ def test_on_a_single_voxel_the_convolutional_cell_is_torchs_lstm() -> None:
 
 @torch.no_grad()
 def test_the_bidirectional_lstm_returns_the_states_of_both_directions_at_the_middle() -> None:
-    network = BidirectionalLSTM((2, 3, 1), memory=4)
+    network = BidirectionalLSTM((2, 3, 1), hidden_size=4)
     features = torch.randn(2, 5, 2, 3, 1, generator=torch.Generator().manual_seed(0))
-    codes = network.shorten(features.flatten(2))
+    codes = network.to_code(features.flatten(2))
     forward, backward = nn.LSTM(4, 4, batch_first=True), nn.LSTM(4, 4, batch_first=True)
     for name, value in network.cells.state_dict().items():
         direction = backward if name.endswith("_reverse") else forward
@@ -90,8 +90,8 @@ def test_the_bidirectional_lstm_returns_the_states_of_both_directions_at_the_mid
 def test_each_direction_depends_on_the_middle_slice_and_those_on_its_side(network: nn.Module) -> None:
     features = torch.randn(1, 5, 2, 3, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
     up, down = network(features).chunk(2, dim=1)
-    for memory, seen in ((up, [True, True, True, False, False]), (down, [False, False, True, True, True])):
-        (slope,) = torch.autograd.grad(memory.sum(), features, retain_graph=True)
+    for states, seen in ((up, [True, True, True, False, False]), (down, [False, False, True, True, True])):
+        (slope,) = torch.autograd.grad(states.sum(), features, retain_graph=True)
         assert (slope.abs().sum(dim=(0, 2, 3, 4)) > 0).tolist() == seen
 
 

@@ -107,7 +107,7 @@ def test_the_maps_of_the_settings_are_given_age_and_sex_too() -> None:
 
 @pytest.mark.parametrize("drop", [0.0, 1.0])
 def test_covariates_are_dropped_at_random_in_training(drop: float) -> None:
-    detector = new(drop=drop)
+    detector = new(condition_dropout=drop)
     detector.prepare(healthy_cohort())
     images, mask = images_of(*healthy_scan(0), detector.view)
     losses = [

@@ -71,7 +71,9 @@ def test_patches_can_be_trained_on(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["volume", "slice"])
 @pytest.mark.parametrize(
-    "option", [{"noise_kind": "simplex", "noise_probability": 1.0}, {"masked": 1.0, "mask_size_mm": 24.0}], ids=str
+    "option",
+    [{"noise_kind": "simplex", "noise_probability": 1.0}, {"mask_probability": 1.0, "mask_size_mm": 24.0}],
+    ids=str,
 )
 def test_simplex_noise_and_masked_cubes_give_finite_gradients(kind: str, option: dict[str, Any]) -> None:
     detector = new(view={"kind": kind}, atlas=False, corruption=option)

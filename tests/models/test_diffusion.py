@@ -259,7 +259,9 @@ def test_neighbouring_slices_are_restored_together(monkeypatch: pytest.MonkeyPat
 
 
 def test_noise_is_continuous_across_neighbouring_slices() -> None:
-    detector = new(view={"kind": "slice", "neighbours": 1}, noise="coarse", grain_mm=64.0, n_function_evaluations=3)
+    detector = new(
+        view={"kind": "slice", "neighbours": 1}, noise="coarse", noise_spacing_mm=64.0, n_function_evaluations=3
+    )
     noise = detector.noise(8, generator())
     across, between_images = noise.diff(dim=1).abs().mean(), noise.diff(dim=0).abs().mean()
     assert across < 0.4 * between_images

@@ -82,7 +82,7 @@ def test_validation_waits_until_the_encoder_has_been_trained_for_a_while() -> No
 def test_images_come_from_the_moving_average_of_the_generator(tmp_path: Path) -> None:
     detector = new()
     trained(detector, tmp_path)
-    average, last = detector.network.steady, detector.network.generator
+    average, last = detector.network.ema_generator, detector.network.generator
     assert not torch.equal(average.linear.weight, last.linear.weight)
     z = detector.random_codes(2, torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -163,7 +163,7 @@ def test_all_networks_can_be_trained_in_bfloat16(tmp_path: Path) -> None:
     changed = {
         name.split(".")[0] for name, value in detector.network.named_parameters() if (value != before[name]).any()
     }
-    assert changed == {"generator", "steady", "critic", "encoder"}
+    assert changed == {"generator", "ema_generator", "critic", "encoder"}
 
 
 class Collapsed(FAnoGAN):
@@ -341,10 +341,10 @@ def test_the_moving_average_is_updated_once_per_step_with_accumulated_batches() 
             parameter.add_(1.0)
     after = 1 + next(step for step in range(10) if detector.phase(step, 100) == "generator")
     step_info = StepInfo(after, 100, torch.Generator().manual_seed(0))
-    before = [p.clone() for p in detector.network.steady.parameters()]
+    before = [p.clone() for p in detector.network.ema_generator.parameters()]
     detector.loss(images[:2], mask[:2], step_info)
-    once = [p.clone() for p in detector.network.steady.parameters()]
+    once = [p.clone() for p in detector.network.ema_generator.parameters()]
     assert not any(torch.equal(a, b) for a, b in zip(before, once, strict=True))
     detector.loss(images[:2], mask[:2], step_info)
-    assert all(torch.equal(a, b) for a, b in zip(once, detector.network.steady.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(once, detector.network.ema_generator.parameters(), strict=True))
     assert detector.last_ema_step == after

@@ -258,7 +258,7 @@ def test_too_many_voxels_per_location_are_refused() -> None:
 
 @pytest.mark.parametrize(
     ("view", "message"),
-    [({"kind": "patch"}, "needs the place of each voxel"), ({"neighbours": 1, "kind": "slice"}, "neighbours to 0")],
+    [({"kind": "patch"}, "needs voxel positions"), ({"neighbours": 1, "kind": "slice"}, "neighbours to 0")],
 )
 def test_views_that_a_flow_cannot_model_are_refused(view: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):

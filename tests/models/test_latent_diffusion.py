@@ -18,7 +18,7 @@ SMALL = {
     "space_to_depth": 1,
     "latent_channels": 4,
     "denoiser_channels": (8, 16),
-    "patch": 2,
+    "patch_size": 2,
     "ddim_steps": 2,
 }
 
@@ -104,7 +104,7 @@ def test_standardised_latents_have_mean_zero_and_unit_sd_over_the_foreground(kin
 @pytest.mark.parametrize("colours", [2, 4])
 @pytest.mark.parametrize("noise_level", [0.3, 1.0])
 def test_an_exact_denoiser_restores_the_latent(colours: int, noise_level: float) -> None:
-    detector = new(colours=colours, ddim_steps=5, noise_level=noise_level)
+    detector = new(patch_sets=colours, ddim_steps=5, noise_level=noise_level)
     images, mask = first_images(detector)
     with torch.no_grad():
         z = detector.encode_latent(images)
@@ -152,7 +152,7 @@ def test_latents_outside_the_foreground_do_not_change() -> None:
 
 @pytest.mark.parametrize(("colours", "noise_level", "expected"), [(2, 0.5, 4), (2, 1.0, 8), (4, 0.25, 4)])
 def test_the_denoiser_runs_once_per_colour_and_step(colours: int, noise_level: float, expected: int) -> None:
-    detector = new(colours=colours, ddim_steps=4, noise_level=noise_level)
+    detector = new(patch_sets=colours, ddim_steps=4, noise_level=noise_level)
     images, mask = first_images(detector)
     batch_sizes: list[int] = []
     detector.network.denoiser.register_forward_hook(lambda module, inputs, output: batch_sizes.append(len(output)))

@@ -29,7 +29,9 @@ def new(**changes: Any) -> RestorationNetwork:
 
 def healthy_and_corrupted() -> tuple[Tensor, Tensor, Tensor]:
     images, mask = images_of(*healthy_scan(0), new().view)
-    dark = CorruptionSettings(noise_probability=0.0, blob_radius_mm=(24.0, 40.0), dark=1.0, flat=0.0, foreign=0.0)
+    dark = CorruptionSettings(
+        noise_probability=0.0, blob_radius_mm=(24.0, 40.0), dark_share=1.0, flat_share=0.0, foreign_share=0.0
+    )
     return images, mask, corrupt(images, mask, GRID.spacing, dark, torch.Generator().manual_seed(1))[0]
 
 

@@ -189,7 +189,7 @@ class ImageCritic(nn.Module):
         features = channels[-1] * math.prod(coarse)
         self.head = nn.Linear(features, out)
         # V of the projection.
-        self.expected = nn.Linear(condition_size, features, bias=False) if condition_size else None
+        self.projection = nn.Linear(condition_size, features, bias=False) if condition_size else None
         if spectral:
             for layer in list(self.modules()):
                 if isinstance(layer, (nn.Conv2d, nn.Conv3d, nn.Linear)):
@@ -204,8 +204,8 @@ class ImageCritic(nn.Module):
         """Return the outputs ``(B, out)`` of images with the condition c ``(B, condition_size)``."""
         features = self.features(images)
         output: Tensor = self.head(features)
-        if self.expected is not None:
-            output = output + (self.expected(condition) * features).sum(dim=1, keepdim=True)
+        if self.projection is not None:
+            output = output + (self.projection(condition) * features).sum(dim=1, keepdim=True)
         return output.float()
 
 
@@ -228,7 +228,7 @@ class ConditionalGAN(nn.Module):
     ----------
     conditioning
         Computes c from covariates; None for an unconditional GAN.
-    steady
+    ema_generator
         Ḡ, the exponential moving average of the generator.
     """
 
@@ -240,12 +240,12 @@ class ConditionalGAN(nn.Module):
         self.conditioning = None if covariates is None else Conditioning(covariates)
         self.condition_size = 0 if self.conditioning is None else self.conditioning.size
         self.generator = ImageGenerator(settings.latent_size + self.condition_size, channels, image_channels, shape)
-        self.steady = copy.deepcopy(self.generator)
+        self.ema_generator = copy.deepcopy(self.generator)
         self.critic = ImageCritic(image_channels, channels, 1, shape, settings.spectral_norm, self.condition_size)
 
     def fit_statistics(self, train: VolumeSource) -> None:
         """Learn the range of healthy intensities and, for a conditional GAN, the statistics of covariates."""
-        for generator in (self.generator, self.steady):
+        for generator in (self.generator, self.ema_generator):
             generator.learn_range(train)
         if self.conditioning is not None:
             self.conditioning.fit(train)
@@ -274,7 +274,7 @@ class ConditionalGAN(nn.Module):
 
     def forward_ema_condition(self, z: Tensor, condition: Tensor) -> Tensor:
         """Return Ḡ(z, c) ``(B, C, *S)`` for c itself."""
-        images: Tensor = self.steady(concat_condition(z, condition))
+        images: Tensor = self.ema_generator(concat_condition(z, condition))
         return images
 
     def forward_critic(self, images: Tensor, covariates: Tensor) -> Tensor:
@@ -284,7 +284,7 @@ class ConditionalGAN(nn.Module):
 
     def update_ema(self, step: int) -> None:
         """Update Ḡ towards G."""
-        ema_update(self.steady, self.generator, GENERATOR_EMA_DECAY, step)
+        ema_update(self.ema_generator, self.generator, GENERATOR_EMA_DECAY, step)
 
 
 def concat_condition(values: Tensor, condition: Tensor) -> Tensor:

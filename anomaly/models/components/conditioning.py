@@ -43,7 +43,7 @@ class Conditioning(nn.Module):
         Length of c.
     mean, sd
         m and s ``(D,)``, in the unit of the covariate; ½ for two values, which maps 0 and 1 to ±1.
-    taught
+    seen_in_training
         ``(size,)`` bool: which numbers of c occurred in training. The others are set to 0, because no weight was
         trained for them: covariates that were never known, values that no training subject had, and a two-valued
         covariate for which all training subjects had the same value.
@@ -51,7 +51,7 @@ class Conditioning(nn.Module):
 
     mean: Tensor
     sd: Tensor
-    taught: Tensor
+    seen_in_training: Tensor
 
     def __init__(self, covariates: Sequence[Covariate] = AGE_AND_SEX) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Conditioning(nn.Module):
         self.size = sum(widths)
         self.register_buffer("mean", torch.where(two_valued, 0.5, 0.0))
         self.register_buffer("sd", torch.where(two_valued, 0.5, 1.0))
-        self.register_buffer("taught", torch.ones(self.size, dtype=torch.bool))
+        self.register_buffer("seen_in_training", torch.ones(self.size, dtype=torch.bool))
 
     def fit(self, train: VolumeSource) -> None:
         """Learn m and s of numbers, and which numbers of c occur in training.
@@ -72,17 +72,17 @@ class Conditioning(nn.Module):
             If the volumes have other covariates or an invalid value, or if no covariate of any subject is known.
         """
         known = self._known_of(train)
-        taught: list[bool] = []
+        seen_in_training: list[bool] = []
         for n, covariate in enumerate(self.covariates):
             found = known[~np.isnan(known[:, n]), n]
             if covariate.values > 2:
-                taught += [bool((found == value).any()) for value in range(covariate.values)]
+                seen_in_training += [bool((found == value).any()) for value in range(covariate.values)]
                 continue
-            taught += [np.unique(found).size >= covariate.values and len(found) > 0] * _width(covariate)
+            seen_in_training += [np.unique(found).size >= covariate.values and len(found) > 0] * _width(covariate)
             if covariate.values == 0 and len(found):
                 self.mean[n] = float(found.mean())
                 self.sd[n] = float(found.std()) if np.ptp(found) else 1.0
-        self.taught.copy_(torch.tensor(taught))
+        self.seen_in_training.copy_(torch.tensor(seen_in_training))
 
     def forward(self, covariates: Tensor) -> Tensor:
         """Return c ``(B, size)`` of covariates ``(B, D)``.
@@ -98,7 +98,7 @@ class Conditioning(nn.Module):
                 f"{format_covariates(self.covariates)}; give the covariates that the model was trained with"
             )
         parts = [self._encode(n, values) for n, values in enumerate(covariates.float().unbind(1))]
-        return torch.cat(parts, dim=1) * self.taught
+        return torch.cat(parts, dim=1) * self.seen_in_training
 
     def unknown(self, n: int) -> Tensor:
         """Return covariates ``(n, D)`` of unknown subjects."""

@@ -50,13 +50,13 @@ class CorruptionSettings(Settings):
     )
     noise: tuple[float, float] = Field((0.05, 0.25), description="range of the SD of noise, intensity units")
     noise_scales_mm: tuple[float, ...] = Field((6.0, 14.0, 40.0), min_length=1, description="scales of the noise")
-    blobs: int = Field(4, ge=0, description="maximum number of local changes in an image")
+    max_blobs: int = Field(4, ge=0, description="maximum number of local changes in an image")
     blob_radius_mm: tuple[float, float] = Field((4.0, 36.0), description="range of their radius, log-uniform")
     shift: tuple[float, float] = Field((0.08, 0.7), description="range of the relative loss or gain of intensity")
-    dark: float = Field(0.67, ge=0, le=1, description="share of the intensity shifts that darken")
-    flat: float = Field(0.2, ge=0, le=1, description="share of the blobs that become flat")
-    foreign: float = Field(0.15, ge=0, le=1, description="share of the blobs with tissue of another scan")
-    masked: float = Field(
+    dark_share: float = Field(0.67, ge=0, le=1, description="share of the intensity shifts that darken")
+    flat_share: float = Field(0.2, ge=0, le=1, description="share of the blobs that become flat")
+    foreign_share: float = Field(0.15, ge=0, le=1, description="share of the blobs with tissue of another scan")
+    mask_probability: float = Field(
         0.0, ge=0, le=1, description="probability that random cubes (squares of slices) of an image are masked"
     )
     mask_size_mm: float = Field(16.0, gt=0, description="edge length of the cubes")
@@ -105,7 +105,7 @@ def corrupt(
         if (noisy := host.random(len(slab)) < settings.noise_probability).any():
             corrupted += upsample(_noise(grid, noisy, settings, rng, host), shape)
         corrupted.clamp_(grid.lowest, grid.highest).mul_(foreground)
-        if settings.masked and (masked := host.random(len(slab)) < settings.masked).any():
+        if settings.mask_probability and (masked := host.random(len(slab)) < settings.mask_probability).any():
             edges = [max(1, round(settings.mask_size_mm / size)) for size in spacing]
             share = settings.mask_share * _per_image(masked, slab)
             cubes = CubeGrid.random(shape, edges, host)
@@ -172,16 +172,16 @@ def _blobs(
     noise = grid.noises[0]
     deepest = torch.zeros_like(noise[:, [0, 0, 0, 0]])
     deepest[:, 0] -= SATURATED_LOGIT
-    if settings.blobs == 0:
+    if settings.max_blobs == 0:
         return deepest
-    numbers = host.integers(1, settings.blobs + 1, size=len(noise))
+    numbers = host.integers(1, settings.max_blobs + 1, size=len(noise))
     kinds = host.random((numbers.max(), len(noise)))
     centers = _random_centers(mask, noise.shape[2] // 2, len(kinds), rng)
     for n, kind in enumerate(kinds):
         blob = _blob(grid, centers[:, n], _per_image(kind, noise), settings, rng)
         is_used = _per_image(numbers > n, noise)
         deepest = torch.where(is_used & (blob[:, :1] > deepest[:, :1]), blob, deepest)
-    return deepest if (kinds > 1 - settings.foreign).any() else deepest[:, :3]
+    return deepest if (kinds > 1 - settings.foreign_share).any() else deepest[:, :3]
 
 
 def _per_image(values: Array, like: Tensor) -> Tensor:
@@ -272,12 +272,12 @@ def _effect(
     """
     like = grid.noises[0]
     texture = 1 + uniform(like, 0.0, 0.3, rng) * _shuffled(like, rng)
-    sign = 1 - 2 * bernoulli(like, settings.dark, rng).float()
+    sign = 1 - 2 * bernoulli(like, settings.dark_share, rng).float()
     # A shift is relative to the distance from the lowest intensity, because intensities may be negative (z-scores).
     shift = sign * uniform(like, *settings.shift, rng)
     level = grid.lowest + uniform(like, 0.1, 0.9, rng) * (grid.highest - grid.lowest)
-    foreign = (kind > 1 - settings.foreign).float()
-    flat = (kind < settings.flat).float()
+    foreign = (kind > 1 - settings.foreign_share).float()
+    flat = (kind < settings.flat_share).float()
     shift = shift * (1 - foreign - flat)
     return shift * texture - flat, (flat * level - shift * grid.lowest) * texture, foreign.expand_as(texture)
 

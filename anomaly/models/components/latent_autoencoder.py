@@ -44,7 +44,7 @@ class AutoencoderSettings(ModelSettings):
     )
     latent_channels: int = Field(8, ge=1, description="numbers per latent position")
     kl_weight: float = Field(1e-4, ge=0, description="kl: weight of the divergence, per latent number")
-    codes: int = Field(256, ge=2, description="vq: entries of the codebook")
+    num_embeddings: int = Field(256, ge=2, description="vq: entries of the codebook")
 
 
 class Autoencoder(Protocol):
@@ -116,7 +116,7 @@ class QuantisedAutoencoder(nn.Module):
             # Stride, kernel, dilation, padding (, output padding): the first stage keeps the size, others halve.
             downsample_parameters=[(1, 3, 1, 1)] + [(2, 4, 1, 1)] * halvings,
             upsample_parameters=[(2, 4, 1, 1, 0)] * halvings + [(1, 3, 1, 1, 0)],
-            num_embeddings=settings.codes,
+            num_embeddings=settings.num_embeddings,
             embedding_dim=settings.latent_channels,
             commitment_cost=COMMITMENT_WEIGHT,
             decay=CODEBOOK_DECAY,

@@ -13,13 +13,12 @@ Pixels, x_ijc the grey level of channel c at row i, column j:
     θ_ijcl  = (n_ijcl + α) / (N + α L)
     P(x)    = Π_ijc θ_ijc,x(ijc)
 
-Every pixel and channel has the right frequency of each grey level, and still no sample is an avatar. The pixels of
-one head of hair share a colour because one choice made them all; sampled independently, one is red, the next
-silver, the next the background that is there when the hair is short, and independent channels mix colours that do
-not occur. An image is five choices, 6.6 nats (:func:`pipelines.validation.datasets.avatars.distribution.entropy`);
-this model counts each choice again in every pixel and channel that shows it, about 2,000 nats
-(:meth:`PixelNaiveBayes.entropy`). The difference is the information that pixels have about each other, which this
-model cannot learn from any number of images.
+Every pixel and channel has the right frequency of each grey level, and still no sample is an avatar. All pixels of
+the hair have one colour. Sampled independently, neighbouring pixels get the colours of different avatars, or the
+background, and independent channels mix colours that do not occur. An image is determined by five choices, 6.6 nats
+(:func:`pipelines.validation.datasets.avatars.distribution.entropy`); this model treats every pixel and channel as a
+choice of its own, about 2,000 nats (:meth:`PixelNaiveBayes.entropy`). The difference is the information that pixels
+have about each other, which this model cannot learn from any number of images.
 
 It fails as a generative model. As a detector it is of some use: a colour where none is expected, such as an
 eyepatch, is improbable for the pixels that show it. But so is a rare colour of clothes, in each of its pixels.

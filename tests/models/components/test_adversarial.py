@@ -108,9 +108,9 @@ def test_the_penalty_makes_the_critic_nearly_1_lipschitz() -> None:
 def test_the_condition_of_a_critic_adds_the_projection_of_the_features() -> None:
     critic, images = ImageCritic(1, CHANNELS, 1, (16, 20), condition_size=3), normal(4, 1, 16, 20)
     condition = normal(4, 3, seed=1)
-    assert critic.expected is not None
+    assert critic.projection is not None
     alone = critic.head(critic.features(images))[:, 0]
-    match = torch.einsum("bf,fc,bc->b", critic.features(images), critic.expected.weight, condition)
+    match = torch.einsum("bf,fc,bc->b", critic.features(images), critic.projection.weight, condition)
     torch.testing.assert_close(critic(images, condition)[:, 0], alone + match, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(critic(images, torch.zeros_like(condition))[:, 0], alone)  # an unknown subject
 

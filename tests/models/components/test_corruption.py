@@ -51,9 +51,9 @@ def test_corruption_repeats_with_its_generator(images_and_mask: tuple[torch.Tens
     ("view", "settings", "expected"),
     [
         (VIEWS[0], {}, (9.602146e-3, -1.696279e-3, 0.04413176)),
-        (VIEWS[0], {"noise_probability": 1.0, "foreign": 0.5}, (1.931465e-2, 7.127838e-4, 0.04413176)),
+        (VIEWS[0], {"noise_probability": 1.0, "foreign_share": 0.5}, (1.931465e-2, 7.127838e-4, 0.04413176)),
         (VIEWS[1], {}, (2.587013e-2, -7.161169e-3, 0.09614020)),
-        (VIEWS[2], {"noise_probability": 1.0, "foreign": 0.5}, (4.416078e-2, -8.848192e-3, 0.1889237)),
+        (VIEWS[2], {"noise_probability": 1.0, "foreign_share": 0.5}, (4.416078e-2, -8.848192e-3, 0.1889237)),
     ],
 )
 def test_options_that_are_off_do_not_change_the_random_numbers(
@@ -80,7 +80,7 @@ def test_simplex_noise_is_as_strong_as_coarse_noise_and_rougher(
     images_and_mask: tuple[torch.Tensor, torch.Tensor],
 ) -> None:
     images, mask = images_and_mask
-    plain = {"noise_probability": 1.0, "noise": (0.05, 0.05), "noise_scales_mm": (64.0,), "blobs": 0}
+    plain = {"noise_probability": 1.0, "noise": (0.05, 0.05), "noise_scales_mm": (64.0,), "max_blobs": 0}
     spread, roughness = {}, {}
     for kind in ("coarse", "simplex"):
         settings = CorruptionSettings.model_validate({**plain, "noise_kind": kind})
@@ -92,7 +92,9 @@ def test_simplex_noise_is_as_strong_as_coarse_noise_and_rougher(
 
 
 @pytest.mark.parametrize(
-    "option", [{"noise_kind": "simplex"}, {"masked": 1.0}, {"masked": 1.0, "mask_fill": "zero"}], ids=str
+    "option",
+    [{"noise_kind": "simplex"}, {"mask_probability": 1.0}, {"mask_probability": 1.0, "mask_fill": "zero"}],
+    ids=str,
 )
 def test_options_repeat_with_their_generator_and_keep_the_background(
     option: dict[str, Any], images_and_mask: tuple[torch.Tensor, torch.Tensor]
@@ -113,7 +115,13 @@ def test_masking_changes_only_the_masked_cubes(
     fill: str, images_and_mask: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
     images, mask = images_and_mask
-    values = {"noise_probability": 0.0, "blobs": 0, "masked": 1.0, "mask_size_mm": 24.0, "mask_fill": fill}
+    values = {
+        "noise_probability": 0.0,
+        "max_blobs": 0,
+        "mask_probability": 1.0,
+        "mask_size_mm": 24.0,
+        "mask_fill": fill,
+    }
     corrupted, changed = corrupt(images, mask, SPACING, CorruptionSettings.model_validate(values), rng(1))
     middle = images.shape[1] // 2
     before, after = (stack[:, middle : middle + 1] for stack in (images, corrupted))
@@ -129,7 +137,9 @@ def test_masking_changes_only_the_masked_cubes(
 
 def test_a_masked_cube_extends_through_the_slices_of_a_slab_and_some_images_are_not_masked() -> None:
     images, mask = everything(VIEWS[1])
-    settings = CorruptionSettings(noise_probability=0.0, blobs=0, masked=0.5, mask_size_mm=800.0, mask_share=0.5)
+    settings = CorruptionSettings(
+        noise_probability=0.0, max_blobs=0, mask_probability=0.5, mask_size_mm=800.0, mask_share=0.5
+    )
     corrupted, _ = corrupt(images, mask, SPACING, settings, rng(2))
     touched = (corrupted != images).flatten(2).any(dim=2)
     assert (touched.all(dim=1) | ~touched.any(dim=1)).float().mean() > 0.95
@@ -150,26 +160,30 @@ def test_without_noise_only_the_inside_of_blobs_is_changed(
 
 def test_with_all_changes_off_images_are_unchanged(images_and_mask: tuple[torch.Tensor, torch.Tensor]) -> None:
     images, mask = images_and_mask
-    corrupted, changed = corrupt(images, mask, SPACING, CorruptionSettings(noise_probability=0.0, blobs=0), rng())
+    corrupted, changed = corrupt(
+        images, mask, SPACING, CorruptionSettings(noise_probability=0.0, max_blobs=0), rng()
+    )
     torch.testing.assert_close(corrupted, images)
     assert changed.max() < 1e-6
 
 
 def test_dark_shifts_darken(images_and_mask: tuple[torch.Tensor, torch.Tensor]) -> None:
     images, mask = images_and_mask
-    dark = CorruptionSettings(noise_probability=0.0, dark=1.0, flat=0.0, foreign=0.0)
+    dark = CorruptionSettings(noise_probability=0.0, dark_share=1.0, flat_share=0.0, foreign_share=0.0)
     corrupted, _ = corrupt(images, mask, SPACING, dark, rng(2))
     assert (corrupted - images).max() < 1e-5
     assert (corrupted - images).min() < -0.02
 
 
-@pytest.mark.parametrize(("kind", "other", "contrast"), [("foreign", "flat", 0.5), ("flat", "foreign", 0.0)])
+@pytest.mark.parametrize(
+    ("kind", "other", "contrast"), [("foreign_share", "flat_share", 0.5), ("flat_share", "foreign_share", 0.0)]
+)
 def test_a_foreign_blob_has_tissue_contrast_and_a_flat_one_has_none(kind: str, other: str, contrast: float) -> None:
     _, mask = images_of(*healthy_scan(0), VIEWS[0])
     odd = torch.arange(mask.shape[2]).reshape(1, 1, -1, 1, 1).expand(mask.shape) % 2 == 1
     striped = mask * (0.5 + 0.5 * odd)
     settings = CorruptionSettings.model_validate(
-        {"noise_probability": 0.0, "blobs": 1, "blob_radius_mm": (60.0, 61.0), kind: 1.0, other: 0.0}
+        {"noise_probability": 0.0, "max_blobs": 1, "blob_radius_mm": (60.0, 61.0), kind: 1.0, other: 0.0}
     )
     corrupted, changed = corrupt(striped, mask, SPACING, settings, rng(3))
     inside = changed > 0.99
@@ -179,7 +193,7 @@ def test_a_foreign_blob_has_tissue_contrast_and_a_flat_one_has_none(kind: str, o
 
 def test_the_number_of_blobs_varies_and_every_image_has_one() -> None:
     images, mask = images_of(*healthy_scan(0), VIEWS[0])
-    settings = CorruptionSettings(noise_probability=0.0, blobs=5, blob_radius_mm=(8.0, 9.0))
+    settings = CorruptionSettings(noise_probability=0.0, max_blobs=5, blob_radius_mm=(8.0, 9.0))
     volumes = torch.tensor([float(corrupt(images, mask, SPACING, settings, rng(n))[1].sum()) for n in range(30)])
     assert volumes.min() > 0
     assert volumes.max() > 3 * volumes.min()

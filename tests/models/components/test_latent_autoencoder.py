@@ -18,7 +18,7 @@ from anomaly.models.components.latent_autoencoder import (
 
 def settings(**changes: Any) -> AutoencoderSettings:
     return AutoencoderSettings.parse(
-        {"family": "test", "channels": (8, 16), "latent_channels": 3, "codes": 5, **changes}, "model"
+        {"family": "test", "channels": (8, 16), "latent_channels": 3, "num_embeddings": 5, **changes}, "model"
     )
 
 

@@ -1,8 +1,7 @@
 """Check of naive Bayes of pixels: it fails because the pixels of an avatar depend on each other.
 
-neighbour correlation = mean correlation of a pixel with its right-hand neighbour over images, each colour channel
-on
-                        its own, of the pixels that vary
+neighbour correlation = mean correlation over images of a pixel with its right-hand neighbour, each colour channel
+                        on its own, of the pixels that vary
 entropy               = nats per image: of the distribution of avatars, and of pixels drawn independently
 """
 

@@ -34,7 +34,7 @@ from pipelines.validation.cache_keys import (
     key_of_training,
 )
 from pipelines.validation.checks.one_class.result import (
-    PARTS,
+    SCORED_PARTS,
     ClassScores,
     Flags,
     OneClassResult,
@@ -182,7 +182,7 @@ def _class_scores(
         scores = _family_scores(entry, parts, settings, training, device, seed)
     else:
         estimator = FittedEstimator(entry.estimator, parts.train.model_inputs(), seed)
-        scores = {part: {entry.family: estimator.score(parts.scored(part).model_inputs())} for part in PARTS}
+        scores = {part: {entry.family: estimator.score(parts.scored(part).model_inputs())} for part in SCORED_PARTS}
     return ClassScores(digit, seed, parts.abnormal, scores, time.monotonic() - started)
 
 
@@ -193,7 +193,7 @@ def _family_scores(
     reference = parts.train.select(slice(settings.reference))
     scorer = fit_scorer(detector, entry.scoring, reference, parts.held_out)
     declared = declared_score(entry)
-    return {part: scores_by_name(score_images(scorer, parts.scored(part)), declared) for part in PARTS}
+    return {part: scores_by_name(score_images(scorer, parts.scored(part)), declared) for part in SCORED_PARTS}
 
 
 def _is_abnormal(images: LabelledImages, digit: int, settings: OneClassSettings) -> Flags:

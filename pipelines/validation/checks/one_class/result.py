@@ -24,7 +24,7 @@ Flags = npt.NDArray[np.bool_]
 Part = Literal["held_out", "calibration", "test"]
 Scores = Mapping[str, Floats]
 
-PARTS: tuple[Part, ...] = ("held_out", "calibration", "test")
+SCORED_PARTS: tuple[Part, ...] = ("held_out", "calibration", "test")
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,7 +213,7 @@ def _loaded(arrays: Any, prefix: str) -> tuple[str, ClassScores]:
     digit, seed = (int(part) for part in prefix.split("."))
     scores: dict[Part, Scores] = {
         part: {name.removeprefix(start): arrays[name] for name in arrays.files if name.startswith(start)}
-        for part, start in ((part, f"{prefix}.{part}.") for part in PARTS)
+        for part, start in ((part, f"{prefix}.{part}.") for part in SCORED_PARTS)
     }
     seconds = float(arrays[f"{prefix}.seconds"])
     return str(arrays[f"{prefix}.cache_key"]), ClassScores(
@@ -229,7 +229,7 @@ def _merged_class(members: Mapping[str, tuple[ClassScores, str]], merge: MergeSe
         return found.scores[part][score]
 
     scores: dict[Part, Scores] = {}
-    for part in PARTS:
+    for part in SCORED_PARTS:
         log_p = [log_p_values(values(name, part), values(name, "held_out"), merge.p_values) for name in members]
         together = {ENSEMBLE_SCORE: merge_log_p_values(np.array(log_p), merge.how)}
         scores[part] = together | {name: values(name, part) for name in members}
@@ -239,6 +239,6 @@ def _merged_class(members: Mapping[str, tuple[ClassScores, str]], merge: MergeSe
 
 
 def _same_images(one: ClassScores, other: ClassScores) -> bool:
-    sizes = [[len(next(iter(c.scores[part].values()))) for part in PARTS] for c in (one, other)]
+    sizes = [[len(next(iter(c.scores[part].values()))) for part in SCORED_PARTS] for c in (one, other)]
     same = (one.digit, one.seed) == (other.digit, other.seed)
     return same and sizes[0] == sizes[1] and bool((one.abnormal == other.abnormal).all())

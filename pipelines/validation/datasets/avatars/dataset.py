@@ -28,7 +28,7 @@ from pipelines.validation.labelled_dataset import LabelledImages, Labels
 
 ATTRIBUTE_VALUES = dict(zip(Attributes._fields, VALUES, strict=True))
 CLASSIFIER_ALPHA = 1.0  # smoothing α of the images that the classifier is trained on
-PARTS = (
+SEEDED_PARTS = (
     "observed",
     "train",
     "test",
@@ -78,7 +78,7 @@ class Avatars:
         return mosaic(render_many(combinations, self.settings.size)), kinds
 
     def _seed(self, part: str) -> int:
-        return int(np.random.SeedSequence([self.settings.seed, PARTS.index(part)]).generate_state(1)[0])
+        return int(np.random.SeedSequence([self.settings.seed, SEEDED_PARTS.index(part)]).generate_state(1)[0])
 
 
 def in_colour(pixels: FloatArray) -> FloatArray:

@@ -4,12 +4,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.validation.checks.one_class.detection import N_SHOWN, most_confused
-from pipelines.validation.checks.one_class.result import PARTS, ClassScores, OneClassResult
+from pipelines.validation.checks.one_class.result import SCORED_PARTS, ClassScores, OneClassResult
 from pipelines.validation.labelled_dataset import LabelledImages
 
 
 def found(digit: int, seed: int, abnormal: npt.NDArray[np.bool_], test: npt.NDArray[np.float64]) -> ClassScores:
-    return ClassScores(digit, seed, abnormal, {part: {"score": test, "other": -test} for part in PARTS})
+    return ClassScores(digit, seed, abnormal, {part: {"score": test, "other": -test} for part in SCORED_PARTS})
 
 
 def numbered(n: int) -> LabelledImages:

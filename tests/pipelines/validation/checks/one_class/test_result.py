@@ -8,7 +8,7 @@ import pytest
 from anomaly.core.errors import InputError
 from anomaly.scoring.ensemble import MergeSettings
 from pipelines.validation.checks.one_class.result import (
-    PARTS,
+    SCORED_PARTS,
     ClassScores,
     OneClassResult,
     load_classes,
@@ -57,14 +57,16 @@ def test_an_ensemble_detects_what_each_of_two_members_misses() -> None:
 
 
 def test_saved_classes_are_loaded_as_they_were_and_a_damaged_file_is_refused(tmp_path: Path) -> None:
-    scores = {part: {"a.b": np.array([0.5, 1.5])} for part in PARTS}
+    scores = {part: {"a.b": np.array([0.5, 1.5])} for part in SCORED_PARTS}
     path = tmp_path / "scores.npz"
     assert load_classes(path) == []
     save_classes(path, [("key", ClassScores(3, 1, np.array([False, True]), scores, 2.5))])
     ((key, found),) = load_classes(path)
     assert (key, found.digit, found.seed, found.seconds) == ("key", 3, 1, 2.5)
     assert found.abnormal.tolist() == [False, True]
-    assert {part: found.scores[part]["a.b"].tolist() for part in PARTS} == {part: [0.5, 1.5] for part in PARTS}
+    assert {part: found.scores[part]["a.b"].tolist() for part in SCORED_PARTS} == {
+        part: [0.5, 1.5] for part in SCORED_PARTS
+    }
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(InputError, match="delete it to score anew"):
         load_classes(path)
