@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from anomaly.cohort.synthetic import Kind
+from anomaly.cohort.synthetic import LesionKind
 from anomaly.core.config import Settings, annotated_yaml, load_extended_yaml, resolve_extends
 from anomaly.core.errors import ConfigError, unknown_name
 from anomaly.core.volume import Modality
@@ -45,7 +45,7 @@ class ModelConfig(Settings):
         return self.preprocessing.modality
 
 
-TYPICAL_LESIONS: dict[Modality, tuple[Kind, ...]] = {
+TYPICAL_LESIONS: dict[Modality, tuple[LesionKind, ...]] = {
     Modality.T1W: ("dark", "dark", "bright", "texture"),  # most lesions are dark on T1w
     Modality.T2W: ("bright", "bright", "dark", "texture"),  # oedema, gliosis and demyelination are bright
     Modality.FLAIR: ("bright", "bright", "dark", "texture"),
@@ -70,7 +70,7 @@ class ExperimentConfig(ModelConfig):
         description="share of the training subjects that are held out to choose the checkpoint",
     )
 
-    validation_lesions: tuple[Kind, ...] | None = Field(
+    validation_lesions: tuple[LesionKind, ...] | None = Field(
         default=None,
         min_length=1,
         description="kinds of synthetic lesions in the validation scans, used in turn to choose the checkpoint: "
@@ -80,7 +80,7 @@ class ExperimentConfig(ModelConfig):
     )
 
     @property
-    def lesion_kinds(self) -> tuple[Kind, ...]:
+    def lesion_kinds(self) -> tuple[LesionKind, ...]:
         """Kinds of lesions that choose the checkpoint: the setting, or those typical of the modality."""
         return self.validation_lesions or TYPICAL_LESIONS.get(self.modality, TYPICAL_LESIONS[Modality.T1W])
 

@@ -24,10 +24,10 @@ from anomaly.core.volume import FloatArray, Geometry, MaskArray, Volume
 from anomaly.preprocessing.components import largest_component
 from anomaly.preprocessing.grid import resample_mask
 
-Kind = Literal["dark", "bright", "texture", "mass_effect"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+LesionKind = Literal["dark", "bright", "texture", "mass_effect"]
+LESION_KINDS: tuple[LesionKind, ...] = get_args(LesionKind)
 
-STRENGTHS: dict[Kind, tuple[float, float]] = {
+LESION_STRENGTHS: dict[LesionKind, tuple[float, float]] = {
     "dark": (0.15, 0.50),  # decrease of the signal, as a share
     "bright": (0.15, 0.50),  # increase of the signal, as a share
     "texture": (0.5, 1.5),  # SD of the texture, relative to the SD of the intensities around the lesion
@@ -51,7 +51,7 @@ class PlantedScan:
     lesion
         Where the lesion was planted, inside the foreground.
     kind, strength
-        Kind and strength of the lesion; see :data:`STRENGTHS`.
+        Kind and strength of the lesion; see :data:`LESION_STRENGTHS`.
     covariates
         ``(D,)`` covariates of the subject, as those of the training volumes: age and sex; unknown by default.
     """
@@ -59,7 +59,7 @@ class PlantedScan:
     voxels: FloatArray
     mask: MaskArray
     lesion: MaskArray
-    kind: Kind
+    kind: LesionKind
     strength: float
     covariates: FloatArray = field(default_factory=UNKNOWN_COVARIATES.copy)
 
@@ -68,7 +68,7 @@ def plant(
     voxels: FloatArray,
     mask: MaskArray,
     lesion: MaskArray,
-    kind: Kind,
+    kind: LesionKind,
     strength: float,
     rng: np.random.Generator,
     *,
@@ -87,7 +87,7 @@ def plant(
         ``"dark"`` and ``"bright"`` scale the signal by 1 ∓ strength; ``"texture"`` adds a texture and keeps the
         mean; ``"mass_effect"`` displaces the tissue outwards from the centre of the lesion.
     strength
-        See :data:`STRENGTHS`.
+        See :data:`LESION_STRENGTHS`.
     rng
         Random generator of the texture; the other kinds do not use it.
     no_signal
@@ -101,8 +101,8 @@ def plant(
     InputError
         If the kind is unknown, or the lesion does not overlap the foreground.
     """
-    if kind not in KINDS:
-        raise InputError(unknown_name("kind of lesion", kind, list(KINDS)))
+    if kind not in LESION_KINDS:
+        raise InputError(unknown_name("kind of lesion", kind, list(LESION_KINDS)))
     inside = lesion & mask
     if not inside.any():
         raise InputError("the lesion does not overlap the foreground; move it or choose another shape")
@@ -119,9 +119,9 @@ def plant(
     return PlantedScan(planted, mask, inside, kind, strength)
 
 
-def draw_strength(kind: Kind, rng: np.random.Generator) -> float:
+def draw_strength(kind: LesionKind, rng: np.random.Generator) -> float:
     """Draw a strength uniformly from the range of a kind of lesion."""
-    return float(rng.uniform(*STRENGTHS[kind]))
+    return float(rng.uniform(*LESION_STRENGTHS[kind]))
 
 
 def random_blob(mask: MaskArray, volume_ml: float, voxel_ml: float, rng: np.random.Generator) -> MaskArray:
@@ -185,7 +185,7 @@ def plant_in_scan(
     template_from_scan: npt.ArrayLike,
     lesion: MaskArray,
     lesion_grid: Geometry,
-    kind: Kind,
+    kind: LesionKind,
     strength: float,
     rng: np.random.Generator,
     *,
@@ -229,7 +229,7 @@ def planted_scans(
     source: VolumeSource,
     seed: int,
     *,
-    kinds: Sequence[Kind] = ("dark",),
+    kinds: Sequence[LesionKind] = ("dark",),
     shapes: Sequence[MaskArray] | None = None,
     volume_ml: tuple[float, float] = (1.0, 30.0),
     no_signal: float = 0.0,

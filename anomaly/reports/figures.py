@@ -26,7 +26,7 @@ from anomaly.reports.panels import (  # fmt: skip
     SAGITTAL,
     Array,
     Extent,
-    Kind,
+    PanelKind,
     Plane,
     Point,
     crop_to_foreground,
@@ -49,7 +49,7 @@ BACKGROUND, REFERENCE, REFERENCE_TEXT, MARKER_COLOUR, FLAG_COLOUR = (
 )
 _PANEL_GAP_MM = 5.0
 _MARGIN_MM = 9.0  # space around a slice for the orientation letters
-_KINDS: tuple[tuple[Kind, str], ...] = (
+_KINDS: tuple[tuple[PanelKind, str], ...] = (
     ("scan", "Scan"), ("reconstruction", "Pseudo-healthy reconstruction"), ("evidence", "Evidence on the scan")
 )  # fmt: skip
 

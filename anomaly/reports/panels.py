@@ -23,7 +23,7 @@ Array = npt.NDArray[Any]
 Point = tuple[float, float, float]
 Position = tuple[float, float]
 Extent = tuple[float, float, float, float]
-Kind = Literal["scan", "reconstruction", "evidence", "overview"]
+PanelKind = Literal["scan", "reconstruction", "evidence", "overview"]
 
 EVIDENCE_COLOURS = ListedColormap(mpl.colormaps["inferno"](np.linspace(0.28, 1.0, 256)), name="evidence")
 INK, MUTED, OUTLINE = "#e8e6e3", "#9aa0a6", "#4de1ff"
@@ -87,7 +87,7 @@ def crop_to_foreground(volumes: TemplateVolumes, marked: MaskArray, display: Dis
 
 
 def draw_panel(
-    axes: Axes, content: PanelContent, plane: Plane, point_mm: Point, kind: Kind, origin: Position
+    axes: Axes, content: PanelContent, plane: Plane, point_mm: Point, kind: PanelKind, origin: Position
 ) -> None:
     """Draw the plane through a point; ``origin`` is its lower left corner on the canvas, in millimetres."""
     volumes, display = content.volumes, content.display

@@ -17,7 +17,14 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from anomaly.cohort.synthetic import KINDS, Kind, draw_strength, lesion_shapes, plant_in_scan, random_blob
+from anomaly.cohort.synthetic import (
+    LESION_KINDS,
+    LesionKind,
+    draw_strength,
+    lesion_shapes,
+    plant_in_scan,
+    random_blob,
+)
 from anomaly.cohort.table import ScanRecord, read_records
 from anomaly.cohort.volumes import CohortVolumes
 from anomaly.core.config import Settings
@@ -35,8 +42,8 @@ MAX_SHAPE_DRAWS = 100
 class PlantedSettings(Settings):
     """Synthetic lesions: ``per_subject`` copies of every test scan for each kind, one lesion in each copy."""
 
-    kinds: tuple[Kind, ...] = Field(
-        default=KINDS, description="kinds of lesions: dark, bright, texture, mass_effect"
+    kinds: tuple[LesionKind, ...] = Field(
+        default=LESION_KINDS, description="kinds of lesions: dark, bright, texture, mass_effect"
     )
     per_subject: int = Field(default=1, ge=1, description="copies of each test scan for each kind")
     shapes: Path | None = Field(
@@ -53,7 +60,7 @@ class _PlantedCopy:
     """A copy of a test scan to be written: its kind of lesion, its seed and its files."""
 
     record: ScanRecord
-    kind: Kind
+    kind: LesionKind
     number: int
     seed: tuple[int, ...]
 
@@ -131,7 +138,7 @@ def _copies(settings: PlantedSettings, test: Sequence[ScanRecord]) -> Iterator[_
     for kind in settings.kinds:
         for index, record in enumerate(test):
             for number in range(1, settings.per_subject + 1):
-                yield _PlantedCopy(record, kind, number, (settings.seed, KINDS.index(kind), index, number))
+                yield _PlantedCopy(record, kind, number, (settings.seed, LESION_KINDS.index(kind), index, number))
 
 
 def _plant(

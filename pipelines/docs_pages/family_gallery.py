@@ -20,7 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from anomaly.cohort.synthetic import Kind, PlantedScan, lesion_shapes, planted_scans
+from anomaly.cohort.synthetic import LesionKind, PlantedScan, lesion_shapes, planted_scans
 from anomaly.core.files import atomic_path
 from anomaly.core.image_views import Array
 from anomaly.models.base import Detector
@@ -29,7 +29,7 @@ from anomaly.scoring.scorer import Scorer
 from pipelines.benchmark.studies.common import BenchmarkModel, load_benchmark_model
 
 IMAGE_FOLDER = Path(__file__).resolve().parents[2] / "docs" / "images" / "families"
-KINDS: tuple[Kind, ...] = ("dark", "bright")
+KINDS: tuple[LesionKind, ...] = ("dark", "bright")
 HELD_OUT_SCAN = {"dark": 1, "bright": 7}  # index of the held-out scan for each kind of lesion
 N_SAMPLES = 6
 SEED = 11

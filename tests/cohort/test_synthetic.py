@@ -8,8 +8,8 @@ import pytest
 from scipy import ndimage
 
 from anomaly.cohort.synthetic import (
-    KINDS,
-    STRENGTHS,
+    LESION_KINDS,
+    LESION_STRENGTHS,
     Kind,
     draw_strength,
     lesion_shapes,
@@ -98,7 +98,7 @@ def test_mass_effect_keeps_the_outline_of_the_brain(rng: np.random.Generator) ->
     assert (planted.voxels[mask] > 0).all()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LESION_KINDS)
 def test_every_kind_changes_the_lesion_and_nothing_outside_the_brain(kind: Kind, rng: np.random.Generator) -> None:
     voxels, mask = brain()
     planted = plant(voxels, mask, ball((10, 18, 15)), kind, draw_strength(kind, rng), rng)
@@ -109,7 +109,7 @@ def test_every_kind_changes_the_lesion_and_nothing_outside_the_brain(kind: Kind,
     assert planted.kind == kind
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LESION_KINDS)
 def test_the_same_seed_plants_the_same_lesion(kind: Kind) -> None:
     voxels, mask = brain()
     first, second = (plant(voxels, mask, ball(), kind, 0.4, np.random.default_rng(3)) for _ in range(2))
@@ -131,7 +131,7 @@ def test_planting_does_not_change_the_healthy_scan(rng: np.random.Generator) -> 
 
 def test_strengths_stay_in_their_range(rng: np.random.Generator) -> None:
     drawn = [draw_strength("dark", rng) for _ in range(100)]
-    assert STRENGTHS["dark"] == (0.15, 0.5)
+    assert LESION_STRENGTHS["dark"] == (0.15, 0.5)
     assert min(drawn) >= 0.15
     assert max(drawn) <= 0.5
 
@@ -211,8 +211,8 @@ def test_a_lesion_in_a_scan_stays_inside_the_brain(rng: np.random.Generator) -> 
 
 
 def test_planted_scans_are_reproducible_by_their_seed() -> None:
-    first, second, other = (list(planted_scans(Scans(), seed, kinds=KINDS)) for seed in (1, 1, 2))
-    assert [scan.kind for scan in first] == list(KINDS)
+    first, second, other = (list(planted_scans(Scans(), seed, kinds=LESION_KINDS)) for seed in (1, 1, 2))
+    assert [scan.kind for scan in first] == list(LESION_KINDS)
     for a, b in zip(first, second, strict=True):
         np.testing.assert_array_equal(a.voxels, b.voxels)
     assert any((a.lesion != b.lesion).any() for a, b in zip(first, other, strict=True))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from anomaly.bundle.store import load_bundle
-from anomaly.cohort.synthetic import Kind, PlantedScan, lesion_shapes, planted_scans
+from anomaly.cohort.synthetic import LesionKind, PlantedScan, lesion_shapes, planted_scans
 from anomaly.cohort.volumes import CohortVolumes
 from anomaly.evaluation.localisation import voxel_average_precision
 from anomaly.evaluation.tables import markdown
@@ -19,7 +19,7 @@ from anomaly.scoring.scorer import ScoredVolume, Scorer
 from pipelines.scan_input import healthy_records
 from pipelines.train import hold_out
 
-LESION_KINDS: tuple[Kind, ...] = ("dark", "bright")
+LESION_KINDS: tuple[LesionKind, ...] = ("dark", "bright")
 LESIONS_PER_SCAN = 3  # of each kind
 SEED = 7  # differs from the seed of the lesions that choose the checkpoint in training
 
@@ -44,7 +44,7 @@ def load_benchmark_model(path: Path, cohort: Path) -> BenchmarkModel:
     )
 
 
-def plant_held_out_scans(model: BenchmarkModel, shapes: Path) -> dict[Kind, list[PlantedScan]]:
+def plant_held_out_scans(model: BenchmarkModel, shapes: Path) -> dict[LesionKind, list[PlantedScan]]:
     """Plant lesions of each kind in the held-out scans, as often as :data:`LESIONS_PER_SCAN` says.
 
     Parameters

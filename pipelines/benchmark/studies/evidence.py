@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from anomaly.cohort.synthetic import Kind, PlantedScan
+from anomaly.cohort.synthetic import LesionKind, PlantedScan
 from anomaly.core.image_views import Array
 from anomaly.evaluation.localisation import dice_curve, oracle_threshold
 from anomaly.scoring.scorer import Scorer
@@ -45,12 +45,14 @@ REFERENCE_SETTINGS = ("median_voxels", "smoothing_mm", "sd_floor", "flip_average
 DiceCurve = Array
 
 
-def evidence_table(model: BenchmarkModel, scans: Mapping[Kind, Sequence[PlantedScan]]) -> pd.DataFrame:
+def evidence_table(model: BenchmarkModel, scans: Mapping[LesionKind, Sequence[PlantedScan]]) -> pd.DataFrame:
     """Return voxel AP and best Dice of the evidence as shipped, of single maps, and of alternative settings."""
     return detection_table(dict(scorer_variants(model)), scans)
 
 
-def detection_table(scorers: Mapping[str, Scorer], scans: Mapping[Kind, Sequence[PlantedScan]]) -> pd.DataFrame:
+def detection_table(
+    scorers: Mapping[str, Scorer], scans: Mapping[LesionKind, Sequence[PlantedScan]]
+) -> pd.DataFrame:
     """Return voxel AP and best Dice of each scorer on planted scans.
 
     Parameters

@@ -22,13 +22,13 @@ from anomaly.core.volume import FloatArray
 from pipelines.validation.thresholds import CheckedEntry
 
 Floats = npt.NDArray[np.float64]
-Kind = Literal["knn", "isolation_forest", "one_class_svm"]
+EstimatorKind = Literal["knn", "isolation_forest", "one_class_svm"]
 
 
 class EstimatorSettings(Settings):
     """A detector of scikit-learn, and its input."""
 
-    kind: Kind = Field(description="which detector")
+    kind: EstimatorKind = Field(description="which detector")
     components: int = Field(0, ge=0, description="whitened principal components as input; 0 = pixels")
     neighbours: int = Field(5, ge=1, description="knn: number of nearest normal images")
     trees: int = Field(200, ge=1, description="isolation_forest: number of trees")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from anomaly.core.errors import InputError
-from pipelines.validation.baselines.sklearn_detectors import EstimatorSettings, FittedEstimator, Kind
+from pipelines.validation.baselines.sklearn_detectors import EstimatorKind, EstimatorSettings, FittedEstimator
 
 
 def blob(n: int, centre: float, seed: int) -> np.ndarray:
@@ -14,7 +14,7 @@ def blob(n: int, centre: float, seed: int) -> np.ndarray:
 
 @pytest.mark.parametrize("components", [0, 3])
 @pytest.mark.parametrize("kind", ["knn", "isolation_forest", "one_class_svm"])
-def test_images_far_from_the_normal_ones_have_higher_scores(kind: Kind, components: int) -> None:
+def test_images_far_from_the_normal_ones_have_higher_scores(kind: EstimatorKind, components: int) -> None:
     fitted = FittedEstimator(EstimatorSettings(kind=kind, components=components), blob(100, 0.3, seed=0), seed=0)
     near, far = fitted.score(blob(30, 0.3, seed=1)), fitted.score(blob(30, 0.8, seed=2))
     assert near.shape == (30,)
