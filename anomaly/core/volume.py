@@ -88,6 +88,24 @@ class Geometry:
         return self.shape == other.shape and bool(np.allclose(self.affine, other.affine, atol=tolerance_mm))
 
 
+@dataclass(frozen=True)
+class ScanWarning:
+    """A doubt of the reader about a scan, which is scored and marked.
+
+    Parameters
+    ----------
+    code
+        Stable machine-readable name, e.g. ``"sform_qform"``.
+    found, expected, remedy
+        One clause each, without patient identifiers.
+    """
+
+    code: str
+    found: str
+    expected: str
+    remedy: str
+
+
 @dataclass(frozen=True, eq=False)
 class Volume:
     """One 3D scan.
@@ -104,6 +122,9 @@ class Volume:
         Modality of the scan.
     meta
         Further information, such as the body part in the DICOM header.
+    warnings
+        What its reader could not settle. The quality checks report each as a warning, which travels to the record
+        of the scan.
     """
 
     voxels: FloatArray
@@ -111,6 +132,7 @@ class Volume:
     scan_id: str
     modality: Modality = Modality.UNKNOWN
     meta: dict[str, Any] = field(default_factory=dict)
+    warnings: tuple[ScanWarning, ...] = ()
 
     def __post_init__(self) -> None:
         if self.voxels.shape != self.geometry.shape:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anomaly.core.volume import Modality
-from anomaly.io.nifti import nifti_stem
+from anomaly.io.file_types import image_stem
 
 MODALITY_BY_SUFFIX = {
     "t1w": Modality.T1W, "t1": Modality.T1W, "t1n": Modality.T1W, "mprage": Modality.T1W,
@@ -50,7 +50,7 @@ class Participant:
 
 def is_scan_name(name: str) -> bool:
     """Return whether the name of a NIfTI file is that of a scan, not of a mask, label map or segmentation."""
-    return _MASK_NAME.search(nifti_stem(name)) is None
+    return _MASK_NAME.search(image_stem(name)) is None
 
 
 def parse_scan_name(path: Path) -> ScanName:
@@ -59,7 +59,7 @@ def parse_scan_name(path: Path) -> ScanName:
     A file named after its modality alone, as in ``patient7/T1.nii.gz``, belongs to the subject that its folder is
     named after.
     """
-    base = nifti_stem(path.name)
+    base = image_stem(path.name)
     suffix = re.split(r"[_-]", base)[-1]
     modality = MODALITY_BY_SUFFIX.get(suffix.lower(), Modality.UNKNOWN)
     subject = _entity("sub", base) or next((p for p in path.parent.parts[::-1] if re.match(r"sub-\w", p)), "")
@@ -85,7 +85,7 @@ def safe_file_name(name: str) -> str:
 
 def find_lesion_mask(path: Path) -> Path | None:
     """Return the BIDS lesion mask of a scan, ``…_label-lesion_mask.nii[.gz]`` in the same folder."""
-    prefix = nifti_stem(path.name).rsplit("_", 1)[0]
+    prefix = image_stem(path.name).rsplit("_", 1)[0]
     names = (f"{prefix}_label-lesion_{kind}{end}" for kind in ("mask", "roi") for end in (".nii.gz", ".nii"))
     return next((path.with_name(name) for name in names if path.with_name(name).is_file()), None)
 

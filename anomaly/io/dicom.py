@@ -24,8 +24,8 @@ from pydicom.pixels.processing import apply_rescale
 from anomaly.core.errors import ScanRefusedError
 from anomaly.core.volume import AffineArray, FloatArray, Geometry, Modality, Volume
 from anomaly.io.dicom_series import DicomSeries
-from anomaly.io.nifti import check_geometry, check_voxels
 from anomaly.io.stored_file import StoredFile, read_all, unreadable_error
+from anomaly.io.volume_checks import check_geometry, check_voxels
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 

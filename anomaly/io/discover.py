@@ -22,8 +22,9 @@ from anomaly.io.bids import (
 )
 from anomaly.io.dicom import read_series
 from anomaly.io.dicom_series import DicomSeries, Header, group_series, is_dicom, read_header
+from anomaly.io.file_types import READ_ENDINGS, ending_of
 from anomaly.io.manifest import ManifestRow, read_manifest
-from anomaly.io.nifti import is_nifti_name, read_nifti
+from anomaly.io.nifti import read_nifti
 from anomaly.io.stored_file import StoredFile, unreadable_error
 
 _DICOM_SUFFIXES = {".dcm", ".ima", ".dicom"}
@@ -137,7 +138,7 @@ def _scans_at_path(path: Path, participants: dict[Path, dict[str, Participant]])
         return _scans_in_folder(path, participants)
     if zipfile.is_zipfile(path) or path.suffix.lower() == ".zip":
         return _scans_in_zip(path, path)
-    if is_nifti_name(path.name):
+    if ending_of(path.name) in READ_ENDINGS:
         return [_user_named_nifti(path, participants)]
     header = _read_dicom_header(path)
     return _dicom_scans([header], path) if header else [_unreadable_file(StoredFile(path), path)]
@@ -176,7 +177,7 @@ def _scans_in_folder(root: Path, participants: dict[Path, dict[str, Participant]
     found: list[ScanSource] = []
     headers: list[Header] = []
     for path in _walk(root):
-        if is_nifti_name(path.name):
+        if ending_of(path.name) in READ_ENDINGS:
             found.extend([_nifti_scan(path, participants)] if is_scan_name(path.name) else [])
         elif path.suffix.lower() == ".zip":
             found.extend(_scans_in_zip(path, root))
@@ -236,7 +237,7 @@ def _scans_in_zip(path: Path, origin: Path) -> list[ScanSource]:
                 file = StoredFile(path, member)
                 if file.name.startswith(".") or "__MACOSX" in member:
                     continue
-                if is_nifti_name(member):
+                if ending_of(member) in READ_ENDINGS:
                     found.extend([_zipped_nifti(file)] if is_scan_name(file.name) else [])
                 elif PurePosixPath(member).suffix.lower() not in _NON_IMAGE_SUFFIXES:
                     headers.extend(_read_zipped_header(archive, file))

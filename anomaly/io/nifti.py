@@ -1,40 +1,22 @@
-"""Read a NIfTI file as a volume. :mod:`anomaly.export.nifti` writes files."""
+"""Read a NIfTI file, or a NIfTI pair, as a volume. :mod:`anomaly.export.nifti` writes files."""
 
 from __future__ import annotations
 
-import gzip
 import io
-import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError, SpatialImage
+from nibabel.arrayproxy import ArrayProxy
 
-from anomaly.core.errors import ScanRefusedError
-from anomaly.core.volume import AffineArray, FloatArray, Geometry, Modality, Volume
-from anomaly.io.stored_file import MAX_FILE_BYTES, StoredFile, read_bytes, too_large_error, unreadable_error
-
-SUFFIXES = (".nii", ".nii.gz")
-MIN_SPACING_MM = 0.1
-MAX_SPACING_MM = 10.0
-MAX_VOXELS = 1 << 30
-
-_READ_ERRORS = (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError, TypeError)
-
-
-def is_nifti_name(name: str) -> bool:
-    """Return whether a file name ends like that of a NIfTI file."""
-    return name.lower().endswith(SUFFIXES)
-
-
-def nifti_stem(name: str) -> str:
-    """Return a file name without ``.nii`` or ``.nii.gz``."""
-    lower = name.lower()
-    return next((name[: -len(suffix)] for suffix in reversed(SUFFIXES) if lower.endswith(suffix)), name)
+from anomaly.core.volume import FloatArray, Geometry, Modality, Volume
+from anomaly.io.file_types import READ_ENDINGS, ImageFormat, ending_of, image_stem
+from anomaly.io.image_stream import ImageStream, open_image
+from anomaly.io.nifti_header import NiftiHeader, check_fields, parse_header, read_affine
+from anomaly.io.stored_file import StoredFile, unreadable_error
+from anomaly.io.volume_checks import make_volume
 
 
 def read_nifti(
@@ -45,7 +27,7 @@ def read_nifti(
     Parameters
     ----------
     file
-        ``.nii`` or ``.nii.gz``, on disk or in a zip.
+        ``.nii`` or ``.nii.gz``, or one file of a pair ``.hdr`` and ``.img``, on disk or in a zip.
     scan_id
         Name of the scan; by default the file's name without its ending.
     modality
@@ -55,116 +37,68 @@ def read_nifti(
     -------
     Volume
         float32 ``(I, J, K)`` with the file's scaling applied. The geometry is that of the sform or, if there is
-        none, of the qform.
+        none, of the qform. The warnings name fields of the header that contradict each other.
 
     Raises
     ------
     ScanRefusedError
-        If the file is damaged, not 3D, not finite or constant, or its geometry is missing or implausible.
+        If the file is damaged, longer or shorter than its header says, not 3D, not finite or constant, or its
+        geometry is missing, implausible or contradictory.
     """
     stored = file if isinstance(file, StoredFile) else StoredFile(file)
-    image = _open_nifti(stored)
-    affine = _read_affine(image)
-    voxels = _read_voxels(image)
-    geometry = Geometry(voxels.shape, affine)
-    check_geometry(geometry)
-    check_voxels(voxels)
-    return Volume(voxels, geometry, scan_id or nifti_stem(stored.name), modality)
+    with _open_nifti(stored) as (header, stream):
+        affine = read_affine(header)
+        warnings = check_fields(header, affine)
+        voxels = _read_voxels(header, stream)
+    return make_volume(voxels, affine, scan_id or image_stem(stored.name), modality, warnings)
 
 
 def read_geometry(path: Path) -> Geometry:
     """Read the grid of a NIfTI file, without its voxels."""
-    image = _open_nifti(StoredFile(path))
-    return Geometry(_shape_3d(image), _read_affine(image))
+    with _open_nifti(StoredFile(path)) as (header, _):
+        return Geometry(header.shape, read_affine(header))
 
 
 def read_mask(path: Path) -> npt.NDArray[np.bool_]:
     """Read a mask ``(I, J, K)``: True where the file is above zero. A mask may be empty."""
-    return _read_voxels(_open_nifti(StoredFile(path))) > 0
+    with _open_nifti(StoredFile(path)) as (header, stream):
+        return _read_voxels(header, stream) > 0
 
 
-def check_geometry(geometry: Geometry) -> None:
-    """Raise ScanRefusedError if the affine is degenerate or the voxel size is implausible for a head scan."""
-    matrix = geometry.affine
-    remedy = "convert the scan again from its DICOM files, or correct the affine"
-    if not np.isfinite(matrix).all():
-        raise ScanRefusedError("absurd_geometry", "an affine that is not finite", "finite numbers", remedy)
-    spacing = np.array(geometry.spacing)
-    if (spacing < MIN_SPACING_MM).any() or (spacing > MAX_SPACING_MM).any():
-        found = "voxels of " + " × ".join(f"{s:.3g}" for s in spacing) + " mm"
-        raise ScanRefusedError("absurd_geometry", found, f"{MIN_SPACING_MM} to {MAX_SPACING_MM} mm", remedy)
-    volume = abs(float(np.linalg.det(matrix[:3, :3])))
-    if volume < 0.25 * float(np.prod(spacing)):
-        raise ScanRefusedError("absurd_geometry", "an affine whose axes are nearly parallel",
-                               "three independent axes", remedy)  # fmt: skip
+def pair_of(file: StoredFile) -> tuple[StoredFile, StoredFile]:
+    """Return the header and the image file of a pair, given one of them.
+
+    The other file ends in lower or upper case, compressed or not, as the given one does where that exists.
+    """
+    ending = ending_of(file.name)
+    stem, own = file.name[: -len(ending)], file.name[-len(ending) :]
+    kind = ".img" if ending.startswith(".hdr") else ".hdr"
+    endings = [kind.upper() if own.isupper() else kind]
+    names = [end + gz for end in dict.fromkeys([*endings, kind, kind.upper()]) for gz in (own[4:], "", ".gz")]
+    candidates = [file.sibling(stem + name) for name in dict.fromkeys(names)]
+    other = next((c for c in candidates if c.exists()), None)
+    if other is None:
+        raise unreadable_error(f"a {ending[:4]} file without its {kind} file", "both files of the pair",
+                               "copy both files into one folder")  # fmt: skip
+    return (other, file) if kind == ".hdr" else (file, other)
 
 
-def check_voxels(voxels: FloatArray) -> None:
-    """Raise ScanRefusedError if voxels are constant or not finite."""
-    low, high = float(voxels.min()), float(voxels.max())  # NaN propagates, so this also finds NaN
-    if not (np.isfinite(low) and np.isfinite(high)):
-        n_bad = int(voxels.size - np.isfinite(voxels).sum())
-        raise ScanRefusedError("non_finite", f"{n_bad} voxels that are not numbers", "finite intensities",
-                               "replace them, or export the scan again")  # fmt: skip
-    if low == high:
-        raise ScanRefusedError("constant", f"{low:g} in every voxel", "an image",
-                               "check that the export worked")  # fmt: skip
+@contextmanager
+def _open_nifti(file: StoredFile) -> Iterator[tuple[NiftiHeader, ImageStream]]:
+    """Open a file or pair; give its header and the file of its voxels."""
+    if READ_ENDINGS.get(ending_of(file.name)) is not ImageFormat.NIFTI_PAIR:
+        with open_image(file) as stream:
+            yield parse_header(stream.start), stream
+        return
+    header_file, image_file = pair_of(file)
+    with open_image(header_file) as stream:
+        header = parse_header(stream.start, is_pair=True)
+    with open_image(image_file) as stream:
+        yield header, stream
 
 
-def _open_nifti(file: StoredFile) -> nib.Nifti1Image:
-    try:
-        image = nib.load(file.path) if not file.member else _from_bytes(file)
-    except _READ_ERRORS as error:
-        raise unreadable_error(f"a NIfTI file that cannot be opened ({type(error).__name__})") from error
-    if not isinstance(image, nib.Nifti1Image):
-        raise unreadable_error(f"a {type(image).__name__} under a NIfTI name")
-    if image.get_data_dtype().fields is not None or image.get_data_dtype().kind == "c":
-        raise ScanRefusedError("not_scalar", "colour or complex voxels", "one number per voxel",
-                               "give the scan itself, not a rendered image of it")  # fmt: skip
-    if int(np.prod(image.shape, dtype=np.int64)) > MAX_VOXELS:
-        raise too_large_error(int(np.prod(image.shape, dtype=np.int64)) * image.get_data_dtype().itemsize)
-    return image
-
-
-def _from_bytes(file: StoredFile) -> SpatialImage:
-    content = read_bytes(file)
-    if file.name.lower().endswith(".gz"):
-        content = gzip.GzipFile(fileobj=io.BytesIO(content)).read(MAX_FILE_BYTES + 1)
-    kind = nib.Nifti2Image if content[:4] in {b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c"} else nib.Nifti1Image
-    return kind.from_bytes(content)
-
-
-def _shape_3d(image: SpatialImage) -> tuple[int, int, int]:
-    shape = tuple(int(n) for n in image.shape)
-    if len(shape) < 3 or any(n != 1 for n in shape[3:]) or min(shape[:3]) < 2:
-        raise ScanRefusedError("not_3d", "an image of shape " + " × ".join(map(str, shape)), "one 3D volume",
-                               "give one volume; split a 4D series first")  # fmt: skip
-    return shape[0], shape[1], shape[2]
-
-
-def _read_affine(image: nib.Nifti1Image) -> AffineArray:
-    header = image.header
-    if int(header["sform_code"]) > 0:
-        return np.asarray(header.get_sform(), dtype=np.float64)
-    if int(header["qform_code"]) > 0:
-        return _qform(header)
-    raise ScanRefusedError("missing_geometry", "neither sform nor qform", "a header with an affine",
-                           "convert the scan again from its DICOM files")  # fmt: skip
-
-
-def _qform(header: Any) -> AffineArray:
-    try:
-        return np.asarray(header.get_qform(), dtype=np.float64)
-    except (HeaderDataError, ValueError) as error:
-        raise ScanRefusedError("absurd_geometry", "a qform that is not a rotation", "a valid qform or sform",
-                               "convert the scan again from its DICOM files") from error  # fmt: skip
-
-
-def _read_voxels(image: SpatialImage) -> FloatArray:
-    shape = _shape_3d(image)
-    try:
-        with np.errstate(over="ignore", invalid="ignore"):
-            values = np.asarray(image.get_fdata(caching="unchanged", dtype=np.float32))
-    except _READ_ERRORS as error:
-        raise unreadable_error(f"a NIfTI file that ends early or is damaged ({type(error).__name__})") from error
-    return values.reshape(shape, order="A")
+def _read_voxels(header: NiftiHeader, stream: ImageStream) -> FloatArray:
+    content = stream.read(header.vox_offset + header.n_voxel_bytes)
+    with np.errstate(over="ignore", invalid="ignore"):  # values beyond float32 become infinite, and are refused
+        values = np.asarray(ArrayProxy(io.BytesIO(content), header.fields), dtype=np.float32)
+    return values.reshape(header.shape, order="A")

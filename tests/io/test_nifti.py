@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -136,6 +137,163 @@ def test_a_header_with_an_impossible_size_is_refused_before_the_voxels_are_read(
     content[40:48] = np.array([3, 32000, 32000, 32000], "<i2").tobytes()
     path.write_bytes(content)
     assert refusal(path).code == "too_large"
+
+
+def test_a_claim_that_the_file_cannot_hold_is_refused_before_memory_is_taken(tmp_path: Path) -> None:
+    content = bytearray(gzip.decompress(save(tmp_path / "scan.nii.gz", noise()).read_bytes()))
+    content[40:48] = np.array([3, 1000, 1000, 900], "<i2").tobytes()
+    for name, stored in (("scan.nii", bytes(content)), ("scan.nii.gz", gzip.compress(content))):
+        (tmp_path / name).write_bytes(stored)
+        tracemalloc.start()
+        error = refusal(tmp_path / name)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert "3,600,000,352 bytes" in error.expected
+        assert peak < 1 << 21
+
+
+def test_a_nifti_2_claim_beyond_64_bits_is_refused(tmp_path: Path) -> None:
+    content = bytearray(nib.Nifti2Image(noise(), np.diag([2.0, 2, 2, 1])).to_bytes())
+    content[16:48] = np.array([3, 1 << 32, 1 << 31, 2], "<i8").tobytes()
+    (tmp_path / "scan.nii").write_bytes(content)
+    assert refusal(tmp_path / "scan.nii").code == "too_large"
+
+
+@pytest.mark.parametrize("change", [-1, 1, 5000])
+@pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz"])
+def test_a_file_longer_or_shorter_than_its_header_says_is_refused(tmp_path: Path, name: str, change: int) -> None:
+    content = nib.Nifti1Image(noise(), np.diag([2.0, 2, 2, 1])).to_bytes()
+    changed = content[:change] if change < 0 else content + bytes(change)
+    (tmp_path / name).write_bytes(gzip.compress(changed) if name.endswith(".gz") else changed)
+    error = refusal(tmp_path / name)
+    assert error.code == "unreadable"
+    assert error.expected == "2,368 bytes, as the header says"
+
+
+def test_no_flipped_bit_of_a_compressed_file_changes_a_voxel_unseen(tmp_path: Path) -> None:
+    path = save(tmp_path / "scan.nii.gz", noise(dtype=np.int16))
+    stored, truth = path.read_bytes(), read_nifti(path)
+    n_refused = 0
+    bits = range(0, 8 * len(stored), 61)
+    for bit in bits:
+        flipped = bytearray(stored)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        try:
+            volume = read_nifti(path)
+        except ScanRefusedError:
+            n_refused += 1
+            continue
+        np.testing.assert_array_equal(volume.voxels, truth.voxels)
+        np.testing.assert_array_equal(volume.geometry.affine, truth.geometry.affine)
+    assert n_refused > 0.9 * len(bits), "only a flip in the date or in padding changes nothing"
+
+
+@pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz"])
+def test_members_of_a_gzip_file_are_read_one_after_the_other(tmp_path: Path, name: str) -> None:
+    content = nib.Nifti1Image(noise(), np.diag([2.0, 2, 2, 1])).to_bytes()
+    parts = [gzip.compress(content[start : start + 500]) for start in range(0, len(content), 500)]
+    (tmp_path / name).write_bytes(b"".join(parts) + bytes(512))
+    np.testing.assert_array_equal(read_nifti(tmp_path / name).voxels, noise())
+
+
+def test_bytes_after_the_end_of_gzip_data_are_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "scan.nii.gz", noise())
+    path.write_bytes(path.read_bytes() + b"more")
+    assert refusal(path).found == "bytes after the end of the gzip data"
+
+
+def test_compression_is_told_by_the_content_not_by_the_name(tmp_path: Path) -> None:
+    content = nib.Nifti1Image(noise(), np.diag([2.0, 2, 2, 1])).to_bytes()
+    for name, stored in (
+        ("a.Nii.Gz", content),
+        ("b.NII", gzip.compress(content)),
+        ("c.nii.GZ", gzip.compress(content)),
+    ):
+        (tmp_path / name).write_bytes(stored)
+        volume = read_nifti(tmp_path / name)
+        np.testing.assert_array_equal(volume.voxels, noise())
+        assert volume.scan_id == name[0]
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("byte_order", ["<", ">"])
+def test_extensions_before_the_voxels_are_skipped(tmp_path: Path, kind: type, byte_order: str) -> None:
+    header = kind.header_class(endianness=byte_order)
+    header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"scanned on a Monday"))
+    image = kind(noise(dtype=np.int16), np.diag([2.0, 2, 2, 1]), header)
+    (tmp_path / "scan.nii").write_bytes(image.to_bytes())
+    np.testing.assert_array_equal(read_nifti(tmp_path / "scan.nii").voxels, noise(dtype=np.int16))
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"", "an empty file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n", "a Git LFS pointer"),
+        (b"../../.git/annex/objects/Kp/8P/SHA256E-s12--ab.nii.gz", "a git-annex pointer"),
+        (b"\n<!DOCTYPE html><html>404</html>", "an HTML page"),
+        (bytes(5000), "zero bytes only"),
+        (b"PK\x03\x04" + bytes(500), "a zip"),
+        (bytes(128) + b"DICM" + bytes(500), "a DICOM file"),
+        (b"BZh91AY" + bytes(500), "bzip2 data"),
+    ],
+)  # fmt: skip
+def test_what_is_no_nifti_file_is_named(tmp_path: Path, content: bytes, found: str) -> None:
+    for name in ("scan.nii", "scan.nii.gz"):
+        (tmp_path / name).write_bytes(content)
+        error = refusal(tmp_path / name)
+        assert error.code == "unreadable"
+        assert error.found.startswith(found)
+
+
+def test_a_pair_reads_like_a_single_file(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(noise(dtype=np.int16), OBLIQUE)
+    nib.Nifti1Pair(noise(dtype=np.int16), OBLIQUE).to_filename(tmp_path / "pair.img")
+    (tmp_path / "single.nii").write_bytes(image.to_bytes())
+    single = read_nifti(tmp_path / "single.nii")
+    for name in ("pair.img", "pair.hdr"):
+        volume = read_nifti(tmp_path / name)
+        np.testing.assert_array_equal(volume.voxels, single.voxels)
+        np.testing.assert_array_equal(volume.geometry.affine, single.geometry.affine)
+        assert volume.scan_id == "pair"
+
+
+def test_a_compressed_pair_with_upper_case_endings_is_read(tmp_path: Path) -> None:
+    nib.Nifti1Pair(noise(), OBLIQUE).to_filename(tmp_path / "pair.img")
+    for name in ("hdr", "img"):
+        content = (tmp_path / f"pair.{name}").read_bytes()
+        (tmp_path / f"PAIR.{name.upper()}.GZ").write_bytes(gzip.compress(content))
+    np.testing.assert_array_equal(read_nifti(tmp_path / "PAIR.IMG.GZ").voxels, noise())
+
+
+@pytest.mark.parametrize("missing", ["img", "hdr"])
+def test_half_of_a_pair_is_refused(tmp_path: Path, missing: str) -> None:
+    nib.Nifti1Pair(noise(), OBLIQUE).to_filename(tmp_path / "pair.img")
+    (tmp_path / f"pair.{missing}").unlink()
+    other = {"img": "hdr", "hdr": "img"}[missing]
+    assert refusal(tmp_path / f"pair.{other}").found == f"a .{other} file without its .{missing} file"
+
+
+def test_the_voxels_of_a_pair_are_as_long_as_its_header_says(tmp_path: Path) -> None:
+    nib.Nifti1Pair(noise(), OBLIQUE).to_filename(tmp_path / "pair.img")
+    (tmp_path / "pair.img").write_bytes((tmp_path / "pair.img").read_bytes()[:-4])
+    error = refusal(tmp_path / "pair.img")
+    assert (error.found, error.expected) == ("2,012 bytes of image", "2,016 bytes, as the header says")
+
+
+def test_an_analyze_image_does_not_tell_left_from_right_and_is_refused(tmp_path: Path) -> None:
+    nib.AnalyzeImage(noise(), np.diag([2.0, 2, 2, 1])).to_filename(tmp_path / "old.img")
+    error = refusal(tmp_path / "old.img")
+    assert error.code == "missing_geometry"
+    assert "Analyze" in error.found
+
+
+def test_a_contradiction_in_the_header_is_a_warning_of_the_volume(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(noise(), np.diag([2.0, 2, 2, 1]))
+    image.set_qform(np.diag([2.0, 2, 3, 1]), code=1)
+    (tmp_path / "scan.nii").write_bytes(image.to_bytes())
+    assert {warning.code for warning in read_nifti(tmp_path / "scan.nii").warnings} == {"sform_qform", "pixdim"}
 
 
 def test_a_file_in_a_zip_reads_like_one_on_disk(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from anomaly.core.errors import ConfigError, ScanRefusedError
-from anomaly.core.volume import Geometry, Modality, Volume
+from anomaly.core.volume import Geometry, Modality, ScanWarning, Volume
 from anomaly.io.discover import discover
 from anomaly.qc.checks import Finding, Level, QcSettings, check, raise_first_refusal
 from anomaly.qc.metrics import image_quality_metrics
@@ -96,6 +96,12 @@ def test_a_body_part_other_than_the_head_is_marked() -> None:
     (finding,) = findings(replace(brain(), meta={"body_part": "CHEST"}))
     assert (finding.level, finding.code) == (Level.WARNING, "body_part")
     assert findings(replace(brain(), meta={"body_part": "HEADNECK"})) == []
+
+
+def test_a_doubt_of_the_reader_is_a_warning_of_the_scan() -> None:
+    doubt = ScanWarning("sform_qform", "an sform 3 mm from the qform", "one affine", "convert it again")
+    (finding,) = findings(replace(brain(), warnings=(doubt,)))
+    assert finding == Finding(Level.WARNING, doubt.code, doubt.found, doubt.expected, doubt.remedy)
 
 
 def test_a_scan_of_assumed_modality_is_marked() -> None:
