@@ -112,6 +112,11 @@ def calibrate(
         "refused": len(not_accepted) + len(not_scored),
         **{f"alpha_{r.alpha:g}": _sentence(r) for r in records},
         "calibrations": [r.model_dump(mode="json") for r in records],
+        "warnings": [
+            {"scan_id": scan.record.scan_id, "warnings": list(scan.record.warnings)}
+            for scan in healthy
+            if scan.record.warnings
+        ],
         "not_scored": [*not_accepted, *not_scored],
     }
 
@@ -177,9 +182,13 @@ def _append(
         [_identity(h.record) | {f"score_{name}": value for name, value in h.scores.items()} for h in healthy]
     )
     tails = np.stack([scan.exceedance for scan in healthy])
+    marked = sum(bool(scan.record.warnings) for scan in healthy)
+    notes = (f"{marked} of {len(healthy)} scans have warnings of the quality checks",) if marked else ()
     point = VoxelPoint(settings.voxel_alpha, voxel_threshold(tails, evidence_edges(), settings.voxel_alpha))
     made = [
-        make_calibration(reference, alpha=alpha, score_name=settings.scan_score, purpose=purpose, voxels=point)
+        make_calibration(
+            reference, alpha=alpha, score_name=settings.scan_score, purpose=purpose, voxels=point, notes=notes
+        )
         for alpha in reversed(alphas)  # the first alpha becomes the newest record, which `score` uses by default
     ]
     for calibration in made:

@@ -368,6 +368,9 @@ def _print_summary(summary: dict[str, Any], as_json: bool, refused: int = 0, fla
         for key, value in summary.items():
             if not isinstance(value, dict | list | tuple):
                 typer.echo(f"{key.replace('_', ' '):<28} {_as_text(value)}")
+    for scan in summary.get("warnings", ()):
+        for warning in scan["warnings"]:
+            _print_error(f"warning {scan['scan_id']}: {warning}")
     for scan in [*summary.get("reasons", ()), *summary.get("not_scored", ())]:
         _print_error(f"{scan['status']} {scan['scan_id']}: {scan['reason']}; {scan['remedy']}")
     if flagged:

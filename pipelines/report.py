@@ -19,7 +19,7 @@ from anomaly.runs.reader import RunInfo, read_neighbours, read_run_info, read_sc
 from pipelines.common import cores
 
 log = logging.getLogger(__name__)
-PAGE_VERSION = 3  # increase it when pages change, so that existing pages are made again
+PAGE_VERSION = 4  # increase it when pages change, so that existing pages are made again
 PAGE_RECORD = "report.json"
 PAGES_PER_PROCESS = 40  # then a new process, because libraries do not release all memory
 MIN_PAGES_PER_PROCESS = 8  # the imports of a process take as long as about four pages
@@ -95,7 +95,8 @@ def make_page(run_dir: Path, scan_id: str, pdf: bool = False) -> PageResult:
         if _is_up_to_date(path, fingerprint, pdf):
             return PageResult(scan_id, read_json(path)["thumbnail"])
         thumbnail = _write_page(run, scan_id, pdf)
-        write_json(path, {"fingerprint": fingerprint, "thumbnail": thumbnail})
+        warnings = list(read_score(score_path(run_dir, scan_id)).warnings)
+        write_json(path, {"fingerprint": fingerprint, "warnings": warnings, "thumbnail": thumbnail})
         return PageResult(scan_id, thumbnail)
     except Exception as error:
         log.warning("no page for %s: %s", scan_id, error, exc_info=True)

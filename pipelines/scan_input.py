@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ class PreparedScanRef:
     folder: Path
 
     def load(self) -> TemplateScan:
-        """Return an accepted scan, memory-mapped. The findings of its quality checks stay in the manifest."""
+        """Return an accepted scan, memory-mapped, with the warnings of its quality checks."""
         record = self.record
         voxels, mask = CohortVolumes(self.folder, [record])[0]
         return TemplateScan(
@@ -39,6 +40,7 @@ class PreparedScanRef:
             template_from_scan=record.template_from_scan_matrix,
             covariates=record.covariates,
             numbers=record.numbers,
+            warnings=record.warnings,
         )
 
 
@@ -47,7 +49,12 @@ class ScanInput:
     """Prepared scans, one by one, in a fixed order; closing it stops the workers."""
 
     scans: Generator[PreparedScanRef, None, None]
-    total: int
+    scan_ids: tuple[str, ...]
+
+    @property
+    def total(self) -> int:
+        """Number of scans."""
+        return len(self.scan_ids)
 
     def __iter__(self) -> Iterator[PreparedScanRef]:
         return self.scans
@@ -58,7 +65,13 @@ class ScanInput:
 
 
 def open_scans(
-    sources: Sequence[Path], work: Path, config: ModelConfig, jobs: int, split: str | None = None
+    sources: Sequence[Path],
+    work: Path,
+    config: ModelConfig,
+    jobs: int,
+    split: str | None = None,
+    *,
+    split_required: bool = False,
 ) -> ScanInput:
     """Open the scans of some sources for the model of a config.
 
@@ -72,22 +85,24 @@ def open_scans(
         Processes that prepare raw scans; 0 = one per core.
     split
         Only scans of this split; scans without a split are always included.
+    split_required
+        Whether at least one scan must name this split. Otherwise sources without any split are used whole.
 
     Raises
     ------
     ConfigError
         A cohort was prepared by another chain.
     CohortError
-        Nothing was found.
+        Nothing was found, or no scan belongs to the split; the message lists the splits that are present.
     """
     cohorts = [path for path in sources if is_cohort(path)]
-    ingested = [
-        ref for cohort in cohorts for ref in _ingested(cohort, config) if _in_split(ref.record.split, split)
-    ]
-    raw = [scan for scan in discover([p for p in sources if p not in cohorts]) if _in_split(scan.split, split)]
-    total = len(ingested) + len(raw)
-    if total == 0:
-        raise CohortError(f"no scan of {', '.join(map(str, sources))} belongs to split {split!r}; see its manifest")
+    all_ingested = [ref for cohort in cohorts for ref in _ingested(cohort, config)]
+    all_raw = discover([path for path in sources if path not in cohorts])
+    ingested = [ref for ref in all_ingested if _in_split(ref.record.split, split)]
+    raw = [scan for scan in all_raw if _in_split(scan.split, split)]
+    splits = [*(ref.record.split for ref in all_ingested), *(scan.split for scan in all_raw)]
+    if not ingested + raw or (split_required and split is not None and split not in splits):
+        raise CohortError(_no_such_split(sources, split, splits))
 
     def scans() -> Generator[PreparedScanRef, None, None]:
         yield from ingested
@@ -96,7 +111,7 @@ def open_scans(
             for record in build_cohort(raw, chain, work, jobs=jobs or cores(), modality=config.modality):
                 yield PreparedScanRef(record, work)
 
-    return ScanInput(scans(), total)
+    return ScanInput(scans(), (*(ref.record.scan_id for ref in ingested), *(scan.scan_id for scan in raw)))
 
 
 def is_cohort(path: Path) -> bool:
@@ -146,6 +161,19 @@ def healthy_records(cohort: Path, config: ModelConfig, split: str) -> list[ScanR
 def _ingested(cohort: Path, config: ModelConfig) -> list[PreparedScanRef]:
     check_chain(cohort, config)
     return [PreparedScanRef(record, cohort) for record in read_records(cohort)]
+
+
+def _no_such_split(sources: Sequence[Path], split: str | None, splits: Sequence[str]) -> str:
+    """Return the message for sources of which no scan belongs to the split."""
+    names = ", ".join(map(str, sources))
+    counts = Counter(splits)
+    unnamed = counts.pop("", 0)
+    present = ", ".join(f"{name} ({count})" for name, count in sorted(counts.items()))
+    without = f"{unnamed} without a split" if unnamed else ""
+    return (
+        f"no scan of {names} belongs to split {split!r}; splits present: "
+        f"{'; '.join(filter(None, (present, without))) or 'none'}; give one of them, or no split for all scans"
+    )
 
 
 def _in_split(split: str, chosen: str | None) -> bool:

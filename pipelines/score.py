@@ -6,22 +6,25 @@ stopped. A scan that is refused or fails is a row of ``refused_failed.tsv``; the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from anomaly.core.errors import BundleError
 from anomaly.core.progress import Progress, no_progress
 from anomaly.core.results import ScanScore, ScanStatus
 from anomaly.core.scan_result import ScanResult
 from anomaly.export.outputs import write_outputs
 from anomaly.inference.model import InferredScan, Model, load_model
+from anomaly.runs.reader import read_scores
 from anomaly.runs.score_store import ScoreStore
 from anomaly.runs.tables import write_tables
 from anomaly.runs.writer import calibration_id, check_run_folder, write_run_info, write_template_volumes
 from pipelines.common import audit
 from pipelines.scan_input import open_scans
+from pipelines.scan_names import with_distinct_names
 from pipelines.scoring_job import ScoringJob
 
 
@@ -63,15 +66,19 @@ class ScoreRequest:
 def score(request: ScoreRequest, progress: Progress = no_progress) -> dict[str, Any]:
     """Score every scan of the sources and write the run folder.
 
+    The results that the folder holds of other sources, by the same model and calibration, stay in its tables.
+
     Returns
     -------
     dict
-        Counts of scored, flagged, refused, failed and duplicate scans; the model, calibration and run.
+        Counts of scored, flagged, refused, failed and duplicate scans of this call, and of all scans in the run;
+        the model, calibration and run; warnings and reasons by scan.
 
     Raises
     ------
     BundleError
-        The model is damaged, or the run folder holds results of another model or calibration.
+        The model is damaged, or the run folder holds results of another model or calibration. With ``overwrite``:
+        of scans that are not among the sources.
     UncalibratedError
         A calibration was asked for that does not exist.
     """
@@ -79,15 +86,37 @@ def score(request: ScoreRequest, progress: Progress = no_progress) -> dict[str, 
     bundle, output = model.bundle, request.output
     if not request.overwrite:
         check_run_folder(output, model.model_id, model.calibration)
-    write_run_info(output, bundle.metadata, bundle.config.scoring.model_dump(mode="json"), model.calibration)
-    audit(output, "score", model_id=model.model_id, calibration_id=calibration_id(model.calibration))
     job = RunScoringJob(model, ScoreStore(output), request.overwrite)
+    work = output / "ingested"
     with closing(
-        open_scans(request.sources, output / "ingested", bundle.config, request.jobs, split=request.split)
+        open_scans(request.sources, work, bundle.config, request.jobs, split=request.split, split_required=True)
     ) as scans:
-        results = list(job.run(scans, scans.total, progress))
-    write_tables(output, results)
-    return _summary(results, request, model)
+        _check_replaced(output, model, scans.scan_ids)
+        write_run_info(output, bundle.metadata, bundle.config.scoring.model_dump(mode="json"), model.calibration)
+        audit(output, "score", model_id=model.model_id, calibration_id=calibration_id(model.calibration))
+        named = with_distinct_names(scans, job.store, model.model_id, model.calibration_id)
+        results = list(job.run(named, scans.total, progress))
+    in_run = _with_earlier_results(output, results)
+    write_tables(output, in_run)
+    return _summary(results, len(in_run), request, model)
+
+
+def _check_replaced(folder: Path, model: Model, scan_ids: Collection[str]) -> None:
+    """Raise BundleError if results of another model or calibration would stay in the run folder."""
+    of_run = model.model_id, model.calibration_id
+    others = [r.scan_id for r in read_scores(folder) if r.model_id and (r.model_id, r.calibration_id) != of_run]
+    left = [scan_id for scan_id in others if scan_id not in scan_ids]
+    if left:
+        raise BundleError(
+            f"{folder} holds results of another model or calibration for {len(left)} scans that are not among "
+            f"these sources ({', '.join(left[:5])}); name their sources, too, or choose another folder"
+        )
+
+
+def _with_earlier_results(folder: Path, results: Sequence[ScanScore]) -> list[ScanScore]:
+    """Return the results of this call, and those that the run folder holds of other scans."""
+    of_this_call = {result.scan_id for result in results}
+    return [*results, *(earlier for earlier in read_scores(folder) if earlier.scan_id not in of_this_call)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,21 +152,23 @@ class RunScoringJob(ScoringJob):
         return {name: path.relative_to(folder).as_posix() for name, path in written.items()}
 
 
-def _summary(results: Sequence[ScanScore], request: ScoreRequest, model: Model) -> dict[str, Any]:
+def _summary(results: Sequence[ScanScore], in_run: int, request: ScoreRequest, model: Model) -> dict[str, Any]:
     def count(status: ScanStatus) -> int:
         return sum(result.status is status for result in results)
 
     return {
         "scored": count(ScanStatus.SCORED),
         "flagged": sum(bool(result.flagged) for result in results),
-        "scored_with_warnings": sum(bool(result.warnings) for result in results),
+        "scored_with_warnings": sum(r.status is ScanStatus.SCORED and bool(r.warnings) for r in results),
         "refused": count(ScanStatus.REFUSED),
         "failed": count(ScanStatus.FAILED),
         "duplicate": count(ScanStatus.DUPLICATE),
+        "scans_in_run": in_run,
         "run": str(request.output),
         "model_id": model.model_id,
         "calibration_id": calibration_id(model.calibration),
         "alpha": model.calibration.record.alpha if model.calibration else None,
+        "warnings": [{"scan_id": r.scan_id, "warnings": list(r.warnings)} for r in results if r.warnings],
         "not_scored": [
             {"scan_id": r.scan_id, "status": r.status.value, "reason": r.reason, "remedy": r.remedy}
             for r in results

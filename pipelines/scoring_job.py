@@ -55,6 +55,7 @@ class ScoringJob(ABC):
             reason_code=record.reason_code,
             reason=record.reason,
             remedy=record.remedy,
+            warnings=record.warnings,
             numbers=dict(record.numbers),
             model_id=self.model.model_id,
             calibration_id=self.model.calibration_id,
@@ -92,7 +93,14 @@ class ScoringJob(ABC):
     def key(self, record: ScanRecord) -> str:
         """Return a hash of everything that the result of a scan depends on."""
         calibration_id = self.model.calibration_id or None
-        return score_key(record.content_hash, record.status, record.reason, self.model.model_id, calibration_id)
+        return score_key(
+            record.content_hash,
+            record.status,
+            record.reason,
+            self.model.model_id,
+            calibration_id,
+            record.warnings,
+        )
 
     def save(self, score: ScanScore, record: ScanRecord, **costs: float) -> ScanScore:
         """Keep a result in the store, and return it."""

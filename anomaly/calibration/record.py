@@ -2,11 +2,16 @@
 
 Each record is a file ``model/calibrations/<id>.json``. ``model/reference_scores.parquet`` holds the healthy scores
 of all calibrations, with the column ``calibration_id``. Both are append-only: a new calibration adds a record.
+
+A record is checked whenever it is read: the hash in its id, the hash of each field, and the id of the model. When
+it is used, the reference scores and the numbers that follow from them are checked too. The hashes have no key: they
+show that a record was changed after it was made, unless whoever changed it computed them again. ``audit.jsonl`` of
+the model lists the hash of every record.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,9 +23,16 @@ from pydantic import Field
 
 from anomaly.calibration.conformal import Floats, p_values, percentiles
 from anomaly.calibration.operating_point import OperatingPoint, operating_point
-from anomaly.core.aliases import current_calibration
+from anomaly.core.aliases import CALIBRATION, current_calibration, rename_keys
 from anomaly.core.config import Settings
-from anomaly.core.errors import BundleError, CohortError, LeakageError, UncalibratedError, unknown_name
+from anomaly.core.errors import (
+    AlphaTooSmallError,
+    BundleError,
+    CohortError,
+    LeakageError,
+    UncalibratedError,
+    unknown_name,
+)
 from anomaly.core.files import atomic_path, read_json, sha256_of_json, write_json
 
 IDENTITY_COLUMNS = ("scan_id", "subject_hash", "content_hash")
@@ -56,6 +68,10 @@ class CalibrationRecord(Settings):
     voxel_threshold: float | None = Field(None, description="evidence above which a voxel is marked")
     reference_sha256: str = Field(description="hash of the reference scores, to detect changes")
     notes: tuple[str, ...] = ()
+    record_sha256: str | None = Field(None, description="hash of the fields above; its start is the end of the id")
+    field_sha256: dict[str, str] = Field(
+        default_factory=dict, description="hash of each of these fields, to name one that was changed"
+    )
 
 
 @dataclass(frozen=True)
@@ -164,13 +180,12 @@ def calibrate(
     """
     table = _checked(reference)
     point = operating_point(_scores_of(table, score_name), alpha, CONFIDENCE)
-    created_at = (now or datetime.now(UTC)).astimezone(UTC)
-    reference_hash = _hash_of_scores(table)
-    facts = {
-        "created_at": created_at.isoformat(),
+    values = {
+        "calibration_id": "",
+        "created_at": (now or datetime.now(UTC)).astimezone(UTC),
         "user_name": purpose.user_name,
         "reason": purpose.reason,
-        "scope": purpose.scope.model_dump(mode="json"),
+        "scope": purpose.scope,
         "model_id": purpose.model_id,
         "alpha": alpha,
         "n_healthy": point.n_healthy,
@@ -181,11 +196,10 @@ def calibrate(
         "interval_high": point.interval.high,
         "voxel_alpha": voxels.alpha if voxels else None,
         "voxel_threshold": voxels.threshold if voxels else None,
-        "reference_sha256": reference_hash,
+        "reference_sha256": _hash_of_scores(table),
         "notes": (*notes, *_caveats(table)),
     }
-    name = f"cal-{created_at:%Y%m%dT%H%M%SZ}-{sha256_of_json(facts)[:8]}"
-    return Calibration(CalibrationRecord.parse({"calibration_id": name, **facts}, "calibration"), table)
+    return Calibration(_with_hashes(CalibrationRecord.parse(values, "calibration")), table)
 
 
 def append(model_dir: Path, calibration: Calibration) -> Path:
@@ -213,11 +227,14 @@ def append(model_dir: Path, calibration: Calibration) -> Path:
 
 
 def records(model_dir: Path) -> list[CalibrationRecord]:
-    """Read all records of a model, oldest first."""
-    found = [
-        CalibrationRecord.parse(current_calibration(read_json(p)), str(p))
-        for p in sorted(_folder(model_dir).glob("[!.]*.json"))
-    ]
+    """Read all records of a model, oldest first.
+
+    Raises
+    ------
+    BundleError
+        A record was altered after it was made, or is of another model; the message names the fields.
+    """
+    found = [_read(model_dir, path) for path in sorted(_folder(model_dir).glob("[!.]*.json"))]
     return sorted(found, key=lambda record: (record.created_at, record.calibration_id))
 
 
@@ -229,23 +246,22 @@ def load(model_dir: Path, calibration_id: str) -> Calibration:
     UncalibratedError
         The model has no calibration with this id; the message lists the existing ones.
     BundleError
-        The reference scores do not match the hash in the record.
+        A record was altered, or the reference scores do not match its hash or its numbers.
     """
     found = {record.calibration_id: record for record in records(model_dir)}
     if calibration_id not in found:
         raise UncalibratedError(
             unknown_name("calibration", calibration_id, list(found)) if found else _none(model_dir)
         )
-    rows = _all_rows(model_dir)
-    rows = rows[rows["calibration_id"] == calibration_id] if not rows.empty else rows
-    reference = rows.drop(columns="calibration_id", errors="ignore").dropna(axis=1, how="all")
-    reference = reference.reset_index(drop=True)
-    if reference.empty or _hash_of_scores(reference) != found[calibration_id].reference_sha256:
+    record, reference = found[calibration_id], _reference_of(model_dir, calibration_id)
+    if reference.empty or _hash_of_scores(reference) != record.reference_sha256:
         raise BundleError(
             f"the scores of {calibration_id} in {_table(model_dir)} do not match its record; "
             "restore the file or calibrate again"
         )
-    return Calibration(found[calibration_id], reference)
+    if wrong := _not_recomputed(record, reference):
+        raise _altered(_folder(model_dir) / f"{calibration_id}.json", wrong)
+    return Calibration(record, reference)
 
 
 def latest(model_dir: Path) -> Calibration | None:
@@ -296,6 +312,108 @@ def check_leakage(
             f"subject, {int(content.sum())} by content): {', '.join(seen)}; calibrate with other "
             "subjects"
         )
+
+
+def _read(model_dir: Path, path: Path) -> CalibrationRecord:
+    """Read a record and check its hashes, its id and its model."""
+    try:
+        values = read_json(path)
+    except ValueError as error:
+        raise BundleError(
+            f"{path} is no JSON file ({error}); restore it, or delete it and calibrate again"
+        ) from error
+    record = CalibrationRecord.parse(current_calibration(values), str(path))
+    earlier_names = {new: old for old, new in CALIBRATION.items() if old in values}
+    if wrong := _not_hashed(record, rename_keys(_facts(record), earlier_names)):
+        reference = _reference_of(model_dir, path.stem)
+        numbers = _not_recomputed(record, reference) if not record.field_sha256 and not reference.empty else []
+        raise _altered(path, numbers or wrong)
+    if path.stem != record.calibration_id:
+        raise _altered(path, ["calibration_id"])
+    metadata = model_dir / "metadata.json"
+    model_id = read_json(metadata)["model_id"] if metadata.is_file() else record.model_id
+    if record.model_id != model_id:
+        raise BundleError(
+            f"{path}: found a calibration of model {record.model_id}, expected of {model_id}; "
+            "delete it and calibrate this model"
+        )
+    return record
+
+
+def _facts(record: CalibrationRecord) -> dict[str, Any]:
+    """Return the fields that the id of a record is a hash of."""
+    facts = record.model_dump(mode="json", exclude={"calibration_id", "record_sha256", "field_sha256"})
+    return facts | {"created_at": record.created_at.isoformat()}
+
+
+def _with_hashes(record: CalibrationRecord) -> CalibrationRecord:
+    facts = _facts(record)
+    record_hash = sha256_of_json(facts)
+    return record.model_copy(
+        update={
+            "calibration_id": _id(record, record_hash),
+            "record_sha256": record_hash,
+            "field_sha256": {name: sha256_of_json(value) for name, value in facts.items()},
+        }
+    )
+
+
+def _id(record: CalibrationRecord, record_hash: str) -> str:
+    return f"cal-{record.created_at:%Y%m%dT%H%M%SZ}-{record_hash[:8]}"
+
+
+def _not_hashed(record: CalibrationRecord, facts: Mapping[str, Any]) -> list[str]:
+    """Return the fields of a record that do not agree with its hashes.
+
+    A record of an earlier version has no hash per field; all fields that may have changed are named.
+
+    Parameters
+    ----------
+    facts
+        The hashed fields, under the names they were written with.
+    """
+    record_hash = sha256_of_json(facts)
+    if record.record_sha256 is None and not record.field_sha256:
+        if record.calibration_id == _id(record, record_hash):
+            return []
+        return ["calibration_id, or " + " or ".join(facts)]
+    found = {name: sha256_of_json(value) for name, value in facts.items()}
+    if record.record_sha256 != record_hash:
+        return [name for name in facts if record.field_sha256.get(name) != found[name]] or ["record_sha256"]
+    if record.field_sha256 != found:
+        return ["field_sha256"]
+    return [] if record.calibration_id == _id(record, record_hash) else ["calibration_id"]
+
+
+def _not_recomputed(record: CalibrationRecord, reference: pd.DataFrame) -> list[str]:
+    """Return the numbers of a record that do not follow from its reference scores."""
+    try:
+        point = operating_point(_scores_of(reference, record.score_name), record.alpha, CONFIDENCE)
+    except AlphaTooSmallError:
+        return ["alpha"]
+    except UncalibratedError:
+        return ["score_name"]
+    exact = {"n_healthy": point.n_healthy, "threshold": point.threshold, "expected_rate": point.expected_rate}
+    close = {"interval_low": point.interval.low, "interval_high": point.interval.high}  # SciPy's last digits vary
+    wrong = [
+        *(name for name, value in exact.items() if getattr(record, name) != value),
+        *(name for name, value in close.items() if not np.isclose(getattr(record, name), value, rtol=1e-6)),
+    ]
+    return ["alpha", *wrong] if {"expected_rate", "interval_high"} <= set(wrong) else wrong
+
+
+def _altered(path: Path, wrong: Sequence[str]) -> BundleError:
+    return BundleError(
+        f"{path} was altered after the calibration was made: {', '.join(wrong)} not as written then; restore the "
+        "file from its source, or delete it and calibrate again"
+    )
+
+
+def _reference_of(model_dir: Path, calibration_id: str) -> pd.DataFrame:
+    rows = _all_rows(model_dir)
+    rows = rows[rows["calibration_id"] == calibration_id] if not rows.empty else rows
+    reference = rows.drop(columns="calibration_id", errors="ignore").dropna(axis=1, how="all")
+    return reference.reset_index(drop=True)
 
 
 def _checked(reference: pd.DataFrame) -> pd.DataFrame:

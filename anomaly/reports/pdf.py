@@ -35,6 +35,7 @@ from reportlab.platypus import (  # fmt: skip
     TableStyle,
 )
 
+from anomaly.core.results import ScanScore
 from anomaly.reports import case as cases
 from anomaly.reports import wording
 from anomaly.reports.case import Case, Rows
@@ -92,7 +93,9 @@ def write_worklist_pdf(worklist: Worklist, path: Path) -> None:
         _worklist_table(worklist, width),
     ]
     if worklist.unscored:
-        rows = [[s.scan_id, s.status.value, s.reason, s.remedy, s.source] for s in worklist.unscored]
+        rows = [
+            [s.scan_id, s.status.value, _with_warnings(s.reason, s), s.remedy, s.source] for s in worklist.unscored
+        ]
         story += [_text("Not scored", "heading"),
                   _table(["Scan", "Status", "Reason", "What to do", "Source"], rows,
                          [0.18, 0.09, 0.3, 0.23, 0.2], width, right=False)]  # fmt: skip
@@ -104,7 +107,7 @@ def _worklist_table(worklist: Worklist, width: float) -> Table:
     rows = [
         [
             f"{row.flag_status.symbol} {row.flag_status.words}",
-            row.score.scan_id,
+            _with_warnings(row.score.scan_id, row.score),
             wording.p_value(row.score.p_value),
             wording.percentile(row.score.percentile),
             wording.number(row.score.score),
@@ -115,6 +118,11 @@ def _worklist_table(worklist: Worklist, width: float) -> Table:
     ]
     header = ["Result", "Scan", "p-value", "Percentile", "Score", "Regions", "Regions, ml"]
     return _table(header, rows, [0.15, 0.37, 0.1, 0.1, 0.1, 0.09, 0.09], width, left=2)
+
+
+def _with_warnings(text: str, score: ScanScore) -> str:
+    """Return a cell of the worklist with the warnings of its scan."""
+    return ". ".join((text, *(f"Warning: {warning}" for warning in score.warnings)))
 
 
 def _flag_status_box(case: Case, width: float) -> list[Flowable]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -28,12 +29,15 @@ class ScoreStore:
 
         A scan that failed is not found, so that it is scored again.
         """
-        path = score_path(self.folder, scan_id)
-        if not path.is_file():
+        found = self.read(scan_id)
+        if found is None or found.provenance.get("key") != key or found.status is ScanStatus.FAILED:
             return None
-        found = ScanScore.from_json(read_json(path))
-        current = found.provenance.get("key") == key and found.status is not ScanStatus.FAILED
-        return found if current else None
+        return found
+
+    def read(self, scan_id: str) -> ScanScore | None:
+        """Return the result under the name of a scan, whatever it was made from; None if there is none."""
+        path = score_path(self.folder, scan_id)
+        return ScanScore.from_json(read_json(path)) if path.is_file() else None
 
     def save(self, score: ScanScore, key: str, **costs: float) -> ScanScore:
         """Write the result of a scan with what it was made from, and return it.
@@ -48,14 +52,21 @@ class ScoreStore:
         return saved
 
 
-def score_key(content_hash: str, status: ScanStatus, reason: str, model_id: str, calibration_id: str | None) -> str:
+def score_key(
+    content_hash: str,
+    status: ScanStatus,
+    reason: str,
+    model_id: str,
+    calibration_id: str | None,
+    warnings: Sequence[str] = (),
+) -> str:
     """Return a hash of everything that a result depends on.
 
     Parameters
     ----------
-    content_hash, status, reason
+    content_hash, status, reason, warnings
         Of the scan as it was prepared.
     calibration_id
         None for no calibration.
     """
-    return sha256_of_json([content_hash, status, reason, model_id, calibration_id])
+    return sha256_of_json([content_hash, status, reason, model_id, calibration_id, *warnings])

@@ -19,7 +19,9 @@ COLUMNS = (
     "remedy", "score", "p_value", "percentile", "flagged", "n_regions", "flagged_ml", "warnings", "model_id",
     "calibration_id", "map_path", "mask_path",
 )  # fmt: skip
-NOT_SCORED_COLUMNS = ("scan_id", "subject", "modality", "source", "status", "reason_code", "reason", "remedy")
+NOT_SCORED_COLUMNS = (
+    "scan_id", "subject", "modality", "source", "status", "reason_code", "reason", "remedy", "warnings",
+)  # fmt: skip
 
 NUMBER_COLUMNS = ("score", "p_value", "flagged_ml")
 

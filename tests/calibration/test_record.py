@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,9 +11,11 @@ import pytest
 
 from anomaly.calibration.record import (
     Calibration,
+    CalibrationRecord,
     Purpose,
     Scope,
     VoxelPoint,
+    _with_hashes,
     append,
     calibrate,
     check_leakage,
@@ -29,6 +32,7 @@ from anomaly.core.errors import (
     LeakageError,
     UncalibratedError,
 )
+from anomaly.core.files import read_json, write_json
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 
@@ -208,3 +212,89 @@ def test_scans_seen_in_training_are_refused_by_name() -> None:
 
 def test_unseen_scans_pass_the_leakage_check() -> None:
     check_leakage({"someone"}, {"something"}, reference())
+
+
+EDITS: dict[str, Any] = {
+    "calibration_id": "cal-20240501T120000Z-00000000",
+    "created_at": "2024-05-01T12:00:01Z",
+    "user_name": "bob",
+    "reason": "monthly check",
+    "scope": {"modality": "CT", "cohort": "holdout", "n_subjects": 24},
+    "model_id": "ba9876543210",
+    "alpha": 0.2,
+    "n_healthy": 25,
+    "score_name": "kl",
+    "threshold": 0.5,
+    "expected_rate": 0.01,
+    "interval_low": 0.0,
+    "interval_high": 0.05,
+    "voxel_alpha": 0.01,
+    "voxel_threshold": 99.0,
+    "reference_sha256": "0" * 64,
+    "notes": ["checked by two people"],
+    "record_sha256": "0" * 64,
+    "field_sha256": {},
+}
+
+
+def edit(path: Path, **changes: Any) -> None:
+    write_json(path, read_json(path) | changes)
+
+
+def test_the_edits_cover_every_field_of_a_record() -> None:
+    assert set(EDITS) == set(CalibrationRecord.model_fields)
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_an_edited_field_of_a_record_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    path = append(tmp_path, calibration(reference(score_kl=np.arange(24.0))))
+    edit(path, **{name: EDITS[name]})
+    for use in (records, latest, lambda folder: load(folder, path.stem), lambda folder: for_alpha(folder, 0.1)):
+        with pytest.raises(BundleError, match=rf"{path.name} was altered.*: (?:\w+, )*{name}(?:, \w+)* not as"):
+            use(tmp_path)
+
+
+@pytest.mark.parametrize("name", sorted(set(EDITS) - {"field_sha256", "record_sha256"}))
+def test_an_edited_record_without_hashes_is_refused(tmp_path: Path, name: str) -> None:
+    path = append(tmp_path, calibration())
+    edit(path, field_sha256={}, record_sha256=None)
+    assert latest(tmp_path) is not None
+    edit(path, **{name: EDITS[name]})
+    with pytest.raises(BundleError, match=rf"was altered.*: .*{name}"):
+        latest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("threshold", 0.5), ("n_healthy", 25), ("expected_rate", 0.01), ("interval_high", 0.05)]
+)
+def test_a_number_that_does_not_follow_from_the_reference_is_refused_even_with_new_hashes(
+    tmp_path: Path, name: str, value: float
+) -> None:
+    made = calibration()
+    record = _with_hashes(made.record.model_copy(update={name: value}))
+    append(tmp_path, Calibration(record, made.reference))
+    with pytest.raises(BundleError, match=rf"was altered.*: {name} not as"):
+        latest(tmp_path)
+
+
+def test_a_record_under_another_name_is_refused(tmp_path: Path) -> None:
+    path = append(tmp_path, calibration())
+    path.rename(path.with_name("cal-20300101T000000Z-00000000.json"))
+    with pytest.raises(BundleError, match="calibration_id not as"):
+        latest(tmp_path)
+
+
+def test_a_damaged_record_is_refused_by_name(tmp_path: Path) -> None:
+    path = append(tmp_path, calibration())
+    path.write_text(path.read_text(encoding="utf-8")[:-20], encoding="utf-8")
+    with pytest.raises(BundleError, match=rf"{path.name} is no JSON file"):
+        latest(tmp_path)
+
+
+def test_the_record_of_another_model_is_refused(tmp_path: Path) -> None:
+    append(tmp_path, calibration())
+    write_json(tmp_path / "metadata.json", {"model_id": "0123456789ab"})
+    assert latest(tmp_path) is not None
+    write_json(tmp_path / "metadata.json", {"model_id": "ffffffffffff"})
+    with pytest.raises(BundleError, match="found a calibration of model 0123456789ab, expected of ffffffffffff"):
+        latest(tmp_path)

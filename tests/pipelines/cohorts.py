@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import yaml
 from scipy import ndimage
 
-from anomaly.cohort.table import ScanRecord, write_manifest
+from anomaly.cohort.table import ScanRecord, read_records, write_manifest
 from anomaly.core.files import sha256_of_voxels, write_json
 from anomaly.core.results import ScanStatus
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
@@ -56,6 +57,11 @@ def add_refused(folder: Path, cohort_records: Sequence[ScanRecord]) -> None:
         reason="found 4 axes; expected 3", remedy="give single volumes", content_hash="",
     )  # fmt: skip
     write_manifest(folder, [*cohort_records, refused])
+
+
+def add_warning(folder: Path, warning: str) -> None:
+    """Add a warning of the quality checks to every scan of a cohort."""
+    write_manifest(folder, [replace(record, warnings=(warning,)) for record in read_records(folder)])
 
 
 def write_config(path: Path, family: str = "atlas", **model: object) -> Path:

@@ -9,7 +9,7 @@ from anomaly.calibration import record as calibrations
 from anomaly.cohort.table import read_records
 from anomaly.core.errors import AlphaTooSmallError, CohortError, ConfigError, LeakageError
 from pipelines.calibrate import calibrate
-from tests.pipelines.cohorts import add_refused, make_cohort
+from tests.pipelines.cohorts import add_refused, add_warning, make_cohort
 from tests.pipelines.conftest import Trained
 
 
@@ -89,6 +89,19 @@ def test_refused_scans_are_named_with_reason_and_remedy(trained: Trained, tmp_pa
         {"scan_id": "sub-bad_T1w", "status": "refused", "reason": "found 4 axes; expected 3",
          "remedy": "give single volumes"}
     ]  # fmt: skip
+
+
+def test_warnings_of_the_healthy_scans_are_in_the_summary_and_the_record(trained: Trained, tmp_path: Path) -> None:
+    cohort = make_cohort(tmp_path / "cohort", range(200, 224))
+    add_warning(cohort, "found 27 different values; expected at least 40")
+    model = Path(shutil.copytree(trained.model, tmp_path / "model"))
+
+    summary = calibrate(model, cohort, [0.05], "with warnings")
+
+    assert [scan["warnings"] for scan in summary["warnings"]] == [
+        ["found 27 different values; expected at least 40"]
+    ] * 24
+    assert summary["calibrations"][0]["notes"] == ["24 of 24 scans have warnings of the quality checks"]
 
 
 def test_a_cohort_without_a_scan_to_calibrate_with_says_why(trained: Trained, tmp_path: Path) -> None:

@@ -10,6 +10,9 @@ import pytest
 
 from anomaly.bundle.config import ExperimentConfig
 from anomaly.bundle.ensemble import open_bundle, stored_config
+from anomaly.calibration.record import latest
+from anomaly.core.errors import BundleError
+from anomaly.core.files import read_json, write_json
 from pipelines.calibrate import calibrate
 from pipelines.evaluate import evaluate
 from pipelines.report import report
@@ -46,6 +49,22 @@ def test_the_config_of_an_earlier_model_has_present_names(earlier: Path) -> None
     assert list(dae.scoring.maps) == ["change_logit", "residual", "mean_deviation", "pca"]
     assert stacked.model["family"] == "stacked_ae"
     assert open_bundle(earlier / "stacked").metadata["family"] == "stacked_ae"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "named"),
+    [("threshold", 1.0, "threshold"), ("reason", "others", "or reason or"), ("who", "bob", "or who or")],
+)
+def test_an_earlier_calibration_loads_and_an_edited_one_is_refused(
+    earlier: Path, name: str, value: object, named: str
+) -> None:
+    (path,) = (earlier / "dae" / "calibrations").glob("*.json")
+    found = latest(earlier / "dae")
+    assert found is not None
+    assert found.record.user_name == "root"
+    write_json(path, read_json(path) | {name: value})
+    with pytest.raises(BundleError, match=named):
+        latest(earlier / "dae")
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from anomaly.core.errors import InputError
+from anomaly.core.files import read_json
 from anomaly.runs.layout import volumes_path
 from pipelines.report import make_page, report
 from tests.reports.factory import HOSTILE, write_run
@@ -30,6 +31,14 @@ def test_every_scored_scan_gets_a_page_and_the_others_a_row(run_dir: Path) -> No
     assert not (run_dir / "sub-91_T1w" / "report.html").exists()
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert index.read_text(encoding="utf-8").count('<img src="data:image/png;base64,') == 4 + 1
+
+
+@pytest.mark.slow
+def test_the_warnings_of_a_scan_are_on_its_page_and_in_its_record(run_dir: Path) -> None:
+    assert make_page(run_dir, "sub-01_T1w").problem == ""
+    (warning,) = read_json(run_dir / "sub-01_T1w" / "report.json")["warnings"]
+    assert warning.startswith("contrast-to-noise 1.2")
+    assert warning in Page((run_dir / "sub-01_T1w" / "report.html").read_text(encoding="utf-8")).text
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from anomaly.core.files import read_json, write_json
 from anomaly.preprocessing.chain import ChainSettings
 from anomaly.scoring.settings import EvidenceSettings
 from pipelines.scan_input import check_chain, healthy_records, is_cohort, open_scans
-from tests.pipelines.cohorts import OBLIQUE, add_refused, healthy, make_cohort
+from tests.pipelines.cohorts import OBLIQUE, add_refused, add_warning, healthy, make_cohort
 
 CONFIG = ModelConfig(name="any", preprocessing=ChainSettings(), scoring=EvidenceSettings())
 
@@ -45,8 +45,25 @@ def test_only_scans_of_the_split_and_those_without_one_are_opened(tmp_path: Path
     scans = open_scans([test, train, none], tmp_path / "work", CONFIG, jobs=1, split="test")
 
     assert [scan.record.scan_id for scan in scans] == ["sub-002_T1w", "sub-004_T1w"]
-    with pytest.raises(CohortError, match="belongs to split 'test'"):
+    with pytest.raises(
+        CohortError, match=r"belongs to split 'test'; splits present: train \(1\); give one of them"
+    ):
         open_scans([train], tmp_path / "work", CONFIG, jobs=1, split="test")
+
+
+def test_a_split_that_is_required_must_be_named_by_a_scan(tmp_path: Path) -> None:
+    train, none = make_cohort(tmp_path / "a", [2, 3], split="train"), make_cohort(tmp_path / "b", [4])
+    for sources, present in (([train, none], r"train \(2\); 1 without a split"), ([none], "1 without a split")):
+        with pytest.raises(CohortError, match=f"splits present: {present}"):
+            open_scans(sources, tmp_path / "work", CONFIG, jobs=1, split="test", split_required=True)
+    assert open_scans([none], tmp_path / "work", CONFIG, jobs=1, split="test").total == 1
+
+
+def test_the_warnings_of_a_scan_come_with_it(tmp_path: Path) -> None:
+    cohort = make_cohort(tmp_path / "cohort", [2])
+    add_warning(cohort, "found 27 different values; expected at least 40")
+    (scan,) = open_scans([cohort], tmp_path / "work", CONFIG, jobs=1)
+    assert scan.load().warnings == ("found 27 different values; expected at least 40",)
 
 
 def test_a_cohort_of_another_chain_is_refused_and_the_difference_named(tmp_path: Path) -> None:

@@ -11,12 +11,13 @@ import pandas as pd
 import pytest
 
 from anomaly.calibration import record as calibrations
-from anomaly.cohort.table import read_records
-from anomaly.core.errors import BundleError, ConfigError, TrainingError, UncalibratedError
+from anomaly.cohort.table import read_records, write_manifest
+from anomaly.core.errors import BundleError, CohortError, ConfigError, TrainingError, UncalibratedError
 from anomaly.core.files import read_json
+from anomaly.core.results import ScanStatus
 from pipelines.score import ScoreRequest, score
 from pipelines.train import train
-from tests.pipelines.cohorts import OBLIQUE, SCAN, add_refused, make_cohort
+from tests.pipelines.cohorts import OBLIQUE, SCAN, add_refused, add_warning, make_cohort
 from tests.pipelines.conftest import Trained
 
 
@@ -195,3 +196,76 @@ def test_run_json_names_the_model_and_the_calibration(run: Path, trained: Traine
     assert facts["calibration"]["alpha"] == 0.05
     assert len(facts["reference_scores"]["reconstruction"]) == 24
     assert facts["display"]["evidence_max"] > facts["display"]["voxel_threshold"]
+
+
+def test_the_warnings_of_ingest_reach_every_output(trained: Trained, tmp_path: Path) -> None:
+    cohort = make_cohort(tmp_path / "cohort", [330, 331])
+    add_warning(cohort, "found 27 different values; expected at least 40")
+    records = read_records(cohort)
+    refused = records[1].with_status(ScanStatus.REFUSED, "brain_volume", "found 9 ml", "check it")
+    write_manifest(cohort, [records[0], refused])
+
+    summary = score(ScoreRequest(trained.model, (cohort,), tmp_path / "run"))
+
+    rows = pd.read_csv(tmp_path / "run" / "scores.tsv", sep="\t").set_index("scan_id")
+    assert (summary["scored"], summary["scored_with_warnings"], len(summary["warnings"])) == (1, 1, 2)
+    for row in rows["warnings"]:
+        assert row.startswith("found 27 different values")
+    assert read_json(tmp_path / "run" / "sub-330_T1w" / "score.json")["warnings"] == rows["warnings"].tolist()[:1]
+
+
+def test_a_result_without_todays_warnings_is_made_again(trained: Trained, tmp_path: Path) -> None:
+    cohort = make_cohort(tmp_path / "cohort", [330])
+    score(ScoreRequest(trained.model, (cohort,), tmp_path / "run"))
+    add_warning(cohort, "found 27 different values; expected at least 40")
+    score(ScoreRequest(trained.model, (cohort,), tmp_path / "run"))
+    assert table(tmp_path / "run").loc["sub-330_T1w", "warnings"].startswith("found 27")
+
+
+def test_the_rows_of_earlier_sources_stay_in_the_run(trained: Trained, tmp_path: Path) -> None:
+    for numbers in ([340, 341], [342], [341, 343]):
+        cohort = make_cohort(tmp_path / f"cohort{numbers[0]}", numbers)
+        if numbers == [342]:
+            add_refused(cohort, read_records(cohort))
+        summary = score(ScoreRequest(trained.model, (cohort,), tmp_path / "run"))
+
+    names = [*(f"sub-{n}_T1w" for n in (340, 341, 342, 343)), "sub-bad_T1w"]
+    assert (summary["scored"], summary["scans_in_run"]) == (2, 5)
+    assert sorted(table(tmp_path / "run").index) == names
+    assert pd.read_csv(tmp_path / "run" / "refused_failed.tsv", sep="\t")["scan_id"].tolist() == ["sub-bad_T1w"]
+
+
+def test_two_scans_of_one_name_are_both_scored(trained: Trained, tmp_path: Path) -> None:
+    first, second = make_cohort(tmp_path / "a", [350]), make_cohort(tmp_path / "b", [351])
+    write_manifest(second, [replace(read_records(second)[0], scan_id="sub-350_T1w")])
+    together = ScoreRequest(trained.model, (first, second), tmp_path / "run")
+    score(together)
+    rows = table(tmp_path / "run")
+    assert rows["score"].nunique() == 2
+    assert rows["warnings"].str.contains("another scan of this run is named sub-350_T1w").sum() == 1
+
+    score(replace(together, sources=(second,)))
+    score(replace(together, sources=(first,)))
+    pd.testing.assert_frame_equal(table(tmp_path / "run"), rows)
+
+
+def test_overwriting_with_another_calibration_must_name_all_sources(trained: Trained, tmp_path: Path) -> None:
+    both, one = make_cohort(tmp_path / "both", [360, 361]), make_cohort(tmp_path / "one", [360])
+    request = ScoreRequest(trained.model, (both,), tmp_path / "run", alpha=0.05)
+    score(request)
+    before = contents(tmp_path / "run")
+    other = replace(request, alpha=0.10, overwrite=True)
+    with pytest.raises(BundleError, match=r"1 scans that are not among these sources \(sub-361_T1w\)"):
+        score(replace(other, sources=(one,)))
+    assert contents(tmp_path / "run") == before
+    score(other)
+    assert set(table(tmp_path / "run")["calibration_id"]) == {
+        read_json(tmp_path / "run" / "run.json")["calibration"]["calibration_id"]
+    }
+
+
+def test_a_split_that_no_scan_has_is_an_error_that_lists_the_splits(trained: Trained, tmp_path: Path) -> None:
+    cohort = make_cohort(tmp_path / "cohort", [370], split="test")
+    with pytest.raises(CohortError, match=r"split 'tset'; splits present: test \(1\)"):
+        score(ScoreRequest(trained.model, (cohort,), tmp_path / "run", split="tset"))
+    assert not (tmp_path / "run" / "run.json").exists()

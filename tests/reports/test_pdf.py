@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,12 @@ def test_an_uncalibrated_worklist_is_a_pdf_too(uncalibrated_dir: Path, tmp_path:
     path = tmp_path / "index.pdf"
     write_worklist_pdf(make_worklist(read_run_info(uncalibrated_dir), [], []), path)
     assert path.stat().st_size > 1000
+
+
+def test_the_warnings_of_a_scan_are_in_its_row_of_the_worklist(run: RunInfo, tmp_path: Path) -> None:
+    with_warning, without = scan_score("s1", 5.0), scan_score("s1", 2.0)
+    sizes = []
+    for score in (with_warning, replace(with_warning, warnings=without.warnings)):
+        write_worklist_pdf(make_worklist(run, [WorklistRow(score)], []), tmp_path / "index.pdf")
+        sizes.append((tmp_path / "index.pdf").stat().st_size)
+    assert sizes[0] > sizes[1]

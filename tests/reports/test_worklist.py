@@ -5,7 +5,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from anomaly.core.results import ScanStatus
+from anomaly.core.results import ScanScore, ScanStatus
 from anomaly.reports.worklist import Worklist, WorklistRow, make_worklist, render_worklist
 from anomaly.runs.reader import RunInfo, read_run_info, read_scores
 from tests.reports.factory import HOSTILE, scan_score
@@ -85,3 +85,11 @@ def test_five_hundred_scans_fit_in_a_small_page(run: RunInfo) -> None:
         WorklistRow(scan_score(f"sub-{i:03d}_T1w", 1 + i / 100), "data:," + "x" * 4000, True) for i in range(500)
     ]
     assert len(render_worklist(make_worklist(run, rows, []))) < 3_000_000
+
+
+def test_the_warnings_of_scored_and_refused_scans_are_written_out(run: RunInfo) -> None:
+    scored = scan_score("sub-01_T1w", 5.0)
+    refused = ScanScore("sub-02_T1w", ScanStatus.REFUSED, reason="found 9 ml", warnings=("27 different values",))
+    text = Page(render_worklist(make_worklist(run, [WorklistRow(scored)], [refused]))).text
+    assert f"⚠ {scored.warnings[0]}" in text
+    assert "⚠ 27 different values" in text
