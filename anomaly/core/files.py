@@ -194,8 +194,8 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False, default=_to_json_type, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path, remedy: str = "restore the file from a copy") -> Any:
-    """Read the object or list in a JSON file.
+def read_json(path: Path, remedy: str = "restore the file from a copy") -> dict[str, Any]:
+    """Read the named values in a JSON file.
 
     Parameters
     ----------
@@ -205,18 +205,18 @@ def read_json(path: Path, remedy: str = "restore the file from a copy") -> Any:
     Raises
     ------
     DamagedFileError
-        The file is empty, cut or otherwise not JSON.
+        The file is empty, cut or otherwise not what was written.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DamagedFileError(f"{path} is damaged: {_damage(path, error)}; {remedy}") from error
-    if not isinstance(value, dict | list):
-        raise DamagedFileError(f"{path} is damaged: found {value!r}, expected named values; {remedy}")
+    if not isinstance(value, dict):
+        raise DamagedFileError(f"{path} is damaged: found {str(value)[:20]}, expected named values; {remedy}")
     return value
 
 
-def read_json_if_whole(path: Path) -> Any:
+def read_json_if_whole(path: Path) -> dict[str, Any] | None:
     """Read a JSON file that can be made again; None if it is missing or damaged."""
     try:
         return read_json(path)

@@ -20,7 +20,7 @@ _SPAWN = multiprocessing.get_context("spawn")  # fork is unsafe while numeric li
 _INTERRUPTS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
-class Interrupted(KeyboardInterrupt):  # noqa: N818 - a request of the user, not an error
+class Interrupted(KeyboardInterrupt):
     """A signal asked the program to end: Ctrl-C, SIGTERM or the end of the terminal.
 
     Parameters
@@ -135,9 +135,7 @@ def _interrupts_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _start_worker(
-    stop: Connection, initializer: Callable[..., None] | None, arguments: tuple[Any, ...]
-) -> None:
+def _start_worker(stop: Connection, initializer: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
     exit_with_parent(stop)
     if initializer is not None:
         initializer(*arguments)
