@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -81,18 +82,21 @@ def ingest(
         If the configuration is invalid, or the modality is unknown.
     InputError
         If a source does not exist, or no scan is found.
+    OutputError
+        If the cohort folder cannot be written.
     """
     settings = load_chain(preprocessing)
     expected = settings.modality
     assumed = _modality(modality) or expected
     scans = discover(sources, assumed)
-    output.mkdir(parents=True, exist_ok=True)
     audit(output, "ingest", n_scans=len(scans))
     records: list[ScanRecord] = []
     progress(0, len(scans), "reading")
-    for record in build_cohort(scans, Chain(settings), output, jobs=jobs or cores(), modality=expected):
-        records.append(record)
-        progress(len(records), len(scans), f"{record.status.value} {record.scan_id}")
+    found = build_cohort(scans, Chain(settings), output, jobs=jobs or cores(), modality=expected)
+    with closing(found):  # an interrupt ends the workers
+        for record in found:
+            records.append(record)
+            progress(len(records), len(scans), f"{record.status.value} {record.scan_id}")
     return summarise(output, records)
 
 

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, as_completed
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from anomaly.core.errors import InputError, unknown_name
-from anomaly.core.files import atomic_path, read_json, sha256_of_file, sha256_of_json, write_json, write_text
+from anomaly.core.errors import InputError, OutputError, unknown_name
+from anomaly.core.files import (
+    atomic_path,
+    read_json_if_whole,
+    sha256_of_file,
+    sha256_of_json,
+    write_json,
+    write_text,
+)
+from anomaly.core.processes import worker_pool
 from anomaly.core.progress import Progress, no_progress
 from anomaly.core.results import ScanScore, ScanStatus
 from anomaly.runs.layout import score_path, volumes_path
@@ -19,7 +27,6 @@ from anomaly.runs.reader import RunInfo, read_neighbours, read_run_info, read_sc
 from pipelines.common import cores
 
 log = logging.getLogger(__name__)
-PAGE_VERSION = 4  # increase it when pages change, so that existing pages are made again
 PAGE_RECORD = "report.json"
 PAGES_PER_PROCESS = 40  # then a new process, because libraries do not release all memory
 MIN_PAGES_PER_PROCESS = 8  # the imports of a process take as long as about four pages
@@ -73,6 +80,8 @@ def report(
     ------
     InputError
         If the folder holds no run, or ``cases`` is unknown.
+    OutputError
+        If the run folder cannot be written.
     """
     if cases not in ("all", "flagged"):
         raise InputError(unknown_name("cases", cases, ["all", "flagged"]))
@@ -81,23 +90,32 @@ def report(
     not_scored = [score for score in scores if score.status != ScanStatus.SCORED]
     scan_ids = [score.scan_id for score in scored if cases == "all" or score.flagged]
     pages: dict[str, PageResult] = {}
-    for page in _make_pages(run_dir, scan_ids, pdf, _n_processes(jobs, len(scan_ids))):
-        pages[page.scan_id] = page
-        progress(len(pages), len(scan_ids), f"drew {page.scan_id}")
+    with closing(_make_pages(run_dir, scan_ids, pdf, _n_processes(jobs, len(scan_ids)))) as made:
+        for page in made:  # an interrupt ends the processes that draw
+            pages[page.scan_id] = page
+            progress(len(pages), len(scan_ids), f"drew {page.scan_id}")
     return _write_worklist(run, scored, not_scored, pages, pdf)
 
 
 def make_page(run_dir: Path, scan_id: str, pdf: bool = False) -> PageResult:
-    """Make the page of one scan unless it is up to date; an error is returned and not raised."""
+    """Make the page of one scan unless it is up to date; an error is returned and not raised.
+
+    Raises
+    ------
+    OutputError
+        The page cannot be written: no other could.
+    """
     try:
         run, path = read_run_info(run_dir), run_dir / scan_id / PAGE_RECORD
         fingerprint = _fingerprint(run, scan_id)
-        if _is_up_to_date(path, fingerprint, pdf):
-            return PageResult(scan_id, read_json(path)["thumbnail"])
+        if (thumbnail := _thumbnail_if_up_to_date(path, fingerprint, pdf)) is not None:
+            return PageResult(scan_id, thumbnail)
         thumbnail = _write_page(run, scan_id, pdf)
         warnings = list(read_score(score_path(run_dir, scan_id)).warnings)
         write_json(path, {"fingerprint": fingerprint, "warnings": warnings, "thumbnail": thumbnail})
         return PageResult(scan_id, thumbnail)
+    except OutputError:
+        raise
     except Exception as error:
         log.warning("no page for %s: %s", scan_id, error, exc_info=True)
         return PageResult(scan_id, problem=f"{type(error).__name__}: {error}")
@@ -107,22 +125,23 @@ def _n_processes(jobs: int, n_pages: int) -> int:
     return jobs or min(cores(), max(1, n_pages // MIN_PAGES_PER_PROCESS))
 
 
-def _make_pages(run_dir: Path, scan_ids: list[str], pdf: bool, jobs: int) -> Iterator[PageResult]:
+def _make_pages(run_dir: Path, scan_ids: list[str], pdf: bool, jobs: int) -> Generator[PageResult, None, None]:
     if jobs <= 1 or len(scan_ids) <= 1:
         yield from (make_page(run_dir, scan_id, pdf) for scan_id in scan_ids)
         return
-    spawn = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-    with ProcessPoolExecutor(min(jobs, len(scan_ids)), spawn, max_tasks_per_child=PAGES_PER_PROCESS) as pool:
+    with worker_pool(min(jobs, len(scan_ids)), max_tasks_per_child=PAGES_PER_PROCESS) as pool:
         waiting = {pool.submit(make_page, run_dir, scan_id, pdf): scan_id for scan_id in scan_ids}
         yield from _results(as_completed(waiting), waiting)
 
 
 def _results(done: Iterable[Future[PageResult]], scan_ids: dict[Future[PageResult], str]) -> Iterator[PageResult]:
     for future in done:
-        error = future.exception()  # the process itself died, for example because memory ran out
+        error = future.exception()
         if error is None:
             yield future.result()
-        else:
+        elif isinstance(error, OutputError):
+            raise error
+        else:  # the process itself died, for example because memory ran out
             yield PageResult(scan_ids[future], problem=f"{type(error).__name__}: {error}")
 
 
@@ -166,12 +185,16 @@ def _write_worklist(
 
 
 def _fingerprint(run: RunInfo, scan_id: str) -> str:
+    from anomaly.reports.software import drawing_software
+
     files = (score_path(run.folder, scan_id), volumes_path(run.folder, scan_id))
-    return sha256_of_json([PAGE_VERSION, run.fingerprint, *(sha256_of_file(path) for path in files)])
+    return sha256_of_json([drawing_software(), run.fingerprint, *(sha256_of_file(path) for path in files)])
 
 
-def _is_up_to_date(record: Path, fingerprint: str, pdf: bool) -> bool:
+def _thumbnail_if_up_to_date(record: Path, fingerprint: str, pdf: bool) -> str | None:
+    """Return the thumbnail of a page that need not be made again; None if it must be."""
     files = [record.with_name("report.html"), *([record.with_name("report.pdf")] if pdf else [])]
-    if not all(path.is_file() for path in (record, *files)):
-        return False
-    return bool(read_json(record).get("fingerprint") == fingerprint)
+    found = read_json_if_whole(record)
+    if not found or found.get("fingerprint") != fingerprint or not all(path.is_file() for path in files):
+        return None
+    return str(found["thumbnail"])

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from anomaly.cohort.table import ScanRecord
-from anomaly.core.errors import ScanRefusedError
+from anomaly.core.errors import OutputError, ScanRefusedError
 from anomaly.core.progress import Progress
 from anomaly.core.results import ScanScore, ScanStatus
 from anomaly.inference.model import InferredScan, Model
@@ -62,7 +62,13 @@ class ScoringJob(ABC):
         )
 
     def run(self, scans: Iterable[PreparedScanRef], total: int, progress: Progress) -> Iterator[ScanScore]:
-        """Yield the result of every scan, in the order of the scans."""
+        """Yield the result of every scan, in the order of the scans.
+
+        Raises
+        ------
+        OutputError
+            A result cannot be written, so the others could not either. Those that were written are kept.
+        """
         waiting: list[Future[ScanScore]] = []
         with ThreadPoolExecutor(max_workers=1) as writer:
             for done, scan in enumerate(scans):
@@ -110,7 +116,9 @@ class ScoringJob(ABC):
         try:
             score = self.finish(blank, inferred)
             return self.save(score, record, inference_seconds=round(inferred.seconds, 4))
-        except Exception as error:  # noqa: BLE001 - a full disk or a broken grid fails this scan, not the batch
+        except OutputError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a broken grid fails this scan, not the batch
             return self.save(_failed(blank, error), record)
 
 

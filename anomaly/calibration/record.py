@@ -29,11 +29,13 @@ from anomaly.core.errors import (
     AlphaTooSmallError,
     BundleError,
     CohortError,
+    DamagedFileError,
     LeakageError,
     UncalibratedError,
     unknown_name,
 )
 from anomaly.core.files import atomic_path, read_json, sha256_of_json, write_json
+from anomaly.core.locks import appending
 
 IDENTITY_COLUMNS = ("scan_id", "subject_hash", "content_hash")
 SCORE_PREFIX = "score_"
@@ -205,23 +207,29 @@ def calibrate(
 def append(model_dir: Path, calibration: Calibration) -> Path:
     """Add a calibration to a model and return the path of its record.
 
-    The scores are written before the record, so that an interrupted call leaves no record without scores.
+    The scores are written before the record, so that an interrupted call leaves no record without scores. Several
+    processes may append at the same time.
 
     Raises
     ------
     BundleError
         A record with this id exists. It is not overwritten.
+    DamagedFileError
+        The scores of earlier calibrations cannot be read.
+    OutputError
+        The model folder cannot be written.
     """
     record = calibration.record
     path = _folder(model_dir) / f"{record.calibration_id}.json"
     if path.exists():
         raise BundleError(f"{path} exists and calibration records are never overwritten; calibrate again")
     rows = calibration.reference.assign(calibration_id=record.calibration_id)
-    before = _all_rows(model_dir)
-    if not before.empty:
-        rows = pd.concat([before[before["calibration_id"] != record.calibration_id], rows], ignore_index=True)
-    with atomic_path(_table(model_dir)) as temporary:
-        rows.to_parquet(temporary, index=False)
+    with appending(_table(model_dir)):
+        before = _all_rows(model_dir)
+        if not before.empty:
+            rows = pd.concat([before[before["calibration_id"] != record.calibration_id], rows], ignore_index=True)
+        with atomic_path(_table(model_dir)) as temporary:
+            rows.to_parquet(temporary, index=False)
     write_json(path, record.model_dump(mode="json"))
     return path
 
@@ -316,12 +324,7 @@ def check_leakage(
 
 def _read(model_dir: Path, path: Path) -> CalibrationRecord:
     """Read a record and check its hashes, its id and its model."""
-    try:
-        values = read_json(path)
-    except ValueError as error:
-        raise BundleError(
-            f"{path} is no JSON file ({error}); restore it, or delete it and calibrate again"
-        ) from error
+    values = read_json(path, "restore it from a copy, or delete it and calibrate again")
     record = CalibrationRecord.parse(current_calibration(values), str(path))
     earlier_names = {new: old for old, new in CALIBRATION.items() if old in values}
     if wrong := _not_hashed(record, rename_keys(_facts(record), earlier_names)):
@@ -469,7 +472,15 @@ def _hash_of_scores(table: pd.DataFrame) -> str:
 
 def _all_rows(model_dir: Path) -> pd.DataFrame:
     path = _table(model_dir)
-    return pd.read_parquet(path) if path.is_file() else pd.DataFrame()
+    if not path.is_file():
+        return pd.DataFrame()
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # those of pyarrow are among them
+        raise DamagedFileError(
+            f"{path} is damaged ({error}); restore it from a copy, or remove it and calibrate again: earlier "
+            "calibrations cannot be used without it"
+        ) from error
 
 
 def _table(model_dir: Path) -> Path:

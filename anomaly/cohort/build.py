@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from anomaly.cohort.prepare import PreparationSpec, ScanChain, chain_hash, prepare, record_crash, remove_volumes
+from anomaly.cohort.prepare import (
+    PreparationSpec,
+    ScanChain,
+    chain_hash,
+    hash_of_files,
+    prepare,
+    record_crash,
+    remove_volumes,
+)
 from anomaly.cohort.record import RECORDS, ScanRecord, record_path
 from anomaly.cohort.table import write_manifest
 from anomaly.cohort.volumes import read_grid
 from anomaly.cohort.workers import run_in_order
-from anomaly.core.errors import CohortError
-from anomaly.core.files import read_json, write_json
+from anomaly.core.errors import CohortError, DamagedFileError
+from anomaly.core.files import read_json, remove_orphans, write_json
 from anomaly.core.results import ScanStatus
 from anomaly.core.versions import versions
 from anomaly.core.volume import Modality
@@ -36,7 +44,7 @@ def build_cohort(
     jobs: int = 1,
     modality: Modality = Modality.UNKNOWN,
     qc: QcSettings | None = None,
-) -> Iterator[ScanRecord]:
+) -> Generator[ScanRecord, None, None]:
     """Yield one record per scan, in the order of the scans, each as soon as it is known.
 
     Workers continue while the caller uses a record; they work at most ``2 · jobs`` scans ahead. The records do not
@@ -64,9 +72,14 @@ def build_cohort(
     ------
     ScanRecord
         With status accepted, refused, failed or duplicate. The volume of an accepted scan is on disk.
+
+    Raises
+    ------
+    OutputError
+        The folder cannot be written. The records so far are kept.
     """
     spec = PreparationSpec(chain, folder, modality, qc or QcSettings())
-    _remove_unfinished(folder)
+    remove_orphans(folder)
     describe_cohort(spec, [])
     known = _reusable_records(scans, spec)
     work = partial(prepare, spec=spec)
@@ -93,12 +106,17 @@ def read_cohort(folder: Path) -> dict[str, Any]:
     Raises
     ------
     CohortError
-        If there is no finished cohort.
+        If there is no cohort.
+    DamagedFileError
+        If the file is damaged.
     """
     path = folder / COHORT
     if not path.is_file():
         raise CohortError(f"no cohort at {folder}: {COHORT} is missing; make one with `anomaly ingest`")
-    values: dict[str, Any] = read_json(path)
+    remedy = "run the same `anomaly ingest` again: it keeps the scans that are prepared"
+    values: dict[str, Any] = read_json(path, remedy)
+    if not {"complete", "chain"} <= set(values):
+        raise DamagedFileError(f"{path} is damaged: it names no chain; {remedy}")
     return values
 
 
@@ -122,12 +140,6 @@ def describe_cohort(spec: PreparationSpec, records: Sequence[ScanRecord]) -> Non
     )
 
 
-def _remove_unfinished(folder: Path) -> None:
-    """Remove temporary files of a killed process, as :func:`anomaly.core.files.atomic_path` names them."""
-    for path in folder.glob("*/.*.partial.*"):
-        path.unlink(missing_ok=True)
-
-
 def _reusable_records(scans: Sequence[ScanSource], spec: PreparationSpec) -> dict[str, ScanRecord]:
     """Return the records of an earlier build that are still current, with subject data from today's manifest."""
     found: dict[str, ScanRecord] = {}
@@ -147,14 +159,15 @@ def _reusable_records(scans: Sequence[ScanSource], spec: PreparationSpec) -> dic
 def _load(path: Path) -> ScanRecord | None:
     try:
         return ScanRecord.load(path)
-    except (ValueError, KeyError, TypeError):
+    except (DamagedFileError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
 def _is_current(record: ScanRecord, current: dict[str, ScanRecord], folder: Path) -> bool:
-    """Return whether the files of a record exist; a failed scan is never current, so it is tried again."""
+    """Return whether the files of a record are whole; a failed scan is never current, so it is tried again."""
     if record.status is ScanStatus.ACCEPTED:
-        return (folder / record.volume).is_file() and (folder / record.mask).is_file()
+        found = hash_of_files([folder / record.volume, folder / record.mask])
+        return found != "" and record.volume_hash in {"", found}
     if record.status is ScanStatus.DUPLICATE:
         original = current.get(record.duplicate_of)
         return original is not None and original.content_hash == record.content_hash and bool(original.volume)
@@ -178,7 +191,7 @@ def _without_duplicate(record: ScanRecord, first_with_content: dict[str, str], f
 
 def _warn_of_unlisted_records(folder: Path, records: Sequence[ScanRecord]) -> None:
     listed = {record.scan_id for record in records}
-    n_unlisted = sum(path.stem not in listed for path in (folder / RECORDS).glob("*.json"))
+    n_unlisted = sum(path.stem not in listed for path in (folder / RECORDS).glob("[!.]*.json"))
     if n_unlisted:
         _log.warning(
             "%d scans in %s are from other sources and are not in this manifest; name all sources together",

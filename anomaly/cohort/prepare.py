@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,8 +14,8 @@ from typing import Any, Protocol
 from anomaly import __version__
 from anomaly.cohort.record import ScanRecord, record_path
 from anomaly.core.config import Settings
-from anomaly.core.errors import AnomalyError, ScanRefusedError
-from anomaly.core.files import sha256_of_json, sha256_of_voxels
+from anomaly.core.errors import AnomalyError, OutputError, ScanRefusedError
+from anomaly.core.files import sha256_of_file, sha256_of_json, sha256_of_voxels
 from anomaly.core.results import ScanStatus
 from anomaly.core.volume import AffineArray, FloatArray, Geometry, MaskArray, Modality, Volume
 from anomaly.export.nifti import write_nifti
@@ -124,7 +124,13 @@ def relative(path: Path, folder: Path) -> str:
 
 
 def prepare(scan: ScanSource, spec: PreparationSpec) -> ScanRecord:
-    """Preprocess one scan and write its volume, mask and record; an error is written as a record, too."""
+    """Preprocess one scan and write its volume, mask and record; an error is written as a record, too.
+
+    Raises
+    ------
+    OutputError
+        The cohort folder cannot be written.
+    """
     record_path(spec.folder, scan.scan_id).unlink(missing_ok=True)
     record = _try_to_prepare(scan, spec)
     if record.status is not ScanStatus.ACCEPTED:
@@ -155,6 +161,8 @@ def _try_to_prepare(scan: ScanSource, spec: PreparationSpec) -> ScanRecord:
         _prepare(progress, scan, spec)
     except ScanRefusedError as error:
         return progress.record.with_status(ScanStatus.REFUSED, error.code, error.reason, error.remedy)
+    except OutputError:
+        raise
     except MemoryError:
         return progress.record.with_status(
             ScanStatus.FAILED, "out_of_memory", f"no memory left to {progress.step_name} the scan",
@@ -207,6 +215,7 @@ def _prepare(progress: _Progress, scan: ScanSource, spec: PreparationSpec) -> No
         status=ScanStatus.ACCEPTED,
         volume=relative(volume_path, spec.folder),
         mask=relative(mask_path, spec.folder),
+        volume_hash=hash_of_files([volume_path, mask_path]),
         template_from_scan=tuple(float(v) for v in prepared.template_from_scan.ravel()),
     )
 
@@ -233,6 +242,14 @@ def _content_fields(volume: Volume) -> dict[str, Any]:
         "shape": volume.geometry.shape,
         "affine": tuple(float(v) for v in affine.ravel()),
     }
+
+
+def hash_of_files(paths: Sequence[Path]) -> str:
+    """Return the SHA-256 of the contents of some files, ``""`` if one is missing."""
+    try:
+        return sha256_of_json([sha256_of_file(path) for path in paths])
+    except FileNotFoundError:
+        return ""
 
 
 def _volume_paths(folder: Path, scan_id: str) -> tuple[Path, Path]:

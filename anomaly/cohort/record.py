@@ -44,6 +44,9 @@ class ScanRecord:
     input_hash
         SHA-256 of names, sizes and modification times of the source files, and of all settings of the preparation.
         A record is reused as long as this is the same. Not part of the manifest.
+    volume_hash
+        SHA-256 of the files ``volume`` and ``mask``, to notice that they are damaged; ``""`` in records of earlier
+        versions. Not part of the manifest.
     """
 
     scan_id: str
@@ -70,6 +73,7 @@ class ScanRecord:
     template_from_scan: tuple[float, ...] = ()
     numbers: Mapping[str, float] = field(default_factory=dict)
     input_hash: str = ""
+    volume_hash: str = field(default="", compare=False)
 
     @property
     def geometry(self) -> Geometry:
@@ -90,7 +94,7 @@ class ScanRecord:
     def with_status(self, status: ScanStatus, code: str, reason: str, remedy: str) -> ScanRecord:
         """Return the record of the same scan with another status, a reason, and no volume."""
         return replace(
-            self, status=status, reason_code=code, reason=reason, remedy=remedy, volume="", mask="",
+            self, status=status, reason_code=code, reason=reason, remedy=remedy, volume="", mask="", volume_hash="",
             template_from_scan=(),
         )  # fmt: skip
 
@@ -100,7 +104,7 @@ class ScanRecord:
         values["status"] = self.status.value
         values["warnings"] = json.dumps(list(self.warnings), ensure_ascii=False)
         values["numbers"] = json.dumps(dict(self.numbers), sort_keys=True)
-        del values["input_hash"]
+        del values["input_hash"], values["volume_hash"]
         return values
 
     @classmethod

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from multiprocessing.synchronize import Event
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 import SimpleITK as sitk  # noqa: N813 - SimpleITK's own convention
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from anomaly.core.processes import exit_with_parent
+from anomaly.core.errors import OutputError
+from anomaly.core.processes import WorkerPool, worker_pool
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-_CONTEXT = multiprocessing.get_context("spawn")  # fork is unsafe while numeric libraries run threads
-
-# The function that this worker process runs, and whether to stop; set once when the process starts.
-_work: Callable[[Any], Any] | None = None
-_stop: Event | None = None
+_work: Callable[[Any], Any] | None = None  # the function that this worker process runs; set once when it starts
 
 
 def run_in_order(
@@ -33,7 +28,8 @@ def run_in_order(
 
     While the caller is busy, the processes work up to ``2 · jobs`` tasks ahead. When a process dies (killed, out of
     memory), each unfinished task is tried again, alone in a new process. If that process dies, too, the result of
-    the task is that of ``on_crash``. On an interrupt, running tasks are finished and the others are dropped.
+    the task is that of ``on_crash``. If the caller stops early, running tasks are finished and the others are
+    dropped; on an interrupt, the processes end at once.
 
     Parameters
     ----------
@@ -51,35 +47,40 @@ def run_in_order(
     ------
     Result
         One per task.
+
+    Raises
+    ------
+    OutputError
+        A task could not write its result: no other could.
     """
     if jobs == 0:
         yield from _run_in_this_process(work, tasks)
         return
     waiting = iter(tasks)
+    unfinished = yield from _run_until_crash(work, waiting, on_crash, jobs)
+    while unfinished:
+        for task, first_try in unfinished:
+            yield _run_alone(work, task, on_crash) if first_try.exception() else first_try.result()
+        unfinished = yield from _run_until_crash(work, waiting, on_crash, jobs)
+
+
+def _run_until_crash(
+    work: Callable[[Task], Result], waiting: Iterator[Task], on_crash: Callable[[Task, str], Result], jobs: int
+) -> Generator[Result, None, list[tuple[Task, Future[Any]]]]:
+    """Yield results until all tasks are done or a process dies; return the tasks that were not finished then."""
     queue: deque[tuple[Task, Future[Any]]] = deque()
-    stop = _CONTEXT.Event()
-    pool = _pool(work, jobs, stop)
-    try:
+    with _pool(work, jobs) as pool:
         while True:
             for task in waiting:
                 queue.append((task, _submit(pool, task)))
                 if len(queue) >= 2 * jobs:
                     break
             if not queue:
-                return
+                return []
             task, future = queue.popleft()
-            if not isinstance(future.exception(), BrokenProcessPool):
-                yield _result(task, future, on_crash)
-                continue
-            pool.shutdown()
-            unfinished = [(task, future), *queue]
-            queue.clear()
-            for task, first_try in unfinished:
-                yield _run_alone(work, task, on_crash) if first_try.exception() else first_try.result()
-            pool = _pool(work, jobs, stop)
-    finally:
-        stop.set()  # tasks that wait inside the pool cannot be cancelled, but return immediately
-        pool.shutdown(wait=True, cancel_futures=True)
+            if isinstance(future.exception(), BrokenProcessPool):
+                return [(task, future), *queue]
+            yield _result(task, future, on_crash)
 
 
 def _run_in_this_process(work: Callable[[Task], Result], tasks: Iterable[Task]) -> Generator[Result, None, None]:
@@ -102,11 +103,11 @@ def one_thread() -> Iterator[None]:
 
 
 def _run_alone(work: Callable[[Task], Result], task: Task, on_crash: Callable[[Task, str], Result]) -> Result:
-    with _pool(work, 1, _CONTEXT.Event()) as pool:
+    with _pool(work, 1) as pool:
         return _result(task, _submit(pool, task), on_crash)
 
 
-def _submit(pool: ProcessPoolExecutor, task: Task) -> Future[Any]:
+def _submit(pool: WorkerPool, task: Task) -> Future[Any]:
     try:
         return pool.submit(_run_task, task)
     except BrokenProcessPool as error:  # a worker died after the last result was taken
@@ -120,24 +121,25 @@ def _result(task: Task, future: Future[Any], on_crash: Callable[[Task, str], Res
     if error is None:
         result: Result = future.result()
         return result
+    if isinstance(error, OutputError):
+        raise error
     if isinstance(error, BrokenProcessPool):
         return on_crash(task, "its process was killed while working on it alone, possibly because memory ran out")
     return on_crash(task, f"its process reported {type(error).__name__}")
 
 
-def _pool(work: Callable[[Any], Any], jobs: int, stop: Event) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(jobs, mp_context=_CONTEXT, initializer=_start, initargs=(work, stop))
+def _pool(work: Callable[[Any], Any], jobs: int) -> AbstractContextManager[WorkerPool]:
+    return worker_pool(jobs, _start, (work,))
 
 
-def _start(work: Callable[[Any], Any], stop: Event) -> None:
-    global _work, _stop
-    _work, _stop = work, stop
-    exit_with_parent()
+def _start(work: Callable[[Any], Any]) -> None:
+    global _work
+    _work = work
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     threadpool_limits(1)
 
 
 def _run_task(task: Any) -> Any:
-    if _work is None or _stop is None:
+    if _work is None:
         raise RuntimeError("the worker was not started")
-    return None if _stop.is_set() else _work(task)
+    return _work(task)

@@ -8,7 +8,9 @@
     │   ├── ConfigError          a YAML file or setting is wrong
     │   ├── CohortError          a cohort is missing, empty or does not fit the task
     │   ├── BundleError          a model bundle is missing, damaged or does not fit the task
-    │   └── TrainingError        training cannot start or has gone wrong
+    │   ├── TrainingError        training cannot start or has gone wrong
+    │   ├── DamagedFileError     a file that this library wrote is empty, cut or altered
+    │   └── OutputError          a file or folder cannot be written, or another process writes there
     └── PolicyError              the request violates a policy                      (exit code 5)
         ├── UncalibratedError    the request needs a calibration and the model has none
         ├── AlphaTooSmallError   too few healthy scans for the target FPR
@@ -69,6 +71,14 @@ class BundleError(InputError):
 
 class TrainingError(InputError):
     """Training cannot start, or has gone wrong."""
+
+
+class DamagedFileError(InputError):
+    """A file that this library wrote is empty, cut or altered."""
+
+
+class OutputError(InputError):
+    """A file or folder cannot be written: the disk is full, writing is not permitted, or another process writes."""
 
 
 class PolicyError(AnomalyError):

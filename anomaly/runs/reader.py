@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import csv
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -10,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from anomaly.core.errors import InputError
+from anomaly.core.errors import DamagedFileError, InputError
 from anomaly.core.files import read_json, sha256_of_json
 from anomaly.core.results import ScanScore, ScanStatus
 from anomaly.core.scan_result import TemplateVolumes
@@ -28,6 +32,7 @@ PAGE_KEYS = (
     "version", "model", "calibration", "reference_scores", "display", "score_name", "retrieval", "software"
 )  # fmt: skip
 REQUIRED_KEYS = ("created_at", "model", "display", "score_name")
+SCORE_AGAIN = "run the same `anomaly score` again: it makes what is missing"
 
 
 @dataclass(frozen=True)
@@ -96,11 +101,13 @@ def read_run_json(folder: Path) -> dict[str, Any]:
     ------
     InputError
         The folder holds no run.
+    DamagedFileError
+        The file is damaged.
     """
     path = run_info_path(folder)
     if not path.is_file():
         raise InputError(f"no run at {folder}: expected {path.name} there; make one with `anomaly score`")
-    values: dict[str, Any] = read_json(path)
+    values: dict[str, Any] = read_json(path, SCORE_AGAIN)
     return values
 
 
@@ -129,8 +136,11 @@ def read_run_info(folder: Path) -> RunInfo:
 
 
 def read_scores(folder: Path) -> list[ScanScore]:
-    """Return the result of every scan: each ``score.json``, and the rows of ``refused_failed.tsv`` without one."""
-    found = {score.scan_id: score for score in map(read_score, sorted(folder.glob(f"*/{SCAN_SCORE}")))}
+    """Return the result of every scan: each ``score.json``, and the rows of ``refused_failed.tsv`` without one.
+
+    A scan whose ``score.json`` is damaged has failed.
+    """
+    found = {score.scan_id: score for score in map(_read_or_failed, sorted(folder.glob(f"*/{SCAN_SCORE}")))}
     table = folder / NOT_SCORED_TSV
     if table.is_file():
         with table.open(encoding="utf-8", newline="") as stream:
@@ -141,14 +151,39 @@ def read_scores(folder: Path) -> list[ScanScore]:
 
 
 def read_score(path: Path) -> ScanScore:
-    """Return the result of one scan from its ``score.json``."""
-    return ScanScore.from_json(read_json(path))
+    """Return the result of one scan from its ``score.json``.
+
+    Raises
+    ------
+    DamagedFileError
+        The file is damaged.
+    """
+    values = read_json(path, SCORE_AGAIN)
+    try:
+        return ScanScore.from_json(values)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DamagedFileError(f"{path} is damaged: {error!r}; {SCORE_AGAIN}") from error
+
+
+def _read_or_failed(path: Path) -> ScanScore:
+    try:
+        return read_score(path)
+    except DamagedFileError:
+        reason = f"found a damaged {path.name}; expected the result of the scan"
+        return ScanScore(
+            path.parent.name, ScanStatus.FAILED, reason_code="damaged_result", reason=reason, remedy=SCORE_AGAIN
+        )
 
 
 def read_volumes(folder: Path, scan_id: str) -> TemplateVolumes:
-    """Return the volumes of a scan on the template grid."""
-    path = volumes_path(folder, scan_id)
-    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:  # closed even if damaged
+    """Return the volumes of a scan on the template grid.
+
+    Raises
+    ------
+    DamagedFileError
+        The file is missing or damaged.
+    """
+    with _arrays(folder, scan_id) as arrays:
         scan, reconstruction, evidence = (
             np.nan_to_num(arrays[name].astype(np.float32)) for name in ("input", "reconstruction", "evidence")
         )
@@ -160,10 +195,26 @@ def read_neighbours(folder: Path, scan_id: str) -> dict[str, npt.NDArray[np.uint
     """Return the middle slices of the most similar healthy scans, plane → ``(k, across, up)``.
 
     Empty for a model without an index of its training scans.
+
+    Raises
+    ------
+    DamagedFileError
+        The file is missing or damaged.
     """
-    with volumes_path(folder, scan_id).open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+    with _arrays(folder, scan_id) as arrays:
         names = [name for name in arrays.files if name.startswith(NEIGHBOUR_PREFIX)]
         return {name.removeprefix(NEIGHBOUR_PREFIX): arrays[name] for name in names}
+
+
+@contextmanager
+def _arrays(folder: Path, scan_id: str) -> Iterator[Any]:
+    """Yield the arrays of the template volumes by name; they are read, and checked, on access."""
+    path = volumes_path(folder, scan_id)
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:  # closed even if damaged
+            yield arrays
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise DamagedFileError(f"{path} is missing or damaged ({type(error).__name__}); {SCORE_AGAIN}") from error
 
 
 def _display(values: dict[str, Any]) -> Display:

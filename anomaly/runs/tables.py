@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from anomaly.core.errors import InputError
+from anomaly.core.errors import DamagedFileError, InputError
 from anomaly.core.files import atomic_path
 from anomaly.core.results import ScanScore, ScanStatus
 from anomaly.runs.layout import NOT_SCORED_TSV, SCORES_PARQUET, SCORES_TSV
+from anomaly.runs.reader import SCORE_AGAIN
 
 COLUMNS = (
     "scan_id", "subject", "session", "modality", "source", "content_hash", "status", "reason_code", "reason",
@@ -58,11 +59,16 @@ def read_score_table(folder: Path) -> pd.DataFrame:
     ------
     InputError
         The folder holds no finished run.
+    DamagedFileError
+        The table is damaged.
     """
     path = folder / SCORES_PARQUET
     if not path.is_file():
         raise InputError(f"no finished run in {folder} ({path.name} is missing); make one with `anomaly score`")
-    table = pd.read_parquet(path)
+    try:
+        table = pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # those of pyarrow are among them
+        raise DamagedFileError(f"{path} is damaged ({error}); {SCORE_AGAIN}") from error
     for column in NUMBER_COLUMNS:
         values = table[column] if column in table else pd.Series(np.nan, table.index)
         table[column] = pd.to_numeric(values, errors="coerce").astype("float64")

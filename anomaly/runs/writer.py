@@ -13,7 +13,7 @@ import numpy as np
 
 from anomaly.calibration.record import Calibration
 from anomaly.core.errors import BundleError
-from anomaly.core.files import atomic_path, read_json, write_json
+from anomaly.core.files import atomic_path, read_json_if_whole, write_json
 from anomaly.core.provenance import command_line, now
 from anomaly.core.scan_result import ScanResult
 from anomaly.core.versions import software_versions
@@ -25,11 +25,10 @@ MODEL_KEYS = ("name", "family", "members", "modality", "intended_use", "version"
 
 def check_run_folder(folder: Path, model_id: str, calibration: Calibration | None) -> None:
     """Raise BundleError if a run folder holds results of another model or calibration."""
-    path = run_info_path(folder)
-    if not path.is_file():
+    before = read_json_if_whole(run_info_path(folder))
+    if not before:  # a damaged file is written again; the result of each scan names the model it is of
         return
-    before = read_json(path)
-    found = (before["model"]["model_id"], (before["calibration"] or {}).get("calibration_id"))
+    found = ((before.get("model") or {}).get("model_id"), (before.get("calibration") or {}).get("calibration_id"))
     if found != (model_id, calibration_id(calibration)):
         raise BundleError(
             f"{folder} holds results of model {found[0]} with calibration {found[1] or 'none'}, not of "

@@ -29,6 +29,7 @@ from anomaly.core.errors import (
     BundleError,
     CohortError,
     ConfigError,
+    DamagedFileError,
     LeakageError,
     UncalibratedError,
 )
@@ -287,7 +288,7 @@ def test_a_record_under_another_name_is_refused(tmp_path: Path) -> None:
 def test_a_damaged_record_is_refused_by_name(tmp_path: Path) -> None:
     path = append(tmp_path, calibration())
     path.write_text(path.read_text(encoding="utf-8")[:-20], encoding="utf-8")
-    with pytest.raises(BundleError, match=rf"{path.name} is no JSON file"):
+    with pytest.raises(DamagedFileError, match=rf"{path.name} is damaged"):
         latest(tmp_path)
 
 

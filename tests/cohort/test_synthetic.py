@@ -10,7 +10,7 @@ from scipy import ndimage
 from anomaly.cohort.synthetic import (
     LESION_KINDS,
     LESION_STRENGTHS,
-    Kind,
+    LesionKind,
     draw_strength,
     lesion_shapes,
     plant,
@@ -99,7 +99,9 @@ def test_mass_effect_keeps_the_outline_of_the_brain(rng: np.random.Generator) ->
 
 
 @pytest.mark.parametrize("kind", LESION_KINDS)
-def test_every_kind_changes_the_lesion_and_nothing_outside_the_brain(kind: Kind, rng: np.random.Generator) -> None:
+def test_every_kind_changes_the_lesion_and_nothing_outside_the_brain(
+    kind: LesionKind, rng: np.random.Generator
+) -> None:
     voxels, mask = brain()
     planted = plant(voxels, mask, ball((10, 18, 15)), kind, draw_strength(kind, rng), rng)
     assert np.abs(planted.voxels - voxels)[planted.lesion].mean() > 0.5
@@ -110,7 +112,7 @@ def test_every_kind_changes_the_lesion_and_nothing_outside_the_brain(kind: Kind,
 
 
 @pytest.mark.parametrize("kind", LESION_KINDS)
-def test_the_same_seed_plants_the_same_lesion(kind: Kind) -> None:
+def test_the_same_seed_plants_the_same_lesion(kind: LesionKind) -> None:
     voxels, mask = brain()
     first, second = (plant(voxels, mask, ball(), kind, 0.4, np.random.default_rng(3)) for _ in range(2))
     np.testing.assert_array_equal(first.voxels, second.voxels)

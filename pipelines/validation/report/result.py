@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from anomaly.core.files import atomic_path, read_json, write_json
+from anomaly.core.files import atomic_path, read_json_if_whole, write_json
 from anomaly.evaluation.tables import MISSING_VALUE, as_json
 from pipelines.validation.model_under_test import CheckResult
 from pipelines.validation.settings import ValidationSettings
@@ -62,7 +62,7 @@ class StoredCheck:
     def read(cls, folder: Path, check: str, cache_key: str) -> StoredCheck | None:
         """Return what was stored under this cache key; None where there is nothing, or an image is missing."""
         path = folder / f"{check}.json"
-        values = read_json(path) if path.is_file() else {}
+        values = read_json_if_whole(path) or {}
         if values.pop("cache_key", None) != cache_key:
             return None
         if any(not (folder / name).is_file() for name in values["images"].values()):
