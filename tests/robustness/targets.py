@@ -15,7 +15,7 @@ from tests.robustness.mutations import Mutation, Rng, mutate_bytes, mutate_dicom
 
 SHAPE = (12, 14, 10)
 NAME = "sub-01_T1w"
-VOXEL_OFFSET = 352  # of a NIfTI-1 file without extensions, bytes
+HEADER_BYTES = 348  # of a NIfTI-1 file; four bytes that announce extensions follow, then the voxels
 SCALING_FIELDS = {"scl_slope", "scl_inter"}
 SAME_SIZE_TYPE = {"datatype"}
 
@@ -78,7 +78,7 @@ def no_explanation(path: Path, mutation: Mutation) -> str:
 
 def explain_plain_nifti(path: Path, mutation: Mutation) -> str:
     """Say what an uncompressed NIfTI file cannot show."""
-    if mutation.offset is not None and mutation.offset >= VOXEL_OFFSET:
+    if mutation.offset is not None and mutation.offset >= HEADER_BYTES:
         return "voxels of an uncompressed file have no checksum"
     return explain_nifti_header(path, mutation)
 
