@@ -77,7 +77,7 @@ class BothBatches(ImageBatches):
         parts = [
             ImageBatches(self.source, self.view, self.batch_size, self.seed, rank).batch(step) for rank in (0, 1)
         ]
-        return Batch(step, *(torch.cat(tensors) for tensors in list(zip(*parts, strict=True))[1:]))
+        return Batch(step, *(torch.cat(tensors) for tensors in list(zip(*parts, strict=True))[1:4]))
 
 
 @pytest.fixture(scope="module")

@@ -121,25 +121,40 @@ class TrainsPartsInTurn(Autoencoder):
         return step > steps // 2
 
 
-def parameters_of(part: nn.Module) -> list[Tensor]:
-    return [parameter.detach().clone() for parameter in part.parameters()]
+def test_parts_are_trained_in_their_own_steps_only(tmp_path: Path) -> None:
+    states: list[dict[str, Tensor]] = []
+
+    class RecordsWeights(TrainsPartsInTurn):
+        def loss(self, images: Tensor, mask: Tensor, step_info: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
+            states.append({name: value.detach().clone() for name, value in self.network.named_parameters()})
+            return super().loss(images, mask, step_info, *corrupted)
+
+    trained = new(RecordsWeights)
+    train(trained, tmp_path, training=TRAINING.model_copy(update={"ema_decay": 0.0}))
+    start, middle, end = states[0], states[6], dict(trained.network.named_parameters())
+    changed = {name for name in start if not torch.equal(start[name], middle[name])}
+    changed_later = {name for name in start if not torch.equal(middle[name], end[name])}
+    assert {name.split(".")[1] for name in changed} == {"decode"}
+    assert {name.split(".")[1] for name in changed_later} == {"encode"}
 
 
-def test_parts_are_trained_in_their_own_steps_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anomaly.training.loop.REPORT_EVERY_SECONDS", 0.0)
-    fresh, half, whole = (new(TrainsPartsInTurn) for _ in range(3))
-    training = TRAINING.model_copy(update={"ema_decay": 0.0})
-    with pytest.raises(KilledError):
-        train(half, tmp_path, training=training, progress=killed_after(6))
-    train(whole, tmp_path / "whole", training=training)
-    for part in ("decode", "encode"):
-        start, middle, end = (parameters_of(getattr(d.network.convolutions, part)) for d in (fresh, half, whole))
-        moved = [not torch.equal(a, b) for a, b in zip(start, middle, strict=True)]
-        moved_later = [not torch.equal(a, b) for a, b in zip(middle, end, strict=True)]
-        assert any(moved) == (part == "decode")
-        assert any(moved_later) == (part == "encode")
-    latent = parameters_of(fresh.network.to_latent)
-    assert all(torch.equal(a, b) for a, b in zip(latent, parameters_of(whole.network.to_latent), strict=True))
+def test_what_is_kept_is_the_moving_average_of_the_weights(tmp_path: Path) -> None:
+    weights: list[Tensor] = []  # before each step; the last ones are those of the checkpoint
+
+    class RecordsWeights(Autoencoder):
+        def loss(self, images: Tensor, mask: Tensor, step_info: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
+            weights.append(self.network.to_latent.weight.detach().clone())
+            return super().loss(images, mask, step_info, *corrupted)
+
+    detector = new(RecordsWeights)
+    fit(detector, healthy_cohort(4), [], FitRun(tmp_path, TRAINING.model_copy(update={"ema_decay": 0.5})))
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    average, *after = [*weights, checkpoint["detector"]["network.to_latent.weight"]]
+    for step, current in enumerate(after, start=1):
+        decay = min(0.5, (1 + step) / (10 + step))
+        average = decay * average + (1 - decay) * current
+    torch.testing.assert_close(detector.network.to_latent.weight.detach(), average)
+    assert not torch.equal(average, current)
 
 
 def test_no_weights_are_kept_before_they_can_be_validated(tmp_path: Path) -> None:
@@ -290,7 +305,9 @@ def test_a_series_of_overflows_is_counted_for_each_part_that_takes_its_turn(tmp_
 
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Check the numbers of every tenth step of a part only."""
-    monkeypatch.setattr(GradientMonitor, "checks", lambda self, part: self._steps[part] % GPU_CHECK_EVERY == 0)
+    monkeypatch.setattr(
+        GradientMonitor, "checks", lambda self, part: self.histories[part].steps % GPU_CHECK_EVERY == 0
+    )
 
 
 def test_an_overflow_between_two_checks_does_not_reach_the_weights(
