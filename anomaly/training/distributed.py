@@ -13,6 +13,7 @@ from dataclasses import replace
 from multiprocessing import get_context
 from typing import Any
 
+import torch
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
 from torch.multiprocessing.spawn import ProcessException, ProcessExitedException, start_processes
 
@@ -61,6 +62,8 @@ def _process(rank: int, work: Callable[[FitRun], None], run: FitRun, port: int, 
     os.environ |= {"NODE_RANK": "0", "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     try:
         work(replace(run, progress=lambda *report: channel.put(report)))
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()  # its threads must end before the interpreter does
     except AnomalyError as error:
         channel.put(error)
         raise
