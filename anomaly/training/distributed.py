@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing import get_context
@@ -20,9 +21,11 @@ from torch.multiprocessing.spawn import ProcessException, ProcessExitedException
 from anomaly.core.errors import AnomalyError, TrainingError
 from anomaly.core.processes import exit_with_parent
 from anomaly.core.progress import Progress
+from anomaly.core.signals import interrupts_deferred
 from anomaly.training.run import FitRun
 
 LISTEN_EVERY_SECONDS = 0.2
+CHECKPOINT_SECONDS = 60.0  # until the first process is killed after an interrupt, if it does not end
 GRACE_SECONDS = 5.0  # until the other processes are killed after one has failed
 
 
@@ -37,27 +40,33 @@ def run_processes(work: Callable[[FitRun], None], run: FitRun) -> None:
     channel = get_context("spawn").SimpleQueue()
     arguments = (work, replace(run, progress=None), find_free_network_port(), channel)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # the new processes read it when they import torch
-    processes = start_processes(_process, arguments, run.devices, join=False, start_method="spawn")
-    try:
-        while not processes.join(LISTEN_EVERY_SECONDS, GRACE_SECONDS):
+    with interrupts_deferred() as interrupts:
+        processes = start_processes(_process, arguments, run.devices, join=False, start_method="spawn")
+        try:
+            while not (processes.join(LISTEN_EVERY_SECONDS, GRACE_SECONDS) or interrupts):
+                _receive(channel, run.progress)
+            if interrupts and processes.processes[0].is_alive():
+                os.kill(processes.pids()[0], signal.SIGINT)  # it writes a checkpoint
+                processes.processes[0].join(CHECKPOINT_SECONDS)
             _receive(channel, run.progress)
-        _receive(channel, run.progress)
-    except ProcessException as failure:
-        _receive(channel, run.progress)  # the error it sent says more than that a process failed
-        if not isinstance(failure, ProcessExitedException):
-            raise
-        raise TrainingError(
-            f"found one of {run.devices} training processes ended from outside ({failure}), perhaps because "
-            "memory ran out; expected all to finish. The same command continues from the last checkpoint"
-        ) from failure
-    finally:
-        for process in processes.processes:
-            process.kill()  # an interrupted write leaves the old checkpoint
-            process.join()
+        except ProcessException as failure:
+            _receive(channel, run.progress)  # the error it sent says more than that a process failed
+            if not isinstance(failure, ProcessExitedException):
+                raise
+            raise TrainingError(
+                f"found one of {run.devices} training processes ended from outside ({failure}), perhaps because "
+                "memory ran out; expected all to finish. The same command continues from the last checkpoint"
+            ) from failure
+        finally:
+            for process in processes.processes:
+                process.kill()  # an interrupted write leaves the old checkpoint
+                process.join()
 
 
 def _process(rank: int, work: Callable[[FitRun], None], run: FitRun, port: int, channel: Any) -> None:
     exit_with_parent()
+    if rank == 0:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
     os.environ |= {"NODE_RANK": "0", "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     try:

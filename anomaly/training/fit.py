@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from functools import partial
 
 import torch
-from safetensors.torch import load_file
 
 from anomaly.cohort.synthetic import PlantedScan
 from anomaly.core.errors import TrainingError
@@ -25,6 +24,7 @@ from anomaly.training.loop import (
     diagnostic_batches,
     make_fabric,
     read_checkpoint,
+    read_weights,
 )
 from anomaly.training.run import FitReport, FitRun
 from anomaly.training.settings import TrainingSettings
@@ -60,6 +60,8 @@ def fit(detector: Detector, train: VolumeSource, validation: Sequence[PlantedSca
     TrainingError
         If there are too few scans, they lie on another grid, a loss or gradient is not finite, memory or devices
         are lacking, or the folder holds another training or a damaged checkpoint.
+    KeyboardInterrupt
+        On an interrupt, after the current step, when a checkpoint is written. The same call continues.
     """
     if isinstance(detector, ClosedFormDetector):
         started = time.monotonic()
@@ -79,7 +81,7 @@ def fit(detector: Detector, train: VolumeSource, validation: Sequence[PlantedSca
         work(run)
     else:
         run_processes(work, run)
-    detector.to("cpu").load_state_dict(load_file(run.folder / BEST_WEIGHTS))
+    detector.to("cpu").load_state_dict(read_weights(run.folder / BEST_WEIGHTS))
     detector.requires_grad_().eval()
     diagnostics = detector.diagnostics(diagnostic_batches(TrainingStep(detector, run.settings), train))
     return _report(detector, train, run, bool(validation), diagnostics)

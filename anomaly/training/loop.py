@@ -11,11 +11,13 @@ import logging
 import math
 import time
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -24,13 +26,15 @@ from lightning.fabric.loggers import CSVLogger, TensorBoardLogger
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.fabric.strategies import DDPStrategy
 from lightning.fabric.utilities import move_data_to_device
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from anomaly.cohort.synthetic import PlantedScan
 from anomaly.core.errors import TrainingError
 from anomaly.core.files import atomic_path, sha256_of_json
 from anomaly.core.image_views import VolumeSource
+from anomaly.core.signals import interrupts_deferred
 from anomaly.models.base import NetworkDetector
 from anomaly.models.components.ema import ema_update
 from anomaly.models.device import find_devices
@@ -47,6 +51,7 @@ LAST_CHECKPOINT = "last.ckpt"
 FIRST_DIAGNOSTIC_BATCH = 2**31  # a batch number that no training reaches
 LOG_EVERY_STEPS = 10
 REPORT_EVERY_SECONDS = 0.5
+CHECKPOINT_EVERY_SECONDS = 120.0  # besides that of every validation; a killed training loses no more
 MAX_VALIDATION_WAIT = timedelta(hours=6)  # other processes wait while the first one validates
 
 _log = logging.getLogger(__name__)
@@ -62,6 +67,7 @@ class LoopState:
     best_step: int = 0
     validations_without_improvement: int = 0
     stopped_early: bool = False
+    validated: bool = True  # whether the validation that is due after this step is done
     explosions: list[int] = field(default_factory=list)  # steps
 
 
@@ -105,20 +111,39 @@ class TrainingLoop:
         self.latest: dict[str, Tensor] = {}
         self._began = time.monotonic()
         self._reported = 0.0
+        self._saved_at = self._began
 
     def train(self) -> None:
-        """Train to the end, or until patience runs out; continue from the last checkpoint if there is one."""
+        """Train to the end, or until patience runs out; continue from the last checkpoint if there is one.
+
+        An interrupt is passed on when the step that it finds is complete and a checkpoint is written.
+        """
         self._resume()
-        batches = self._batches()
-        while self.state.step < self.settings.steps and not self.state.stopped_early:
-            self._optimiser_step([next(batches) for _ in range(self.settings.accumulate)])
-            self._report()
-            if self.state.step % self.settings.validate_every == 0 or self.state.step == self.settings.steps:
-                self._validate()
-                self._log_diagnostics()
-                self._save_checkpoint()
+        try:
+            self._train()
+        except KeyboardInterrupt:
+            self._save_checkpoint()
+            raise
         for logger in self.fabric.loggers:
             logger.finalize("success")
+
+    def _train(self) -> None:
+        batches = self._batches()
+        while not self._is_finished():
+            if not self.state.validated:
+                self._validate()
+                self._save_checkpoint()
+                continue
+            step_batches = [next(batches) for _ in range(self.settings.accumulate)]
+            with interrupts_deferred():
+                self._optimiser_step(step_batches)
+            self._report()
+            if time.monotonic() - self._saved_at > CHECKPOINT_EVERY_SECONDS:
+                self._save_checkpoint()
+
+    def _is_finished(self) -> bool:
+        state = self.state
+        return state.validated and (state.step == self.settings.steps or state.stopped_early)
 
     def _batches(self) -> Iterator[Batch]:
         """Return the batches of the steps that are left."""
@@ -152,6 +177,9 @@ class TrainingLoop:
         self.optimizer.zero_grad()
         self.state.step += 1
         ema_update(self.average, self.detector, self.settings.ema_decay, self.state.step)
+        self.state.validated = (
+            self.state.step % self.settings.validate_every > 0 and self.state.step < self.settings.steps
+        )
 
     def _clip(self) -> None:
         """Clip the gradient by its L2 norm; a gradient that is not finite does not reach the weights."""
@@ -163,13 +191,20 @@ class TrainingLoop:
             self.state.explosions.append(self.state.step)
 
     def _validate(self) -> None:
-        """Keep the averaged weights if they are the best so far; stop if patience has run out."""
+        """Validate the averaged weights, log their diagnostics, and keep them if they are the best so far."""
         for average, buffer in zip(self.average.buffers(), self.detector.buffers(), strict=True):
             average.copy_(buffer)
+        is_ready = self.detector.ready_to_validate(self.state.step, self.settings.steps)
+        score = self._score() if is_ready else None
+        self._log_diagnostics()
+        with interrupts_deferred():
+            if is_ready:
+                self._keep_best(score)
+            self.state.validated = True
+
+    def _keep_best(self, score: float | None) -> None:
+        """Keep the averaged weights if they are the best so far; stop if patience has run out."""
         state, patience = self.state, self.settings.patience
-        if not self.detector.ready_to_validate(state.step, self.settings.steps):
-            return
-        score = self._score()
         if score is None or score > state.best_score:
             state.best_score, state.best_step = -1.0 if score is None else score, state.step
             state.validations_without_improvement = 0
@@ -223,6 +258,7 @@ class TrainingLoop:
         }
         with atomic_path(self.run.folder / LAST_CHECKPOINT) as temporary:
             torch.save(checkpoint, temporary)
+        self._saved_at = time.monotonic()
 
     def _fingerprint(self) -> str:
         """Return a hash of everything that a resumed training must share with the one it continues."""
@@ -233,12 +269,15 @@ class TrainingLoop:
         path = self.run.folder / LAST_CHECKPOINT
         if not self.run.resume or not path.is_file():
             return
-        checkpoint = read_checkpoint(path, self.fabric.device)
+        checkpoint = read_checkpoint(path)
         self._refuse_another_training(checkpoint)
         for name, part in self.parts.items():
             part.load_state_dict(checkpoint[name])
-        self.state = LoopState(**{entry.name: checkpoint["state"][entry.name] for entry in fields(LoopState)})
+        known = {entry.name for entry in fields(LoopState)}  # earlier versions saved others
+        self.state = LoopState(**{name: value for name, value in checkpoint["state"].items() if name in known})
         self._began -= self.state.seconds
+        if self.state.best_step:
+            read_weights(self.run.folder / BEST_WEIGHTS)
 
     def _refuse_another_training(self, checkpoint: dict[str, Any]) -> None:
         if checkpoint.get("fingerprint") != self._fingerprint():
@@ -307,15 +346,45 @@ def save_weights(detector: nn.Module, path: Path) -> None:
         save_file(state, temporary)
 
 
-def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read a checkpoint.
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read the weights that a training kept.
+
+    Raises
+    ------
+    TrainingError
+        If the file is missing or damaged.
+    """
+    try:
+        return load_file(path)
+    except (FileNotFoundError, SafetensorError) as error:
+        raise TrainingError(
+            f"{path} is missing or damaged ({error}): expected the best weights of this training; delete "
+            f"{path.with_name(LAST_CHECKPOINT)}, too, to start anew"
+        ) from error
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint, and compare its contents with their check sums.
 
     Raises
     ------
     TrainingError
         If the file is damaged.
     """
-    if not zipfile.is_zipfile(path):  # torch writes zip files, whose directory comes last
-        raise TrainingError(f"{path} is damaged: expected a whole checkpoint; delete it to start anew")
-    checkpoint: dict[str, Any] = torch.load(path, map_location=device, weights_only=True, mmap=True)
-    return checkpoint
+    try:
+        with zipfile.ZipFile(path) as archive:
+            altered = archive.testzip()
+        if altered is None:
+            return dict(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+        found: Exception | str = f"the check sum of {altered} does not fit"
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        RuntimeError,
+        ValueError,
+        TypeError,
+        UnpicklingError,
+    ) as error:
+        found = error
+    raise TrainingError(f"{path} is damaged ({found}): expected a whole checkpoint; delete it to start anew")
