@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class Batch(NamedTuple):
-    """Images as they were cut from volumes, before augmentation.
+    """Images as they were cut from volumes, or augmented and corrupted for their step.
 
     Parameters
     ----------
@@ -35,12 +35,15 @@ class Batch(NamedTuple):
         ``(B, 1, *S)`` bool.
     covariates
         ``(B, D)`` covariates of the subjects, NaN where unknown.
+    corrupted
+        The further inputs of the loss that the detector made; None before augmentation.
     """
 
     number: int
     images: Tensor
     mask: Tensor
     covariates: Tensor
+    corrupted: tuple[Tensor, ...] | None = None
 
 
 class ImageBatches:

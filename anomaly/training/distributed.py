@@ -1,42 +1,36 @@
-"""Run several processes that train one model together, each on its own device.
+"""Train in several processes, each on its own device.
 
-The processes are spawned. Lightning would run the command of the program again instead, which a notebook or a test
-does not have, and every process would go on to write the bundle. Here the calling process waits, receives progress
-and errors, and continues alone. Spawning works for CPU and GPU; a fork must not follow the first use of CUDA or of
-threads. If the calling process dies, the others end too.
+The calling process waits, receives progress and errors, and continues alone: it may be a notebook, a test, or a
+command that goes on to write the bundle. Fabric's launchers would block it, or run the command again instead.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-import pickle
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import signal
+from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing import get_context
 from typing import Any
 
+import torch
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
 from torch.multiprocessing.spawn import ProcessException, ProcessExitedException, start_processes
 
 from anomaly.core.errors import AnomalyError, TrainingError
 from anomaly.core.processes import exit_with_parent
 from anomaly.core.progress import Progress
+from anomaly.core.signals import interrupts_deferred
+from anomaly.training.run import FitRun
 
 LISTEN_EVERY_SECONDS = 0.2
+CHECKPOINT_SECONDS = 60.0  # until the first process is killed after an interrupt, if it does not end
 GRACE_SECONDS = 5.0  # until the other processes are killed after one has failed
 
 
-def run_processes(work: Callable[[Progress], None], count: int, report: Progress | None) -> None:
-    """Run ``work`` in ``count`` processes until all are done; environment variables give each its rank.
-
-    Parameters
-    ----------
-    work
-        Picklable; called with a function that reports progress.
-    count
-        Number of processes.
-    report
-        Called in this process with the progress that they report.
+def run_processes(work: Callable[[FitRun], None], run: FitRun) -> None:
+    """Do the work of a run in as many processes as it has devices, until all are done.
 
     Raises
     ------
@@ -44,51 +38,44 @@ def run_processes(work: Callable[[Progress], None], count: int, report: Progress
         The error that a process raised; a TrainingError if the system killed one.
     """
     channel = get_context("spawn").SimpleQueue()
-    # Pickled by value: with torch's own pickling all processes would share the memory of one model.
-    arguments = (pickle.dumps(work), find_free_network_port(), channel)
-    with _environment(TORCH_CPP_LOG_LEVEL="ERROR"):  # torch reads it when it is imported
-        processes = start_processes(_process, arguments, count, join=False, start_method="spawn")
-    try:
-        while not processes.join(LISTEN_EVERY_SECONDS, GRACE_SECONDS):
-            _receive(channel, report)
-        _receive(channel, report)
-    except ProcessException as failure:
-        _receive(channel, report)  # the error it sent says more than that a process failed
-        if isinstance(failure, ProcessExitedException):
+    arguments = (work, replace(run, progress=None), find_free_network_port(), channel)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # the new processes read it when they import torch
+    with interrupts_deferred() as interrupts:
+        processes = start_processes(_process, arguments, run.devices, join=False, start_method="spawn")
+        try:
+            while not (processes.join(LISTEN_EVERY_SECONDS, GRACE_SECONDS) or interrupts):
+                _receive(channel, run.progress)
+            if interrupts and processes.processes[0].is_alive():
+                os.kill(processes.pids()[0], signal.SIGINT)  # it writes a checkpoint
+                processes.processes[0].join(CHECKPOINT_SECONDS)
+            _receive(channel, run.progress)
+        except ProcessException as failure:
+            _receive(channel, run.progress)  # the error it sent says more than that a process failed
+            if not isinstance(failure, ProcessExitedException):
+                raise
             raise TrainingError(
-                f"found one of {count} training processes ended from outside ({failure}), perhaps because "
+                f"found one of {run.devices} training processes ended from outside ({failure}), perhaps because "
                 "memory ran out; expected all to finish. The same command continues from the last checkpoint"
             ) from failure
-        raise
-    finally:
-        for process in processes.processes:
-            if process.is_alive():
+        finally:
+            for process in processes.processes:
                 process.kill()  # an interrupted write leaves the old checkpoint
                 process.join()
 
 
-def _process(rank: int, pickled_work: bytes, port: int, channel: Any) -> None:
-    variables = {"NODE_RANK": "0", "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    os.environ.update(variables)
+def _process(rank: int, work: Callable[[FitRun], None], run: FitRun, port: int, channel: Any) -> None:
     exit_with_parent()
-    work: Callable[[Progress], None] = pickle.loads(pickled_work)  # noqa: S301 - from the parent process
+    if rank == 0:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
+    os.environ |= {"NODE_RANK": "0", "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     try:
-        work(lambda *values: channel.put(values))
+        work(replace(run, progress=lambda *report: channel.put(report)))
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()  # its threads must end before the interpreter does
     except AnomalyError as error:
         channel.put(error)
         raise
-
-
-@contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    """Set environment variables for the processes that start inside the context."""
-    before = dict(os.environ)
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def _receive(channel: Any, report: Progress | None) -> None:

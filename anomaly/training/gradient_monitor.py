@@ -7,12 +7,11 @@ step of full length in a random direction, and a series of them destroys what wa
 from __future__ import annotations
 
 import logging
-import math
 import statistics
-from collections import Counter, deque
+from collections import defaultdict, deque
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor, nn
 
 from anomaly.core.errors import TrainingError
@@ -28,91 +27,77 @@ GPU_CHECK_EVERY = 10  # steps of a part; to read a number from a GPU is to wait 
 _log = logging.getLogger(__name__)
 
 
-class ExplosionDetector:
-    """Tracks the usual gradient norm of one part of a model."""
+@dataclass
+class GradientHistory:
+    """The gradients of one part of a detector."""
 
-    def __init__(self) -> None:
-        self.norms: deque[float] = deque(maxlen=NORM_WINDOW)
-        self.series = 0
+    steps: int = 0
+    overflows: int = 0  # in a row
+    huge_norms: int = 0  # in a row
+    usual_norms: deque[float] = field(default_factory=lambda: deque(maxlen=NORM_WINDOW))
 
     @property
-    def usual_norm(self) -> float:
+    def median_norm(self) -> float:
         """The median of the latest norms that were not huge; infinite before there are enough."""
-        return statistics.median(self.norms) if len(self.norms) >= MIN_NORMS else float("inf")
+        return statistics.median(self.usual_norms) if len(self.usual_norms) >= MIN_NORMS else float("inf")
 
     def explodes(self, norm: float) -> bool:
         """Record a gradient norm; return whether it completes a series of huge ones."""
-        if 0 < EXPLOSION_FACTOR * self.usual_norm < norm:
-            self.series += 1
+        if 0 < EXPLOSION_FACTOR * self.median_norm < norm:
+            self.huge_norms += 1
         else:
-            self.series = 0
-            self.norms.append(norm)
-        return self.series == EXPLOSION_SERIES
+            self.huge_norms = 0
+            self.usual_norms.append(norm)
+        return self.huge_norms == EXPLOSION_SERIES
 
 
 class GradientMonitor:
-    """Checks the numbers of each trainable part of a detector.
+    """Checks the numbers of each trainable part of a detector: on a GPU, those of some steps only.
 
-    Parameters
-    ----------
-    settings
-        The recipe, which error messages refer to.
-    device
-        Where the detector is; on a GPU only some steps are checked.
-    mixed_precision
-        Whether a rare overflow is normal.
+    In mixed precision a rare overflow of the gradient is normal.
     """
 
-    def __init__(self, settings: TrainingSettings, device: torch.device, mixed_precision: bool) -> None:
-        self.settings, self.device, self.mixed_precision = settings, device, mixed_precision
-        self.explosions: list[int] = []
-        self._steps: Counter[nn.Module] = Counter()  # of each part
-        self._overflows: Counter[nn.Module] = Counter()  # of each part, in a row
-        self._detectors: dict[nn.Module, ExplosionDetector] = {}
+    def __init__(self, settings: TrainingSettings, gpu: bool, mixed_precision: bool) -> None:
+        self.settings = settings
+        self.check_every = GPU_CHECK_EVERY if gpu else 1
+        self.max_overflows = MAX_OVERFLOWS if mixed_precision else 0
+        self.histories: defaultdict[nn.Module, GradientHistory] = defaultdict(GradientHistory)
 
     def checks(self, part: nn.Module) -> bool:
         """Return whether the numbers of this step are checked."""
-        return self.device.type == "cpu" or self._steps[part] % GPU_CHECK_EVERY == 0
+        return self.histories[part].steps % self.check_every == 0
 
     def check_losses(self, part: nn.Module, losses: Mapping[str, Tensor], step: int) -> None:
         """Raise TrainingError if a loss is not finite."""
         if self.checks(part):
             self._refuse_non_finite(losses, step)
 
-    def check_norm(self, part: nn.Module, norm: Tensor, step: int) -> None:
-        """Check the gradient norm of a step.
+    def explodes(self, part: nn.Module, norm: Tensor, step: int) -> bool:
+        """Check the gradient norm of a step; return whether it completes a series of huge ones.
 
         Raises
         ------
         TrainingError
             If it is not finite; in mixed precision only after several overflows of one part in a row.
         """
-        if self.checks(part):
-            self._check_norm(part, norm, step)
-        self._steps[part] += 1
-
-    def _check_norm(self, part: nn.Module, norm: Tensor, step: int) -> None:
-        self._overflows[part] = 0 if norm.isfinite() else self._overflows[part] + 1
-        if self._overflows[part]:
-            if self._overflows[part] > MAX_OVERFLOWS or not self.mixed_precision:
-                self._refuse_non_finite({"gradient norm": norm}, step)
-            return
-        detector = self._detectors.setdefault(part, ExplosionDetector())
-        if detector.explodes(float(norm)):
-            self.explosions.append(step)
-            _log.warning(
-                "step %d: the gradient explodes: norm %.3g, usually %.3g; lower training.learning_rate",
-                step,
-                norm,
-                detector.usual_norm,
-            )
+        history, checked = self.histories[part], self.checks(part)
+        history.steps += 1
+        if not checked:
+            return False
+        history.overflows = 0 if norm.isfinite() else history.overflows + 1
+        if history.overflows > self.max_overflows:
+            self._refuse_non_finite({"gradient norm": norm}, step)
+        if history.overflows or not history.explodes(float(norm)):
+            return False
+        message = "step %d: the gradient explodes: norm %.3g, usually %.3g; lower training.learning_rate"
+        _log.warning(message, step, norm, history.median_norm)
+        return True
 
     def _refuse_non_finite(self, values: Mapping[str, Tensor], step: int) -> None:
-        wrong = {name: float(value) for name, value in values.items() if not math.isfinite(float(value))}
+        wrong = [f"{name} = {float(value)}" for name, value in values.items() if not value.isfinite()]
         if wrong:
-            found = ", ".join(f"{name} = {value}" for name, value in wrong.items())
             raise TrainingError(
-                f"training went wrong at step {step}: {found}; expected finite numbers. Lower "
+                f"training went wrong at step {step}: {', '.join(wrong)}; expected finite numbers. Lower "
                 f"training.learning_rate (now {self.settings.learning_rate:g}) or training.gradient_clip (now "
                 f"{self.settings.gradient_clip:g}), and check the intensities of the cohort. The last good "
                 "weights and checkpoint are kept in the working folder"

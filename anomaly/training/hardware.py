@@ -13,18 +13,16 @@ make some networks faster and others slower, so the caller chooses them;
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from anomaly.core.errors import TrainingError
 from anomaly.models.base import NetworkDetector
 from anomaly.training.run import FitRun
 
-BACKEND = "inductor"
 GPU_THREADS = 2  # minimum number of threads that make batches ahead for a GPU
 
 
@@ -56,71 +54,26 @@ def matmul_precision(precision: str, gpu: bool) -> Iterator[None]:
         cudnn.allow_tf32, cudnn.benchmark = before[1:]
 
 
-def prepared_for_device(
-    detector: NetworkDetector, run: FitRun, losses: Callable[[Any], Iterator[Tensor]]
-) -> NetworkDetector:
-    """Return the detector, or a copy that is compiled or in channels-last memory, as the run asks.
-
-    Parameters
-    ----------
-    losses
-        Computes losses of a detector that together call every part of it.
-
-    Raises
-    ------
-    TrainingError
-        If the run asks to compile a network that torch cannot compile.
-    """
-    if not (run.compile or run.channels_last):
-        return detector
-    if run.compile and not detector.compiles:
-        raise TrainingError(
-            "found a loss that contains a gradient (the penalty of wgan-gp), which torch cannot compile; train "
-            "without --compile, or with another model.objective"
-        )
-    copied: Any = copy.deepcopy(detector)
+def copy_for_device(detector: NetworkDetector, run: FitRun) -> NetworkDetector:
+    """Return a copy to train, compiled or in channels-last memory if the run asks for it."""
+    copied = copy.deepcopy(detector)
     if run.channels_last:
-        flat = detector.view.spatial_dims == 2
-        copied.to(memory_format=torch.channels_last if flat else torch.channels_last_3d)
+        formats = {2: torch.channels_last, 3: torch.channels_last_3d}
+        copied.to(memory_format=formats[detector.view.spatial_dims])  # type: ignore[call-overload]
     if run.compile:
-        for name in outermost_calls(copy.deepcopy(copied), losses):
-            _compile(copied.get_submodule(name))
-    prepared: NetworkDetector = copied
-    return prepared
+        for module in list(copied.modules())[1:]:
+            _compile(module)
+    return copied
 
 
 def _compile(module: nn.Module) -> None:
-    """Compile the call of a module. Unlike ``Module.compile``, this includes torch's own containers."""
+    """Compile the call of a module, if it is called outside of another that is compiled.
+
+    Unlike ``Module.compile``, this includes torch's own containers. The code of a loss cannot be compiled: it draws
+    random numbers and follows a schedule.
+    """
 
     def call(*inputs: Any, **named: Any) -> Any:
         return module._call_impl(*inputs, **named)  # noqa: SLF001 - Module.compile compiles this
 
-    module._compiled_call_impl = torch.compile(call, backend=BACKEND)  # noqa: SLF001 - as Module.compile; not copied
-
-
-@torch.no_grad()
-def outermost_calls(detector: nn.Module, losses: Callable[[Any], Iterator[Tensor]]) -> list[str]:
-    """Return the names of the modules that the losses call, without those that are called within another.
-
-    Each of them can be compiled as a whole. The code of a loss around them cannot: it draws random numbers and
-    follows a schedule.
-    """
-    found, depth = dict[str, None](), 0
-
-    def enter(name: str) -> None:
-        nonlocal depth
-        if depth == 0:
-            found[name] = None
-        depth += 1
-
-    def leave() -> None:
-        nonlocal depth
-        depth -= 1
-
-    for name, module in detector.named_modules():
-        if name:
-            module.register_forward_pre_hook(lambda *_, name=name: enter(name))
-            module.register_forward_hook(lambda *_: leave(), always_call=True)
-    for _ in losses(detector):
-        pass
-    return list(found)
+    module._compiled_call_impl = torch.compile(call)  # noqa: SLF001 - as Module.compile; not copied

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -14,16 +12,6 @@ from anomaly.training.batches import Batch
 from anomaly.training.settings import TrainingSettings
 
 AUGMENTATION_STREAM, LOSS_STREAM = 1, 2  # random streams of one batch
-
-
-class PreparedBatch(NamedTuple):
-    """An augmented batch, and the corrupted images that the detector made from it."""
-
-    number: int
-    images: Tensor
-    mask: Tensor
-    covariates: Tensor
-    corrupted: tuple[Tensor, ...]
 
 
 class TrainingStep(nn.Module):
@@ -49,48 +37,33 @@ class TrainingStep(nn.Module):
         self.settings = settings
         self.mixed_precision = mixed_precision
         self.rank = rank
-        self._trained: tuple[nn.Module, ...] = ()  # a tuple keeps it out of the module's state
 
     @property
     def device(self) -> torch.device:
         """Where the detector is."""
         return next(self.detector.parameters()).device
 
-    @property
-    def trained_part(self) -> nn.Module:
-        """The part of the detector that the latest step trained."""
-        return self._trained[0]
-
     @torch.no_grad()
-    def prepare(self, batch: Batch) -> PreparedBatch:
+    def prepare(self, batch: Batch) -> Batch:
         """Augment and corrupt a batch on its device: ahead of its step on a CPU, within it on a GPU.
 
         Always in float32: in bfloat16, sampling positions would be off by a voxel.
         """
-        number, images, mask, covariates = batch
-        rng = self._generator(number, AUGMENTATION_STREAM)
+        rng = self._generator(batch.number, AUGMENTATION_STREAM)
         with torch.autocast(self.device.type, enabled=False):
-            images, mask = augment(images, mask, self.detector.view, self.settings.augmentation, rng)
+            images, mask = augment(batch.images, batch.mask, self.detector.view, self.settings.augmentation, rng)
             corrupted = self.detector.corrupt(images, mask, rng)
-        return PreparedBatch(number, images, mask, covariates, corrupted)
+        return batch._replace(images=images, mask=mask, corrupted=corrupted)
 
-    def forward(self, batch: Batch | PreparedBatch) -> dict[str, Tensor]:
-        """Return the losses of a batch by name; ``"loss"`` is minimised."""
-        prepared = batch if isinstance(batch, PreparedBatch) else self.prepare(batch)
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the losses of a batch by name, of the part that its step trains; ``"loss"`` is minimised."""
+        prepared = self.prepare(batch) if batch.corrupted is None else batch
         step, steps = prepared.number // self.settings.accumulate, self.settings.steps
-        self._train_only(self.detector.trainable_part(step, steps))
+        self.detector.requires_grad_(requires_grad=False)
+        self.detector.trainable_part(step, steps).requires_grad_()
         info = StepInfo(step, steps, self._generator(prepared.number, LOSS_STREAM), prepared.covariates)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed_precision):
-            return self.detector.loss(prepared.images, prepared.mask, info, *prepared.corrupted)
-
-    def _train_only(self, part: nn.Module) -> None:
-        """Compute gradients for one part only."""
-        if self._trained == (part,):
-            return
-        self._trained = (part,)
-        chosen = {id(parameter) for parameter in part.parameters()}
-        for parameter in self.detector.parameters():
-            parameter.requires_grad_(id(parameter) in chosen)
+            return self.detector.loss(prepared.images, prepared.mask, info, *(prepared.corrupted or ()))
 
     def _generator(self, number: int, stream: int) -> torch.Generator:
         """Return the random numbers of one batch: they depend on seed, rank and batch number only."""

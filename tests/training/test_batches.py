@@ -23,8 +23,9 @@ def stream(view: ImageView, seed: int = 0, rank: int = 0) -> ImageBatches:
 
 
 def test_a_batch_has_the_shape_of_the_view(view: ImageView) -> None:
-    step, images, mask, covariates = stream(view).batch(7)
+    step, images, mask, covariates, corrupted = stream(view).batch(7)
     assert step == 7
+    assert corrupted is None
     assert images.shape == (3, view.channels, *view.image_shape(GRID.shape))
     assert mask.shape == (3, 1, *view.image_shape(GRID.shape))
     assert images.dtype == torch.float32

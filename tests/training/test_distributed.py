@@ -77,7 +77,7 @@ class BothBatches(ImageBatches):
         parts = [
             ImageBatches(self.source, self.view, self.batch_size, self.seed, rank).batch(step) for rank in (0, 1)
         ]
-        return Batch(step, *(torch.cat(tensors) for tensors in list(zip(*parts, strict=True))[1:]))
+        return Batch(step, *(torch.cat(tensors) for tensors in list(zip(*parts, strict=True))[1:4]))
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +127,27 @@ def test_a_killed_training_of_two_processes_resumes_to_the_same_weights(
     assert train(resumed, tmp_path, progress=lambda done, total, message: reported.append(done)).steps == 12
     assert reported[0] in {5, 9}  # not from the beginning
     assert same_state(resumed, together[0])
+
+
+def test_an_interrupted_training_of_two_processes_continues_from_the_step_it_reached(
+    together: tuple[Autoencoder, FitReport, list[int], Path], tmp_path: Path
+) -> None:
+    def interrupt(done: int, total: int, message: str) -> None:
+        if done >= 5:
+            signal.raise_signal(signal.SIGINT)
+
+    training = TRAINING.model_copy(update={"validate_every": 12})
+    with pytest.raises(KeyboardInterrupt):
+        train(new(Slow), tmp_path, training, progress=interrupt)
+    step = torch.load(tmp_path / "last.ckpt", weights_only=True)["state"]["step"]
+    assert 5 <= step < 12
+    reported: list[int] = []
+    train(new(Slow), tmp_path, training, progress=lambda done, total, message: reported.append(done))
+    assert reported[0] == step + 1
+    resumed, whole = (
+        torch.load(folder / "last.ckpt", weights_only=True)["detector"] for folder in (tmp_path, together[3])
+    )
+    assert all(torch.equal(resumed[name], weights) for name, weights in whole.items())
 
 
 def test_a_training_of_two_processes_is_not_continued_by_one(

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import io
 import logging
 import signal
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import pytest
@@ -52,6 +54,11 @@ def killed_after(steps: int) -> Any:
     return progress
 
 
+def step_of(checkpoint: Path) -> int:
+    step: int = torch.load(checkpoint, weights_only=True)["state"]["step"]
+    return step
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Autoencoder:
     detector = new()
@@ -72,11 +79,12 @@ def test_a_killed_training_resumes_to_the_same_weights(
     assert same_state(resumed, uninterrupted)
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize(("accumulate", "checkpoint_seconds"), [(1, 60.0), (2, 60.0), (1, 0.0), (2, 0.0)])
 def test_a_training_killed_again_and_again_validates_at_the_steps_of_one_that_was_not(
-    accumulate: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    accumulate: int, checkpoint_seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("anomaly.training.loop.REPORT_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr("anomaly.training.loop.CHECKPOINT_EVERY_SECONDS", checkpoint_seconds)
     validated: list[int] = []
 
     class RecordsValidations(Autoencoder):
@@ -93,6 +101,58 @@ def test_a_training_killed_again_and_again_validates_at_the_steps_of_one_that_wa
     assert validated == [4, 8, 12, 16, 18]
     train(uninterrupted, tmp_path / "whole", training)
     assert same_state(killed, uninterrupted)
+
+
+def test_checkpoints_are_also_written_between_validations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anomaly.training.loop.REPORT_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr("anomaly.training.loop.CHECKPOINT_EVERY_SECONDS", 0.0)
+    with pytest.raises(KilledError):
+        train(new(), tmp_path, progress=killed_after(7))
+    assert step_of(tmp_path / "last.ckpt") == 6
+    reported: list[int] = []
+    train(new(), tmp_path, progress=lambda done, total, message: reported.append(done))
+    assert reported[0] == 7
+
+
+class Interrupted(Autoencoder):
+    """Within its sixth step, or within its second validation, the program is interrupted once."""
+
+    within: ClassVar[str]
+    number: ClassVar[signal.Signals]
+
+    def loss(self, images: Tensor, mask: Tensor, step_info: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
+        if step_info.step == 5:
+            self.interrupt("step")
+        return super().loss(images, mask, step_info, *corrupted)
+
+    def ready_to_validate(self, step: int, steps: int) -> bool:
+        if step == 8:
+            self.interrupt("validation")
+        return super().ready_to_validate(step, steps)
+
+    @classmethod
+    def interrupt(cls, where: str) -> None:
+        if cls.within == where:
+            cls.within = ""
+            signal.raise_signal(cls.number)
+
+
+@pytest.mark.parametrize(("within", "step"), [("step", 6), ("validation", 8)])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_an_interrupted_training_continues_from_its_last_complete_step(
+    within: str, step: int, number: signal.Signals, uninterrupted: Autoencoder, tmp_path: Path
+) -> None:
+    Interrupted.within, Interrupted.number = within, number
+    before = signal.signal(number, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(new(Interrupted), tmp_path)
+    finally:
+        signal.signal(number, before)
+    assert step_of(tmp_path / "last.ckpt") == step
+    resumed = new(Interrupted)
+    assert train(resumed, tmp_path).validation["best_step"] in {4, 8, 12}
+    assert same_state(resumed, uninterrupted)
 
 
 def test_a_killed_training_keeps_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,25 +181,40 @@ class TrainsPartsInTurn(Autoencoder):
         return step > steps // 2
 
 
-def parameters_of(part: nn.Module) -> list[Tensor]:
-    return [parameter.detach().clone() for parameter in part.parameters()]
+def test_parts_are_trained_in_their_own_steps_only(tmp_path: Path) -> None:
+    states: list[dict[str, Tensor]] = []
+
+    class RecordsWeights(TrainsPartsInTurn):
+        def loss(self, images: Tensor, mask: Tensor, step_info: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
+            states.append({name: value.detach().clone() for name, value in self.network.named_parameters()})
+            return super().loss(images, mask, step_info, *corrupted)
+
+    trained = new(RecordsWeights)
+    train(trained, tmp_path, training=TRAINING.model_copy(update={"ema_decay": 0.0}))
+    start, middle, end = states[0], states[6], dict(trained.network.named_parameters())
+    changed = {name for name in start if not torch.equal(start[name], middle[name])}
+    changed_later = {name for name in start if not torch.equal(middle[name], end[name])}
+    assert {name.split(".")[1] for name in changed} == {"decode"}
+    assert {name.split(".")[1] for name in changed_later} == {"encode"}
 
 
-def test_parts_are_trained_in_their_own_steps_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anomaly.training.loop.REPORT_EVERY_SECONDS", 0.0)
-    fresh, half, whole = (new(TrainsPartsInTurn) for _ in range(3))
-    training = TRAINING.model_copy(update={"ema_decay": 0.0})
-    with pytest.raises(KilledError):
-        train(half, tmp_path, training=training, progress=killed_after(6))
-    train(whole, tmp_path / "whole", training=training)
-    for part in ("decode", "encode"):
-        start, middle, end = (parameters_of(getattr(d.network.convolutions, part)) for d in (fresh, half, whole))
-        moved = [not torch.equal(a, b) for a, b in zip(start, middle, strict=True)]
-        moved_later = [not torch.equal(a, b) for a, b in zip(middle, end, strict=True)]
-        assert any(moved) == (part == "decode")
-        assert any(moved_later) == (part == "encode")
-    latent = parameters_of(fresh.network.to_latent)
-    assert all(torch.equal(a, b) for a, b in zip(latent, parameters_of(whole.network.to_latent), strict=True))
+def test_what_is_kept_is_the_moving_average_of_the_weights(tmp_path: Path) -> None:
+    weights: list[Tensor] = []  # before each step; the last ones are those of the checkpoint
+
+    class RecordsWeights(Autoencoder):
+        def loss(self, images: Tensor, mask: Tensor, step_info: StepInfo, *corrupted: Tensor) -> dict[str, Tensor]:
+            weights.append(self.network.to_latent.weight.detach().clone())
+            return super().loss(images, mask, step_info, *corrupted)
+
+    detector = new(RecordsWeights)
+    fit(detector, healthy_cohort(4), [], FitRun(tmp_path, TRAINING.model_copy(update={"ema_decay": 0.5})))
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    average, *after = [*weights, checkpoint["detector"]["network.to_latent.weight"]]
+    for step, current in enumerate(after, start=1):
+        decay = min(0.5, (1 + step) / (10 + step))
+        average = decay * average + (1 - decay) * current
+    torch.testing.assert_close(detector.network.to_latent.weight.detach(), average)
+    assert not torch.equal(average, current)
 
 
 def test_no_weights_are_kept_before_they_can_be_validated(tmp_path: Path) -> None:
@@ -290,7 +365,9 @@ def test_a_series_of_overflows_is_counted_for_each_part_that_takes_its_turn(tmp_
 
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Check the numbers of every tenth step of a part only."""
-    monkeypatch.setattr(GradientMonitor, "checks", lambda self, part: self._steps[part] % GPU_CHECK_EVERY == 0)
+    monkeypatch.setattr(
+        GradientMonitor, "checks", lambda self, part: self.histories[part].steps % GPU_CHECK_EVERY == 0
+    )
 
 
 def test_an_overflow_between_two_checks_does_not_reach_the_weights(
@@ -345,12 +422,64 @@ def test_too_little_memory_is_explained(tmp_path: Path) -> None:
         train(new(RunsOutOfMemory), tmp_path)
 
 
-def test_a_damaged_checkpoint_is_explained(tmp_path: Path) -> None:
+def cut(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def empty(content: bytes) -> bytes:
+    return b""
+
+
+def altered(content: bytes) -> bytes:
+    """Return the content with one other bit, among the weights."""
+    place = len(content) // 2
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+def another_archive(content: bytes) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("notes.txt", "no checkpoint")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("damage", [cut, empty, altered, another_archive])
+def test_a_damaged_checkpoint_is_explained(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
     train(new(), tmp_path)
-    whole = (tmp_path / "last.ckpt").read_bytes()
-    (tmp_path / "last.ckpt").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(TrainingError, match=r"last\.ckpt is damaged.*delete it"):
+    checkpoint = tmp_path / "last.ckpt"
+    checkpoint.write_bytes(damage(checkpoint.read_bytes()))
+    with pytest.raises(TrainingError, match=r"last\.ckpt is damaged.*delete it to start anew"):
         train(new(), tmp_path)
+    assert train(new(), tmp_path, resume=False).steps == 12
+
+
+@pytest.mark.parametrize("damage", [cut, empty, None])
+def test_damaged_or_missing_best_weights_are_explained_before_the_training_continues(
+    damage: Callable[[bytes], bytes] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anomaly.training.loop.REPORT_EVERY_SECONDS", 0.0)
+    with pytest.raises(KilledError):
+        train(new(), tmp_path, progress=killed_after(6))
+    best = tmp_path / "best.safetensors"
+    if damage is None:
+        best.unlink()
+    else:
+        best.write_bytes(damage(best.read_bytes()))
+    reported: list[int] = []
+    with pytest.raises(TrainingError, match=r"best\.safetensors is missing or damaged.*delete .*last\.ckpt, too"):
+        train(new(), tmp_path, progress=lambda done, total, message: reported.append(done))
+    assert not reported
+
+
+def test_a_checkpoint_of_an_earlier_version_is_continued(uninterrupted: Autoencoder, tmp_path: Path) -> None:
+    train(new(), tmp_path)
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    del checkpoint["state"]["validated"]
+    checkpoint["state"]["averaged_steps"] = 12
+    torch.save(checkpoint, tmp_path / "last.ckpt")
+    again = new()
+    assert train(again, tmp_path).steps == 12
+    assert same_state(again, uninterrupted)
 
 
 def test_early_stopping_stops_and_stays_stopped(tmp_path: Path) -> None:

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from anomaly.core.image_views import VolumeSource
 from anomaly.models.base import StepInfo
 from anomaly.models.device import on_gpu
-from anomaly.training.batches import Batch, ImageBatches
+from anomaly.training.batches import ImageBatches
 from anomaly.training.fit import fit
 from anomaly.training.hardware import in_bfloat16
 from anomaly.training.run import FitRun
@@ -52,7 +53,7 @@ class StepCost:
 
 
 class _CallTimer:
-    """Replacement of a detector's method that records the times of its calls."""
+    """Replacement of a detector's method that records the times of its calls. Copies share the record."""
 
     def __init__(self, call: Callable[..., Any]) -> None:
         self.call, self.times = call, list[float]()
@@ -60,6 +61,11 @@ class _CallTimer:
     def __call__(self, *arguments: Any) -> Any:
         self.times.append(time.perf_counter())
         return self.call(*arguments)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _CallTimer:
+        copied = _CallTimer(copy.deepcopy(self.call, memo))
+        copied.times = self.times
+        return copied
 
 
 class _StepTimer:
@@ -130,9 +136,7 @@ def step_flop(detector: Any, source: VolumeSource, settings: TrainingSettings, d
     ]
     for step, part in enumerate(parts, N_WARM_UP_STEPS):
         if part not in found:
-            batch = stream.batch(step)
-            images, mask, covariates = (tensor.to(device) for tensor in batch[1:])
-            ready = module.prepare(Batch(step, images, mask, covariates))
+            ready = module.prepare(move_data_to_device(stream.batch(step), device))
             with FlopCounterMode(display=False) as counter:
                 module(ready)["loss"].backward()
             found[part] = int(counter.get_total_flops())
@@ -199,8 +203,8 @@ def _bare_step_seconds(
     detector: Any, source: VolumeSource, settings: TrainingSettings, steps: int, device: str
 ) -> float:
     detector.to(device).train()
-    _, images, mask, _ = ImageBatches(source, detector.view, settings.batch_size, settings.seed).batch(0)
-    images, mask = images.to(device), mask.to(device)
+    batch = ImageBatches(source, detector.view, settings.batch_size, settings.seed).batch(0)
+    images, mask = batch.images.to(device), batch.mask.to(device)
     optimizer = torch.optim.AdamW(detector.parameters(), lr=settings.learning_rate)
     times = []
     for _ in range(steps + N_WARM_UP_STEPS + 1):
