@@ -37,7 +37,7 @@ def read_image(file: StoredFile, scan_id: str | None = None, modality: Modality 
 
 def files_of(file: StoredFile) -> tuple[StoredFile, ...]:
     """Return the files of an image: itself first, then the file of its header or voxels if there is one."""
-    image_format = READ_ENDINGS[ending_of(file.name)]
+    image_format = READ_ENDINGS.get(ending_of(file.name))
     if image_format is ImageFormat.NIFTI_PAIR:
         try:
             return file, *(other for other in pair_of(file) if other != file)
