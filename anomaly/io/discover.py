@@ -210,7 +210,8 @@ def _scans_in_tree(tree: Tree, origin: Path, participants: dict[Path, dict[str, 
     search = _Search(tree, origin, participants)
     for entry in find_files(tree):
         try:
-            search.add(entry)
+            with reading():
+                search.add(entry)
         except ScanRefusedError as error:
             search.refused.append((entry.file, error))
     refused = _refused_files([*search.refused, *tree.problems], origin)

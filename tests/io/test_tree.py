@@ -116,12 +116,10 @@ def test_a_zip_with_a_thousand_nested_folders_is_walked(tmp_path: Path) -> None:
 
 
 def test_two_members_of_one_name_are_a_problem_of_the_zip(tmp_path: Path) -> None:
-    with (
-        pytest.warns(UserWarning, match="Duplicate name"),
-        zipfile.ZipFile(tmp_path / "a.zip", "w") as archive,
-    ):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("a.nii", "1")
-        archive.writestr("a.nii", "2")
+        archive.writestr("b.nii", "2")
+    (tmp_path / "a.zip").write_bytes((tmp_path / "a.zip").read_bytes().replace(b"b.nii", b"a.nii"))
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
         ((file, error),) = ZipTree(archive, tmp_path / "a.zip").problems
     assert file.path == tmp_path / "a.zip"
