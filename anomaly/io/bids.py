@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,7 +89,8 @@ def find_lesion_mask(path: Path) -> Path | None:
     """Return the BIDS lesion mask of a scan, ``…_label-lesion_mask.nii[.gz]`` in the same folder."""
     prefix = image_stem(path.name).rsplit("_", 1)[0]
     names = (f"{prefix}_label-lesion_{kind}{end}" for kind in ("mask", "roi") for end in (".nii.gz", ".nii"))
-    return next((path.with_name(name) for name in names if path.with_name(name).is_file()), None)
+    masks = (path.with_name(name) for name in names)
+    return next((mask for mask in masks if os.path.isfile(mask)), None)  # noqa: PTH113 - of any length of name
 
 
 def read_participants(path: Path, cache: dict[Path, dict[str, Participant]]) -> dict[str, Participant]:
@@ -105,12 +108,13 @@ def read_participants(path: Path, cache: dict[Path, dict[str, Participant]]) -> 
     dict
         ``participant_id`` → participant.
     """
-    root = next((p.parent for p in path.resolve().parents if re.match(r"sub-\w", p.name)), None)
+    folder = path.parent.resolve()  # the file may be a link to a store elsewhere
+    root = next((p.parent for p in (folder, *folder.parents) if re.match(r"sub-\w", p.name)), None)
     if root is None:
         return {}
     if root not in cache:
         table = root / "participants.tsv"
-        cache[root] = _parse_participants(table) if table.is_file() else {}
+        cache[root] = parse_participants(table) if table.is_file() else {}
     return cache[root]
 
 
@@ -132,7 +136,8 @@ def _entity(key: str, base: str) -> str:
     return match[1] if match else ""
 
 
-def _parse_participants(path: Path) -> dict[str, Participant]:
+def parse_participants(path: Path | zipfile.Path) -> dict[str, Participant]:
+    """Parse a ``participants.tsv``, on disk or in a zip: ``participant_id`` → participant."""
     with path.open(encoding="utf-8-sig", newline="") as stream:
         rows = list(csv.DictReader(stream, delimiter="\t"))
     return {

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from anomaly.core.errors import InputError, ScanRefusedError
 from anomaly.core.files import sha256_of_json
@@ -16,25 +19,27 @@ from anomaly.io.bids import (
     find_lesion_mask,
     is_scan_name,
     is_unsupported_image,
+    parse_participants,
     parse_scan_name,
     read_participants,
     safe_file_name,
 )
 from anomaly.io.dicom import read_series
 from anomaly.io.dicom_series import DicomSeries, Header, group_series, is_dicom, read_header
-from anomaly.io.file_types import READ_ENDINGS, ending_of
+from anomaly.io.file_types import (
+    DICOM_ENDINGS,
+    FIRST_OF_PAIR,
+    N_START_BYTES,
+    OTHER_ENDINGS,
+    READ_ENDINGS,
+    UNREAD_ENDINGS,
+    ending_of,
+)
+from anomaly.io.image_file import files_of, read_image
+from anomaly.io.image_stream import foreign_content_error, read_up_to
 from anomaly.io.manifest import ManifestRow, read_manifest
-from anomaly.io.nifti import read_nifti
-from anomaly.io.stored_file import StoredFile, unreadable_error
-
-_DICOM_SUFFIXES = {".dcm", ".ima", ".dicom"}
-_NON_IMAGE_SUFFIXES = {
-    ".json", ".tsv", ".csv", ".txt", ".md", ".html", ".pdf", ".png", ".jpg", ".jpeg", ".gif", ".svg",
-    ".bval", ".bvec", ".py", ".yaml", ".yml", ".xml", ".npz", ".npy", ".parquet", ".safetensors", ".ckpt",
-    ".gz", ".log",
-}  # fmt: skip
-_OUTPUT_MARKERS = ("cohort.json", "run.json")
-_BIDS_SIDE_FOLDERS = {"derivatives", "sourcedata", "code", "stimuli"}
+from anomaly.io.stored_file import StoredFile, check_regular, open_file, reading, unreadable_error
+from anomaly.io.tree import FolderTree, FoundFile, Tree, ZipTree, find_files
 
 
 @dataclass(frozen=True)
@@ -46,14 +51,14 @@ class ScanSource:
     scan_id
         Unique among the scans found together; pseudonymous for DICOM.
     files
-        The NIfTI file, or the files of the DICOM series.
+        The image file, with the file of its header or voxels if that is another; or the files of the DICOM series.
     origin, fragment
-        Source as written to tables: the NIfTI file; or the folder or zip that the user named, and the pseudonym of
+        Source as written to tables: the image file; or the folder or zip that the user named, and the pseudonym of
         the series in it. Names of DICOM files and folders may contain patient names, so they are left out.
     lesion_mask
         Expert or synthetic lesion mask, for evaluation.
     series
-        The DICOM series; None for NIfTI.
+        The DICOM series; None for an image file.
     refusal
         Why the scan cannot be scored, if that is known without reading it.
     """
@@ -84,13 +89,13 @@ class ScanSource:
             raise self.refusal
         if self.series is not None:
             return read_series(self.series, self.scan_id, self.modality)
-        return read_nifti(self.files[0], self.scan_id, self.modality)
+        return read_image(self.files[0], self.scan_id, self.modality)
 
     def cache_key(self) -> str:
         """Return the SHA-256 of names, sizes and modification times of the files, and of the modality."""
         try:
             files = [file.cache_key() for file in self.files]
-        except OSError:
+        except (OSError, ValueError):  # it is gone, or no file can have such a path
             files = [[str(file.path), file.member] for file in self.files]
         return sha256_of_json([files, self.modality.value])
 
@@ -101,9 +106,9 @@ def discover(sources: Iterable[Path | str], modality: Modality = Modality.UNKNOW
     Parameters
     ----------
     sources
-        NIfTI files, folders, BIDS data sets, DICOM files and folders, zips, and ``manifest.csv`` files.
+        Image files, folders, BIDS data sets, DICOM files and folders, zips, and ``manifest.csv`` files.
     modality
-        Modality of NIfTI files for which neither the name nor a manifest gives one. A DICOM series whose header
+        Modality of image files for which neither the name nor a manifest gives one. A DICOM series whose header
         does not give one stays unknown.
 
     Raises
@@ -126,7 +131,7 @@ def _needs_modality(scan: ScanSource) -> bool:
 
 
 def _scans_of_source(path: Path, participants: dict[Path, dict[str, Participant]]) -> list[ScanSource]:
-    if not path.exists():
+    if not os.path.lexists(path):
         raise InputError(f"no source at {path}; give a NIfTI file, a folder, a DICOM zip or a manifest.csv")
     if path.is_file() and path.suffix.lower() in {".csv", ".tsv"}:
         return [scan for row in read_manifest(path) for scan in _manifest_scans(row, participants)]
@@ -134,18 +139,25 @@ def _scans_of_source(path: Path, participants: dict[Path, dict[str, Participant]
 
 
 def _scans_at_path(path: Path, participants: dict[Path, dict[str, Participant]]) -> list[ScanSource]:
-    if path.is_dir():
-        return _scans_in_folder(path, participants)
-    if zipfile.is_zipfile(path) or path.suffix.lower() == ".zip":
-        return _scans_in_zip(path, path)
-    if ending_of(path.name) in READ_ENDINGS:
-        return [_user_named_nifti(path, participants)]
-    header = _read_dicom_header(path)
-    return _dicom_scans([header], path) if header else [_unreadable_file(StoredFile(path), path)]
+    if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises an error for a path that must not be read
+        return _scans_in_tree(FolderTree(path), path, participants)
+    file, ending = StoredFile(path), ending_of(path.name)
+    try:
+        check_regular(path)
+        if ending in READ_ENDINGS:
+            return [_user_named_image(file, participants)]
+        if ending in UNREAD_ENDINGS:
+            raise _unread_type_error(ending)
+        if ending == ".zip" or zipfile.is_zipfile(path):
+            return _scans_in_zip(path, path, participants)
+        headers = _read_dicom_header(FolderTree(path.parent), file)
+    except ScanRefusedError as error:
+        return [_refused_file(file, path, error)]
+    return _dicom_scans(headers, path) or [_refused_file(file, path, _content_error(file, "a scan"))]
 
 
 def _manifest_scans(row: ManifestRow, participants: dict[Path, dict[str, Participant]]) -> list[ScanSource]:
-    found = _scans_at_path(row.path, participants) if row.path.exists() else [_missing_file(row.path)]
+    found = _scans_at_path(row.path, participants) if os.path.lexists(row.path) else [_missing_file(row.path)]
     return [
         replace(
             scan,
@@ -170,89 +182,100 @@ def _is_refused_by_name(scan: ScanSource) -> bool:
 def _missing_file(path: Path) -> ScanSource:
     refusal = ScanRefusedError("missing_file", "no file at the path the manifest gives", "an existing file",
                                "correct the path; it is relative to the manifest")  # fmt: skip
-    return ScanSource(parse_scan_name(path).scan_id, (StoredFile(path),), path, refusal=refusal)
+    shown = _printable(path)
+    return ScanSource(parse_scan_name(shown).scan_id, (StoredFile(path),), shown, refusal=refusal)
 
 
-def _scans_in_folder(root: Path, participants: dict[Path, dict[str, Participant]]) -> list[ScanSource]:
-    found: list[ScanSource] = []
-    headers: list[Header] = []
-    for path in _walk(root):
-        if ending_of(path.name) in READ_ENDINGS:
-            found.extend([_nifti_scan(path, participants)] if is_scan_name(path.name) else [])
-        elif path.suffix.lower() == ".zip":
-            found.extend(_scans_in_zip(path, root))
-        elif header := _read_dicom_header(path):
-            headers.append(header)
-        elif path.suffix.lower() in _DICOM_SUFFIXES:
-            found.append(_unreadable_file(StoredFile(path), root))
-    return found + _dicom_scans(headers, root)
-
-
-def _walk(root: Path) -> Iterator[Path]:
-    """Yield files in a fixed order; skip hidden folders, output of this program, and BIDS folders without scans."""
-    visited: set[Path] = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
-        real = Path(folder).resolve()
-        if real in visited:  # a symbolic link to a parent folder
-            folders.clear()
-            continue
-        visited.add(real)
-        is_bids = "dataset_description.json" in names or any(f.startswith("sub-") for f in folders)
-        folders[:] = sorted(
-            f for f in folders if not f.startswith(".") and f != "__MACOSX"
-            and not (is_bids and f in _BIDS_SIDE_FOLDERS)
-        )  # fmt: skip
-        if any(marker in names for marker in _OUTPUT_MARKERS):
-            folders.clear()
-            continue
-        yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
-
-
-def _read_dicom_header(path: Path) -> Header | None:
-    """Read the DICOM header of a file; None if neither its first bytes nor its suffix are those of DICOM."""
-    ending = path.suffix.lower()
-    if ending in _NON_IMAGE_SUFFIXES:
-        return None
-    try:
-        with path.open("rb") as stream:
-            if not is_dicom(stream.read(132)) and ending not in _DICOM_SUFFIXES:
-                return None
-            stream.seek(0)
-            return read_header(StoredFile(path), stream)
-    except OSError:
-        return None
-
-
-def _scans_in_zip(path: Path, origin: Path) -> list[ScanSource]:
+def _scans_in_zip(path: Path, origin: Path, participants: dict[Path, dict[str, Participant]]) -> list[ScanSource]:
     """Return the scans in a zip, which is read in memory and not unpacked.
 
     ``origin`` is the source that tables name for DICOM. It is the zip only if the user named the zip: the name of a
     zip that was found in a folder may contain a patient name.
     """
-    headers: list[Header] = []
-    found: list[ScanSource] = []
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for member in sorted(m.filename for m in archive.infolist() if not m.is_dir()):
-                file = StoredFile(path, member)
-                if file.name.startswith(".") or "__MACOSX" in member:
-                    continue
-                if ending_of(member) in READ_ENDINGS:
-                    found.extend([_zipped_nifti(file)] if is_scan_name(file.name) else [])
-                elif PurePosixPath(member).suffix.lower() not in _NON_IMAGE_SUFFIXES:
-                    headers.extend(_read_zipped_header(archive, file))
-    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, EOFError):
-        return [_unreadable_file(StoredFile(path), origin)]
-    return (found + _dicom_scans(headers, origin)) or [_unreadable_file(StoredFile(path), origin)]
+    file = StoredFile(path)
+    with ExitStack() as stack:
+        try:
+            check_regular(path)
+            with reading():
+                archive = stack.enter_context(zipfile.ZipFile(path))
+        except ScanRefusedError:
+            return [_refused_file(file, origin, _content_error(file, "a complete zip"))]
+        found = _scans_in_tree(ZipTree(archive, path), origin, participants)
+    nothing = unreadable_error("a zip without a scan", "scans in it", "check that the zip is the right one")
+    return found or [_refused_file(file, origin, nothing)]
 
 
-def _read_zipped_header(archive: zipfile.ZipFile, file: StoredFile) -> list[Header]:
-    with archive.open(file.member) as stream:
-        start = stream.read(132)
-        if not is_dicom(start) and PurePosixPath(file.member).suffix.lower() not in _DICOM_SUFFIXES:
+def _scans_in_tree(tree: Tree, origin: Path, participants: dict[Path, dict[str, Participant]]) -> list[ScanSource]:
+    """Return the scans of a folder or zip. The error of one file is one row, and never stops the others."""
+    search = _Search(tree, origin, participants)
+    for entry in find_files(tree):
+        try:
+            with reading():
+                search.add(entry)
+        except ScanRefusedError as error:
+            search.refused.append((entry.file, error))
+    refused = _refused_files([*search.refused, *tree.problems], origin)
+    return _without_data_files(search.found) + _dicom_scans(search.headers, origin) + refused
+
+
+@dataclass(frozen=True)
+class _Search:
+    """The search of one folder or zip: what was found so far."""
+
+    tree: Tree
+    origin: Path
+    participants: dict[Path, dict[str, Participant]]
+    found: list[ScanSource] = field(default_factory=list)
+    headers: list[Header] = field(default_factory=list)
+    refused: list[tuple[StoredFile, ScanRefusedError]] = field(default_factory=list)
+
+    def add(self, entry: FoundFile) -> None:
+        """Add what a file is; raise ScanRefusedError if it is nothing that is read."""
+        file, ending = entry.file, ending_of(entry.file.name)
+        if _is_second_of_pair(entry, ending):
+            return
+        if ending in READ_ENDINGS:
+            if is_scan_name(file.name):
+                self.found.append(_image_scan(file, self.participants))
+        elif ending in UNREAD_ENDINGS:
+            self.found.append(_refused_file(file, self.origin, _unread_type_error(ending)))
+        elif ending == ".zip":
+            self._add_zip(file)
+        elif ending not in OTHER_ENDINGS:
+            self.headers.extend(_read_dicom_header(self.tree, file))
+        elif self.tree.is_zip and file.name == "participants.tsv":
+            table = zipfile.Path(file.path, file.member)
+            self.participants[Path(file.folder).resolve()] = parse_participants(table)
+
+    def _add_zip(self, file: StoredFile) -> None:
+        if self.tree.is_zip:
+            raise unreadable_error(
+                "a zip inside a zip", "scans in one zip", "unpack the outer zip and give the folder"
+            )
+        self.found.extend(_scans_in_zip(file.path, self.origin, self.participants))
+
+
+def _is_second_of_pair(entry: FoundFile, ending: str) -> bool:
+    stem = entry.file.name[: -len(ending)].lower()
+    return any(stem + first in entry.neighbours for first in FIRST_OF_PAIR.get(ending, ()))
+
+
+def _without_data_files(scans: Sequence[ScanSource]) -> list[ScanSource]:
+    """Leave out the files that hold the voxels of another one."""
+    data_files = {file for scan in scans for file in scan.files[1:]}
+    return [scan for scan in scans if scan.files[0] not in data_files]
+
+
+def _read_dicom_header(tree: Tree, file: StoredFile) -> list[Header]:
+    """Read the DICOM header of a file; nothing if neither its first bytes nor its ending are those of DICOM."""
+    is_named = ending_of(file.name) in DICOM_ENDINGS
+    with tree.open(file) as (stream, _):
+        if not is_dicom(stream.read(132)) and not is_named:
             return []
         stream.seek(0)
         header = read_header(file, stream)
+    if header is None and is_named:
+        raise unreadable_error("a file that is no DICOM image under a DICOM ending")
     return [header] if header else []
 
 
@@ -275,23 +298,25 @@ def _dicom_scans(headers: Sequence[Header], origin: Path) -> list[ScanSource]:
     ]
 
 
-def _nifti_scan(path: Path, participants: dict[Path, dict[str, Participant]]) -> ScanSource:
-    name = parse_scan_name(path)
+def _image_scan(file: StoredFile, participants: dict[Path, dict[str, Participant]]) -> ScanSource:
+    path = file.path / file.member.replace("\\", "/").lstrip("/") if file.member else file.path
+    name = parse_scan_name(_printable(path))
     person = read_participants(path, participants).get(name.subject, Participant())
     refusal = None
     if is_unsupported_image(name):
         refusal = ScanRefusedError("wrong_modality", f"a {name.suffix} image by its name", "T1w, T2w, FLAIR or CT",
                                    "name the modality in a manifest.csv if the name misleads")  # fmt: skip
     return ScanSource(
-        name.scan_id, (StoredFile(path),), path, "", name.subject, name.session, name.modality, person.group,
-        "", person.age, person.sex, find_lesion_mask(path), None, refusal,
+        name.scan_id, files_of(file), _printable(file.path), str(_printable(file.member)) if file.member else "",
+        name.subject, name.session, name.modality, person.group, "", person.age, person.sex,
+        None if file.member else find_lesion_mask(path), None, refusal,
     )  # fmt: skip
 
 
-def _user_named_nifti(path: Path, participants: dict[Path, dict[str, Participant]]) -> ScanSource:
+def _user_named_image(file: StoredFile, participants: dict[Path, dict[str, Participant]]) -> ScanSource:
     """Return the scan of a file that the user named; a mask is refused instead of skipped."""
-    scan = _nifti_scan(path, participants)
-    if is_scan_name(path.name):
+    scan = _image_scan(file, participants)
+    if is_scan_name(file.name):
         return scan
     return replace(scan, refusal=ScanRefusedError(
         "not_a_scan", "a mask or label map by its name", "a scan",
@@ -299,22 +324,62 @@ def _user_named_nifti(path: Path, participants: dict[Path, dict[str, Participant
     ))  # fmt: skip
 
 
-def _zipped_nifti(file: StoredFile) -> ScanSource:
-    scan = _nifti_scan(Path(file.member.replace("\\", "/")), {})
-    return replace(scan, files=(file,), origin=file.path, fragment=file.member, lesion_mask=None)
+def _refused_files(refused: Sequence[tuple[StoredFile, ScanRefusedError]], origin: Path) -> list[ScanSource]:
+    """Return one scan for all files that are refused for the same reason, as their names are not written down."""
+    by_reason: dict[str, list[tuple[StoredFile, ScanRefusedError]]] = defaultdict(list)
+    for file, error in refused:
+        by_reason[str(error)].append((file, error))
+    scans = []
+    for alike in by_reason.values():
+        file, error = alike[0]
+        found = error.found if len(alike) == 1 else f"{len(alike)} files, each of them {error.found}"
+        counted = ScanRefusedError(error.code, found, error.expected, error.remedy)
+        scans.append(replace(_refused_file(file, origin, counted), files=tuple(other for other, _ in alike)))
+    return scans
 
 
-def _unreadable_file(file: StoredFile, origin: Path) -> ScanSource:
-    name = safe_file_name(origin.stem) if file.path == origin else f"{safe_file_name(origin.name)}_unreadable"
-    refusal = unreadable_error("a file that is no NIfTI, DICOM or zip")
-    return ScanSource(name, (file,), origin, subject=name, refusal=refusal)
+def _refused_file(file: StoredFile, origin: Path, refusal: ScanRefusedError) -> ScanSource:
+    """Return the scan of a file that is not read.
+
+    Names of images are written down. Those of DICOM files and archives may contain patient names, so they are not.
+    """
+    ending = ending_of(file.name)
+    if ending in READ_ENDINGS or (ending in UNREAD_ENDINGS and not UNREAD_ENDINGS[ending].is_archive):
+        return replace(_image_scan(file, {}), refusal=refusal)
+    shown = _printable(origin)
+    name = safe_file_name(shown.stem) if file.path == origin else f"{safe_file_name(shown.name)}_unreadable"
+    return ScanSource(name, (file,), shown, subject=name, refusal=refusal)
+
+
+def _unread_type_error(ending: str) -> ScanRefusedError:
+    kind = UNREAD_ENDINGS[ending]
+    return ScanRefusedError("unsupported_format", kind.description, "NIfTI, DICOM, MGH, NRRD, MetaImage or a zip",
+                            kind.remedy)  # fmt: skip
+
+
+def _content_error(file: StoredFile, expected: str) -> ScanRefusedError:
+    """Return the error of a file that is not what its name says, and say what it is instead."""
+    try:
+        with open_file(file) as (stream, _):
+            start = read_up_to(stream, N_START_BYTES)
+    except ScanRefusedError as error:
+        return error
+    if start.startswith(b"PK"):
+        return unreadable_error("a damaged or incomplete zip", expected)
+    return foreign_content_error(start, expected)
+
+
+def _printable(path: Path | str) -> Path:
+    """Return a path without bytes that are no text and control characters, as tables and logs can show it."""
+    text = str(path).encode("utf-8", "backslashreplace").decode()
+    return Path(re.sub(r"[\x00-\x1f\x7f]", lambda match: f"\\x{ord(match[0]):02x}", text))
 
 
 def _without_duplicates(scans: Sequence[ScanSource]) -> list[ScanSource]:
     """Keep one scan of those with the same files: the one with the most metadata."""
     by_files: dict[tuple[object, ...], ScanSource] = {}
     for scan in scans:
-        key = tuple((f.path.resolve(), f.member) for f in scan.files)
+        key = tuple(sorted(f.identity() for f in scan.files))
         by_files[key] = max(by_files.get(key, scan), scan, key=_n_known_facts)
     return list(by_files.values())
 

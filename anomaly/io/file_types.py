@@ -7,7 +7,7 @@ from enum import StrEnum
 
 N_START_BYTES = 1 << 16  # holds the header of every format that is read
 
-_NIFTI_REMEDY = "convert it to NIfTI (.nii.gz)"
+CONVERT_REMEDY = "convert it to NIfTI (.nii.gz)"
 _UNPACK_REMEDY = "unpack it and give the folder"
 _DECOMPRESS_REMEDY = "decompress it, or compress it with gzip"
 
@@ -51,18 +51,18 @@ READ_ENDINGS = {
 }  # fmt: skip
 
 _UNREAD_KINDS = {
-    (".par", ".rec"): UnreadType("a Philips PAR/REC image", f"{_NIFTI_REMEDY}, for example with dcm2niix"),
-    (".mnc", ".minc", ".mnc.gz", ".mnc2"): UnreadType("a MINC image", f"{_NIFTI_REMEDY}, with mnc2nii"),
-    (".v",): UnreadType("an ECAT image", _NIFTI_REMEDY),
+    (".par", ".rec"): UnreadType("a Philips PAR/REC image", f"{CONVERT_REMEDY}, for example with dcm2niix"),
+    (".mnc", ".minc", ".mnc.gz", ".mnc2"): UnreadType("a MINC image", f"{CONVERT_REMEDY}, with mnc2nii"),
+    (".v",): UnreadType("an ECAT image", CONVERT_REMEDY),
     (".head", ".brik", ".brik.gz", ".brik.bz2"):
-        UnreadType("an AFNI image", f"{_NIFTI_REMEDY}, with 3dAFNItoNIFTI"),
-    (".gipl", ".gipl.gz"): UnreadType("a GIPL image", _NIFTI_REMEDY),
-    (".vti",): UnreadType("a VTK image", _NIFTI_REMEDY),
-    (".fdf",): UnreadType("a Varian FDF image", _NIFTI_REMEDY),
+        UnreadType("an AFNI image", f"{CONVERT_REMEDY}, with 3dAFNItoNIFTI"),
+    (".gipl", ".gipl.gz"): UnreadType("a GIPL image", CONVERT_REMEDY),
+    (".vti",): UnreadType("a VTK image", CONVERT_REMEDY),
+    (".fdf",): UnreadType("a Varian FDF image", CONVERT_REMEDY),
     (".raw", ".zraw", ".raw.gz"): UnreadType("voxels without a header", "give the header (.mhd, .nhdr) with it"),
     (".nii.bz2", ".nii.xz", ".nii.zst", ".nii.lz4", ".nii.z", ".nii.lzma"):
         UnreadType("a NIfTI file under another compression than gzip", _DECOMPRESS_REMEDY),
-    (".nia", ".ni.gz"): UnreadType("an image under an unusual NIfTI ending", _NIFTI_REMEDY),
+    (".nia", ".ni.gz"): UnreadType("an image under an unusual NIfTI ending", CONVERT_REMEDY),
     (".dcm.gz", ".dcm.bz2", ".dcm.xz", ".dcm.zst", ".ima.gz"):
         UnreadType("a compressed DICOM file", "decompress it"),
     (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".tar.z"):
@@ -126,8 +126,8 @@ _SIGNATURES = (
     (b"\x04\x22\x4d\x18", Content("LZ4 data", _DECOMPRESS_REMEDY)),
     (b"7z\xbc\xaf\x27\x1c", Content("a 7z archive", _UNPACK_REMEDY)),
     (b"Rar!\x1a\x07", Content("a RAR archive", _UNPACK_REMEDY)),
-    (b"\x89HDF", Content("an HDF5 or MINC file", _NIFTI_REMEDY)),
-    (b"CDF\x01", Content("a NetCDF or MINC file", _NIFTI_REMEDY)),
+    (b"\x89HDF", Content("an HDF5 or MINC file", CONVERT_REMEDY)),
+    (b"CDF\x01", Content("a NetCDF or MINC file", CONVERT_REMEDY)),
     (b"NRRD", Content("a NRRD image", "name the file .nrrd")),
     (b"ObjectType", Content("a MetaImage", "name the file .mha")),
     (b"\x89PNG", Content("a PNG picture", "give the scan itself")),

@@ -24,6 +24,7 @@ READ_ERRORS = (
     OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError, KeyError, ValueError,
 )  # fmt: skip
 _CHUNK_BYTES = 1 << 22
+_N_OVERRUN_BYTES = 1 << 16  # read beyond the expected end, to say how long a file is or meet its wrong checksum
 _COPY_REMEDY = "copy or export the scan again"
 _SPECIAL_FILES = {
     stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
@@ -144,13 +145,12 @@ def read_stream(stream: IO[bytes], n_bytes: int, n_spare: int = 0, start: bytes 
         If fewer or more come.
     """
     content = bytearray(start)
-    while chunk := stream.read(max(min(_CHUNK_BYTES, n_bytes + n_spare + 1 - len(content)), 0)):
+    n_most = n_bytes + n_spare + _N_OVERRUN_BYTES
+    while chunk := stream.read(max(min(_CHUNK_BYTES, n_most - len(content)), 0)):
         content += chunk
-    if len(content) < n_bytes:
-        raise length_error(f"only {len(content):,}", n_bytes)
-    if len(content) > n_bytes + n_spare:
-        raise length_error(f"more than {n_bytes + n_spare:,}", n_bytes)
-    return bytes(content)
+    if n_bytes <= len(content) <= n_bytes + n_spare:
+        return bytes(content)
+    raise length_error(f"{len(content):,}" if len(content) < n_most else f"at least {n_most:,}", n_bytes)
 
 
 def read_bytes(file: StoredFile) -> bytes:
@@ -245,7 +245,7 @@ def length_error(found: str, n_expected: int) -> ScanRefusedError:
 
 
 def unreadable_error(
-    found: str, expected: str = "a complete NIfTI file or DICOM series", remedy: str = _COPY_REMEDY
+    found: str, expected: str = "a complete image file or DICOM series", remedy: str = _COPY_REMEDY
 ) -> ScanRefusedError:
     """Return the error of a file that cannot be read."""
     return ScanRefusedError("unreadable", found, expected, remedy)

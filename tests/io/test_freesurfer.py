@@ -1,0 +1,68 @@
+"""FreeSurfer volumes: what their header claims, and what follows their voxels."""
+
+from __future__ import annotations
+
+import gzip
+import tracemalloc
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from anomaly.core.errors import ScanRefusedError
+from anomaly.io.freesurfer import read_mgh
+from anomaly.io.stored_file import StoredFile
+from tests.io.image_factory import OBLIQUE, rotated, voxels
+
+
+def write(path: Path, data: np.ndarray | None = None, patch: tuple[int, bytes] = (0, b"")) -> StoredFile:
+    image = nib.MGHImage(voxels() if data is None else data, rotated())
+    content = bytearray(image.to_bytes())
+    content[patch[0] : patch[0] + len(patch[1])] = patch[1]
+    path.write_bytes(content if path.suffix == ".mgh" else gzip.compress(content))
+    return StoredFile(path)
+
+
+def refusal(file: StoredFile) -> ScanRefusedError:
+    with pytest.raises(ScanRefusedError) as caught:
+        read_mgh(file)
+    return caught.value
+
+
+def test_a_footer_of_scan_parameters_and_tags_is_legal(tmp_path: Path) -> None:
+    file = write(tmp_path / "brain.mgh")
+    file.path.write_bytes(file.path.read_bytes() + bytes(3000))
+    np.testing.assert_array_equal(read_mgh(file).voxels, voxels())
+    file.path.write_bytes(file.path.read_bytes() + bytes(1 << 21))
+    assert refusal(file).code == "unreadable"
+
+
+@pytest.mark.parametrize("name", ["brain.mgh", "brain.mgz"])
+def test_a_claim_that_the_file_cannot_hold_takes_no_memory(tmp_path: Path, name: str) -> None:
+    file = write(tmp_path / name, patch=(4, np.array([1000, 1000, 900, 1], ">i4").tobytes()))
+    tracemalloc.start()
+    error = refusal(file)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert "1,800,000,284 bytes" in error.expected
+    assert peak < 1 << 21
+
+
+@pytest.mark.parametrize(
+    ("offset", "value", "code"),
+    [(0, 2, "unreadable"), (4, 0, "not_3d"), (4, -9, "not_3d"), (16, 3, "not_3d"), (20, 7, "unreadable")],
+    ids=["version", "no voxels", "negative", "frames", "type"],
+)
+def test_a_header_that_cannot_be_believed_is_refused(tmp_path: Path, offset: int, value: int, code: str) -> None:
+    assert refusal(write(tmp_path / "brain.mgz", patch=(offset, np.array(value, ">i4").tobytes()))).code == code
+
+
+def test_a_volume_without_geometry_is_refused(tmp_path: Path) -> None:
+    assert refusal(write(tmp_path / "brain.mgz", patch=(28, bytes(2)))).code == "missing_geometry"
+
+
+def test_the_affine_is_that_of_nibabel(tmp_path: Path) -> None:
+    nib.MGHImage(voxels(), OBLIQUE).to_filename(tmp_path / "brain.mgz")
+    expected = nib.load(tmp_path / "brain.mgz").affine
+    np.testing.assert_array_equal(read_mgh(StoredFile(tmp_path / "brain.mgz")).geometry.affine, expected)
