@@ -21,12 +21,12 @@ from anomaly.io.bids import (
     safe_file_name,
 )
 from anomaly.io.dicom import read_series
-from anomaly.io.dicom_series import DicomSeries, Header, group_series, is_dicom, read_header
+from anomaly.io.dicom_header import Header, damaged_header, read_header
+from anomaly.io.dicom_series import DicomSeries, group_series
 from anomaly.io.manifest import ManifestRow, read_manifest
 from anomaly.io.nifti import is_nifti_name, read_nifti
 from anomaly.io.stored_file import StoredFile, unreadable_error
 
-_DICOM_SUFFIXES = {".dcm", ".ima", ".dicom"}
 _NON_IMAGE_SUFFIXES = {
     ".json", ".tsv", ".csv", ".txt", ".md", ".html", ".pdf", ".png", ".jpg", ".jpeg", ".gif", ".svg",
     ".bval", ".bvec", ".py", ".yaml", ".yml", ".xml", ".npz", ".npy", ".parquet", ".safetensors", ".ckpt",
@@ -117,7 +117,7 @@ def discover(sources: Iterable[Path | str], modality: Modality = Modality.UNKNOW
         where = ", ".join(str(path) for path in paths)
         raise InputError(f"no scan found in {where}; expected NIfTI, DICOM, zips of them or a manifest.csv")
     known = [replace(s, modality=modality) if _needs_modality(s) else s for s in found]
-    return _with_unique_ids(_without_duplicates(known))
+    return _with_unique_ids(_join_series(_without_duplicates(known)))
 
 
 def _needs_modality(scan: ScanSource) -> bool:
@@ -140,7 +140,8 @@ def _scans_at_path(path: Path, participants: dict[Path, dict[str, Participant]])
     if is_nifti_name(path.name):
         return [_user_named_nifti(path, participants)]
     header = _read_dicom_header(path)
-    return _dicom_scans([header], path) if header else [_unreadable_file(StoredFile(path), path)]
+    scans = _dicom_scans([header], path) if header else []
+    return scans or [_unreadable_file(StoredFile(path), path)]
 
 
 def _manifest_scans(row: ManifestRow, participants: dict[Path, dict[str, Participant]]) -> list[ScanSource]:
@@ -182,8 +183,6 @@ def _scans_in_folder(root: Path, participants: dict[Path, dict[str, Participant]
             found.extend(_scans_in_zip(path, root))
         elif header := _read_dicom_header(path):
             headers.append(header)
-        elif path.suffix.lower() in _DICOM_SUFFIXES:
-            found.append(_unreadable_file(StoredFile(path), root))
     return found + _dicom_scans(headers, root)
 
 
@@ -208,18 +207,14 @@ def _walk(root: Path) -> Iterator[Path]:
 
 
 def _read_dicom_header(path: Path) -> Header | None:
-    """Read the DICOM header of a file; None if neither its first bytes nor its suffix are those of DICOM."""
-    ending = path.suffix.lower()
-    if ending in _NON_IMAGE_SUFFIXES:
+    """Read the DICOM header of a file; None if its suffix is that of another format."""
+    if path.suffix.lower() in _NON_IMAGE_SUFFIXES:
         return None
     try:
         with path.open("rb") as stream:
-            if not is_dicom(stream.read(132)) and ending not in _DICOM_SUFFIXES:
-                return None
-            stream.seek(0)
             return read_header(StoredFile(path), stream)
-    except OSError:
-        return None
+    except OSError as error:
+        return damaged_header(StoredFile(path), f"a file that cannot be opened ({type(error).__name__})")
 
 
 def _scans_in_zip(path: Path, origin: Path) -> list[ScanSource]:
@@ -239,20 +234,18 @@ def _scans_in_zip(path: Path, origin: Path) -> list[ScanSource]:
                 if is_nifti_name(member):
                     found.extend([_zipped_nifti(file)] if is_scan_name(file.name) else [])
                 elif PurePosixPath(member).suffix.lower() not in _NON_IMAGE_SUFFIXES:
-                    headers.extend(_read_zipped_header(archive, file))
+                    headers.append(_read_zipped_header(archive, file))
     except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, EOFError):
         return [_unreadable_file(StoredFile(path), origin)]
     return (found + _dicom_scans(headers, origin)) or [_unreadable_file(StoredFile(path), origin)]
 
 
-def _read_zipped_header(archive: zipfile.ZipFile, file: StoredFile) -> list[Header]:
-    with archive.open(file.member) as stream:
-        start = stream.read(132)
-        if not is_dicom(start) and PurePosixPath(file.member).suffix.lower() not in _DICOM_SUFFIXES:
-            return []
-        stream.seek(0)
-        header = read_header(file, stream)
-    return [header] if header else []
+def _read_zipped_header(archive: zipfile.ZipFile, file: StoredFile) -> Header:
+    try:
+        with archive.open(file.member) as stream:
+            return read_header(file, stream)
+    except zipfile.BadZipFile:
+        return damaged_header(file, "damaged in the zip")
 
 
 def _dicom_scans(headers: Sequence[Header], origin: Path) -> list[ScanSource]:
@@ -316,6 +309,31 @@ def _without_duplicates(scans: Sequence[ScanSource]) -> list[ScanSource]:
         key = tuple((f.path.resolve(), f.member) for f in scan.files)
         by_files[key] = max(by_files.get(key, scan), scan, key=_n_known_facts)
     return list(by_files.values())
+
+
+def _join_series(scans: Sequence[ScanSource]) -> list[ScanSource]:
+    """Group the files of each DICOM series again, because several folders, zips or sources may hold parts of it."""
+    by_uid: dict[str, list[ScanSource]] = {}
+    for number, scan in enumerate(scans):
+        uid = scan.series.uid if scan.series else ""
+        by_uid.setdefault(uid or f"scan {number}", []).append(scan)
+    return [scan for parts in by_uid.values() for scan in (_regrouped(parts) if len(parts) > 1 else parts)]
+
+
+def _regrouped(parts: Sequence[ScanSource]) -> list[ScanSource]:
+    headers = {h.file: h for part in parts if part.series for h in part.series.headers}
+    known = {frozenset(part.files): part for part in parts}
+    return [
+        known.get(frozenset(series.files)) or _with_series(max(parts, key=_n_known_facts), series)
+        for series in group_series([headers[file] for file in sorted(headers)])
+    ]
+
+
+def _with_series(scan: ScanSource, series: DicomSeries) -> ScanSource:
+    return replace(
+        scan, scan_id=series.scan_id, files=series.files, fragment=series.scan_id, series=series,
+        refusal=series.refusal,
+    )  # fmt: skip
 
 
 def _n_known_facts(scan: ScanSource) -> int:
