@@ -9,22 +9,30 @@ the affine is not perpendicular to the slices. Nothing is resampled; the grid is
 from __future__ import annotations
 
 import io
-import warnings
+import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset, dcmread
-from pydicom.config import disable_value_validation
-from pydicom.pixels.processing import apply_rescale
 
 from anomaly.core.errors import ScanRefusedError
-from anomaly.core.volume import AffineArray, FloatArray, Geometry, Modality, Volume
+from anomaly.core.volume import AffineArray, FloatArray, Geometry, Modality, ScanWarning, Volume
+from anomaly.io.dicom_completeness import damage_refusal
+from anomaly.io.dicom_header import Header, read_numbers, tolerant_pydicom
+from anomaly.io.dicom_pixels import (
+    PixelFormat,
+    StoredValues,
+    decode_pixels,
+    pixel_format,
+    rescale_of,
+    rescaled,
+    stored_zero,
+)
 from anomaly.io.dicom_series import DicomSeries
-from anomaly.io.stored_file import StoredFile, read_all, unreadable_error
+from anomaly.io.stored_file import read_all, unreadable_error
 from anomaly.io.volume_checks import check_geometry, check_voxels
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -32,6 +40,11 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # Scanners round the positions in the header, some to 0.1 mm.
 SPACING_TOLERANCE_SHARE = 0.03
 SPACING_TOLERANCE_MM = 0.02
+
+ORTHONORMAL_TOLERANCE = 0.01  # of products of direction cosines
+MAX_SHARE_OF_ODD_RESCALES = 0.1
+MIN_SHARE_BESIDE_ZEROS = 0.95  # of pixels that are not zero beside a run of zeros
+MIN_SHARE_LOST = 0.05  # of the pixels of a slice
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,12 +61,21 @@ class Slice:
         ``(6,)`` LPS unit vectors along a row and along a column.
     spacing
         Distance between rows and between columns, millimetres.
+    pixel_format
+        How the stored values became ``pixels``.
+    rescale
+        Slope and intercept.
+    stored_zero
+        The number that a stored zero becomes.
     """
 
     pixels: FloatArray
     position: npt.NDArray[np.float64]
     orientation: npt.NDArray[np.float64]
     spacing: tuple[float, float]
+    pixel_format: PixelFormat
+    rescale: tuple[float, float]
+    stored_zero: float
 
     @property
     def normal(self) -> npt.NDArray[np.float64]:
@@ -77,9 +99,11 @@ def read_series(series: DicomSeries, scan_id: str | None = None, modality: Modal
     if series.refusal is not None:
         raise series.refusal
     modality = modality or series.modality
-    volume = stack_slices(list(_decode_files(series.files)), scan_id or series.scan_id, modality)
+    slices = _decode_files(series.headers)
+    volume = stack_slices(slices, scan_id or series.scan_id, modality)
+    warnings = tuple(_warning(found) for found in (series.doubt, _doubt_of_rescale(slices)) if found)
     return Volume(volume.voxels, volume.geometry, volume.scan_id, modality,
-                  {"body_part": series.headers[0].body_part.upper()})  # fmt: skip
+                  {"body_part": series.headers[0].body_part.upper()}, warnings)  # fmt: skip
 
 
 def stack_slices(slices: Sequence[Slice], scan_id: str, modality: Modality) -> Volume:
@@ -91,9 +115,11 @@ def stack_slices(slices: Sequence[Slice], scan_id: str, modality: Modality) -> V
         If the slices are not parallel, evenly spaced and of one size, or several share a position.
     """
     _check_parallel(slices)
+    _check_pixel_formats(slices)
     ordered = sorted(slices, key=lambda s: float(s.position @ slices[0].normal))
     ordered = _without_duplicates(ordered)
     _check_spacing(ordered)
+    _check_zero_filled(ordered)
     voxels = np.stack([s.pixels for s in ordered]).transpose(2, 1, 0)
     geometry = Geometry(voxels.shape, LPS_TO_RAS @ _lps_affine(ordered))
     check_geometry(geometry)
@@ -167,59 +193,115 @@ def _check_spacing(ordered: Sequence[Slice]) -> None:
                            "reconstruct the series at one spacing")  # fmt: skip
 
 
-def _decode_files(files: Sequence[StoredFile]) -> Iterator[Slice]:
-    for _, content in read_all(files):
-        try:
-            yield from _decode(content)
-        except ScanRefusedError:
-            raise
-        except Exception as error:  # decoders raise all kinds of errors on damaged data
-            raise unreadable_error(
-                f"a DICOM file whose image cannot be decoded ({type(error).__name__})"
-            ) from error
+def _check_pixel_formats(slices: Sequence[Slice]) -> None:
+    formats = Counter(s.pixel_format for s in slices)
+    if len(formats) > 1:
+        n_other = len(slices) - formats.most_common(1)[0][1]
+        raise ScanRefusedError(
+            "mixed_pixel_formats",
+            f"{n_other} of {len(slices)} slices of another sign, bit depth, photometric interpretation or rescale",
+            "one pixel format for all slices", "export the original series from the scanner or PACS",
+        )  # fmt: skip
+
+
+def _warning(found: str) -> ScanWarning:
+    return ScanWarning("doubtful_series", found, "a complete series of equal slices",
+                       "compare the number of images with that on the scanner or PACS")  # fmt: skip
+
+
+def _doubt_of_rescale(slices: Sequence[Slice]) -> str:
+    """Return a remark on a few slices with another rescale; scanners give each slice its own, or all the same."""
+    n_other = len(slices) - Counter(s.rescale for s in slices).most_common(1)[0][1]
+    few = max(1, MAX_SHARE_OF_ODD_RESCALES * len(slices))
+    return f"{n_other} of {len(slices)} slices with another rescale than the others" if 0 < n_other <= few else ""
+
+
+def _check_zero_filled(ordered: Sequence[Slice]) -> None:
+    """Refuse slices of which a part was never written: copies that were interrupted may hold zeros instead."""
+    zeros = [s.pixels == np.float32(s.stored_zero) for s in ordered]
+    numbers = [str(n + 1) for n in range(len(zeros)) if _is_zero_filled(n, zeros)]
+    if numbers:
+        raise unreadable_error(
+            f"{len(numbers)} of {len(zeros)} slices with zeros instead of a part of the image: "
+            f"slice {', '.join(numbers[:3])} in the order of positions"
+        )
+
+
+def _is_zero_filled(number: int, zeros: Sequence[npt.NDArray[np.bool_]]) -> bool:
+    """Return whether a slice has a run of zeros where the slices beside it have none."""
+    own = zeros[number].ravel()
+    beside = [zeros[n].ravel() for n in (number - 1, number + 1) if 0 <= n < len(zeros)]
+    start, end = _longest_run(own)
+    is_blank_end = end - start == own.size and len(beside) < 2  # some scanners add blank slices
+    if end - start < zeros[number].shape[1] or is_blank_end:
+        return False
+    if all((~b[start:end]).mean() >= MIN_SHARE_BESIDE_ZEROS for b in beside):
+        return True
+    n_lost = np.logical_and.reduce([~b[start:end] for b in beside]).sum()
+    return len(beside) == 2 and end == own.size and bool(n_lost >= MIN_SHARE_LOST * own.size)
+
+
+def _longest_run(values: npt.NDArray[np.bool_]) -> tuple[int, int]:
+    """Return start and end of the longest run of True."""
+    edges = np.flatnonzero(np.diff(values.astype(np.int8), prepend=0, append=0))
+    starts, ends = edges[::2], edges[1::2]
+    if not len(starts):
+        return 0, 0
+    longest = int(np.argmax(ends - starts))
+    return int(starts[longest]), int(ends[longest])
+
+
+def _decode_files(headers: Sequence[Header]) -> list[Slice]:
+    slices: list[Slice] = []
+    damaged: list[Header] = []
+    try:
+        for header, (_, content) in zip(headers, read_all(h.file for h in headers), strict=True):
+            try:
+                slices.extend(_decode(content))
+            except ScanRefusedError:
+                raise
+            except Exception as error:  # noqa: BLE001 - decoders raise all kinds of errors on damaged data
+                damaged.append(replace(header, fault=f"an image that cannot be decoded ({type(error).__name__})"))
+    except zlib.error as error:
+        raise unreadable_error("a file that is damaged in its zip") from error
+    if damaged:
+        names = sorted(h.file for h in headers)
+        raise damage_refusal(damaged, len(headers), [names.index(h.file) + 1 for h in damaged])
+    return slices
 
 
 def _decode(content: bytes) -> list[Slice]:
-    with disable_value_validation():
+    with tolerant_pydicom():
         ds = dcmread(io.BytesIO(content), force=True)
-        pixels = _read_pixels(ds)
+        pixels = decode_pixels(ds)
         return [_make_slice(ds, pixels, frame) for frame in range(len(pixels))]
 
 
-def _read_pixels(ds: Dataset) -> npt.NDArray[Any]:
-    """Return stored values ``(frames, rows, columns)``.
-
-    MONOCHROME1 is inverted, so that larger values are brighter. CT is not: its values are Hounsfield units however
-    they are displayed.
-    """
-    if int(ds.get("SamplesPerPixel", 1)) != 1:
-        raise ScanRefusedError("not_scalar", "colour images", "one number per voxel",
-                               "give the scan itself, not a rendered image of it")  # fmt: skip
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # pydicom warns of padding and excess bytes of real files
-        pixels = ds.pixel_array
-    pixels = pixels if pixels.ndim == 3 else pixels[None]
-    if ds.get("PhotometricInterpretation") == "MONOCHROME1" and ds.get("Modality") != "CT":
-        highest = (1 << int(ds.BitsStored)) - 1
-        pixels = (-1 if int(ds.PixelRepresentation) else highest) - pixels.astype(np.int64)
-    return pixels
-
-
-def _make_slice(ds: Dataset, pixels: npt.NDArray[Any], frame: int) -> Slice:
-    plane_position = _functional_group(ds, frame, "PlanePositionSequence")
-    plane_orientation = _functional_group(ds, frame, "PlaneOrientationSequence")
-    measures = _functional_group(ds, frame, "PixelMeasuresSequence")
+def _make_slice(ds: Dataset, pixels: StoredValues, frame: int) -> Slice:
     rescale = _functional_group(ds, frame, "PixelValueTransformationSequence")
-    try:
-        position = np.array(plane_position.ImagePositionPatient, dtype=np.float64)
-        orientation = np.array(plane_orientation.ImageOrientationPatient, dtype=np.float64)
-        rows, columns = (float(v) for v in measures.PixelSpacing)
-    except (AttributeError, ValueError, TypeError) as error:
-        raise ScanRefusedError("missing_geometry", "an image without position, orientation or pixel spacing",
-                               "images with position, orientation and pixel spacing",
-                               "export the original series from the scanner or PACS") from error  # fmt: skip
-    values = np.asarray(apply_rescale(pixels[frame], rescale), dtype=np.float32)
-    return Slice(values, position, orientation, (rows, columns))
+    position, orientation, spacing = _plane(ds, frame)
+    return Slice(rescaled(pixels[frame], rescale), position, orientation, spacing, pixel_format(ds, rescale),
+                 rescale_of(rescale), stored_zero(ds, rescale))  # fmt: skip
+
+
+def _plane(ds: Dataset, frame: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], tuple[float, float]]:
+    position = read_numbers(_functional_group(ds, frame, "PlanePositionSequence"), "ImagePositionPatient")
+    orientation = read_numbers(_functional_group(ds, frame, "PlaneOrientationSequence"), "ImageOrientationPatient")
+    spacing = read_numbers(_functional_group(ds, frame, "PixelMeasuresSequence"), "PixelSpacing")
+    if (len(position), len(orientation), len(spacing)) != (3, 6, 2):
+        image = "a frame of a multi-frame image" if ds.get("NumberOfFrames") else "an image"
+        raise ScanRefusedError(
+            "missing_geometry", f"{image} without a readable position, orientation or pixel spacing",
+            "images with position, orientation and pixel spacing",
+            "export the original series from the scanner or PACS",
+        )  # fmt: skip
+    axes = np.array(orientation).reshape(2, 3)
+    if np.abs(axes @ axes.T - np.eye(2)).max() > ORTHONORMAL_TOLERANCE or min(spacing) <= 0:
+        raise ScanRefusedError(
+            "absurd_geometry", "an image orientation that is not two perpendicular unit vectors, or no pixel size",
+            "perpendicular rows and columns", "export the original series from the scanner or PACS",
+        )  # fmt: skip
+    return np.array(position), np.array(orientation), (spacing[0], spacing[1])
 
 
 def _functional_group(ds: Dataset, frame: int, sequence: str) -> Dataset:

@@ -2,77 +2,39 @@
 
 Only headers are read here; :mod:`anomaly.io.dicom` reads the pixels. A series is split if one SeriesInstanceUID
 has several images at the same position (echoes, magnitude and phase, repeats) or planes that cannot form one
-volume.
+volume. A series of which a file is damaged or an image is missing is refused, never shortened.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
-from pydicom import Dataset, dcmread
-from pydicom.config import disable_value_validation
-from pydicom.errors import InvalidDicomError
-from pydicom.uid import UID, MediaStorageDirectoryStorage
+from pydicom.uid import UID
 
 from anomaly.core.errors import ScanRefusedError
 from anomaly.core.volume import Modality
+from anomaly.io.dicom_completeness import (
+    count_positions,
+    damage_refusal,
+    have_repeated_positions,
+    lies_in_stack,
+    missing_images,
+    missing_slices_refusal,
+    signs_of_missing_images,
+)
+from anomaly.io.dicom_header import Header, is_multiframe_class
 from anomaly.io.stored_file import StoredFile
 
-_HEADER_TAGS = [
-    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "PatientID",
-    "PatientAge", "PatientSex", "Modality", "ImageType", "SeriesDescription", "ProtocolName", "SeriesNumber",
-    "BodyPartExamined", "AcquisitionNumber", "EchoTime", "RepetitionTime", "InversionTime", "ScanningSequence",
-    "AcquisitionContrast", "TemporalPositionIdentifier", "InstanceNumber", "Rows", "Columns", "NumberOfFrames",
-    "ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing",
-]  # fmt: skip
-_READ_ERRORS = (
-    InvalidDicomError,
-    OSError,
-    EOFError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    RuntimeError,
-)
 _MAX_SCANS_PER_POSITION = 3  # more images at one position are a time series, not several scans
+_SAME_ORIENTATION = 0.01  # difference of direction cosines, about half a degree
+_SAME_ECHO_TIME_MS = 0.01
+_MAX_STRAY_IMAGES = 2
 _LOCALIZER = re.compile(r"localizer|localiser|scout|survey|topogram|surview", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Header:
-    """The header fields of one DICOM file that are needed. Patient name and birth date are not read."""
-
-    file: StoredFile
-    sop_class: str
-    sop_instance: str
-    series: str
-    subject_key: str
-    session_key: str
-    modality: str = ""
-    image_type: tuple[str, ...] = ()
-    description: str = ""
-    body_part: str = ""
-    contrast: str = ""
-    acquisition: str = ""
-    temporal: str = ""
-    instance: int = 0
-    echo_time: float | None = None
-    repetition_time: float | None = None
-    inversion_time: float | None = None
-    n_frames: int = 1
-    size: tuple[int, int] = (0, 0)
-    orientation: tuple[float, ...] = ()
-    position: tuple[float, ...] = ()
-    age: float | None = None
-    sex: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,6 +49,8 @@ class DicomSeries:
         Pseudonyms of patient, study and series.
     refusal
         Why the files are not a scan; None if they are one.
+    doubt
+        What lets suspect that images are missing; empty if nothing does.
     """
 
     headers: tuple[Header, ...]
@@ -95,6 +59,7 @@ class DicomSeries:
     session: str
     acquisition: str
     refusal: ScanRefusedError | None = field(default=None, compare=False)
+    doubt: str = ""
 
     @property
     def files(self) -> tuple[StoredFile, ...]:
@@ -102,50 +67,145 @@ class DicomSeries:
         return tuple(h.file for h in self.headers)
 
     @property
+    def uid(self) -> str:
+        """SeriesInstanceUID, or what stands for it; empty if no file names it."""
+        return self.headers[0].series
+
+    @property
     def scan_id(self) -> str:
         """A pseudonymous name, made of hashes of patient, study and series."""
         return f"{self.subject}_{self.session}_acq-{self.acquisition}_{self.modality.value}"
 
 
-def is_dicom(start: bytes) -> bool:
-    """Return whether the first 132 bytes of a file are those of a DICOM file."""
-    return start[128:132] == b"DICM"
-
-
-def read_header(file: StoredFile, content: bytes | io.BufferedIOBase | Any) -> Header | None:
-    """Read the header of a DICOM file.
-
-    Parameters
-    ----------
-    file
-        The file of the content.
-    content
-        Bytes of the file, or a stream of them; pixels are not read.
-
-    Returns
-    -------
-    Header or None
-        None if the content is not DICOM, or is only an index (DICOMDIR).
-    """
-    stream = io.BytesIO(content) if isinstance(content, bytes) else content
-    try:
-        with disable_value_validation():  # real headers often violate the value rules of DICOM
-            ds = dcmread(stream, stop_before_pixels=True, specific_tags=list(_HEADER_TAGS), force=True)
-            return _parse_header(file, ds)
-    except _READ_ERRORS:
-        return None
-
-
 def group_series(headers: Iterable[Header]) -> list[DicomSeries]:
-    """Group the headers of files into series, each one scan or refused, in a fixed order."""
-    by_series: dict[str, dict[str, Header]] = defaultdict(dict)
+    """Group the headers of files into series, each one scan or refused, in a fixed order.
+
+    A damaged file whose header does not name its series belongs to the only series in its folder. If there are
+    several, it is refused on its own, and each of them is marked.
+    """
+    files = _dicom_files(list(headers))
+    if files and all(h.is_directory for h in files):
+        return [_refused_series(files[:1], _directory_refusal())]
+    by_series, unowned = _by_series([h for h in files if not h.is_directory])
+    found = [series for name in sorted(by_series) for series in _series_of_uid(by_series[name])]
+    folders = {h.file.folder for h in unowned}
+    return [
+        *(_with_doubt(s, "a damaged file in its folder") if _folders(s.headers) & folders else s
+          for s in _without_lost_slices(found)),
+        *(_damaged_series([], [h], _of_folder(files, h)) for h in unowned),
+    ]  # fmt: skip
+
+
+def _dicom_files(headers: Sequence[Header]) -> list[Header]:
+    """Return DICOM files, and files in the same folder that are named like them but are something else."""
+    named = {(h.file.folder, _name_pattern(h.file.name)) for h in headers if h.is_dicom and not h.is_directory}
+    return [h for h in headers if h.is_dicom or (h.file.folder, _name_pattern(h.file.name)) in named]
+
+
+def _name_pattern(name: str) -> str:
+    """Return a file name with its numbers replaced, decimal or hexadecimal."""
+    return "#" if re.fullmatch(r"[0-9A-Fa-f]{4,}", name) else re.sub(r"\d+", "#", name)
+
+
+def _by_series(files: Sequence[Header]) -> tuple[dict[str, list[Header]], list[Header]]:
+    """Return the files of each series, damaged ones included, and the damaged files of an unknown series."""
+    by_series: dict[str, list[Header]] = defaultdict(list)
+    series_in: dict[str, set[str]] = defaultdict(set)
+    for header in (h for h in files if not h.fault):
+        by_series[header.series].append(header)
+        series_in[header.file.folder].add(header.series)
+    unowned: list[Header] = []
+    for header in (h for h in files if h.fault):
+        beside = series_in[header.file.folder]
+        owner = header.series if header.series in by_series else "".join(beside) if len(beside) == 1 else None
+        (unowned if owner is None else by_series[owner]).append(header)
+    return by_series, unowned
+
+
+def _series_of_uid(files: Sequence[Header]) -> list[DicomSeries]:
+    """Return the scans among the files of one SeriesInstanceUID, or one series that is refused."""
+    ordered = sorted((h for h in files if not h.fault), key=lambda h: (h.instance, h.file))
+    intact = list({h.sop_instance: h for h in reversed(ordered)}.values())[::-1]  # an image may be exported twice
+    damaged = [h for h in files if h.fault and h.sop_instance not in {i.sop_instance for i in intact}]
+    if damaged:
+        return [_damaged_series(intact, damaged, files)]
+    refusal = _refusal_of_identity(ordered) or _refusal_of_planes(intact)
+    return [_refused_series(intact, refusal)] if refusal else _split_series(intact)
+
+
+def _damaged_series(intact: list[Header], damaged: list[Header], beside: Iterable[Header]) -> DicomSeries:
+    """Return a refused series. ``beside`` are the files among which the places of the damaged ones are counted."""
+    names = sorted(h.file for h in beside)
+    numbers = [names.index(h.file) + 1 for h in damaged]
+    return _refused_series([*intact, *damaged], damage_refusal(damaged, len(names), numbers))
+
+
+def _of_folder(files: Iterable[Header], header: Header) -> list[Header]:
+    return [h for h in files if h.file.folder == header.file.folder]
+
+
+def _folders(headers: Iterable[Header]) -> set[str]:
+    return {h.file.folder for h in headers}
+
+
+def _refusal_of_identity(headers: Sequence[Header]) -> ScanRefusedError | None:
+    """Return the refusal of files of several patients or studies, or of several images with one SOPInstanceUID."""
+    n_patients, n_studies = (len({v for v in values if v}) for values in
+                             ([h.patient for h in headers], [h.study for h in headers]))  # fmt: skip
+    if n_patients > 1 or n_studies > 1:
+        return ScanRefusedError(
+            "mixed_patients", f"one SeriesInstanceUID for {n_patients} patients and {n_studies} studies",
+            "a series of one patient and one study", "give each study on its own, with series UIDs of its own",
+        )  # fmt: skip
+    images: dict[str, set[Hashable]] = defaultdict(set)
     for header in headers:
-        by_series[header.series].setdefault(header.sop_instance, header)  # the same image may be exported twice
-    found: list[DicomSeries] = []
-    for name in sorted(by_series):
-        ordered = sorted(by_series[name].values(), key=lambda h: (h.instance, h.file))
-        found.extend(_split_series(ordered))
-    return found
+        images[header.sop_instance].add(_image_key(header))
+    n_different = max(len(keys) for keys in images.values())
+    if n_different == 1:
+        return None
+    return ScanRefusedError("equal_uids", f"{n_different} different images with the same SOPInstanceUID",
+                            "a SOPInstanceUID of its own for each image",
+                            "export the original series; its UIDs were replaced")  # fmt: skip
+
+
+def _image_key(header: Header) -> Hashable:
+    """Return what is different for different images, and equal for two copies of one."""
+    return (header.instance, header.position, header.orientation, header.size, header.echo_time,
+            header.acquisition, header.temporal, header.n_frames)  # fmt: skip
+
+
+def _refusal_of_planes(headers: Sequence[Header]) -> ScanRefusedError | None:
+    """Return the refusal of a series of which some images have a readable plane and others do not."""
+    images = [h for h in headers if h.size[0] > 0 and h.n_frames == 1 and not is_multiframe_class(h.sop_class)]
+    n_without = sum(not h.has_plane for h in images)
+    if n_without in {0, len(images)}:
+        return None
+    return ScanRefusedError(
+        "missing_geometry", f"{n_without} of {len(images)} images without a readable position or orientation",
+        "images with position, orientation and pixel spacing",
+        "export the original series from the scanner or PACS",
+    )  # fmt: skip
+
+
+def _without_lost_slices(found: Sequence[DicomSeries]) -> list[DicomSeries]:
+    """Refuse series of which a slice lies in the same folder under another SeriesInstanceUID."""
+    singles = [s.headers[0] for s in found if len(s.headers) == 1 and s.headers[0].n_frames == 1]
+    return [
+        _refused_series(list(s.headers), missing_slices_refusal(
+            "a slice of the series under another SeriesInstanceUID in the same folder"
+        ))
+        if s.refusal is None and any(_continues(single, s.headers) for single in singles) else s
+        for s in found
+    ]  # fmt: skip
+
+
+def _continues(single: Header, stack: Sequence[Header]) -> bool:
+    first = stack[0]
+    return (
+        (single.session_key, single.file.folder, single.size) == (first.session_key, first.file.folder, first.size)
+        and _are_close(single.orientation, first.orientation, _SAME_ORIENTATION)
+        and lies_in_stack(single, stack)
+    )
 
 
 def modality_of(header: Header) -> Modality:
@@ -183,67 +243,6 @@ def _modality_by_timing(header: Header) -> Modality:
     return Modality.UNKNOWN
 
 
-def _parse_header(file: StoredFile, ds: Dataset) -> Header | None:
-    meta = getattr(ds, "file_meta", Dataset())
-    sop_class = _text(ds, "SOPClassUID") or _text(meta, "MediaStorageSOPClassUID")
-    if not sop_class or sop_class == MediaStorageDirectoryStorage:
-        return None
-    instance = _text(ds, "SOPInstanceUID") or _text(meta, "MediaStorageSOPInstanceUID") or str(file)
-    frame = _text(ds, "FrameOfReferenceUID")
-    study = _text(ds, "StudyInstanceUID") or frame or file.folder  # anonymisers remove even required fields
-    number = _text(ds, "SeriesNumber")
-    return Header(
-        file=file,
-        sop_class=sop_class,
-        sop_instance=instance,
-        series=_text(ds, "SeriesInstanceUID") or f"{study}/{number}/{_text(ds, 'SeriesDescription')}",
-        subject_key=_text(ds, "PatientID") or study,
-        session_key=study,
-        modality=_text(ds, "Modality"),
-        image_type=tuple(str(v) for v in _values(ds, "ImageType")),
-        description=f"{_text(ds, 'SeriesDescription')} {_text(ds, 'ProtocolName')}",
-        body_part=_text(ds, "BodyPartExamined"),
-        contrast=_text(ds, "AcquisitionContrast"),
-        acquisition=_text(ds, "AcquisitionNumber"),
-        temporal=_text(ds, "TemporalPositionIdentifier"),
-        instance=int(_number(ds, "InstanceNumber") or 0),
-        echo_time=_number(ds, "EchoTime"),
-        repetition_time=_number(ds, "RepetitionTime"),
-        inversion_time=_number(ds, "InversionTime"),
-        n_frames=int(_number(ds, "NumberOfFrames") or 1),
-        size=(int(_number(ds, "Rows") or 0), int(_number(ds, "Columns") or 0)),
-        orientation=tuple(float(v) for v in _values(ds, "ImageOrientationPatient")),
-        position=tuple(float(v) for v in _values(ds, "ImagePositionPatient")),
-        age=_age(_text(ds, "PatientAge")),
-        sex=_text(ds, "PatientSex")[:1].upper(),
-    )
-
-
-def _text(ds: Dataset, keyword: str) -> str:
-    value = ds.get(keyword, None)
-    return "" if value is None else str(value).strip()
-
-
-def _values(ds: Dataset, keyword: str) -> Sequence[Any]:
-    value = ds.get(keyword, None)
-    if value is None or value == "":
-        return ()
-    return value if not isinstance(value, str) and hasattr(value, "__len__") else [value]
-
-
-def _number(ds: Dataset, keyword: str) -> float | None:
-    values = _values(ds, keyword)
-    return float(values[0]) if values else None
-
-
-def _age(text: str) -> float | None:
-    """Return the years of a DICOM age string such as ``045Y`` or ``018M``."""
-    match = re.fullmatch(r"(\d{1,3})([DWMY])", text)
-    if match is None:
-        return None
-    return round(int(match[1]) / {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}[match[2]], 2)
-
-
 def _split_series(headers: list[Header]) -> list[DicomSeries]:
     localizer = [h for h in headers if _is_localizer(h)]
     others = [h for h in headers if not _is_localizer(h)]
@@ -252,7 +251,15 @@ def _split_series(headers: list[Header]) -> list[DicomSeries]:
     found = [_refused_series(localizer, _localizer_refusal(len(localizer)))] if localizer else []
     if objects:
         found.append(_refused_series(objects, _object_refusal(objects[0])))
-    return [*_split_images(images), *found]
+    return [*(_checked(s, headers) for s in _split_images(images)), *found]
+
+
+def _checked(series: DicomSeries, of_uid: Sequence[Header]) -> DicomSeries:
+    """Refuse or mark a series without all the images that the headers of its SeriesInstanceUID count."""
+    if series.refusal is not None:
+        return series
+    refusal = missing_images(series.headers, of_uid)
+    return replace(series, refusal=refusal, doubt=signs_of_missing_images(series.headers, of_uid))
 
 
 def _is_localizer(header: Header) -> bool:
@@ -261,7 +268,11 @@ def _is_localizer(header: Header) -> bool:
 
 
 def _split_images(images: list[Header]) -> list[DicomSeries]:
-    planes = _group_by(images, lambda h: (h.size, tuple(np.round(h.orientation, 2) + 0.0)))
+    planes = [part for sized in _group_by(images, lambda h: h.size)
+              for part in _group_close(sized, lambda h: h.orientation, _SAME_ORIENTATION)]  # fmt: skip
+    strays = [h for p in planes for h in p if len(p) <= _MAX_STRAY_IMAGES]
+    if any(lies_in_stack(h, p) for h in strays for p in planes if h not in p):
+        return [_refused_series(images, _stray_refusal(len(strays), len(images)))]
     if len(planes) > 1 and max(len(p) for p in planes) < 16 and all(h.n_frames == 1 for h in images):
         return [_refused_series(images, _localizer_refusal(len(images), len(planes)))]
     return [series for plane in planes for series in _split_repeats(plane)]
@@ -269,22 +280,29 @@ def _split_images(images: list[Header]) -> list[DicomSeries]:
 
 def _split_repeats(plane: list[Header]) -> list[DicomSeries]:
     """Split images at the same positions into scans: by echo time, image type, then acquisition."""
-    keys: list[Callable[[Header], Hashable]] = [
-        lambda h: h.echo_time, lambda h: h.image_type, lambda h: (h.acquisition, h.temporal),
-    ]  # fmt: skip
+    splits: list[Callable[[list[Header]], list[list[Header]]]] = [
+        lambda part: _group_close(part, _echo_time, _SAME_ECHO_TIME_MS),
+        lambda part: _group_by(part, lambda h: h.image_type),
+        lambda part: _group_by(part, lambda h: (h.acquisition, h.temporal)),
+    ]
     parts = [plane]
-    for key in keys:
-        if not any(_has_repeated_positions(p) for p in parts):
+    for split_part in splits:
+        if not any(have_repeated_positions(p) for p in parts):
             break
-        split = [s for p in parts for s in (_group_by(p, key) if _has_repeated_positions(p) else [p])]
+        split = [s for p in parts for s in (split_part(p) if have_repeated_positions(p) else [p])]
         if len(split) <= _MAX_SCANS_PER_POSITION * len(parts):
             parts = split
-    return [_make_series(p) for p in parts]
+    n_slices = [count_positions(p) for p in parts]
+    return [
+        _make_series(p) if n == max(n_slices) else _refused_series(p, missing_slices_refusal(
+            f"{n} slices where another volume of the series has {max(n_slices)}"
+        ))
+        for p, n in zip(parts, n_slices, strict=True)
+    ]  # fmt: skip
 
 
-def _has_repeated_positions(headers: list[Header]) -> bool:
-    positions = [tuple(np.round(h.position, 2) + 0.0) for h in headers if len(h.position) == 3]
-    return len(set(positions)) < len(positions)
+def _echo_time(header: Header) -> tuple[float, ...]:
+    return () if header.echo_time is None else (header.echo_time,)
 
 
 def _group_by(headers: list[Header], key: Callable[[Header], Hashable]) -> list[list[Header]]:
@@ -294,13 +312,42 @@ def _group_by(headers: list[Header], key: Callable[[Header], Hashable]) -> list[
     return list(parts.values())
 
 
+def _group_close(
+    headers: list[Header], values: Callable[[Header], tuple[float, ...]], tolerance: float
+) -> list[list[Header]]:
+    """Group headers whose values differ from those of the first of the group by no more than a tolerance."""
+    parts: list[list[Header]] = []
+    for header in headers:
+        part = next((p for p in parts if _are_close(values(header), values(p[0]), tolerance)), None)
+        if part is None:
+            parts.append([header])
+        else:
+            part.append(header)
+    return parts
+
+
+def _are_close(one: tuple[float, ...], other: tuple[float, ...], tolerance: float) -> bool:
+    return len(one) == len(other) and bool((np.abs(np.subtract(one, other)) <= tolerance).all())
+
+
 def _make_series(headers: list[Header]) -> DicomSeries:
-    first = headers[0]
+    first = _most_complete(headers)
     return DicomSeries(
         tuple(headers), modality_of(first), f"sub-{_pseudonym('patient', first.subject_key)}",
         f"ses-{_pseudonym('study', first.session_key)}", _pseudonym("series", first.series),
         _refusal_of_kind(first),
     )  # fmt: skip
+
+
+def _most_complete(headers: list[Header]) -> Header:
+    """Return the first header of those with the most values that could be read."""
+    return max(headers, key=lambda h: sum(bool(v) for v in (
+        h.patient, h.study, h.modality, h.description, h.echo_time, h.repetition_time, h.inversion_time,
+    )))  # fmt: skip
+
+
+def _with_doubt(series: DicomSeries, doubt: str) -> DicomSeries:
+    return replace(series, doubt="; ".join(filter(None, (series.doubt, doubt))))
 
 
 def _refused_series(headers: list[Header], refusal: ScanRefusedError) -> DicomSeries:
@@ -314,6 +361,8 @@ def _pseudonym(kind: str, value: str) -> str:
 def _refusal_of_kind(header: Header) -> ScanRefusedError | None:
     """Return the refusal of a series that is not of three-dimensional MR or CT images; None for one that is."""
     name = UID(header.sop_class).name
+    if "MOSAIC" in header.image_type and not is_multiframe_class(header.sop_class):
+        return _mosaic_refusal()
     if header.modality not in {"CT", "MR"} or re.search("Secondary Capture|Spectroscopy|Raw Data", name):
         return _object_refusal(header)
     return None
@@ -323,6 +372,24 @@ def _object_refusal(header: Header) -> ScanRefusedError:
     name = UID(header.sop_class).name
     kind = name if not name[:1].isdigit() else f"a {header.modality or 'private'} object"
     return ScanRefusedError("non_image", kind, "CT or MR images", "give the series of the scan itself")
+
+
+def _mosaic_refusal() -> ScanRefusedError:
+    return ScanRefusedError("mosaic", "a Siemens mosaic: the slices of a volume side by side in one image",
+                            "one image for each slice",
+                            "convert the series with dcm2niix, or export it as enhanced DICOM")  # fmt: skip
+
+
+def _directory_refusal() -> ScanRefusedError:
+    return ScanRefusedError("dicomdir", "a DICOMDIR: an index without images", "the images that it lists",
+                            "give the folder with the image files")  # fmt: skip
+
+
+def _stray_refusal(n_strays: int, n_images: int) -> ScanRefusedError:
+    return ScanRefusedError(
+        "mixed_planes", f"{n_strays} of {n_images} images of another size or orientation than their stack",
+        "parallel slices of one size", "export the series again",
+    )  # fmt: skip
 
 
 def _localizer_refusal(n_images: int, n_planes: int = 1) -> ScanRefusedError:

@@ -25,7 +25,8 @@ from anomaly.io.bids import (
     safe_file_name,
 )
 from anomaly.io.dicom import read_series
-from anomaly.io.dicom_series import DicomSeries, Header, group_series, is_dicom, read_header
+from anomaly.io.dicom_header import Header, read_header
+from anomaly.io.dicom_series import DicomSeries, group_series
 from anomaly.io.file_types import (
     DICOM_ENDINGS,
     FIRST_OF_PAIR,
@@ -123,7 +124,7 @@ def discover(sources: Iterable[Path | str], modality: Modality = Modality.UNKNOW
         where = ", ".join(str(path) for path in paths)
         raise InputError(f"no scan found in {where}; expected NIfTI, DICOM, zips of them or a manifest.csv")
     known = [replace(s, modality=modality) if _needs_modality(s) else s for s in found]
-    return _with_unique_ids(_without_duplicates(known))
+    return _with_unique_ids(_join_series(_without_duplicates(known)))
 
 
 def _needs_modality(scan: ScanSource) -> bool:
@@ -150,10 +151,10 @@ def _scans_at_path(path: Path, participants: dict[Path, dict[str, Participant]])
             raise _unread_type_error(ending)
         if ending == ".zip" or zipfile.is_zipfile(path):
             return _scans_in_zip(path, path, participants)
-        headers = _read_dicom_header(FolderTree(path.parent), file)
+        header = _read_dicom_header(FolderTree(path.parent), file)
     except ScanRefusedError as error:
         return [_refused_file(file, path, error)]
-    return _dicom_scans(headers, path) or [_refused_file(file, path, _content_error(file, "a scan"))]
+    return _dicom_scans([header], path) or [_refused_file(file, path, _content_error(file, "a scan"))]
 
 
 def _manifest_scans(row: ManifestRow, participants: dict[Path, dict[str, Participant]]) -> list[ScanSource]:
@@ -214,8 +215,10 @@ def _scans_in_tree(tree: Tree, origin: Path, participants: dict[Path, dict[str, 
                 search.add(entry)
         except ScanRefusedError as error:
             search.refused.append((entry.file, error))
-    refused = _refused_files([*search.refused, *tree.problems], origin)
-    return _without_data_files(search.found) + _dicom_scans(search.headers, origin) + refused
+    dicom = _dicom_scans(search.headers, origin)
+    of_series = {file for scan in dicom for file in scan.files}
+    refused = [(file, error) for file, error in [*search.refused, *tree.problems] if file not in of_series]
+    return _without_data_files(search.found) + dicom + _refused_files(refused, origin)
 
 
 @dataclass(frozen=True)
@@ -242,10 +245,17 @@ class _Search:
         elif ending == ".zip":
             self._add_zip(file)
         elif ending not in OTHER_ENDINGS:
-            self.headers.extend(_read_dicom_header(self.tree, file))
+            self._add_dicom(file, ending)
         elif self.tree.is_zip and file.name == "participants.tsv":
             table = zipfile.Path(file.path, file.member)
             self.participants[Path(file.folder).resolve()] = parse_participants(table)
+
+    def _add_dicom(self, file: StoredFile, ending: str) -> None:
+        try:
+            self.headers.append(_read_dicom_header(self.tree, file))
+        except ScanRefusedError as error:  # its series is not complete, if it is named like files of a series
+            self.headers.append(Header(file, fault=error.found, is_dicom=ending in DICOM_ENDINGS))
+            raise
 
     def _add_zip(self, file: StoredFile) -> None:
         if self.tree.is_zip:
@@ -266,17 +276,10 @@ def _without_data_files(scans: Sequence[ScanSource]) -> list[ScanSource]:
     return [scan for scan in scans if scan.files[0] not in data_files]
 
 
-def _read_dicom_header(tree: Tree, file: StoredFile) -> list[Header]:
-    """Read the DICOM header of a file; nothing if neither its first bytes nor its ending are those of DICOM."""
-    is_named = ending_of(file.name) in DICOM_ENDINGS
+def _read_dicom_header(tree: Tree, file: StoredFile) -> Header:
+    """Read the DICOM header of a file; raise ScanRefusedError if the file cannot be opened."""
     with tree.open(file) as (stream, _):
-        if not is_dicom(stream.read(132)) and not is_named:
-            return []
-        stream.seek(0)
-        header = read_header(file, stream)
-    if header is None and is_named:
-        raise unreadable_error("a file that is no DICOM image under a DICOM ending")
-    return [header] if header else []
+        return read_header(file, stream)
 
 
 def _dicom_scans(headers: Sequence[Header], origin: Path) -> list[ScanSource]:
@@ -382,6 +385,31 @@ def _without_duplicates(scans: Sequence[ScanSource]) -> list[ScanSource]:
         key = tuple(sorted(f.identity() for f in scan.files))
         by_files[key] = max(by_files.get(key, scan), scan, key=_n_known_facts)
     return list(by_files.values())
+
+
+def _join_series(scans: Sequence[ScanSource]) -> list[ScanSource]:
+    """Group the files of each DICOM series again, because several folders, zips or sources may hold parts of it."""
+    by_uid: dict[str, list[ScanSource]] = {}
+    for number, scan in enumerate(scans):
+        uid = scan.series.uid if scan.series else ""
+        by_uid.setdefault(uid or f"scan {number}", []).append(scan)
+    return [scan for parts in by_uid.values() for scan in (_regrouped(parts) if len(parts) > 1 else parts)]
+
+
+def _regrouped(parts: Sequence[ScanSource]) -> list[ScanSource]:
+    headers = {h.file: h for part in parts if part.series for h in part.series.headers}
+    known = {frozenset(part.files): part for part in parts}
+    return [
+        known.get(frozenset(series.files)) or _with_series(max(parts, key=_n_known_facts), series)
+        for series in group_series([headers[file] for file in sorted(headers)])
+    ]
+
+
+def _with_series(scan: ScanSource, series: DicomSeries) -> ScanSource:
+    return replace(
+        scan, scan_id=series.scan_id, files=series.files, fragment=series.scan_id, series=series,
+        refusal=series.refusal,
+    )  # fmt: skip
 
 
 def _n_known_facts(scan: ScanSource) -> int:

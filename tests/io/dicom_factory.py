@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,10 @@ from typing import Any
 
 import numpy as np
 from pydicom import Dataset
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import DataElement
 from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.tag import Tag
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
@@ -105,16 +109,42 @@ def encode(ds: Dataset) -> bytes:
     return stream.getvalue()
 
 
-def write_series(folder: Path, datasets: Sequence[Dataset]) -> Path:
+def with_raw_value(ds: FileDataset, keyword: str, raw: bytes) -> bytes:
+    """Return a file of which an element has bytes that need not follow the rules of its VR."""
+    tag = Tag(keyword)
+    if tag not in ds:
+        ds[tag] = DataElement(tag, dictionary_VR(tag), None)
+    content, padded = encode(ds), raw + b" " * (len(raw) % 2)
+    start = content.index(struct.pack("<HH", tag.group, tag.element) + dictionary_VR(tag).encode()) + 6
+    (length,) = struct.unpack_from("<H", content, start)
+    return content[:start] + struct.pack("<H", len(padded)) + padded + content[start + 2 + length :]
+
+
+def without_preamble(ds: FileDataset) -> bytes:
+    """Return a file that begins with its file meta information."""
+    return encode(ds)[132:]
+
+
+def without_meta(ds: FileDataset, explicit: bool = False) -> bytes:
+    """Return a file that begins with its data set, little endian."""
+    bare = Dataset(ds)
+    stream = io.BytesIO()
+    bare.save_as(stream, implicit_vr=not explicit, little_endian=True, enforce_file_format=False)
+    return stream.getvalue()
+
+
+def write_series(folder: Path, datasets: Sequence[Dataset | bytes], suffix: str = ".dcm") -> Path:
     """Write a series to a folder, files named in another order than the slices lie."""
     folder.mkdir(parents=True, exist_ok=True)
     for index, ds in enumerate(datasets):
-        (folder / f"IM{(index * 7) % 101:04d}_{index}.dcm").write_bytes(encode(ds))
+        (folder / f"IM{(index * 7) % 101:04d}_{index}{suffix}").write_bytes(
+            ds if isinstance(ds, bytes) else encode(ds)
+        )
     return folder
 
 
-def write_zip(path: Path, datasets: Sequence[Dataset], folder: str = "export") -> Path:
+def write_zip(path: Path, datasets: Sequence[Dataset | bytes], folder: str = "export") -> Path:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for index, ds in enumerate(datasets):
-            archive.writestr(f"{folder}/IM{index:04d}", encode(ds))
+            archive.writestr(f"{folder}/IM{index:04d}", ds if isinstance(ds, bytes) else encode(ds))
     return path

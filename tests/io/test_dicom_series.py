@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom.dataset import FileDataset
+from pydicom.uid import MediaStorageDirectoryStorage
 
 from anomaly.core.errors import ScanRefusedError
 from anomaly.core.volume import Modality
-from anomaly.io.dicom_series import group_series, read_header
-from anomaly.io.discover import discover
+from anomaly.io.dicom_header import read_header
+from anomaly.io.dicom_series import group_series
+from anomaly.io.discover import ScanSource, discover
 from anomaly.io.stored_file import StoredFile
-from tests.io.dicom_factory import AXIAL, encode, make_series, make_slice, uid, write_series
+from tests.io.dicom_factory import (
+    AXIAL,
+    encode,
+    make_series,
+    make_slice,
+    uid,
+    with_raw_value,
+    without_meta,
+    write_series,
+    write_zip,
+)
 
 
 def refusal(folder: Path) -> ScanRefusedError:
     (scan,) = discover([folder])
     assert scan.refusal is not None
     return scan.refusal
+
+
+def warnings_of(scan: ScanSource) -> list[str]:
+    return [warning.found for warning in scan.read().warnings]
 
 
 def test_a_header_contains_nothing_that_identifies_the_patient() -> None:
@@ -28,11 +46,6 @@ def test_a_header_contains_nothing_that_identifies_the_patient() -> None:
     written = f"{series.scan_id} {series.subject} {series.session}"
     assert not any(word in written for word in ("Doe", "4711", "1970"))
     assert (header.age, header.sex) == (45.0, "F")
-
-
-def test_a_file_that_is_not_dicom_has_no_header() -> None:
-    for content in (b"", b"text", b"\0" * 400, b"\0" * 128 + b"DICM"):
-        assert read_header(StoredFile(Path("x")), content) is None
 
 
 def test_the_same_image_exported_twice_counts_once(tmp_path: Path) -> None:
@@ -153,3 +166,252 @@ def test_a_series_without_identifiers_is_one_scan(tmp_path: Path) -> None:
         ds.file_meta.MediaStorageSOPInstanceUID = uid(ds.InstanceNumber)
     (scan,) = discover([write_series(tmp_path / "series", series)])
     assert scan.read().voxels.shape[2] == 6
+
+
+def files_of(series: list[FileDataset]) -> list[bytes]:
+    return [encode(ds) for ds in series]
+
+
+def cut_in_meta(content: bytes) -> bytes:
+    return content[:141]
+
+
+def cut_in_header(content: bytes) -> bytes:
+    return content[:600]
+
+
+def cut_before_pixels(content: bytes) -> bytes:
+    return content[: content.index(b"\xe0\x7f\x10\x00")]
+
+
+def empty(content: bytes) -> bytes:
+    return b""
+
+
+def zeros(content: bytes) -> bytes:
+    return bytes(len(content))
+
+
+def other_content(content: bytes) -> bytes:
+    return b"<html>404 not found</html>"
+
+
+DAMAGES = [cut_in_meta, cut_in_header, cut_before_pixels, empty, zeros, other_content]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("container", [".dcm", "", "zip"])
+@pytest.mark.parametrize("number", [0, 3, 5])
+def test_a_damaged_file_makes_its_series_incomplete(
+    tmp_path: Path, damage: Callable[[bytes], bytes], container: str, number: int
+) -> None:
+    contents = files_of(make_series(6))
+    contents[number] = damage(contents[number])
+    if container == "zip":
+        source = write_zip(tmp_path / "series.zip", contents)
+    else:
+        source = write_series(tmp_path / "series", contents, container)
+    error = refusal(source)
+    assert error.code == "unreadable"
+    assert error.found.startswith(f"1 of 6 files damaged: number {number + 1} by name is ")
+
+
+def test_a_damaged_file_beside_several_series_is_refused_on_its_own_and_marks_them(tmp_path: Path) -> None:
+    both = files_of(make_series(6, series="one") + make_series(6, series="two", seed=1))
+    damaged = cut_in_meta(both[0])
+    first, second, broken = discover([write_series(tmp_path / "both", [*both, damaged])])
+    for scan in (first, second):
+        assert warnings_of(scan) == ["a damaged file in its folder"]
+    assert broken.refusal is not None
+    assert broken.refusal.code == "unreadable"
+    assert "DOE" not in broken.scan_id
+
+
+def test_a_damaged_file_elsewhere_does_not_concern_a_series(tmp_path: Path) -> None:
+    write_series(tmp_path / "in" / "good", make_series(6))
+    write_series(tmp_path / "in" / "bad", [cut_in_meta(encode(make_series(1, series="bad")[0]))])
+    good, broken = discover([tmp_path / "in"])
+    assert warnings_of(good) == []
+    assert broken.refusal is not None
+
+
+def test_a_damaged_copy_of_a_readable_image_does_no_harm(tmp_path: Path) -> None:
+    contents = files_of(make_series(6))
+    (scan,) = discover([write_series(tmp_path / "series", [*contents, cut_before_pixels(contents[2])])])
+    assert scan.read().voxels.shape[2] == 6
+
+
+def test_other_files_beside_a_series_do_no_harm(tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "series", make_series(6), "")
+    for name in ("README", "VERSION", "notes.txt", "index.html", "LOCK"):
+        (folder / name).write_bytes(b"text")
+    (scan,) = discover([folder])
+    assert warnings_of(scan) == []
+
+
+@pytest.mark.parametrize("number", [0, 5])
+@pytest.mark.parametrize(
+    ("keyword", "raw"),
+    [("RepetitionTime", b"2000,0"), ("EchoTime", b"3,0 "), ("PatientAge", b"old "), ("InstanceNumber", b"1/6 "),
+     ("NumberOfFrames", b"one ")],
+)  # fmt: skip
+def test_a_side_value_that_cannot_be_parsed_drops_no_slice(
+    tmp_path: Path, number: int, keyword: str, raw: bytes
+) -> None:
+    series = make_series(6)
+    expected = np.stack([ds.pixel_array.T for ds in series], axis=2)
+    contents = files_of(series)
+    contents[number] = with_raw_value(series[number], keyword, raw)
+    (scan,) = discover([write_series(tmp_path / "series", contents, "")])
+    np.testing.assert_array_equal(scan.read().voxels, expected)
+    assert scan.modality is Modality.T1W
+
+
+@pytest.mark.parametrize(
+    ("keyword", "code"),
+    [("ImagePositionPatient", "missing_geometry"), ("ImageOrientationPatient", "missing_geometry"),
+     ("PixelSpacing", "missing_geometry"), ("RescaleSlope", "bad_rescale")],
+)  # fmt: skip
+def test_a_needed_value_that_cannot_be_parsed_refuses_the_series(tmp_path: Path, keyword: str, code: str) -> None:
+    contents = files_of(make_series(6))
+    contents[5] = with_raw_value(make_series(6)[5], keyword, b"1,0\\x ")
+    (scan,) = discover([write_series(tmp_path / "series", contents)])
+    with pytest.raises(ScanRefusedError) as caught:
+        scan.read()
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize("kept", [slice(0, 18), slice(2, 20)], ids=["end", "start"])
+def test_a_series_with_fewer_slices_than_its_headers_count_is_refused(tmp_path: Path, kept: slice) -> None:
+    series = make_series(20, shape=(4, 4), ImagesInAcquisition=20)
+    error = refusal(write_series(tmp_path / "series", series[kept]))
+    assert error.code == "missing_slices"
+    assert error.found == "18 images where the header counts 20 in the acquisition: 2 missing"
+
+
+def test_doubt_about_a_series_is_part_of_the_volume(tmp_path: Path) -> None:
+    (scan,) = discover([write_series(tmp_path / "series", make_series(20, shape=(4, 4))[1:])])
+    assert warnings_of(scan) == ["instance numbers from 2 instead of 1"]
+
+
+def test_an_echo_with_fewer_slices_than_the_other_is_refused(tmp_path: Path) -> None:
+    first, second = make_series(EchoTime=12.0), make_series(EchoTime=90.0, seed=1)
+    for index, ds in enumerate(second):
+        ds.SOPInstanceUID, ds.InstanceNumber = uid("second", index), 7 + index
+    scans = discover([write_series(tmp_path / "series", first + second[:5])])
+    assert [len(s.files) for s in scans] == [6, 5]
+    assert scans[0].refusal is None
+    assert scans[1].refusal is not None
+    assert scans[1].refusal.found == "5 slices where another volume of the series has 6"
+
+
+@pytest.mark.parametrize("value", [0.995, 0.985, 0.015])
+def test_direction_cosines_that_alternate_around_a_rounding_boundary_are_one_scan(
+    tmp_path: Path, value: float
+) -> None:
+    series = []
+    for k, pixels in enumerate(np.random.default_rng(0).integers(0, 99, (8, 6, 6), dtype=np.uint16)):
+        angle = np.arccos(value + 5e-7 * (-1) ** k)
+        orientation = (np.cos(angle), np.sin(angle), 0, -np.sin(angle), np.cos(angle), 0)
+        series.append(make_slice(k, (0.005 + 1e-6 * (-1) ** k, 0, 3.0 * k), pixels, orientation=orientation))
+    (scan,) = discover([write_series(tmp_path / "series", series)])
+    assert scan.read().voxels.shape == (6, 6, 8)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [("Rows", 4), ("ImageOrientationPatient", [1, 0, 0, 0, 0, -1])],
+    ids=["size", "orientation"],
+)
+def test_a_slice_of_another_size_or_orientation_is_not_split_off(
+    tmp_path: Path, keyword: str, value: object
+) -> None:
+    series = make_series(20, shape=(8, 8))
+    setattr(series[19], keyword, value)
+    error = refusal(write_series(tmp_path / "series", series))
+    assert error.code == "mixed_planes"
+    assert error.found.startswith("1 of 20 images")
+
+
+def test_a_slice_under_another_series_uid_is_not_split_off(tmp_path: Path) -> None:
+    series = make_series(20, shape=(4, 4))
+    series[19].SeriesInstanceUID = uid("changed")
+    scans = discover([write_series(tmp_path / "series", series)])
+    assert [s.refusal is not None and s.refusal.code for s in scans if len(s.files) == 19] == ["missing_slices"]
+
+
+@pytest.mark.parametrize("keyword", ["PatientID", "StudyInstanceUID"])
+def test_two_patients_or_studies_with_one_series_uid_are_refused(tmp_path: Path, keyword: str) -> None:
+    other = make_series(6, start=(-10.0, -20.0, 23.0), seed=1, **{keyword: uid("another")})
+    for index, ds in enumerate(other):
+        ds.SOPInstanceUID = uid("other", index)
+    error = refusal(write_series(tmp_path / "series", make_series(6) + other))
+    assert error.code == "mixed_patients"
+    assert uid("another") not in str(error)
+
+
+def test_different_images_with_one_sop_instance_uid_are_refused(tmp_path: Path) -> None:
+    error = refusal(write_series(tmp_path / "series", make_series(6, SOPInstanceUID=uid("all"))))
+    assert error.code == "equal_uids"
+    assert error.found == "6 different images with the same SOPInstanceUID"
+
+
+@pytest.mark.parametrize("split", ["folders", "zips", "sources", "zip and folder"])
+def test_a_series_in_several_places_is_one_scan(tmp_path: Path, split: str) -> None:
+    series = make_series(12, shape=(4, 4), ImagesInAcquisition=12)
+    root = tmp_path / "in"
+    root.mkdir()
+    halves = (series[:7], series[7:])
+    if split == "folders":
+        sources = [write_series(root / "a", halves[0]), write_series(root / "b", halves[1])]
+    elif split == "zips":
+        sources = [write_zip(root / "a.zip", halves[0]), write_zip(root / "b.zip", halves[1])]
+    else:
+        sources = [write_zip(root / "a.zip", halves[0]), write_series(root / "b", halves[1])]
+    (scan,) = discover(sources if split == "sources" else [root])
+    np.testing.assert_array_equal(scan.read().voxels, np.stack([d.pixel_array.T for d in series], axis=2))
+    assert len(discover([sources[0], root, sources[1]])) == 1
+
+
+@pytest.mark.parametrize("explicit", [True, False], ids=["explicit", "implicit"])
+@pytest.mark.parametrize("container", ["", ".dcm", "zip"])
+def test_files_without_preamble_are_scans(tmp_path: Path, container: str, explicit: bool) -> None:
+    series = make_series(6)
+    contents = [without_meta(ds, explicit) for ds in series]
+    if container == "zip":
+        source = write_zip(tmp_path / "series.zip", contents)
+    else:
+        source = write_series(tmp_path / "series", contents, container)
+    (scan,) = discover([source])
+    np.testing.assert_array_equal(scan.read().voxels, np.stack([d.pixel_array.T for d in series], axis=2))
+
+
+def test_a_mosaic_is_called_a_mosaic(tmp_path: Path) -> None:
+    series = make_series(2, ImageType=["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"])
+    error = refusal(write_series(tmp_path / "series", series))
+    assert error.code == "mosaic"
+    assert "dcm2niix" in error.remedy
+
+
+def test_a_dicomdir_is_an_index_beside_images_and_refused_alone(tmp_path: Path) -> None:
+    ds = make_series(1)[0]
+    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = MediaStorageDirectoryStorage
+    for keyword in ("Modality", "SeriesInstanceUID", "Rows", "Columns", "PixelData"):
+        delattr(ds, keyword)
+    folder = write_series(tmp_path / "series", make_series(6))
+    (folder / "DICOMDIR").write_bytes(encode(ds))
+    (scan,) = discover([folder])
+    assert scan.read().voxels.shape[2] == 6
+    error = refusal(folder / "DICOMDIR")
+    assert error.code == "dicomdir"
+    assert "folder" in error.remedy
+
+
+def test_no_message_of_a_refusal_identifies_the_patient(tmp_path: Path) -> None:
+    written = []
+    for number, damage in enumerate(DAMAGES):
+        contents = files_of(make_series(6, PatientID="DOE-4711"))
+        contents[2] = damage(contents[2])
+        error = refusal(write_series(tmp_path / f"DOE_JANE_{number}", contents, "_DOE"))
+        written.append(str(error))
+    assert not any(word in text for text in written for word in ("DOE", "Doe", "JANE", "Jane", "4711"))
