@@ -7,7 +7,7 @@ volume.
 
 from __future__ import annotations
 
-import hashlib
+import hmac
 import io
 import re
 from collections import defaultdict
@@ -22,6 +22,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID, MediaStorageDirectoryStorage
 
 from anomaly.core.errors import ScanRefusedError
+from anomaly.core.site_key import site_key
 from anomaly.core.volume import Modality
 from anomaly.io.stored_file import StoredFile
 
@@ -43,6 +44,7 @@ _READ_ERRORS = (
     RuntimeError,
 )
 _MAX_SCANS_PER_POSITION = 3  # more images at one position are a time series, not several scans
+PSEUDONYM_DIGITS = 12  # hex: among 100 000 patients, two share a pseudonym with probability 2e-5
 _LOCALIZER = re.compile(r"localizer|localiser|scout|survey|topogram|surview", re.IGNORECASE)
 
 
@@ -103,7 +105,7 @@ class DicomSeries:
 
     @property
     def scan_id(self) -> str:
-        """A pseudonymous name, made of hashes of patient, study and series."""
+        """A pseudonymous name, made of keyed hashes of patient, study and series."""
         return f"{self.subject}_{self.session}_acq-{self.acquisition}_{self.modality.value}"
 
 
@@ -308,7 +310,8 @@ def _refused_series(headers: list[Header], refusal: ScanRefusedError) -> DicomSe
 
 
 def _pseudonym(kind: str, value: str) -> str:
-    return hashlib.sha256(f"anomaly/{kind}/{value}".encode()).hexdigest()[:8]
+    """Return a name that only this site can make from the value: HMAC-SHA-256 (RFC 2104) with the site key."""
+    return hmac.new(site_key(), f"anomaly/{kind}/{value}".encode(), "sha256").hexdigest()[:PSEUDONYM_DIGITS]
 
 
 def _refusal_of_kind(header: Header) -> ScanRefusedError | None:
