@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from anomaly.bundle.ensemble import open_bundle
-from anomaly.bundle.store import Bundle, hash_subject
+from anomaly.bundle.store import Bundle
+from anomaly.bundle.training_subjects import TrainingSubjects
 from anomaly.calibration.conformal import Floats, minimum_alpha
 from anomaly.calibration.operating_point import evidence_edges, voxel_threshold
 from anomaly.calibration.record import (
@@ -65,6 +66,7 @@ def calibrate(
     *,
     jobs: int = 0,
     device: str = "auto",
+    allow_command: bool = False,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Score held-out healthy scans once and append one calibration record per alpha.
@@ -80,6 +82,8 @@ def calibrate(
         Target false-positive rates; nothing is written unless there are enough healthy scans for all of them.
     reason
         Why, and for which scanner and population.
+    allow_command
+        Whether the model may run the program that its config names to extract brains.
 
     Raises
     ------
@@ -96,7 +100,7 @@ def calibrate(
         raise ConfigError("a calibration needs a reason (--reason): why, and for which scanner and population")
     if wrong := [alpha for alpha in alphas if not 0 < alpha < 1]:
         raise ConfigError(f"found --alpha {wrong[0]:g}; expected a share between 0 and 1, e.g. 0.05 for 5 %")
-    bundle = open_bundle(model, choose_device(device))
+    bundle = open_bundle(model, choose_device(device), allow_command=allow_command)
     work = model / "calibration_scans"
     with closing(open_scans([cohort], work / "ingested", bundle.config, jobs, split=SPLIT)) as scans:
         accepted, not_accepted = _healthy_scans(scans, bundle)
@@ -146,9 +150,10 @@ def _not_scored(scan_id: str, found: ScanRecord | ScanScore) -> NotScored:
 
 def _check_before_scoring(bundle: Bundle, scans: Sequence[PreparedScanRef], alphas: Sequence[float]) -> None:
     """Raise an error for training scans and for too few scans before minutes are spent on scoring."""
-    seen = bundle.training_fingerprints()
-    identities = pd.DataFrame([_identity(scan.record) for scan in scans])
-    check_leakage(seen["subjects"], seen["content_hashes"], identities)
+    seen = bundle.training_subjects()
+    subjects = {scan.record.subject for scan in scans}
+    known = [seen.hash_subject(subject) for subject in subjects if seen.contains(subject)]
+    check_leakage(known, seen.content_hashes, pd.DataFrame([_identity(scan.record, seen) for scan in scans]))
     least = minimum_alpha(len(scans))
     if min(alphas) < least:
         raise AlphaTooSmallError(
@@ -177,9 +182,12 @@ def _score(
 def _append(
     model: Path, bundle: Bundle, healthy: Sequence[HealthyScan], alphas: Sequence[float], purpose: Purpose
 ) -> list[CalibrationRecord]:
-    settings = bundle.config.scoring
+    settings, training = bundle.config.scoring, bundle.training_subjects()
     reference = pd.DataFrame(
-        [_identity(h.record) | {f"score_{name}": value for name, value in h.scores.items()} for h in healthy]
+        [
+            _identity(h.record, training) | {f"score_{name}": value for name, value in h.scores.items()}
+            for h in healthy
+        ]
     )
     tails = np.stack([scan.exceedance for scan in healthy])
     marked = sum(bool(scan.record.warnings) for scan in healthy)
@@ -196,10 +204,10 @@ def _append(
     return [calibration.record for calibration in reversed(made)]
 
 
-def _identity(record: ScanRecord) -> dict[str, str]:
+def _identity(record: ScanRecord, training: TrainingSubjects) -> dict[str, str]:
     return {
         "scan_id": record.scan_id,
-        "subject_hash": hash_subject(record.subject),
+        "subject_hash": training.hash_subject(record.subject),
         "content_hash": record.content_hash,
     }
 

@@ -34,6 +34,13 @@ Sources = Annotated[
 ]
 Jobs = Annotated[int, typer.Option(min=0, help="Processes that preprocess scans; 0 = one per core.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+AllowCommand = Annotated[
+    bool,
+    typer.Option(
+        "--allow-command",
+        help="Let the model run the program that its config names to extract brains; read it first.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 
@@ -129,6 +136,7 @@ def calibrate(
     ] = None,
     jobs: Jobs = 0,
     device: Device = "auto",
+    allow_command: AllowCommand = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -136,7 +144,10 @@ def calibrate(
     from pipelines.calibrate import calibrate as run
 
     with _errors(), _progress(quiet) as progress:
-        summary = run(model, cohort, alpha or [0.05], reason, jobs=jobs, device=device, progress=progress)
+        summary = run(
+            model, cohort, alpha or [0.05], reason, jobs=jobs, device=device, allow_command=allow_command,
+            progress=progress,
+        )  # fmt: skip
     _print_summary(summary, as_json, refused=summary["refused"])
 
 
@@ -151,6 +162,7 @@ def score(
     jobs: Jobs = 0,
     device: Device = "auto",
     overwrite: Annotated[bool, typer.Option(help="Score scans again that already have a result.")] = False,
+    allow_command: AllowCommand = False,
     fail_on_flag: Annotated[bool, typer.Option(help="Exit with 6 if any scan is flagged.")] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -161,7 +173,7 @@ def score(
 
     request = ScoreRequest(
         model=model, sources=tuple(sources), output=output, alpha=alpha, calibration=calibration, split=split,
-        jobs=jobs, device=device, overwrite=overwrite,
+        jobs=jobs, device=device, overwrite=overwrite, allow_command=allow_command,
     )  # fmt: skip
     with _errors(), _progress(quiet) as progress:
         summary = run(request, progress=progress)

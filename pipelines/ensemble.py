@@ -85,7 +85,8 @@ def _config(name: str, members: Mapping[str, TrainedBundle], merge: MergeSetting
 def _facts(config: EnsembleConfig, members: Sequence[TrainedBundle]) -> dict[str, Any]:
     """Collect the facts of the metadata and the card. Costs are sums over the members."""
     known = [member.metadata for member in members]
-    seen = [member.training_fingerprints() for member in members]
+    seen = [member.training_subjects() for member in members]
+    subjects = {one.content_hashes: one.n_subjects for one in seen}  # members with the same scans have the same
     return {
         "name": config.name,
         "modality": config.modality.value,
@@ -94,8 +95,8 @@ def _facts(config: EnsembleConfig, members: Sequence[TrainedBundle]) -> dict[str
         "created_at": now(),
         "user_name": user_name(),
         "data": {
-            "n_scans": len({content for one in seen for content in one["content_hashes"]}),
-            "n_subjects": len({subject for one in seen for subject in one["subjects"]}),
+            "n_scans": len(frozenset().union(*subjects)),
+            "n_subjects": sum(subjects.values()),
             **_ages([facts["data"] for facts in known]),
         },
         "training": {key: sum(facts["training"][key] for facts in known) for key in SUMMED},

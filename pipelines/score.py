@@ -50,6 +50,8 @@ class ScoreRequest:
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
     overwrite
         Score again what has been scored.
+    allow_command
+        Whether the model may run the program that its config names to extract brains.
     """
 
     model: Path
@@ -61,6 +63,7 @@ class ScoreRequest:
     jobs: int = 0
     device: str = "auto"
     overwrite: bool = False
+    allow_command: bool = False
 
 
 def score(request: ScoreRequest, progress: Progress = no_progress) -> dict[str, Any]:
@@ -82,7 +85,13 @@ def score(request: ScoreRequest, progress: Progress = no_progress) -> dict[str, 
     UncalibratedError
         A calibration was asked for that does not exist.
     """
-    model = load_model(request.model, alpha=request.alpha, calibration=request.calibration, device=request.device)
+    model = load_model(
+        request.model,
+        alpha=request.alpha,
+        calibration=request.calibration,
+        device=request.device,
+        allow_command=request.allow_command,
+    )
     bundle, output = model.bundle, request.output
     if not request.overwrite:
         check_run_folder(output, model.model_id, model.calibration)

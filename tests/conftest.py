@@ -37,6 +37,16 @@ def sample_data() -> Path:
     return REPOSITORY / "sample_data"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def site_key_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keep the key for pseudonyms away from the account that runs the tests; spawned processes use it, too."""
+    path = tmp_path_factory.mktemp("site") / "site.key"
+    path.write_text("5a" * 32, encoding="ascii")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ANOMALY_SITE_KEY_FILE", str(path))
+        yield path
+
+
 @contextmanager
 def without_worker_processes() -> Iterator[None]:
     """Prepare scans in this process inside the block.

@@ -24,12 +24,14 @@ from anomaly.bundle.store import (
     TrainedBundle,
     load_bundle,
     refuse_to_overwrite,
+    trained_bundle,
     verified_metadata,
     write_metadata,
 )
+from anomaly.bundle.training_subjects import TrainingSubjects
 from anomaly.core.config import dump_yaml, load_yaml
-from anomaly.core.errors import BundleError
-from anomaly.core.files import atomic_path, read_json, write_json, write_text
+from anomaly.core.errors import BundleError, CommandRefusedError
+from anomaly.core.files import atomic_path, write_text
 from anomaly.scoring.ensemble import EnsembleScorer, MergeSettings
 
 CARD = "MODEL_CARD.md"
@@ -64,11 +66,8 @@ def save_ensemble(
     refuse_to_overwrite(folder)
     refuse_unlike(members)
     write_text(folder / "config.yaml", dump_yaml(config))
-    seen = [member.training_fingerprints() for member in members.values()]
-    write_json(
-        folder / TRAINING_SUBJECTS,
-        {kind: sorted({name for one in seen for name in one[kind]}) for kind in ("subjects", "content_hashes")},
-    )
+    seen = [member.training_subjects() for member in members.values()]
+    TrainingSubjects.merged(seen).write(folder / TRAINING_SUBJECTS)
     for name, member in members.items():
         _copy(member, folder / MEMBERS / name)
     hashed = ("config.yaml", TRAINING_SUBJECTS, *(f"{MEMBERS}/{name}/metadata.json" for name in members))
@@ -76,21 +75,45 @@ def save_ensemble(
     return write_metadata(folder, hashed, next(iter(members.values())).grid, known | dict(facts))
 
 
-def open_bundle(folder: Path, device: str = "cpu") -> Bundle:
+def open_bundle(folder: Path, device: str = "cpu", *, allow_command: bool = False) -> Bundle:
     """Read a trained model or an ensemble; refuse one whose files have changed since it was saved.
 
     Parameters
     ----------
     device
         Device of the networks, e.g. ``"cpu"`` or ``"cuda"``.
+    allow_command
+        Whether the preprocessing of the model may run the program that its config names.
+
+    Raises
+    ------
+    BundleError
+        The folder holds no model, or its files have changed.
+    CommandRefusedError
+        The model would run a program, and ``allow_command`` is false.
     """
-    path = folder / "metadata.json"
-    if not path.is_file() or read_json(path).get("family") != ENSEMBLE:
-        return load_bundle(folder, device)
     metadata = verified_metadata(folder)
+    if metadata.get("family") != ENSEMBLE:
+        trained = trained_bundle(folder, metadata, device)
+        refuse_command(folder, trained.config, allow_command)
+        return trained
     config = EnsembleConfig.parse(load_yaml(folder / "config.yaml"), where=str(folder / "config.yaml"))
-    members = {name: load_bundle(folder / MEMBERS / name, device).scorer for name in config.members}
-    return Bundle(folder, config, EnsembleScorer(members, config.merge, config.scoring), metadata)
+    refuse_command(folder, config, allow_command)
+    members = {name: load_bundle(folder / MEMBERS / name, device) for name in config.members}
+    for name, member in members.items():
+        refuse_command(folder / MEMBERS / name, member.config, allow_command)
+    scorers = {name: member.scorer for name, member in members.items()}
+    return Bundle(folder, config, EnsembleScorer(scorers, config.merge, config.scoring), metadata)
+
+
+def refuse_command(folder: Path, config: ModelConfig, allowed: bool) -> None:
+    """Raise CommandRefusedError if a model would run a program that the user did not allow."""
+    command = config.preprocessing.brain_mask.external_command
+    if command and not allowed:
+        raise CommandRefusedError(
+            f"{folder} would run a program on this machine for every scan (brain_mask.command): {command!r}; if "
+            "you trust it, allow it with --allow-command (allow_command=True in Python)"
+        )
 
 
 def stored_config(folder: Path) -> ModelConfig:

@@ -1,8 +1,9 @@
 """Save, load and verify a model on disk, a bundle. Weights are safetensors, the rest is JSON and YAML; no pickle.
 
 A bundle is self-contained. It holds the complete configuration, so that a new scan goes through the preprocessing
-that the model was trained with. It holds the hash of each of its files, so that a damaged or altered model is
-refused.
+that the model was trained with. It holds the hash of each of its files, the hash of its metadata, and an id: a hash
+of the metadata without when, where and by whom the model was made. A damaged or altered model is therefore refused.
+In a model of format version 1 the id is a hash of the files alone.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file as save_tensors
 
 from anomaly.bundle.config import ExperimentConfig, ModelConfig
+from anomaly.bundle.training_subjects import TrainingSubjects
 from anomaly.core.aliases import current_metadata, current_weights
 from anomaly.core.config import dump_yaml, load_yaml
 from anomaly.core.errors import BundleError
-from anomaly.core.files import atomic_path, read_json, sha256_of_file, write_json, write_text
+from anomaly.core.files import atomic_path, read_json, sha256_of_file, sha256_of_json, write_json, write_text
 from anomaly.core.volume import Geometry
 from anomaly.models.base import Detector
 from anomaly.models.registry import create
@@ -32,7 +34,11 @@ from anomaly.scoring.reference import HealthyReference
 from anomaly.scoring.retrieval import HealthyIndex
 from anomaly.scoring.scorer import ScanScorer, Scorer
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+MODEL_ID_DIGITS = 12
+METADATA = "metadata.json"
+NOT_IN_MODEL_ID = frozenset({"model_id", "metadata_sha256", "created_at", "user_name", "training", "software"})
+FORMAT_OF_FILES_ALONE = 1  # its model id does not cover the metadata
 TRAINING_SUBJECTS = "training_subjects.json"
 HASHED = ("config.yaml", "weights.safetensors", "reference.safetensors", TRAINING_SUBJECTS)
 INDEX = "retrieval.safetensors"  # only for families with a latent code, if scoring.retrieval is not 0
@@ -51,7 +57,7 @@ class Bundle:
 
     @property
     def model_id(self) -> str:
-        """Twelve hex digits that identify the weights, the healthy reference and the settings."""
+        """Twelve hex digits that identify weights, healthy reference, settings and training scans."""
         return str(self.metadata["model_id"])
 
     @property
@@ -59,9 +65,9 @@ class Bundle:
         """The template grid the model works on."""
         return self.scorer.grid
 
-    def training_fingerprints(self) -> dict[str, list[str]]:
-        """Read the hashed subject names and the content hashes of the training and validation scans."""
-        return dict(read_json(self.folder / TRAINING_SUBJECTS))
+    def training_subjects(self) -> TrainingSubjects:
+        """Read the hashed subjects and the content hashes of the training and validation scans."""
+        return TrainingSubjects.read(self.folder / TRAINING_SUBJECTS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,11 +76,6 @@ class TrainedBundle(Bundle):
 
     config: ExperimentConfig
     scorer: Scorer
-
-
-def hash_subject(subject: str) -> str:
-    """Hash the name of a subject, so that a bundle can recognise its training subjects without naming them."""
-    return hashlib.sha256(f"anomaly subject {subject}".encode()).hexdigest()[:32]
 
 
 def save_bundle(
@@ -110,13 +111,7 @@ def save_bundle(
     _save_arrays(folder / "reference.safetensors", scorer.reference.arrays())
     if scorer.index is not None:
         _save_arrays(folder / INDEX, scorer.index.arrays())
-    write_json(
-        folder / TRAINING_SUBJECTS,
-        {
-            "subjects": sorted({hash_subject(subject) for subject, _ in training}),
-            "content_hashes": sorted({content for _, content in training}),
-        },
-    )
+    TrainingSubjects.of(training).write(folder / TRAINING_SUBJECTS)
     reference = {
         "score_mean": dict(scorer.reference.score_mean),
         "score_std": dict(scorer.reference.score_std),
@@ -136,24 +131,21 @@ def write_metadata(folder: Path, hashed: Sequence[str], grid: Geometry, facts: M
     facts
         Further entries of the metadata.
     """
-    hashes = {name: sha256_of_file(folder / name) for name in hashed}
-    model_id = hashlib.sha256("".join(hashes[name] for name in hashed).encode()).hexdigest()[:12]
-    write_json(
-        folder / "metadata.json",
-        {
-            "format_version": FORMAT_VERSION,
-            "model_id": model_id,
-            "grid": {"shape": list(grid.shape), "affine": grid.affine.tolist()},
-            **facts,
-            "hashes": hashes,
-        },
-    )
+    values = {
+        "format_version": FORMAT_VERSION,
+        "grid": {"shape": list(grid.shape), "affine": grid.affine.tolist()},
+        **facts,
+        "hashes": {name: sha256_of_file(folder / name) for name in hashed},
+    }
+    model_id = _model_id(values)
+    values = {"model_id": model_id, **values}
+    write_json(folder / METADATA, {**values, "metadata_sha256": sha256_of_json(values)})
     return model_id
 
 
 def refuse_to_overwrite(folder: Path) -> None:
     """Raise BundleError if a folder holds a model."""
-    if (folder / "metadata.json").exists():
+    if (folder / METADATA).exists():
         raise BundleError(f"{folder} already holds a model; choose another output folder")
 
 
@@ -169,6 +161,11 @@ def load_bundle(folder: Path, device: str = "cpu") -> TrainedBundle:
     if metadata.get("family") == ENSEMBLE:
         members = ", ".join(str(folder / MEMBERS / name) for name in metadata["members"])
         raise BundleError(f"{folder} is an ensemble, expected a trained model; give its members: {members}")
+    return trained_bundle(folder, metadata, device)
+
+
+def trained_bundle(folder: Path, metadata: Mapping[str, Any], device: str) -> TrainedBundle:
+    """Read a trained model whose metadata are verified."""
     config = ExperimentConfig.parse(load_yaml(folder / "config.yaml"), where=str(folder / "config.yaml"))
     grid = Geometry(tuple(metadata["grid"]["shape"]), np.array(metadata["grid"]["affine"]))
     detector = _detector(folder, config, grid).to(torch.device(device)).eval()
@@ -198,22 +195,52 @@ def _detector(folder: Path, config: ExperimentConfig, grid: Geometry) -> Detecto
 
 
 def verified_metadata(folder: Path) -> dict[str, Any]:
-    """Read the metadata of a model; raise BundleError if its files have changed since it was saved."""
-    path = folder / "metadata.json"
+    """Read the metadata of a model; raise BundleError if they or its files have changed since it was saved."""
+    path = folder / METADATA
     if not path.is_file():
         raise BundleError(f"{folder} holds no model (no metadata.json); give the folder that `anomaly train` wrote")
-    metadata: dict[str, Any] = read_json(path)
-    if metadata.get("format_version") != FORMAT_VERSION:
-        raise BundleError(
-            f"{path}: found format version {metadata.get('format_version')!r}, expected {FORMAT_VERSION}; "
-            "train the model again or use the version of anomaly that made it"
-        )
+    metadata = _read_metadata(path)
+    for name, expected in _own_hashes(metadata).items():
+        if metadata.get(name) != expected:
+            raise BundleError(_altered(path, f"{name} {metadata.get(name)}", expected))
     for name, expected in metadata["hashes"].items():
         file = folder / name
         found = sha256_of_file(file) if file.is_file() else "no such file"
         if found != expected:
-            raise BundleError(
-                f"{file}: found {found[:12]}, expected {expected[:12]}; the model was altered or damaged after it "
-                "was saved; restore it from its source"
-            )
+            raise BundleError(_altered(file, found[:12], expected))
     return current_metadata(metadata)
+
+
+def _read_metadata(path: Path) -> dict[str, Any]:
+    try:
+        metadata = read_json(path)
+    except ValueError as error:
+        raise BundleError(f"{path} is no JSON file ({error}); restore the model from its source") from error
+    version = metadata.get("format_version") if isinstance(metadata, dict) else None
+    if version not in (FORMAT_OF_FILES_ALONE, FORMAT_VERSION):
+        raise BundleError(
+            f"{path}: found format version {version!r}, expected {FORMAT_VERSION} (or {FORMAT_OF_FILES_ALONE}); "
+            "train the model again or use the version of anomaly that made it"
+        )
+    return dict(metadata)
+
+
+def _own_hashes(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Return the hashes that metadata must hold of themselves."""
+    if metadata["format_version"] == FORMAT_OF_FILES_ALONE:
+        files = "".join(metadata["hashes"].values())
+        return {"model_id": hashlib.sha256(files.encode()).hexdigest()[:MODEL_ID_DIGITS]}
+    values = {name: value for name, value in metadata.items() if name != "metadata_sha256"}
+    return {"metadata_sha256": sha256_of_json(values), "model_id": _model_id(metadata)}
+
+
+def _model_id(metadata: Mapping[str, Any]) -> str:
+    values = {name: value for name, value in metadata.items() if name not in NOT_IN_MODEL_ID}
+    return sha256_of_json(values)[:MODEL_ID_DIGITS]
+
+
+def _altered(file: Path, found: str, expected: str) -> str:
+    return (
+        f"{file}: found {found[:40]}, expected {expected[:12]}; the model was altered or damaged after it was "
+        "saved; restore it from its source"
+    )

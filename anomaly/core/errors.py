@@ -13,6 +13,7 @@
     │   └── OutputError          a file or folder cannot be written, or another process writes there
     └── PolicyError              the request violates a policy                      (exit code 5)
         ├── UncalibratedError    the request needs a calibration and the model has none
+        ├── CommandRefusedError  a model would run a program, and the user did not allow it
         ├── AlphaTooSmallError   too few healthy scans for the target FPR
         └── LeakageError         a subject is in two splits
 
@@ -87,6 +88,10 @@ class PolicyError(AnomalyError):
 
 class UncalibratedError(PolicyError):
     """The request needs a calibration, and the model has none that fits."""
+
+
+class CommandRefusedError(PolicyError):
+    """A model would run a program on this machine, and the user did not allow it."""
 
 
 class AlphaTooSmallError(PolicyError):

@@ -165,7 +165,12 @@ class Model:
 
 
 def load_model(
-    folder: str | Path, *, alpha: float | None = None, calibration: str | None = None, device: str = "auto"
+    folder: str | Path,
+    *,
+    alpha: float | None = None,
+    calibration: str | None = None,
+    device: str = "auto",
+    allow_command: bool = False,
 ) -> Model:
     """Load a model that ``anomaly train`` or ``anomaly ensemble`` wrote.
 
@@ -178,11 +183,15 @@ def load_model(
         neither is given, the newest of all; a model without a calibration then gives scores and maps alone.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+    allow_command
+        Whether the model may run the program that its config names to extract brains. Read it first.
 
     Raises
     ------
     BundleError
         There is no model, or its files are not those it was saved with.
+    CommandRefusedError
+        The model would run a program, which was not allowed; the message shows it.
     UncalibratedError
         There is no such calibration.
 
@@ -199,7 +208,7 @@ def load_model(
     True
     """
     path = Path(folder)
-    bundle = open_bundle(path, choose_device(device))
+    bundle = open_bundle(path, choose_device(device), allow_command=allow_command)
     return Model(bundle, choose_calibration(path, alpha, calibration))
 
 

@@ -7,7 +7,7 @@ volume. A series of which a file is damaged or an image is missing is refused, n
 
 from __future__ import annotations
 
-import hashlib
+import hmac
 import re
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -17,6 +17,7 @@ import numpy as np
 from pydicom.uid import UID
 
 from anomaly.core.errors import ScanRefusedError
+from anomaly.core.site_key import site_key
 from anomaly.core.volume import Modality
 from anomaly.io.dicom_completeness import (
     count_positions,
@@ -34,6 +35,7 @@ _MAX_SCANS_PER_POSITION = 3  # more images at one position are a time series, no
 _SAME_ORIENTATION = 0.01  # difference of direction cosines, about half a degree
 _SAME_ECHO_TIME_MS = 0.01
 _MAX_STRAY_IMAGES = 2
+PSEUDONYM_DIGITS = 12  # hex: among 100 000 patients, two share a pseudonym with probability 2e-5
 _LOCALIZER = re.compile(r"localizer|localiser|scout|survey|topogram|surview", re.IGNORECASE)
 
 
@@ -73,7 +75,7 @@ class DicomSeries:
 
     @property
     def scan_id(self) -> str:
-        """A pseudonymous name, made of hashes of patient, study and series."""
+        """A pseudonymous name, made of keyed hashes of patient, study and series."""
         return f"{self.subject}_{self.session}_acq-{self.acquisition}_{self.modality.value}"
 
 
@@ -355,7 +357,8 @@ def _refused_series(headers: list[Header], refusal: ScanRefusedError) -> DicomSe
 
 
 def _pseudonym(kind: str, value: str) -> str:
-    return hashlib.sha256(f"anomaly/{kind}/{value}".encode()).hexdigest()[:8]
+    """Return a name that only this site can make from the value: HMAC-SHA-256 (RFC 2104) with the site key."""
+    return hmac.new(site_key(), f"anomaly/{kind}/{value}".encode(), "sha256").hexdigest()[:PSEUDONYM_DIGITS]
 
 
 def _refusal_of_kind(header: Header) -> ScanRefusedError | None:

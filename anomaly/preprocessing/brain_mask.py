@@ -50,6 +50,11 @@ class BrainMaskSettings(Settings):
     mr: ExtractMrSettings = Field(default_factory=ExtractMrSettings, description="brain extraction of MR heads")
     ct: ExtractCtSettings = Field(default_factory=ExtractCtSettings, description="brain extraction of CT heads")
 
+    @property
+    def external_command(self) -> str:
+        """The program that may be run for a scan; ``""`` for none."""
+        return self.command if self.method in {"auto", "command"} else ""
+
 
 def find_brain(volume: Volume, settings: BrainMaskSettings) -> tuple[MaskArray, bool]:
     """Find the brain mask of a scan.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from anomaly.bundle.config import ExperimentConfig
 from anomaly.bundle.store import TrainedBundle, load_bundle, save_bundle
+from anomaly.core.files import read_json, write_json
 from anomaly.models.registry import create
 from anomaly.scoring.scorer import Scorer
 from anomaly.scoring.settings import ScoringSettings
@@ -39,3 +42,12 @@ def save_small_bundle(folder: Path, family: str = "atlas", **changes: Any) -> Tr
     config = config_of(family, **changes)
     save_bundle(folder, config, trained_scorer(config, folder), TRAINING_SCANS, FACTS | {"family": family})
     return load_bundle(folder)
+
+
+def to_format_1(folder: Path, without: Collection[str] = ()) -> None:
+    """Write the metadata of a model as an earlier version did, without some of their keys and files."""
+    metadata = read_json(folder / "metadata.json")
+    hashes = {name: value for name, value in metadata["hashes"].items() if name not in without}
+    kept = {name: value for name, value in metadata.items() if name not in {*without, "metadata_sha256"}}
+    model_id = hashlib.sha256("".join(hashes.values()).encode()).hexdigest()[:12]
+    write_json(folder / "metadata.json", kept | {"format_version": 1, "model_id": model_id, "hashes": hashes})

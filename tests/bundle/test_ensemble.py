@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import numpy as np
 import pytest
 
 from anomaly.bundle.ensemble import EnsembleConfig, open_bundle, refuse_unlike, save_ensemble, stored_config
-from anomaly.bundle.store import TrainedBundle
-from anomaly.core.errors import BundleError
+from anomaly.bundle.store import TrainedBundle, write_metadata
+from anomaly.bundle.training_subjects import TrainingSubjects
+from anomaly.core.errors import BundleError, CommandRefusedError
 from anomaly.core.files import read_json
 from anomaly.preprocessing.chain import ChainSettings
 from anomaly.preprocessing.grid import GridSettings
@@ -58,7 +60,9 @@ def test_an_ensemble_names_its_members_and_their_training_scans(
     metadata = read_json(saved / "metadata.json")
     assert metadata["family"] == "ensemble"
     assert metadata["members"] == {name: member.model_id for name, member in members.items()}
-    assert open_bundle(saved).training_fingerprints() == members["atlas"].training_fingerprints()
+    seen = open_bundle(saved).training_subjects()
+    assert seen == TrainingSubjects.merged([member.training_subjects() for member in members.values()])
+    assert (seen.contains("sub-1"), seen.contains("sub-3")) == (True, False)
 
 
 def test_another_way_of_merging_has_another_id(
@@ -101,3 +105,45 @@ def test_members_with_other_preprocessing_are_refused_with_the_key(
 def test_an_ensemble_does_not_overwrite_a_model(saved: Path, members: dict[str, TrainedBundle]) -> None:
     with pytest.raises(BundleError, match="already holds a model"):
         save_ensemble(saved, ensemble_config(), members, {})
+
+
+COMMAND = "extract -i {input} -m {mask}"
+
+
+@pytest.mark.parametrize(
+    ("settings", "runs"),
+    [
+        ({"command": COMMAND}, True),
+        ({"command": COMMAND, "method": "command"}, True),
+        ({"command": COMMAND, "method": "registration"}, False),
+        ({}, False),
+    ],
+)
+def test_a_model_that_would_run_a_program_needs_consent(
+    tmp_path: Path, settings: dict[str, str], runs: bool
+) -> None:
+    folder = tmp_path / "model"
+    save_small_bundle(folder, preprocessing={"brain_mask": settings})
+    if runs:
+        with pytest.raises(CommandRefusedError, match=r"would run a program .*'extract -i \{input\} -m \{mask\}'"):
+            open_bundle(folder)
+    assert open_bundle(folder, allow_command=runs).config.preprocessing.brain_mask.command == settings.get(
+        "command", ""
+    )
+
+
+def test_a_member_that_would_run_a_program_needs_consent(members: dict[str, TrainedBundle], tmp_path: Path) -> None:
+    other = save_small_bundle(tmp_path / "other", "intensity", preprocessing={"brain_mask": {"command": COMMAND}})
+    folder = tmp_path / "both"
+    both = {"atlas": members["atlas"], "intensity": other}
+    with pytest.raises(BundleError, match=r"preprocessing\.brain_mask\.command"):
+        save_ensemble(folder, ensemble_config(), both, {})
+    save_ensemble(folder, ensemble_config(), members, {})
+    shutil.rmtree(folder / "members" / "intensity")
+    shutil.copytree(other.folder, folder / "members" / "intensity")
+    metadata = read_json(folder / "metadata.json")
+    facts = {key: metadata[key] for key in ("family", "members")}
+    write_metadata(folder, tuple(metadata["hashes"]), other.grid, facts)
+    with pytest.raises(CommandRefusedError, match=r"members/intensity would run a program"):
+        open_bundle(folder)
+    assert open_bundle(folder, allow_command=True).metadata["family"] == "ensemble"

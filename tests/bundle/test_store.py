@@ -9,7 +9,6 @@ from safetensors.torch import load_file, save_file
 
 from anomaly.bundle.store import (
     TrainedBundle,
-    hash_subject,
     load_bundle,
     refuse_to_overwrite,
     save_bundle,
@@ -17,10 +16,10 @@ from anomaly.bundle.store import (
     write_metadata,
 )
 from anomaly.core.errors import BundleError
-from anomaly.core.files import read_json, sha256_of_file, write_json
+from anomaly.core.files import read_json, sha256_of_file, sha256_of_json, write_json
 from anomaly.models.registry import create
 from anomaly.scoring.scorer import Scorer
-from tests.bundle.factory import FACTS, TRAINING_SCANS, config_of, save_small_bundle, trained_scorer
+from tests.bundle.factory import FACTS, TRAINING_SCANS, config_of, save_small_bundle, to_format_1, trained_scorer
 from tests.models.factories import GRID, healthy_scan
 
 
@@ -58,15 +57,76 @@ def test_the_metadata_hold_the_facts_and_the_hash_of_every_file(bundle: TrainedB
 
 
 def test_the_training_subjects_are_stored_as_hashes(bundle: TrainedBundle) -> None:
-    seen = bundle.training_fingerprints()
-    assert seen["subjects"] == sorted([hash_subject("sub-1"), hash_subject("sub-2")])
-    assert seen["content_hashes"] == ["hash-a", "hash-b", "hash-c"]
+    seen = bundle.training_subjects()
+    assert (seen.n_subjects, seen.contains("sub-1"), seen.contains("sub-3")) == (2, True, False)
+    assert seen.content_hashes == {"hash-a", "hash-b", "hash-c"}
     assert "sub-1" not in (bundle.folder / "training_subjects.json").read_text(encoding="utf-8")
 
 
-def test_equal_models_have_the_same_id_and_other_settings_another(bundle: TrainedBundle, tmp_path: Path) -> None:
-    assert save_small_bundle(tmp_path / "again").model_id == bundle.model_id
-    assert save_small_bundle(tmp_path / "other", name="other").model_id != bundle.model_id
+def test_equal_models_have_equal_weights_and_ids_of_their_own(bundle: TrainedBundle, tmp_path: Path) -> None:
+    again, other = save_small_bundle(tmp_path / "again"), save_small_bundle(tmp_path / "other", name="other")
+    for name in ("config.yaml", "weights.safetensors", "reference.safetensors"):
+        assert again.metadata["hashes"][name] == bundle.metadata["hashes"][name]
+    assert len({bundle.model_id, again.model_id, other.model_id}) == 3  # their training subjects are salted
+
+
+def test_the_metadata_hold_their_own_hash_and_the_model_id_is_one_without_provenance(bundle: TrainedBundle) -> None:
+    metadata = read_json(bundle.folder / "metadata.json")
+    assert metadata.pop("metadata_sha256") == sha256_of_json(metadata)
+    assert metadata.pop("model_id") == sha256_of_json(metadata)[:12]
+
+
+def test_when_and_by_whom_a_model_was_made_is_not_in_its_id(tmp_path: Path) -> None:
+    facts = [{"name": "small", "created_at": day, "user_name": day, "training": {"seconds": day}} for day in "ab"]
+    first, second = (write_metadata(tmp_path / day["name"], (), GRID, day) for day in facts)
+    assert first == second != write_metadata(tmp_path / "other", (), GRID, {"name": "large"})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("model_id", "0" * 12),
+        ("metadata_sha256", "0" * 64),
+        ("metadata_sha256", None),
+        ("grid", {"shape": [1, 1, 1], "affine": np.eye(4).tolist()}),
+        ("score_mean", {"reconstruction": 0.0}),
+        ("score_std", {"reconstruction": 9.0}),
+        ("held_out_scores", {}),
+        ("name", "renamed"),
+        ("family", "pca"),
+        ("hashes", {}),
+        ("added", 1),
+        ("format_version", 1),
+    ],
+)
+def test_edited_metadata_are_refused(copied: Path, name: str, value: object) -> None:
+    path = copied / "metadata.json"
+    write_json(path, read_json(path) | {name: value})
+    with pytest.raises(BundleError, match=r"metadata\.json: found .*, expected .*altered or damaged"):
+        load_bundle(copied)
+
+
+def test_metadata_without_one_of_their_keys_are_refused(copied: Path) -> None:
+    path = copied / "metadata.json"
+    write_json(path, {key: value for key, value in read_json(path).items() if key != "held_out_scores"})
+    with pytest.raises(BundleError, match="altered or damaged"):
+        verified_metadata(copied)
+
+
+def test_damaged_metadata_are_refused(copied: Path) -> None:
+    path = copied / "metadata.json"
+    path.write_text(path.read_text(encoding="utf-8")[:-9], encoding="utf-8")
+    with pytest.raises(BundleError, match=r"metadata\.json is no JSON file"):
+        verified_metadata(copied)
+
+
+def test_the_id_of_format_version_1_is_a_hash_of_the_files(copied: Path) -> None:
+    path = copied / "metadata.json"
+    to_format_1(copied)
+    assert load_bundle(copied).model_id == read_json(path)["model_id"]
+    write_json(path, read_json(path) | {"model_id": "0" * 12})
+    with pytest.raises(BundleError, match="found model_id 000000000000, expected"):
+        load_bundle(copied)
 
 
 def test_a_folder_with_a_model_is_not_overwritten(bundle: TrainedBundle, tmp_path: Path) -> None:
@@ -102,8 +162,8 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
 
 def test_a_model_of_another_format_is_refused(copied: Path) -> None:
     metadata = read_json(copied / "metadata.json")
-    write_json(copied / "metadata.json", metadata | {"format_version": 2})
-    with pytest.raises(BundleError, match="found format version 2, expected 1"):
+    write_json(copied / "metadata.json", metadata | {"format_version": 99})
+    with pytest.raises(BundleError, match=r"found format version 99, expected 2 \(or 1\)"):
         load_bundle(copied)
 
 
@@ -112,8 +172,9 @@ def test_weights_of_another_network_are_refused(copied: Path) -> None:
     name = next(iter(weights))
     save_file({"unknown": weights.pop(name), **weights}, copied / "weights.safetensors")
     metadata = read_json(copied / "metadata.json")
-    hashes = metadata["hashes"] | {"weights.safetensors": sha256_of_file(copied / "weights.safetensors")}
-    write_json(copied / "metadata.json", metadata | {"hashes": hashes})
+    own = {"model_id", "metadata_sha256", "format_version", "grid", "hashes"}
+    facts = {key: value for key, value in metadata.items() if key not in own}
+    write_metadata(copied, tuple(metadata["hashes"]), GRID, facts)
     with pytest.raises(BundleError, match=r"the weights do not fit the model of config\.yaml"):
         load_bundle(copied)
 

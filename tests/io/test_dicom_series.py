@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -136,6 +137,17 @@ def test_the_pseudonym_of_a_patient_is_the_same_for_all_series(tmp_path: Path) -
     first, second = discover([write_series(tmp_path / "both", both)])
     assert first.subject == second.subject
     assert first.scan_id != second.scan_id
+
+
+def test_a_pseudonym_depends_on_the_key_of_the_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_series(tmp_path / "scan", make_series())
+    (first,), (again,) = discover([folder]), discover([folder])
+    monkeypatch.setenv("ANOMALY_SITE_KEY_FILE", str(tmp_path / "other.key"))
+    (other,) = discover([folder])
+    assert first.scan_id == again.scan_id
+    assert not set(first.scan_id.split("_")[:3]) & set(other.scan_id.split("_")[:3])
+    unkeyed = hashlib.sha256(b"anomaly/patient/4711").hexdigest()
+    assert unkeyed[:8] not in first.scan_id + other.scan_id
 
 
 def test_series_without_patient_id_of_two_studies_are_two_subjects(tmp_path: Path) -> None:

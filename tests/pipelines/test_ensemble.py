@@ -23,6 +23,7 @@ from pipelines.evaluate import evaluate
 from pipelines.report import report
 from pipelines.score import ScoreRequest, score
 from pipelines.train import train
+from tests.bundle.factory import to_format_1
 from tests.pipelines.cohorts import healthy, make_cohort, with_lesion, write_config
 from tests.pipelines.conftest import Trained
 
@@ -166,9 +167,7 @@ def test_a_model_without_held_out_scores_can_score_but_not_be_a_member(
     atlas: Path, pca: Path, tmp_path: Path
 ) -> None:
     old = copied(pca, tmp_path / "old")
-    metadata = read_json(old / "metadata.json")
-    del metadata["held_out_scores"]
-    write_json(old / "metadata.json", metadata)
+    to_format_1(old, without=["held_out_scores"])
 
     assert open_bundle(old).scorer.score(*healthy(500)).scores
     with pytest.raises(BundleError, match=r"'old' has no held-out values of its score 'reconstruction'"):

@@ -12,10 +12,11 @@ import yaml
 
 from anomaly.bundle.store import INDEX, load_bundle
 from anomaly.core.errors import BundleError
-from anomaly.core.files import read_json, write_json
+from anomaly.core.files import read_json
 from pipelines.report import make_page
 from pipelines.score import ScoreRequest, score
 from pipelines.train import train
+from tests.bundle.factory import to_format_1
 from tests.pipelines.cohorts import healthy, make_cohort, write_config
 
 TRAINED = range(15)
@@ -122,9 +123,7 @@ def test_a_model_of_an_earlier_version_without_an_index_still_scores(
 ) -> None:
     old = Path(shutil.copytree(model, tmp_path / "model"))
     (old / INDEX).unlink()
-    metadata = read_json(old / "metadata.json")
-    del metadata["hashes"][INDEX], metadata["retrieval"]
-    write_json(old / "metadata.json", metadata)
+    to_format_1(old, without=[INDEX, "retrieval"])
     assert score(ScoreRequest(old, (new,), tmp_path / "run"))["scored"] == 2
     assert read_json(tmp_path / "run" / "run.json")["retrieval"] is None
     assert make_page(tmp_path / "run", "sub-700_T1w").problem == ""

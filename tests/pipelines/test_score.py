@@ -9,12 +9,21 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from anomaly.calibration import record as calibrations
 from anomaly.cohort.table import read_records, write_manifest
-from anomaly.core.errors import BundleError, CohortError, ConfigError, TrainingError, UncalibratedError
-from anomaly.core.files import read_json
+from anomaly.core.errors import (
+    BundleError,
+    CohortError,
+    CommandRefusedError,
+    ConfigError,
+    TrainingError,
+    UncalibratedError,
+)
+from anomaly.core.files import read_json, write_json
 from anomaly.core.results import ScanStatus
+from pipelines.calibrate import calibrate
 from pipelines.score import ScoreRequest, score
 from pipelines.train import train
 from tests.pipelines.cohorts import OBLIQUE, SCAN, add_refused, add_warning, make_cohort
@@ -269,3 +278,21 @@ def test_a_split_that_no_scan_has_is_an_error_that_lists_the_splits(trained: Tra
     with pytest.raises(CohortError, match=r"split 'tset'; splits present: test \(1\)"):
         score(ScoreRequest(trained.model, (cohort,), tmp_path / "run", split="tset"))
     assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_a_model_that_would_run_a_program_scores_with_consent_only(trained: Trained, tmp_path: Path) -> None:
+    config = yaml.safe_load(trained.config.read_text(encoding="utf-8"))
+    config["preprocessing"]["brain_mask"]["command"] = "extract -i {input} -m {mask}"
+    (tmp_path / "command.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    cohort = make_cohort(tmp_path / "cohort", range(380, 386))
+    cohort_json = read_json(cohort / "cohort.json")
+    cohort_json["chain"]["brain_mask"]["command"] = "extract -i {input} -m {mask}"
+    write_json(cohort / "cohort.json", cohort_json)
+    train(tmp_path / "command.yaml", cohort, tmp_path / "model")
+
+    request = ScoreRequest(tmp_path / "model", (cohort,), tmp_path / "run")
+    with pytest.raises(CommandRefusedError, match=r"'extract -i \{input\} -m \{mask\}'; .*--allow-command"):
+        score(request)
+    with pytest.raises(CommandRefusedError, match="would run a program"):
+        calibrate(tmp_path / "model", cohort, [0.2], "tests")
+    assert score(replace(request, allow_command=True))["scored"] == 6

@@ -58,7 +58,7 @@ def test_a_bundle_of_another_format_or_no_bundle_at_all_is_refused(trained: Trai
         load_bundle(tmp_path)
     model = Path(shutil.copytree(trained.model, tmp_path / "model"))
     write_json(model / "metadata.json", read_json(model / "metadata.json") | {"format_version": 99})
-    with pytest.raises(BundleError, match="found format version 99, expected 1"):
+    with pytest.raises(BundleError, match="found format version 99, expected 2"):
         load_bundle(model)
 
 
@@ -70,7 +70,11 @@ def test_a_model_is_never_overwritten(trained: Trained) -> None:
 def test_two_trainings_of_one_seed_agree(trained: Trained, tmp_path: Path) -> None:
     train(trained.config, trained.training, tmp_path / "again")
 
-    assert load_bundle(tmp_path / "again").model_id == load_bundle(trained.model).model_id
+    first, second = (load_bundle(model).metadata for model in (trained.model, tmp_path / "again"))
+    for name in ("config.yaml", "weights.safetensors", "reference.safetensors"):
+        assert first["hashes"][name] == second["hashes"][name]
+    for name in ("grid", "score_mean", "score_std", "held_out_scores"):
+        assert first[name] == second[name]
 
 
 def test_a_finished_training_leaves_its_logs_and_no_checkpoints(trained: Trained, tmp_path: Path) -> None:
