@@ -8,7 +8,7 @@ refused.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ HASHED = ("config.yaml", "weights.safetensors", "reference.safetensors", TRAININ
 INDEX = "retrieval.safetensors"  # only for families with a latent code, if scoring.retrieval is not 0
 ENSEMBLE = "ensemble"  # the value of "family" in the metadata of an ensemble
 MEMBERS = "members"
+CARD = "MODEL_CARD.md"
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +84,7 @@ def save_bundle(
     scorer: Scorer,
     training: Sequence[tuple[str, str]],
     facts: Mapping[str, Any],
+    card: Callable[[str], str] | None = None,
 ) -> str:
     """Write a bundle and return its model id.
 
@@ -92,6 +94,8 @@ def save_bundle(
         ``(subject, content hash)`` of every training and validation scan.
     facts
         Further entries of the metadata: the data and the training.
+    card
+        Returns the text of the model card for the model id.
 
     Raises
     ------
@@ -123,11 +127,17 @@ def save_bundle(
         "held_out_scores": {name: list(found) for name, found in scorer.reference.held_out_scores.items()},
     }
     hashed = HASHED if scorer.index is None else (*HASHED, INDEX)
-    return write_metadata(folder, hashed, scorer.grid, reference | dict(facts))
+    return write_metadata(folder, hashed, scorer.grid, reference | dict(facts), card)
 
 
-def write_metadata(folder: Path, hashed: Sequence[str], grid: Geometry, facts: Mapping[str, Any]) -> str:
-    """Write ``metadata.json``, without which a folder is no model, and return the model id.
+def write_metadata(
+    folder: Path,
+    hashed: Sequence[str],
+    grid: Geometry,
+    facts: Mapping[str, Any],
+    card: Callable[[str], str] | None = None,
+) -> str:
+    """Write the model card, and last ``metadata.json``, without which a folder is no model; return the model id.
 
     Parameters
     ----------
@@ -135,9 +145,13 @@ def write_metadata(folder: Path, hashed: Sequence[str], grid: Geometry, facts: M
         Names of the files whose hashes identify the model.
     facts
         Further entries of the metadata.
+    card
+        Returns the text of the model card for the model id.
     """
     hashes = {name: sha256_of_file(folder / name) for name in hashed}
     model_id = hashlib.sha256("".join(hashes[name] for name in hashed).encode()).hexdigest()[:12]
+    if card is not None:
+        write_text(folder / CARD, card(model_id))
     write_json(
         folder / "metadata.json",
         {
@@ -201,7 +215,7 @@ def verified_metadata(folder: Path) -> dict[str, Any]:
     path = folder / "metadata.json"
     if not path.is_file():
         raise BundleError(f"{folder} holds no model (no metadata.json); give the folder that `anomaly train` wrote")
-    metadata: dict[str, Any] = read_json(path)
+    metadata = read_json(path, "restore the model from a copy, or train it again in another folder")
     if metadata.get("format_version") != FORMAT_VERSION:
         raise BundleError(
             f"{path}: found format version {metadata.get('format_version')!r}, expected {FORMAT_VERSION}; "

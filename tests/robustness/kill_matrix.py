@@ -150,7 +150,7 @@ def _comparable(path: Path) -> Any:
         table = table.drop(columns=[name for name in VOLATILE_COLUMNS if name in table])
         return table.map(str).drop_duplicates().to_dict("records")
     if path.suffix in {".tsv", ".md"}:
-        return re.sub(r'"seconds_\w+": [\d.e-]+', "", CALIBRATION_ID.sub("cal", path.read_text()))
+        return re.sub(r'"+seconds_\w+"+: [\d.e-]+', "", CALIBRATION_ID.sub("cal", path.read_text()))
     return path.read_bytes()
 
 
@@ -204,7 +204,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--verb", action="append", choices=list(COMMANDS))
-    parser.add_argument("--operation", type=int, help="kill each command before this operation, instead of at random")
+    parser.add_argument("--operation", type=int, help="instead of a random one")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         matrix = KillMatrix(Path(folder), options.verb or list(COMMANDS))
