@@ -94,7 +94,8 @@ def output_error(path: Path, error: OSError) -> OutputError:
         remedy = "a file has the name of a folder; give another output folder"
     else:
         remedy = "make the folder writable or give another one, then run the same command again: it continues"
-    return OutputError(f"cannot write {path}: {error.strerror or error}; {remedy}")
+    found = os.strerror(error.errno) if error.errno else str(error)
+    return OutputError(f"cannot write {path}: {found}; {remedy}")
 
 
 def remove_orphans(folder: Path) -> None:

@@ -75,7 +75,7 @@ def make_inputs(folder: Path) -> None:
     for name in RAW:
         (folder / "raw").mkdir(parents=True, exist_ok=True)
         shutil.copy2(REPOSITORY / "sample_data" / name, folder / "raw")
-    training = make_cohort(folder / "training", range(6))
+    training = make_cohort(folder / "training", range(15))
     holdout = make_cohort(folder / "holdout", range(100, 106))
     new = make_cohort(folder / "new", [200, 201])
     for family in ("atlas", "intensity"):
