@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -11,14 +12,27 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from anomaly import RESEARCH_USE_ONLY
 from anomaly.core.errors import AnomalyError
+from anomaly.core.locks import only_writer
+from anomaly.core.processes import Interrupted, interrupt_on_signals
 from anomaly.core.progress import Progress, no_progress
 from pipelines.common import Exit, exit_code
 
+
+class _Commands(TyperGroup):
+    """The commands. Whatever ends one early, an error or an interrupt, is reported as one line."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with _errors():
+            return super().invoke(ctx)
+
+
 app = typer.Typer(
     name="anomaly",
+    cls=_Commands,
     help="Learn the appearance of healthy tissue in brain MRI and CT, and find new scans that differ from it, "
     f"with anomaly maps and p-values. {RESEARCH_USE_ONLY}",
     no_args_is_help=True,
@@ -62,7 +76,7 @@ def ingest(
     """Find, check and preprocess scans; refuse unsuitable ones with a reason."""
     from pipelines.ingest import ingest as run
 
-    with _errors(), _progress(quiet) as progress:
+    with _progress(quiet) as progress, only_writer(output):
         summary = run(sources, output, preprocessing=preprocessing, modality=modality, jobs=jobs, progress=progress)
     _print_summary(summary.as_dict(), as_json, refused=summary.refused + summary.failed)
 
@@ -87,7 +101,7 @@ def train(
     """Train a model on healthy scans. If interrupted, run the same command again to continue."""
     from pipelines.train import train as run
 
-    with _errors(), _progress(quiet) as progress:
+    with _progress(quiet) as progress, only_writer(output):
         summary = run(
             config,
             cohort,
@@ -117,9 +131,9 @@ def ensemble(
     from anomaly.scoring.ensemble import MergeSettings
     from pipelines.ensemble import ensemble as run
 
-    with _errors():
-        weights = dict(item.partition("=")[::2] for item in weight or ())
-        merge = MergeSettings.parse({"how": how, "p_values": p_values, "weights": weights}, "ensemble")
+    weights = dict(item.partition("=")[::2] for item in weight or ())
+    merge = MergeSettings.parse({"how": how, "p_values": p_values, "weights": weights}, "ensemble")
+    with only_writer(output):
         summary = run(models, output, merge)
     _print_summary(summary, as_json)
 
@@ -143,7 +157,7 @@ def calibrate(
     """Set the threshold for a target false-positive rate, on healthy scans the model has not seen."""
     from pipelines.calibrate import calibrate as run
 
-    with _errors(), _progress(quiet) as progress:
+    with _progress(quiet) as progress, only_writer(model, on_wait=_print_error):
         summary = run(
             model, cohort, alpha or [0.05], reason, jobs=jobs, device=device, allow_command=allow_command,
             progress=progress,
@@ -175,7 +189,7 @@ def score(
         model=model, sources=tuple(sources), output=output, alpha=alpha, calibration=calibration, split=split,
         jobs=jobs, device=device, overwrite=overwrite, allow_command=allow_command,
     )  # fmt: skip
-    with _errors(), _progress(quiet) as progress:
+    with _progress(quiet) as progress, only_writer(output):
         summary = run(request, progress=progress)
     if summary["calibration_id"] is None:
         _print_error(
@@ -196,7 +210,7 @@ def report(
     """Write the worklist and one page per scan."""
     from pipelines.report import report as make
 
-    with _errors(), _progress(quiet) as progress:
+    with _progress(quiet) as progress, only_writer(run):
         index = make(run, pdf=pdf, cases="flagged" if flagged_only else "all", jobs=jobs, progress=progress)
     typer.echo(index)
 
@@ -213,8 +227,9 @@ def evaluate(
     """Compare a run with labels: detection, localisation and false-positive rate, with confidence intervals."""
     from pipelines.evaluate import evaluate as measure
 
-    with _errors(), _progress(quiet) as progress:
-        result = measure(run, labels, masks, output, progress=progress)
+    folder = output or run / "evaluation"
+    with _progress(quiet) as progress, only_writer(folder):
+        result = measure(run, labels, masks, folder, progress=progress)
     _print_summary(result, as_json)
 
 
@@ -235,7 +250,7 @@ def benchmark(
     """Train and evaluate several models on the same scans; write one comparison table."""
     from pipelines.benchmark.run import benchmark as compare
 
-    with _errors(), _progress(quiet) as progress:
+    with _progress(quiet) as progress, only_writer(output):
         table = compare(config, output, data=data, jobs=jobs, device=device, progress=progress)
     typer.echo(table.read_text(encoding="utf-8"))
 
@@ -268,7 +283,7 @@ def validate(
 
     config = task if full or task.endswith((".yaml", ".yml", "-small")) else f"{task}-small"
     folder = output or Path("validation") / Path(config).stem
-    with _errors(), _progress(quiet) as progress:
+    with _progress(quiet) as progress, only_writer(folder):
         result = run(
             config, folder, families=family or (), device=device, fetch=fetch, jobs=jobs, progress=progress
         )
@@ -299,34 +314,38 @@ def info(
     if full:
         if what is None:
             raise typer.BadParameter("--full needs a model or a model config, e.g. anomaly info dae --full")
-        with _errors():
-            typer.echo(full_config(what), nl=False)
+        typer.echo(full_config(what), nl=False)
         return
 
     if what is not None:
-        with _errors():
-            found = describe(what)
-        _print_summary(found, as_json)
+        _print_summary(describe(what), as_json)
         return
     typer.echo(json.dumps(facts(), indent=2) if as_json else as_text(facts()))
 
 
 def main() -> None:
     """Run the command line; the entry point of ``anomaly``."""
+    interrupt_on_signals()
     app()
 
 
 @contextmanager
 def _errors() -> Iterator[None]:
-    """Report an expected error as one line on standard error, and exit with its code."""
+    """Report an expected error or an interrupt as one line on standard error, and exit with its code."""
     try:
         yield
     except AnomalyError as error:
         _print_error(f"anomaly: {error}")
         raise typer.Exit(exit_code(error)) from error
+    except OSError as error:  # of a file that is read, or of the standard output
+        if error.errno in {None, errno.EPIPE}:
+            raise
+        _print_error(f"anomaly: {error}; make it readable or writable, then run the same command again")
+        raise typer.Exit(Exit.BAD_INPUT) from error
     except KeyboardInterrupt as error:
         _print_error("anomaly: interrupted; finished results are saved, run the same command again to continue")
-        raise typer.Exit(130) from error
+        code = error.exit_code if isinstance(error, Interrupted) else Exit.INTERRUPTED
+        raise typer.Exit(code) from error
 
 
 @contextmanager

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from anomaly.bundle.card import ensemble_card
-from anomaly.bundle.ensemble import CARD, EnsembleConfig, save_ensemble
+from anomaly.bundle.ensemble import EnsembleConfig, save_ensemble
 from anomaly.bundle.store import TrainedBundle, load_bundle
 from anomaly.core.errors import BundleError
-from anomaly.core.files import write_text
 from anomaly.core.provenance import now, user_name
 from anomaly.core.versions import software_versions
 from anomaly.scoring.ensemble import ENSEMBLE_SCORE, EnsembleScorer, MergeSettings
@@ -43,8 +42,9 @@ def ensemble(models: Sequence[Path], output: Path, merge: MergeSettings | None =
     config = _config(output.resolve().name, members, merge or MergeSettings())
     EnsembleScorer({name: m.scorer for name, m in members.items()}, config.merge, config.scoring)  # refuses misfits
     facts = _facts(config, list(members.values()))
-    model_id = save_ensemble(output, config, members, facts)
-    write_text(output / CARD, ensemble_card(config, model_id, facts))
+    model_id = save_ensemble(
+        output, config, members, facts, lambda model_id: ensemble_card(config, model_id, facts)
+    )
     audit(output, "ensemble", model_id=model_id)
     return {
         "model_id": model_id,

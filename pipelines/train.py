@@ -17,7 +17,6 @@ from anomaly.cohort.synthetic import planted_scans
 from anomaly.cohort.table import ScanRecord
 from anomaly.cohort.volumes import CohortVolumes
 from anomaly.core.errors import BundleError, CohortError
-from anomaly.core.files import write_text
 from anomaly.core.image_views import VolumeSource
 from anomaly.core.progress import Progress, no_progress
 from anomaly.core.provenance import now, user_name
@@ -98,8 +97,9 @@ def train(
     facts = _facts(experiment, training, validation, report, run)
     facts |= {"display": display, "retrieval": _retrieval(scorer, held_out)}
     seen = [(record.subject, record.content_hash) for record in records]
-    model_id = save_bundle(output, experiment, scorer, seen, facts)
-    write_text(output / "MODEL_CARD.md", model_card(experiment, model_id, facts))
+    model_id = save_bundle(
+        output, experiment, scorer, seen, facts, lambda model_id: model_card(experiment, model_id, facts)
+    )
     audit(output, "train", model_id=model_id)
     for checkpoint in (*run.folder.glob("*.ckpt"), *run.folder.glob("*.safetensors")):
         checkpoint.unlink()

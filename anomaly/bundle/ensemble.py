@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from pydantic import Field
 
 from anomaly.bundle.config import ExperimentConfig, ModelConfig
 from anomaly.bundle.store import (
+    CARD,
     ENSEMBLE,
     MEMBERS,
     TRAINING_SUBJECTS,
@@ -34,8 +35,6 @@ from anomaly.core.errors import BundleError, CommandRefusedError
 from anomaly.core.files import atomic_path, write_text
 from anomaly.scoring.ensemble import EnsembleScorer, MergeSettings
 
-CARD = "MODEL_CARD.md"
-
 
 class EnsembleConfig(ModelConfig):
     """Everything needed to score with an ensemble, except its members."""
@@ -47,7 +46,11 @@ class EnsembleConfig(ModelConfig):
 
 
 def save_ensemble(
-    folder: Path, config: EnsembleConfig, members: Mapping[str, TrainedBundle], facts: Mapping[str, Any]
+    folder: Path,
+    config: EnsembleConfig,
+    members: Mapping[str, TrainedBundle],
+    facts: Mapping[str, Any],
+    card: Callable[[str], str] | None = None,
 ) -> str:
     """Write an ensemble with copies of its members, and return its model id.
 
@@ -57,6 +60,8 @@ def save_ensemble(
         Name → trained model, in the order of the config.
     facts
         Further entries of the metadata.
+    card
+        Returns the text of the model card for the model id.
 
     Raises
     ------
@@ -72,7 +77,7 @@ def save_ensemble(
         _copy(member, folder / MEMBERS / name)
     hashed = ("config.yaml", TRAINING_SUBJECTS, *(f"{MEMBERS}/{name}/metadata.json" for name in members))
     known = {"family": ENSEMBLE, "members": {name: member.model_id for name, member in members.items()}}
-    return write_metadata(folder, hashed, next(iter(members.values())).grid, known | dict(facts))
+    return write_metadata(folder, hashed, next(iter(members.values())).grid, known | dict(facts), card)
 
 
 def open_bundle(folder: Path, device: str = "cpu", *, allow_command: bool = False) -> Bundle:

@@ -9,7 +9,7 @@ In a model of format version 1 the id is a hash of the files alone.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ HASHED = ("config.yaml", "weights.safetensors", "reference.safetensors", TRAININ
 INDEX = "retrieval.safetensors"  # only for families with a latent code, if scoring.retrieval is not 0
 ENSEMBLE = "ensemble"  # the value of "family" in the metadata of an ensemble
 MEMBERS = "members"
+CARD = "MODEL_CARD.md"
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +85,7 @@ def save_bundle(
     scorer: Scorer,
     training: Sequence[tuple[str, str]],
     facts: Mapping[str, Any],
+    card: Callable[[str], str] | None = None,
 ) -> str:
     """Write a bundle and return its model id.
 
@@ -93,6 +95,8 @@ def save_bundle(
         ``(subject, content hash)`` of every training and validation scan.
     facts
         Further entries of the metadata: the data and the training.
+    card
+        Returns the text of the model card for the model id.
 
     Raises
     ------
@@ -118,11 +122,17 @@ def save_bundle(
         "held_out_scores": {name: list(found) for name, found in scorer.reference.held_out_scores.items()},
     }
     hashed = HASHED if scorer.index is None else (*HASHED, INDEX)
-    return write_metadata(folder, hashed, scorer.grid, reference | dict(facts))
+    return write_metadata(folder, hashed, scorer.grid, reference | dict(facts), card)
 
 
-def write_metadata(folder: Path, hashed: Sequence[str], grid: Geometry, facts: Mapping[str, Any]) -> str:
-    """Write ``metadata.json``, without which a folder is no model, and return the model id.
+def write_metadata(
+    folder: Path,
+    hashed: Sequence[str],
+    grid: Geometry,
+    facts: Mapping[str, Any],
+    card: Callable[[str], str] | None = None,
+) -> str:
+    """Write the model card, and last ``metadata.json``, without which a folder is no model; return the model id.
 
     Parameters
     ----------
@@ -130,6 +140,8 @@ def write_metadata(folder: Path, hashed: Sequence[str], grid: Geometry, facts: M
         Names of the files whose hashes identify the model.
     facts
         Further entries of the metadata.
+    card
+        Returns the text of the model card for the model id.
     """
     values = {
         "format_version": FORMAT_VERSION,
@@ -138,6 +150,8 @@ def write_metadata(folder: Path, hashed: Sequence[str], grid: Geometry, facts: M
         "hashes": {name: sha256_of_file(folder / name) for name in hashed},
     }
     model_id = _model_id(values)
+    if card is not None:
+        write_text(folder / CARD, card(model_id))
     values = {"model_id": model_id, **values}
     write_json(folder / METADATA, {**values, "metadata_sha256": sha256_of_json(values)})
     return model_id
@@ -212,17 +226,14 @@ def verified_metadata(folder: Path) -> dict[str, Any]:
 
 
 def _read_metadata(path: Path) -> dict[str, Any]:
-    try:
-        metadata = read_json(path)
-    except ValueError as error:
-        raise BundleError(f"{path} is no JSON file ({error}); restore the model from its source") from error
-    version = metadata.get("format_version") if isinstance(metadata, dict) else None
+    metadata = read_json(path, "restore the model from a copy, or train it again in another folder")
+    version = metadata.get("format_version")
     if version not in (FORMAT_OF_FILES_ALONE, FORMAT_VERSION):
         raise BundleError(
             f"{path}: found format version {version!r}, expected {FORMAT_VERSION} (or {FORMAT_OF_FILES_ALONE}); "
             "train the model again or use the version of anomaly that made it"
         )
-    return dict(metadata)
+    return metadata
 
 
 def _own_hashes(metadata: Mapping[str, Any]) -> dict[str, str]:

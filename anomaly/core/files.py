@@ -94,7 +94,8 @@ def output_error(path: Path, error: OSError) -> OutputError:
         remedy = "a file has the name of a folder; give another output folder"
     else:
         remedy = "make the folder writable or give another one, then run the same command again: it continues"
-    return OutputError(f"cannot write {path}: {error.strerror or error}; {remedy}")
+    found = os.strerror(error.errno) if error.errno else str(error)
+    return OutputError(f"cannot write {path}: {found}; {remedy}")
 
 
 def remove_orphans(folder: Path) -> None:
@@ -161,11 +162,12 @@ def _sync_folder(folder: Path) -> None:
 def _storage_error(error: Exception, temporary: Path) -> OSError | None:
     """Return why a file could not be written, None if the error has another cause.
 
-    Some libraries replace the error of the operating system by one of their own. Writing a little more to the file
-    that they left asks for it again.
+    Some libraries replace the error of the operating system by one of their own, or leave out its number. Writing a
+    little more to the file that they left asks for it again.
     """
-    if isinstance(error, OSError):
-        concerns_output = error.filename is None or Path(error.filename).parent == temporary.parent
+    if isinstance(error, OSError) and error.errno is not None:
+        named = [Path(name).parent for name in (error.filename, error.filename2) if name is not None]
+        concerns_output = error.errno in _FULL or not named or temporary.parent in named
         return error if concerns_output and error.errno in STORAGE_ERRORS else None
     if not temporary.exists():
         return None

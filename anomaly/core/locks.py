@@ -40,17 +40,13 @@ def only_writer(folder: Path, on_wait: Callable[[str], None] | None = None) -> I
     OutputError
         Another process writes the folder and ``on_wait`` is None, or the folder cannot be written.
     """
-    is_new = not folder.exists()
-    with _locked(folder / LOCK, lambda: _wait_or_refuse(folder, on_wait)):
-        writer = {"pid": os.getpid(), "host": platform.node(), "command": command_line(), "since": now()}
-        write_json(folder / WRITER, writer)
-        try:
-            remove_orphans(folder)
-            yield
-        finally:
-            (folder / WRITER).unlink(missing_ok=True)
-    if is_new:
-        _remove_if_empty(folder)
+    with (
+        _made(folder),
+        _locked(folder / LOCK, lambda: _wait_or_refuse(folder, on_wait)),
+        _described(folder / WRITER),
+    ):
+        remove_orphans(folder)
+        yield
 
 
 @contextmanager
@@ -62,11 +58,8 @@ def appending(path: Path) -> Iterator[None]:
     OutputError
         Another process does not finish, or the folder cannot be written.
     """
-
-    def wait() -> float:
-        return MAX_APPEND_SECONDS
-
-    with _locked(path.with_name(f".{path.name}.lock"), wait):
+    make_folder(path.parent)
+    with _locked(path.with_name(f".{path.name}.lock"), lambda: MAX_APPEND_SECONDS):
         yield
 
 
@@ -75,7 +68,6 @@ def _locked(path: Path, when_held: Callable[[], float]) -> Iterator[None]:
     """Hold the lock of a file in the block; if another process holds it, wait the seconds of ``when_held``."""
     from filelock import FileLock, Timeout
 
-    make_folder(path.parent)
     lock = FileLock(path)
     try:
         try:
@@ -106,6 +98,24 @@ def _wait_or_refuse(folder: Path, on_wait: Callable[[str], None] | None) -> floa
     return -1
 
 
-def _remove_if_empty(folder: Path) -> None:
-    with suppress(OSError):
-        folder.rmdir()
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Make a folder; remove it and the parents that were made for it after the block, if they are empty."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    make_folder(folder)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            for path in made:
+                path.rmdir()
+
+
+@contextmanager
+def _described(path: Path) -> Iterator[None]:
+    """Describe this process in a file during the block."""
+    write_json(path, {"pid": os.getpid(), "host": platform.node(), "command": command_line(), "since": now()})
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)

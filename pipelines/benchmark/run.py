@@ -24,13 +24,14 @@ from typing import Any
 import pandas as pd
 
 from anomaly.bundle.store import load_bundle
+from anomaly.calibration.record import records
 from anomaly.cohort.splits import split_by_subject
 from anomaly.cohort.table import read_records, write_manifest
 from anomaly.cohort.volumes import CohortVolumes
 from anomaly.core.aliases import current_evaluation
 from anomaly.core.config import load_yaml
 from anomaly.core.errors import BundleError, InputError
-from anomaly.core.files import read_json, sha256_of_file, write_json
+from anomaly.core.files import read_json, read_json_if_whole, sha256_of_file, write_json
 from anomaly.core.progress import Progress, no_progress
 from anomaly.core.results import ScanStatus
 from anomaly.models.device import choose_device
@@ -192,7 +193,7 @@ def _refuse_another_ensemble(bench: _Benchmark, name: str, expected: EnsembleSet
 
 def _calibrate(bench: _Benchmark, name: str) -> None:
     model, settings = bench.model(name), bench.settings
-    if list((model / "calibrations").glob("*.json")):
+    if set(settings.alphas) <= {record.alpha for record in records(model)}:
         return
     calibrate(
         model,
@@ -226,7 +227,7 @@ def _evaluate(bench: _Benchmark, name: str, kind: str) -> tuple[pd.DataFrame, li
     folder = bench.output / "evaluation" / name / kind
     inputs = {path.name: sha256_of_file(path) for path in (run / "scores.parquet", labels)}
     record = folder / "measured.json"
-    if not record.is_file() or read_json(record) != inputs:
+    if read_json_if_whole(record) != inputs:
         evaluate(run, labels, output=folder)
         write_json(record, inputs)
     return read_per_scan(folder), current_evaluation(read_json(folder / "metrics.json"))["fpr_checks"]
@@ -251,7 +252,7 @@ def _passes(bench: _Benchmark, name: str) -> float:
     """Return the network passes per image of a trained model, counted on one test scan and then stored."""
     model_id = read_json(bench.model(name) / "metadata.json")["model_id"]
     note = bench.output / "evaluation" / name / "passes.json"
-    if not note.is_file() or read_json(note)["model_id"] != model_id:
+    if (read_json_if_whole(note) or {}).get("model_id") != model_id:
         scans = CohortVolumes(bench.cohort, healthy_test_scans(bench.cohort)[:1])
         passes = network_passes(
             load_bundle(bench.model(name), choose_device(bench.device)).scorer, *scans[0], scans.covariates(0)
