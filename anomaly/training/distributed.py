@@ -21,12 +21,12 @@ from torch.multiprocessing.spawn import ProcessException, ProcessExitedException
 from anomaly.core.errors import AnomalyError, TrainingError
 from anomaly.core.processes import exit_with_parent
 from anomaly.core.progress import Progress
-from anomaly.core.signals import interrupts_deferred
+from anomaly.core.signals import INTERRUPTS, interrupts_deferred
 from anomaly.training.run import FitRun
 
 LISTEN_EVERY_SECONDS = 0.2
 CHECKPOINT_SECONDS = 60.0  # until the first process is killed after an interrupt, if it does not end
-GRACE_SECONDS = 5.0  # until the other processes are killed after one has failed
+GRACE_SECONDS = 2.5  # after one process has failed: until the others get SIGTERM, and then until they are killed
 
 
 def run_processes(work: Callable[[FitRun], None], run: FitRun) -> None:
@@ -65,9 +65,10 @@ def run_processes(work: Callable[[FitRun], None], run: FitRun) -> None:
 
 def _process(rank: int, work: Callable[[FitRun], None], run: FitRun, port: int, channel: Any) -> None:
     exit_with_parent()
-    if rank == 0:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
+    for number in INTERRUPTS:  # the first process writes a checkpoint, and needs the others to complete its step
+        signal.signal(number, signal.default_int_handler if rank == 0 else signal.SIG_IGN)
+    for name in ("lightning.fabric", "lightning.pytorch"):  # the latter takes over the messages of the former
+        logging.getLogger(name).setLevel(logging.ERROR)
     os.environ |= {"NODE_RANK": "0", "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     try:
         work(replace(run, progress=lambda *report: channel.put(report)))

@@ -15,17 +15,10 @@ from anomaly.core.errors import TrainingError
 from anomaly.core.image_views import VolumeSource
 from anomaly.models.base import ClosedFormDetector, Detector, Diagnostics, NetworkDetector
 from anomaly.models.device import find_devices, on_gpu
+from anomaly.training.checkpoint import BEST_WEIGHTS, LAST_CHECKPOINT, read_checkpoint, read_weights
 from anomaly.training.distributed import run_processes
 from anomaly.training.hardware import copy_for_device, matmul_precision
-from anomaly.training.loop import (
-    BEST_WEIGHTS,
-    LAST_CHECKPOINT,
-    TrainingLoop,
-    diagnostic_batches,
-    make_fabric,
-    read_checkpoint,
-    read_weights,
-)
+from anomaly.training.loop import TrainingLoop, diagnostic_batches, make_fabric
 from anomaly.training.run import FitReport, FitRun
 from anomaly.training.settings import TrainingSettings
 from anomaly.training.step import TrainingStep

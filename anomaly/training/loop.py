@@ -10,14 +10,10 @@ import copy
 import logging
 import math
 import time
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import timedelta
 from itertools import count
-from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -26,19 +22,25 @@ from lightning.fabric.loggers import CSVLogger, TensorBoardLogger
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.fabric.strategies import DDPStrategy
 from lightning.fabric.utilities import move_data_to_device
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from anomaly.cohort.synthetic import PlantedScan
 from anomaly.core.errors import TrainingError
-from anomaly.core.files import atomic_path, sha256_of_json
+from anomaly.core.files import sha256_of_json
 from anomaly.core.image_views import VolumeSource
 from anomaly.core.signals import interrupts_deferred
 from anomaly.models.base import NetworkDetector
 from anomaly.models.components.ema import ema_update
 from anomaly.models.device import find_devices
 from anomaly.training.batches import Batch, ImageBatches, StepLoader
+from anomaly.training.checkpoint import (
+    BEST_WEIGHTS,
+    LAST_CHECKPOINT,
+    read_checkpoint,
+    read_weights,
+    save_checkpoint,
+    save_weights,
+)
 from anomaly.training.gradient_monitor import GradientMonitor
 from anomaly.training.hardware import GPU_THREADS, in_bfloat16
 from anomaly.training.planted_validation import planted_precision
@@ -46,8 +48,6 @@ from anomaly.training.run import FitRun
 from anomaly.training.settings import TrainingSettings
 from anomaly.training.step import TrainingStep
 
-BEST_WEIGHTS = "best.safetensors"
-LAST_CHECKPOINT = "last.ckpt"
 FIRST_DIAGNOSTIC_BATCH = 2**31  # a batch number that no training reaches
 LOG_EVERY_STEPS = 10
 REPORT_EVERY_SECONDS = 0.5
@@ -122,7 +122,8 @@ class TrainingLoop:
         try:
             self._train()
         except KeyboardInterrupt:
-            self._save_checkpoint()
+            with interrupts_deferred():
+                self._save_checkpoint()
             raise
         for logger in self.fabric.loggers:
             logger.finalize("success")
@@ -251,13 +252,8 @@ class TrainingLoop:
             return
         self.state.seconds = time.monotonic() - self._began
         checkpoint = {name: part.state_dict() for name, part in self.parts.items()}
-        checkpoint |= {
-            "fingerprint": self._fingerprint(),
-            "devices": self.fabric.world_size,
-            "state": asdict(self.state),
-        }
-        with atomic_path(self.run.folder / LAST_CHECKPOINT) as temporary:
-            torch.save(checkpoint, temporary)
+        origin = {"fingerprint": self._fingerprint(), "devices": self.fabric.world_size}
+        save_checkpoint(checkpoint | origin | {"state": asdict(self.state)}, self.run.folder / LAST_CHECKPOINT)
         self._saved_at = time.monotonic()
 
     def _fingerprint(self) -> str:
@@ -335,56 +331,3 @@ def diagnostic_batches(step: TrainingStep, source: VolumeSource) -> Iterator[tup
     for number in count(FIRST_DIAGNOSTIC_BATCH):
         prepared = step.prepare(move_data_to_device(images.batch(number), step.device))
         yield prepared.images, prepared.mask, prepared.covariates
-
-
-def save_weights(detector: nn.Module, path: Path) -> None:
-    """Write the state of a detector as safetensors, atomically."""
-    state = {
-        name: value.detach().to("cpu", copy=True).contiguous() for name, value in detector.state_dict().items()
-    }
-    with atomic_path(path) as temporary:
-        save_file(state, temporary)
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read the weights that a training kept.
-
-    Raises
-    ------
-    TrainingError
-        If the file is missing or damaged.
-    """
-    try:
-        return load_file(path)
-    except (FileNotFoundError, SafetensorError) as error:
-        raise TrainingError(
-            f"{path} is missing or damaged ({error}): expected the best weights of this training; delete "
-            f"{path.with_name(LAST_CHECKPOINT)}, too, to start anew"
-        ) from error
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint, and compare its contents with their check sums.
-
-    Raises
-    ------
-    TrainingError
-        If the file is damaged.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            altered = archive.testzip()
-        if altered is None:
-            return dict(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
-        found: Exception | str = f"the check sum of {altered} does not fit"
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        RuntimeError,
-        ValueError,
-        TypeError,
-        UnpicklingError,
-    ) as error:
-        found = error
-    raise TrainingError(f"{path} is damaged ({found}): expected a whole checkpoint; delete it to start anew")

@@ -1,8 +1,8 @@
-"""A training that is killed, as the command line runs it, continues to the weights of one that was not."""
+"""A training that is killed or interrupted, as the command line runs it, and is then continued."""
 
 from __future__ import annotations
 
-import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from anomaly.bundle.store import load_bundle
@@ -44,9 +45,25 @@ main()
 """
 
 
-def start(program: list[str], config: Path, cohort: Path, model: Path) -> subprocess.Popen[bytes]:
+WITH_SIGTERM_LIKE_CTRL_C = """
+import signal
+from pipelines.cli import main
+
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+main()
+"""
+
+
+def start(
+    program: list[str], config: Path, cohort: Path, model: Path, stderr: int | None = None
+) -> subprocess.Popen[bytes]:
     verb = ["train", "--config", str(config), "--cohort", str(cohort), "-o", str(model), "--device", "cpu", "-q"]
-    return subprocess.Popen([sys.executable, *program, *verb], cwd=REPOSITORY, env={**os.environ})
+    return subprocess.Popen([sys.executable, *program, *verb], cwd=REPOSITORY, stderr=stderr)
+
+
+def write_training(config: Path, **training: int) -> None:
+    values = yaml.safe_load(write_config(config, "ae", channels=[8, 16], latent_size=4).read_text())
+    config.write_text(yaml.safe_dump(values | {"training": training}))
 
 
 def wait_for(there: Callable[[], object], process: subprocess.Popen[bytes]) -> None:
@@ -59,8 +76,7 @@ def wait_for(there: Callable[[], object], process: subprocess.Popen[bytes]) -> N
 
 def test_a_training_killed_within_a_step_and_within_a_checkpoint_gives_the_same_model(tmp_path: Path) -> None:
     cohort, config, model = make_cohort(tmp_path / "cohort", range(12)), tmp_path / "ae.yaml", tmp_path / "model"
-    values = yaml.safe_load(write_config(config, "ae", channels=[8, 16], latent_size=4).read_text())
-    config.write_text(yaml.safe_dump(values | {"training": TRAINING}))
+    write_training(config, **TRAINING)
     checkpoint = model / "training" / "last.ckpt"
 
     first = start(["-m", "anomaly"], config, cohort, model)
@@ -81,3 +97,19 @@ def test_a_training_killed_within_a_step_and_within_a_checkpoint_gives_the_same_
     weights = [(folder / "weights.safetensors").read_bytes() for folder in (model, tmp_path / "uninterrupted")]
     assert weights[0] == weights[1]
     assert not list((model / "training").glob("*.ckpt"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_an_interrupted_training_ends_soon_with_a_checkpoint_and_says_how_to_continue(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    cohort, config, model = make_cohort(tmp_path / "cohort", range(4)), tmp_path / "ae.yaml", tmp_path / "model"
+    write_training(config, **TRAINING | {"steps": 1_000_000, "validate_every": 1_000_000})
+    process = start(["-c", WITH_SIGTERM_LIKE_CTRL_C], config, cohort, model, stderr=subprocess.PIPE)
+    wait_for(lambda: list((model / "training").rglob("metrics.csv")), process)
+    process.send_signal(number)
+    _, messages = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode in {130, 128 + number}
+    assert b"run the same command again" in messages
+    assert b"Traceback" not in messages
+    assert torch.load(model / "training" / "last.ckpt", weights_only=True)["state"]["step"] >= 10

@@ -157,11 +157,14 @@ def test_a_training_of_two_processes_is_not_continued_by_one(
         train(new(Slow), together[3], devices=1)
 
 
-def test_all_processes_stop_early_together(tmp_path: Path) -> None:
+def test_all_processes_stop_early_together_and_print_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     training = TRAINING.model_copy(update={"steps": 100, "patience": 1, "learning_rate": 1e-12, "ema_decay": 0.0})
     report = train(new(), tmp_path, training)
     assert report.steps == 8
     assert "stopped early" in report.notes[0]
+    assert capfd.readouterr() == ("", "")
 
 
 def test_what_went_wrong_in_one_process_is_told(tmp_path: Path) -> None:
