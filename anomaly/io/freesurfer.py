@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 
 import numpy as np
@@ -11,7 +12,7 @@ from nibabel.freesurfer.mghformat import MGHHeader
 
 from anomaly.core.errors import ScanRefusedError
 from anomaly.core.volume import Modality, Volume
-from anomaly.io.file_types import image_stem
+from anomaly.io.file_types import READ_ENDINGS, ImageFormat, ending_of, image_stem
 from anomaly.io.image_stream import foreign_content_error, open_image
 from anomaly.io.stored_file import StoredFile, unreadable_error
 from anomaly.io.volume_checks import check_shape, make_volume, missing_geometry_error
@@ -20,6 +21,16 @@ _N_HEADER_BYTES = 284
 _MAX_FOOTER_BYTES = 1 << 20  # scan parameters, command lines and colour tables follow the voxels
 _VERSION = 1
 _DATA_TYPES = {0: "unsigned 8-bit", 1: "32-bit", 3: "float", 4: "16-bit", 10: "unsigned 16-bit"}
+
+_LABEL_MAP_NAME = re.compile(
+    r"aseg|aparc|wmparc|ribbon|labels|nuclei|ctrl_pts|defects|^(wm|filled|entowm)([.-]|$)", re.IGNORECASE
+)
+
+
+def is_freesurfer_label_map(name: str) -> bool:
+    """Return whether a file name is that of a label map in the ``mri`` folder of a FreeSurfer subject."""
+    is_mgh = READ_ENDINGS.get(ending_of(name)) is ImageFormat.MGH
+    return is_mgh and _LABEL_MAP_NAME.search(image_stem(name)) is not None
 
 
 def read_mgh(file: StoredFile, scan_id: str | None = None, modality: Modality = Modality.UNKNOWN) -> Volume:

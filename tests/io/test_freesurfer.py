@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from anomaly.core.errors import ScanRefusedError
-from anomaly.io.freesurfer import read_mgh
+from anomaly.io.freesurfer import is_freesurfer_label_map, read_mgh
 from anomaly.io.stored_file import StoredFile
 from tests.io.image_factory import OBLIQUE, rotated, voxels
 
@@ -60,6 +60,16 @@ def test_a_header_that_cannot_be_believed_is_refused(tmp_path: Path, offset: int
 
 def test_a_volume_without_geometry_is_refused(tmp_path: Path) -> None:
     assert refusal(write(tmp_path / "brain.mgz", patch=(28, bytes(2)))).code == "missing_geometry"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("aseg.mgz", True), ("aparc.DKTatlas+aseg.mgz", True), ("wm.mgz", True), ("wm.asegedit.mgz", True),
+     ("lh.ribbon.mgz", True), ("filled.mgz", True), ("lh.hippoAmygLabels-T1.v21.mgz", True), ("T1.mgz", False),
+     ("orig.mgz", False), ("brainmask.mgz", False), ("orig/001.mgz", False), ("aseg.nii.gz", False)],
+)  # fmt: skip
+def test_label_maps_of_freesurfer_are_known(name: str, expected: bool) -> None:
+    assert is_freesurfer_label_map(name) is expected
 
 
 def test_the_affine_is_that_of_nibabel(tmp_path: Path) -> None:
