@@ -38,6 +38,16 @@ def test_a_footer_of_scan_parameters_and_tags_is_legal(tmp_path: Path) -> None:
     assert refusal(file).code == "unreadable"
 
 
+@pytest.mark.parametrize("n_lost", [1, 3, 8])
+def test_bytes_lost_before_the_voxels_are_noticed(tmp_path: Path, n_lost: int) -> None:
+    file = write(tmp_path / "brain.mgh")
+    content = file.path.read_bytes()
+    file.path.write_bytes(content[:100] + content[100 + n_lost :])
+    assert refusal(file).code == "unreadable"
+    file.path.write_bytes(content[:100] + b"x" * n_lost + content[100:])
+    assert "where it has none" in refusal(file).found
+
+
 @pytest.mark.parametrize("name", ["brain.mgh", "brain.mgz"])
 def test_a_claim_that_the_file_cannot_hold_takes_no_memory(tmp_path: Path, name: str) -> None:
     file = write(tmp_path / name, patch=(4, np.array([1000, 1000, 900, 1], ">i4").tobytes()))
@@ -56,6 +66,11 @@ def test_a_claim_that_the_file_cannot_hold_takes_no_memory(tmp_path: Path, name:
 )
 def test_a_header_that_cannot_be_believed_is_refused(tmp_path: Path, offset: int, value: int, code: str) -> None:
     assert refusal(write(tmp_path / "brain.mgz", patch=(offset, np.array(value, ">i4").tobytes()))).code == code
+
+
+def test_directions_that_are_not_of_length_one_are_refused(tmp_path: Path) -> None:
+    patch = (42, np.array(3, ">f4").tobytes())
+    assert refusal(write(tmp_path / "brain.mgz", patch=patch)).code == "absurd_geometry"
 
 
 def test_a_volume_without_geometry_is_refused(tmp_path: Path) -> None:
