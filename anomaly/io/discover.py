@@ -239,7 +239,8 @@ class _Search:
             if _is_scan(file.name):
                 self.found.append(_image_scan(file, self.participants))
         elif ending in UNREAD_ENDINGS:
-            self.found.append(_refused_file(file, self.origin, _unread_type_error(ending)))
+            if _is_scan(file.name):
+                self.found.append(_refused_file(file, self.origin, _unread_type_error(ending)))
         elif ending == ".zip":
             self._add_zip(file)
         elif ending not in OTHER_ENDINGS:
