@@ -312,7 +312,7 @@ def test_a_file_with_an_unusual_name_is_read_and_its_name_shown_as_text(
 
 
 def test_a_path_that_no_file_can_have_is_a_missing_file(tmp_path: Path) -> None:
-    (tmp_path / "manifest.csv").write_text("path\na\0b_T1w.nii\n")
+    (tmp_path / "manifest.csv").write_text(f"path\n{'x' * 300}_T1w.nii\n")
     (scan,) = discover([tmp_path / "manifest.csv"])
     assert scan.refusal is not None
     assert scan.refusal.code == "missing_file"
