@@ -120,7 +120,11 @@ def chain_hash(chain: ScanChain) -> str:
 
 def relative(path: Path, folder: Path) -> str:
     """Return a path relative to a folder, in POSIX form, as the tables in that folder write it."""
-    return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
+    real, start = (
+        os.path.realpath(path),
+        os.path.realpath(folder),
+    )  # Path.resolve raises an error for a looping link
+    return Path(os.path.relpath(real, start)).as_posix()
 
 
 def prepare(scan: ScanSource, spec: PreparationSpec) -> ScanRecord:

@@ -90,7 +90,7 @@ def find_lesion_mask(path: Path) -> Path | None:
     prefix = image_stem(path.name).rsplit("_", 1)[0]
     names = (f"{prefix}_label-lesion_{kind}{end}" for kind in ("mask", "roi") for end in (".nii.gz", ".nii"))
     masks = (path.with_name(name) for name in names)
-    return next((mask for mask in masks if os.path.isfile(mask)), None)  # noqa: PTH113 - of any length of name
+    return next((mask for mask in masks if os.path.isfile(mask)), None)  # noqa: PTH113 - a long name is no error
 
 
 def read_participants(path: Path, cache: dict[Path, dict[str, Participant]]) -> dict[str, Participant]:

@@ -36,6 +36,7 @@ from anomaly.io.file_types import (
     UNREAD_ENDINGS,
     ending_of,
 )
+from anomaly.io.freesurfer import is_freesurfer_label_map
 from anomaly.io.image_file import files_of, read_image
 from anomaly.io.image_stream import foreign_content_error, read_up_to
 from anomaly.io.manifest import ManifestRow, read_manifest
@@ -238,10 +239,11 @@ class _Search:
         if _is_second_of_pair(entry, ending):
             return
         if ending in READ_ENDINGS:
-            if is_scan_name(file.name):
+            if _is_scan(file.name):
                 self.found.append(_image_scan(file, self.participants))
         elif ending in UNREAD_ENDINGS:
-            self.found.append(_refused_file(file, self.origin, _unread_type_error(ending)))
+            if _is_scan(file.name):
+                self.found.append(_refused_file(file, self.origin, _unread_type_error(ending)))
         elif ending == ".zip":
             self._add_zip(file)
         elif ending not in OTHER_ENDINGS:
@@ -302,24 +304,40 @@ def _dicom_scans(headers: Sequence[Header], origin: Path) -> list[ScanSource]:
 
 
 def _image_scan(file: StoredFile, participants: dict[Path, dict[str, Participant]]) -> ScanSource:
-    path = file.path / file.member.replace("\\", "/").lstrip("/") if file.member else file.path
-    name = parse_scan_name(_printable(path))
-    person = read_participants(path, participants).get(name.subject, Participant())
+    scan = _scan_by_name(file)
+    person = read_participants(_path_of(file), participants).get(scan.subject, Participant())
+    mask = None if file.member else find_lesion_mask(file.path)
+    return replace(scan, files=files_of(file), group=person.group, age=person.age, sex=person.sex, lesion_mask=mask)
+
+
+def _scan_by_name(file: StoredFile) -> ScanSource:
+    """Return what the name of an image tells, without opening anything."""
+    name = parse_scan_name(_printable(_path_of(file)))
     refusal = None
     if is_unsupported_image(name):
         refusal = ScanRefusedError("wrong_modality", f"a {name.suffix} image by its name", "T1w, T2w, FLAIR or CT",
                                    "name the modality in a manifest.csv if the name misleads")  # fmt: skip
+    fragment = str(_printable(file.member)) if file.member else ""
     return ScanSource(
-        name.scan_id, files_of(file), _printable(file.path), str(_printable(file.member)) if file.member else "",
-        name.subject, name.session, name.modality, person.group, "", person.age, person.sex,
-        None if file.member else find_lesion_mask(path), None, refusal,
+        name.scan_id, (file,), _printable(file.path), fragment, name.subject, name.session, name.modality,
+        refusal=refusal,
     )  # fmt: skip
+
+
+def _path_of(file: StoredFile) -> Path:
+    """Return the path of a file; for a member of a zip, as if the zip were a folder."""
+    return file.path / file.member.replace("\\", "/").lstrip("/") if file.member else file.path
+
+
+def _is_scan(name: str) -> bool:
+    """Return whether an image is a scan by its name, not a mask or label map."""
+    return is_scan_name(name) and not is_freesurfer_label_map(name)
 
 
 def _user_named_image(file: StoredFile, participants: dict[Path, dict[str, Participant]]) -> ScanSource:
     """Return the scan of a file that the user named; a mask is refused instead of skipped."""
     scan = _image_scan(file, participants)
-    if is_scan_name(file.name):
+    if _is_scan(file.name):
         return scan
     return replace(scan, refusal=ScanRefusedError(
         "not_a_scan", "a mask or label map by its name", "a scan",
@@ -348,7 +366,7 @@ def _refused_file(file: StoredFile, origin: Path, refusal: ScanRefusedError) -> 
     """
     ending = ending_of(file.name)
     if ending in READ_ENDINGS or (ending in UNREAD_ENDINGS and not UNREAD_ENDINGS[ending].is_archive):
-        return replace(_image_scan(file, {}), refusal=refusal)
+        return replace(_scan_by_name(file), refusal=refusal)
     shown = _printable(origin)
     name = safe_file_name(shown.stem) if file.path == origin else f"{safe_file_name(shown.name)}_unreadable"
     return ScanSource(name, (file,), shown, subject=name, refusal=refusal)

@@ -30,6 +30,7 @@ _ALIASES = {
     "rotation": "transformmatrix", "orientation": "transformmatrix",
     "elementbyteordermsb": "binarydatabyteordermsb",
 }  # fmt: skip
+_ROTATION_TOLERANCE = 1e-2
 
 
 def read_metaimage(file: StoredFile, scan_id: str | None = None, modality: Modality = Modality.UNKNOWN) -> Volume:
@@ -90,6 +91,8 @@ def _affine(fields: dict[str, str]) -> AffineArray:
         raise missing_geometry_error("a MetaImage without TransformMatrix, Offset or ElementSpacing",
                                      "a header with all three")  # fmt: skip
     directions = np.array(parse_numbers(fields["transformmatrix"], 9)).reshape(3, 3)
+    if not np.allclose(directions @ directions.T, np.eye(3), atol=_ROTATION_TOLERANCE):
+        raise ValueError("TransformMatrix is not a rotation")
     spacing = np.array(parse_numbers(fields["elementspacing"], 3))
     return make_affine(directions * spacing[:, None], parse_numbers(fields["offset"], 3), "LPS")
 

@@ -86,6 +86,7 @@ def parse_header(start: bytes, is_pair: bool = False) -> NiftiHeader:
     return NiftiHeader(fields, version, shape, _vox_offset(fields, version, is_pair))
 
 
+@np.errstate(invalid="ignore")  # a NaN of another kind makes NumPy warn
 def read_affine(header: NiftiHeader) -> AffineArray:
     """Return the affine of the sform or, if there is none, of the qform.
 
@@ -106,6 +107,7 @@ def read_affine(header: NiftiHeader) -> AffineArray:
     return affine
 
 
+@np.errstate(invalid="ignore")
 def check_fields(header: NiftiHeader, affine: AffineArray) -> list[ScanWarning]:
     """Return what contradicts itself or the standard in a header, without making it unusable.
 

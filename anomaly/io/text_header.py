@@ -143,10 +143,10 @@ def make_affine(directions: npt.NDArray[np.float64], origin: list[float], axes: 
 
 
 def parse_numbers(text: str, n_expected: int) -> list[float]:
-    """Return the numbers of a text; raise ValueError if there are more or fewer than expected."""
+    """Return the numbers of a text; raise ValueError if one is not finite, or there are more or fewer."""
     numbers = [float(part) for part in text.split()]
-    if len(numbers) != n_expected:
-        raise ValueError(f"{len(numbers)} numbers, expected {n_expected}")
+    if len(numbers) != n_expected or not np.isfinite(numbers).all():
+        raise ValueError(f"{text!r}, expected {n_expected} numbers")
     return numbers
 
 

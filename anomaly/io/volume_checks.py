@@ -14,6 +14,7 @@ from anomaly.io.stored_file import too_large_error
 
 MIN_SPACING_MM = 0.1
 MAX_SPACING_MM = 10.0
+MAX_POSITION_MM = 1e5
 MAX_VOXELS = 1 << 30
 
 
@@ -60,8 +61,9 @@ def check_geometry(geometry: Geometry) -> None:
     """Raise ScanRefusedError if the affine is degenerate or the voxel size is implausible for a head scan."""
     matrix = geometry.affine
     remedy = "convert the scan again from its DICOM files, or correct the affine"
-    if not np.isfinite(matrix).all():
-        raise ScanRefusedError("absurd_geometry", "an affine that is not finite", "finite numbers", remedy)
+    if not (np.abs(matrix) < MAX_POSITION_MM).all():  # NaN compares false, too
+        raise ScanRefusedError("absurd_geometry", "an affine that is not finite, or positions beyond 100 m",
+                               "finite numbers", remedy)  # fmt: skip
     spacing = np.array(geometry.spacing)
     if (spacing < MIN_SPACING_MM).any() or (spacing > MAX_SPACING_MM).any():
         found = "voxels of " + " × ".join(f"{s:.3g}" for s in spacing) + " mm"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from anomaly.cohort.prepare import PreparationSpec, prepare, record_crash
@@ -45,6 +47,17 @@ def test_a_scan_whose_worker_crashed_is_recorded_as_failed(scan: ScanSource, spe
     record = record_crash(scan, "its process was killed", spec)
     assert (record.status, record.reason_code) == (ScanStatus.FAILED, "worker_died")
     assert not list((spec.folder / "volumes").iterdir())
+
+
+def test_a_contradiction_in_the_header_is_a_warning_of_the_record(tmp_path: Path, spec: PreparationSpec) -> None:
+    path = put_scans(tmp_path / "in", "a")
+    file = next(path.rglob("*.nii.gz"))
+    image = nib.load(file)
+    image.set_qform(image.affine @ np.diag([1, 1, 1.2, 1]), code=1)
+    nib.save(image, file)
+    record = prepare(discover([path])[0], spec)
+    assert record.status is ScanStatus.ACCEPTED
+    assert any("an sform and a qform that differ by up to" in warning for warning in record.warnings)
 
 
 @pytest.mark.parametrize("change", ["chain", "checks", "modality"])

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import zipfile
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -14,6 +19,7 @@ from anomaly.export.nifti import write_nifti
 from anomaly.io.discover import ScanSource, discover
 from tests.conftest import make_volume
 from tests.io.dicom_factory import make_series, write_series, write_zip
+from tests.io.image_factory import rotated, voxels, write_by_itk
 
 
 def put(path: Path, seed: int = 0) -> Path:
@@ -189,6 +195,200 @@ def test_files_of_other_types_are_skipped(tmp_path: Path) -> None:
     for name in ("notes.txt", "DICOMDIR", "a.json", ".hidden.nii.gz", "binary"):
         (tmp_path / name).write_bytes(b"\0" * 200)
     assert ids(discover([tmp_path])) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("scan.PAR", "a Philips PAR/REC image"),
+        ("scan.rec", "a Philips PAR/REC image"),
+        ("pet.v", "an ECAT image"),
+        ("brain.MNC", "a MINC image"),
+        ("brain+orig.HEAD", "an AFNI image"),
+        ("scan.nii.bz2", "a NIfTI file under another compression than gzip"),
+        ("scan.nii.zst", "a NIfTI file under another compression than gzip"),
+        ("scan.nii.gz.part", "an unfinished download or copy"),
+        ("study.tar.gz", "a tar archive"),
+        ("study.TGZ", "a tar archive"),
+        ("study.7z", "a 7z archive"),
+        ("study.rar", "a RAR archive"),
+        ("IM1.dcm.gz", "a compressed DICOM file"),
+    ],
+)
+@pytest.mark.parametrize("place", ["folder", "zip", "named"])
+def test_a_file_that_may_hold_a_scan_and_is_not_read_is_refused_by_name(
+    tmp_path: Path, name: str, found: str, place: str
+) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    (source / name).write_bytes(b"content")
+    if place == "zip":
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+            archive.write(source / name, name)
+    (scan,) = discover([{"folder": source, "zip": tmp_path / "a.zip", "named": source / name}[place]])
+    assert scan.refusal is not None
+    assert (scan.refusal.code, scan.refusal.found) == ("unsupported_format", found)
+    assert scan.cache_key()
+
+
+def test_a_pair_is_one_scan(tmp_path: Path) -> None:
+    volume = make_volume()
+    nib.Nifti1Pair(volume.voxels, volume.geometry.affine).to_filename(tmp_path / "sub-1_T1w.img")
+    for name in ("b.par", "b.rec", "c+orig.HEAD", "c+orig.BRIK.gz"):
+        (tmp_path / name).write_bytes(b"content")
+    first, *others = sorted(discover([tmp_path]), key=lambda scan: scan.refusal is not None)
+    assert [file.name for file in first.files] == ["sub-1_T1w.img", "sub-1_T1w.hdr"]
+    assert first.read().geometry.same_as(volume.geometry)
+    assert sorted(ids(others)) == ["b", "c+orig"]
+    assert ids(discover([tmp_path / "sub-1_T1w.hdr", tmp_path])) == ["sub-1_T1w", "b", "c+orig"]
+
+
+def test_a_header_and_its_data_file_are_one_scan(tmp_path: Path) -> None:
+    write_by_itk(tmp_path / "scan.mhd", voxels(), rotated())
+    (scan,) = discover([tmp_path])
+    assert [file.name for file in scan.files] == ["scan.mhd", "scan.raw"]
+    before = scan.cache_key()
+    (tmp_path / "scan.raw").write_bytes(b"1" * 1009)
+    assert scan.cache_key() != before
+
+
+def test_label_maps_of_freesurfer_are_no_scans(tmp_path: Path) -> None:
+    for name in ("T1.mgz", "aseg.mgz", "wm.mgz"):
+        nib.MGHImage(voxels(), rotated()).to_filename(tmp_path / name)
+    (scan,) = discover([tmp_path])
+    assert scan.read().voxels.shape == (9, 8, 7)
+    (label_map,) = discover([tmp_path / "aseg.mgz"])
+    assert _refusal_code(label_map) == "not_a_scan"
+
+
+def test_pipes_sockets_and_devices_are_named_and_never_opened(tmp_path: Path) -> None:
+    for name in ("scan.nii.gz", "IM1", "IM2", "a.zip", "b.dcm", "participants.tsv"):
+        os.mkfifo(tmp_path / name)
+    with closing(socket.socket(socket.AF_UNIX)) as listener:
+        listener.bind(str(tmp_path / "agent"))
+        scans = discover([tmp_path])
+    found = sorted(_found(scan) for scan in scans)
+    assert found == ["3 files, each of them a named pipe", "a named pipe", "a named pipe", "a socket"]
+    assert _found(discover([Path("/dev/null")])[0]) == "a device"
+
+
+def test_links_that_lead_nowhere_are_named(tmp_path: Path) -> None:
+    (tmp_path / "loop_T1w.nii").symlink_to("loop_T1w.nii")
+    (tmp_path / "sub-1_T1w.nii.gz").symlink_to("../.git/annex/objects/Kp/8P/SHA256E-s1--ab.nii.gz")
+    for number in range(3):
+        (tmp_path / f"IM{number}").symlink_to("../.git/annex/objects/Kp/8P/SHA256E-s1--ab")
+    assert {scan.scan_id: _found(scan) for scan in discover([tmp_path])} == {
+        "loop_T1w": "a link that leads back to itself",
+        "sub-1_T1w": "a git-annex link whose content is not here",
+        f"{tmp_path.name}_unreadable": "3 files, each of them a git-annex link whose content is not here",
+    }
+    assert _found(discover([tmp_path / "sub-1_T1w.nii.gz"])[0]) == "a git-annex link whose content is not here"
+
+
+def test_participants_of_a_linked_file_are_those_of_its_link(bids: Path) -> None:
+    scan = bids / "sub-01" / "ses-a" / "anat" / "sub-01_ses-a_T1w.nii.gz"
+    store = bids / ".git" / "annex" / "objects" / "content.nii.gz"
+    store.parent.mkdir(parents=True)
+    scan.rename(store)
+    scan.symlink_to(store)
+    (linked,) = discover([scan])
+    assert (linked.age, linked.read().voxels.shape) == (61.5, (12, 14, 10))
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [(b"M\xfcller_T1w.nii", "M\\udcfcller_T1w.nii"), (b"new\nline_T1w.nii", "new\\x0aline_T1w.nii")],
+    ids=["bytes", "line break"],
+)
+def test_a_file_with_an_unusual_name_is_read_and_its_name_shown_as_text(
+    tmp_path: Path, name: bytes, shown: str
+) -> None:
+    put(tmp_path / "a.nii").rename(tmp_path / os.fsdecode(name))
+    (scan,) = discover([tmp_path])
+    assert scan.origin.name == shown
+    assert scan.scan_id.encode().isascii()
+    assert scan.read().voxels.shape == (12, 14, 10)
+    assert scan.cache_key()
+
+
+def test_a_path_that_no_file_can_have_is_a_missing_file(tmp_path: Path) -> None:
+    (tmp_path / "manifest.csv").write_text(f"path\n{'x' * 300}_T1w.nii\n")
+    (scan,) = discover([tmp_path / "manifest.csv"])
+    assert scan.refusal is not None
+    assert scan.refusal.code == "missing_file"
+    assert scan.cache_key()
+
+
+def test_a_name_of_255_bytes_is_found(tmp_path: Path) -> None:
+    put(tmp_path / "a.nii").rename(tmp_path / ("x" * 251 + ".nii"))
+    (scan,) = discover([tmp_path])
+    assert scan.read().voxels.shape == (12, 14, 10)
+
+
+def test_a_file_that_vanishes_while_it_is_looked_at_is_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_series(tmp_path, make_series())
+    put(tmp_path / "b_T1w.nii")
+    real = Path.open
+
+    def vanishing(path: Path, *arguments: Any, **keywords: Any) -> Any:
+        if path.suffix == ".dcm":
+            raise FileNotFoundError(2, "No such file or directory", str(path))
+        return real(path, *arguments, **keywords)
+
+    monkeypatch.setattr(Path, "open", vanishing)
+    scan, vanished = discover([tmp_path])
+    assert scan.scan_id == "b_T1w"
+    assert "it was there and is gone" in _found(vanished)
+
+
+def zipped(path: Path, folder: Path) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(folder.rglob("*")):
+            archive.write(file, file.relative_to(folder.parent))
+    return path
+
+
+def test_a_zipped_bids_data_set_has_the_scans_and_people_of_its_folder(tmp_path: Path, bids: Path) -> None:
+    (bids / ".bidsignore").write_text("sub-02/\n")
+    from_zip = discover([zipped(tmp_path / "bids.zip", bids)])
+    from_folder = discover([bids])
+    facts = [[(s.scan_id, s.subject, s.session, s.modality, s.age, s.sex, s.group) for s in scans]
+             for scans in (from_zip, from_folder)]  # fmt: skip
+    assert facts[0] == facts[1]
+    assert ids(from_zip) == ["sub-01_ses-a_FLAIR", "sub-01_ses-a_T1w"]
+    assert from_zip[0].age == 61.5
+
+
+def test_a_zip_that_holds_none_is_refused_for_what_it_holds(tmp_path: Path) -> None:
+    put(tmp_path / "in" / "a.nii.gz")
+    inner = zipped(tmp_path / "inner.zip", tmp_path / "in")
+    with zipfile.ZipFile(tmp_path / "nested.zip", "w") as archive:
+        archive.write(inner, "inner.zip")
+    encrypted = bytearray(inner.read_bytes())
+    encrypted[encrypted.index(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / "encrypted.zip").write_bytes(encrypted)
+    (tmp_path / "cut.zip").write_bytes(inner.read_bytes()[:-30])
+    (tmp_path / "page.zip").write_bytes(b"<!DOCTYPE html>")
+    with zipfile.ZipFile(tmp_path / "empty.zip", "w"):
+        pass
+    found = {name: _found(discover([tmp_path / f"{name}.zip"])[0]) for name in (
+        "nested", "encrypted", "cut", "page", "empty",
+    )}  # fmt: skip
+    assert found == {
+        "nested": "a zip inside a zip",
+        "encrypted": "an encrypted file in a zip",
+        "cut": "a damaged or incomplete zip",
+        "page": "an HTML page, such as the error page of a download",
+        "empty": "a zip without a scan",
+    }
+
+
+def _found(scan: ScanSource) -> str:
+    with pytest.raises(ScanRefusedError) as caught:
+        scan.read()
+    return caught.value.found
 
 
 def test_a_broken_dicom_file_is_refused_not_skipped(tmp_path: Path) -> None:

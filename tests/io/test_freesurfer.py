@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from anomaly.core.errors import ScanRefusedError
-from anomaly.io.freesurfer import read_mgh
+from anomaly.io.freesurfer import is_freesurfer_label_map, read_mgh
 from anomaly.io.stored_file import StoredFile
 from tests.io.image_factory import OBLIQUE, rotated, voxels
 
@@ -38,6 +38,16 @@ def test_a_footer_of_scan_parameters_and_tags_is_legal(tmp_path: Path) -> None:
     assert refusal(file).code == "unreadable"
 
 
+@pytest.mark.parametrize("n_lost", [1, 3, 8])
+def test_bytes_lost_before_the_voxels_are_noticed(tmp_path: Path, n_lost: int) -> None:
+    file = write(tmp_path / "brain.mgh")
+    content = file.path.read_bytes()
+    file.path.write_bytes(content[:100] + content[100 + n_lost :])
+    assert refusal(file).code == "unreadable"
+    file.path.write_bytes(content[:100] + b"x" * n_lost + content[100:])
+    assert "where it has none" in refusal(file).found
+
+
 @pytest.mark.parametrize("name", ["brain.mgh", "brain.mgz"])
 def test_a_claim_that_the_file_cannot_hold_takes_no_memory(tmp_path: Path, name: str) -> None:
     file = write(tmp_path / name, patch=(4, np.array([1000, 1000, 900, 1], ">i4").tobytes()))
@@ -58,8 +68,23 @@ def test_a_header_that_cannot_be_believed_is_refused(tmp_path: Path, offset: int
     assert refusal(write(tmp_path / "brain.mgz", patch=(offset, np.array(value, ">i4").tobytes()))).code == code
 
 
+def test_directions_that_are_not_of_length_one_are_refused(tmp_path: Path) -> None:
+    patch = (42, np.array(3, ">f4").tobytes())
+    assert refusal(write(tmp_path / "brain.mgz", patch=patch)).code == "absurd_geometry"
+
+
 def test_a_volume_without_geometry_is_refused(tmp_path: Path) -> None:
     assert refusal(write(tmp_path / "brain.mgz", patch=(28, bytes(2)))).code == "missing_geometry"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("aseg.mgz", True), ("aparc.DKTatlas+aseg.mgz", True), ("wm.mgz", True), ("wm.asegedit.mgz", True),
+     ("lh.ribbon.mgz", True), ("filled.mgz", True), ("lh.hippoAmygLabels-T1.v21.mgz", True), ("T1.mgz", False),
+     ("orig.mgz", False), ("brainmask.mgz", False), ("orig/001.mgz", False), ("aseg.nii.gz", False)],
+)  # fmt: skip
+def test_label_maps_of_freesurfer_are_known(name: str, expected: bool) -> None:
+    assert is_freesurfer_label_map(name) is expected
 
 
 def test_the_affine_is_that_of_nibabel(tmp_path: Path) -> None:

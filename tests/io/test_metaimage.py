@@ -51,6 +51,8 @@ def test_the_byte_order_is_that_of_the_header(tmp_path: Path, byte_order: str) -
         ("MET_SHORT", "MET_STRING", "unreadable"),
         ("MET_SHORT", "MET_SHORT\nElementNumberOfChannels = 3", "not_scalar"),
         ("TransformMatrix = 1 0 0 0 0 1 0 1 0\n", "", "missing_geometry"),
+        ("1 0 0 0 0 1 0 1 0", "1 0 0 0 0 1 0 1 1", "unreadable"),
+        ("1 0 0 0 0 1 0 1 0", "1 0 0 0 0 1 0 9 0", "unreadable"),
         ("ElementSpacing = 1.5 2 2.5\n", "", "missing_geometry"),
         ("ElementSpacing = 1.5 2 2.5", "ElementSpacing = 1.5 2", "unreadable"),
         ("NDims = 3", "NDims = 4", "unreadable"),

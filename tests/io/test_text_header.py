@@ -80,5 +80,6 @@ def test_left_and_back_become_right_and_front() -> None:
 
 def test_numbers_are_counted() -> None:
     assert parse_numbers("1 2.5", 2) == [1.0, 2.5]
-    with pytest.raises(ValueError, match="expected 3"):
-        parse_numbers("1 2", 3)
+    for text in ("1 2", "1 2 3 4", "1 2 nan", "1 2 inf", "1 2 x"):
+        with pytest.raises(ValueError, match=r"expected 3|convert"):
+            parse_numbers(text, 3)
