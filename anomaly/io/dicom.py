@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -101,7 +101,7 @@ def read_series(series: DicomSeries, scan_id: str | None = None, modality: Modal
     modality = modality or series.modality
     slices = _decode_files(series.headers)
     volume = stack_slices(slices, scan_id or series.scan_id, modality)
-    doubt = "; ".join(filter(None, (series.doubt, _doubt_of_rescale(slices))))
+    doubt = "; ".join(filter(None, (series.doubt, _doubt_of_rescale(slices), _doubt_of_blank_ends(slices))))
     return Volume(volume.voxels, volume.geometry, volume.scan_id, modality,
                   {"body_part": series.headers[0].body_part.upper(), "doubt": doubt})  # fmt: skip
 
@@ -211,6 +211,14 @@ def _doubt_of_rescale(slices: Sequence[Slice]) -> str:
     return f"{n_other} of {len(slices)} slices with another rescale than the others" if 0 < n_other <= few else ""
 
 
+def _doubt_of_blank_ends(slices: Sequence[Slice]) -> str:
+    """Return a remark on a blank first or last slice; some scanners add such slices, others never do."""
+    ordered = sorted(slices, key=lambda s: float(s.position @ slices[0].normal))
+    shares = [float((s.pixels == np.float32(s.stored_zero)).mean()) for s in (*ordered[:2], *ordered[-2:])]
+    n_blank = sum(end == 1 and beside <= 1 - MIN_SHARE_BESIDE_ZEROS for end, beside in (shares[:2], shares[:1:-1]))
+    return f"{n_blank} blank slices at the ends of the stack" if n_blank else ""
+
+
 def _check_zero_filled(ordered: Sequence[Slice]) -> None:
     """Refuse slices of which a part was never written: copies that were interrupted may hold zeros instead."""
     zeros = [s.pixels == np.float32(s.stored_zero) for s in ordered]
@@ -227,7 +235,7 @@ def _is_zero_filled(number: int, zeros: Sequence[npt.NDArray[np.bool_]]) -> bool
     own = zeros[number].ravel()
     beside = [zeros[n].ravel() for n in (number - 1, number + 1) if 0 <= n < len(zeros)]
     start, end = _longest_run(own)
-    is_blank_end = end - start == own.size and len(beside) < 2  # some scanners add blank slices
+    is_blank_end = end - start == own.size and len(beside) < 2
     if end - start < zeros[number].shape[1] or is_blank_end:
         return False
     if all((~b[start:end]).mean() >= MIN_SHARE_BESIDE_ZEROS for b in beside):
@@ -249,20 +257,30 @@ def _longest_run(values: npt.NDArray[np.bool_]) -> tuple[int, int]:
 def _decode_files(headers: Sequence[Header]) -> list[Slice]:
     slices: list[Slice] = []
     damaged: list[Header] = []
-    try:
-        for header, (_, content) in zip(headers, read_all(h.file for h in headers), strict=True):
-            try:
-                slices.extend(_decode(content))
-            except ScanRefusedError:
-                raise
-            except Exception as error:  # noqa: BLE001 - decoders raise all kinds of errors on damaged data
-                damaged.append(replace(header, fault=f"an image that cannot be decoded ({type(error).__name__})"))
-    except zlib.error as error:
-        raise unreadable_error("a file that is damaged in its zip") from error
+    for header, content in _read_files(headers):
+        try:
+            slices.extend(_decode(content))
+        except ScanRefusedError:
+            raise
+        except Exception as error:  # noqa: BLE001 - decoders raise all kinds of errors on damaged data
+            damaged.append(replace(header, fault=f"an image that cannot be decoded ({type(error).__name__})"))
     if damaged:
         names = sorted(h.file for h in headers)
         raise damage_refusal(damaged, len(headers), [names.index(h.file) + 1 for h in damaged])
     return slices
+
+
+def _read_files(headers: Sequence[Header]) -> Iterator[tuple[Header, bytes]]:
+    """Yield the content of each file; no bytes for one that cannot be read."""
+    rest = list(headers)
+    while rest:
+        try:
+            for _, content in read_all([h.file for h in rest]):
+                yield rest.pop(0), content
+        except (ScanRefusedError, zlib.error) as error:
+            if isinstance(error, ScanRefusedError) and error.code != "unreadable":
+                raise
+            yield rest.pop(0), b""
 
 
 def _decode(content: bytes) -> list[Slice]:

@@ -165,23 +165,22 @@ def read_header(file: StoredFile, content: bytes | io.BufferedIOBase | Any) -> H
         If the file is damaged or not DICOM, the header says so.
     """
     stream = io.BytesIO(content) if isinstance(content, bytes) else content
+    starts_as_dicom = False
     try:
         start = stream.read(_START_BYTES)
-        if not is_dicom(start):
-            return _header_without_elements(file, "empty" if not start else "no DICOM")
+        starts_as_dicom = is_dicom(start)
+        if not starts_as_dicom:
+            return damaged_header(file, "no DICOM" if start else "empty")
         stream.seek(0)
         return _read_elements(file, stream)
     except Exception as error:  # noqa: BLE001 - parsers raise all kinds of errors on damaged data
-        return damaged_header(file, f"cut or damaged ({type(error).__name__})")
+        return damaged_header(file, f"cut or damaged ({type(error).__name__})", starts_as_dicom)
 
 
-def damaged_header(file: StoredFile, fault: str) -> Header:
-    """Return the header of a DICOM file of which nothing can be read."""
-    return Header(file, fault=fault)
-
-
-def _header_without_elements(file: StoredFile, fault: str) -> Header:
-    return Header(file, fault=fault, is_dicom=PurePath(file.name).suffix.lower() in DICOM_SUFFIXES)
+def damaged_header(file: StoredFile, fault: str, starts_as_dicom: bool = False) -> Header:
+    """Return the header of a file of which nothing can be read; it is DICOM by its start or by its ending."""
+    ending = PurePath(file.name).suffix.lower()
+    return Header(file, fault=fault, is_dicom=starts_as_dicom or ending in DICOM_SUFFIXES)
 
 
 @contextmanager

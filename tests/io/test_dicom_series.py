@@ -196,8 +196,7 @@ DAMAGES = [cut_in_meta, cut_in_header, cut_before_pixels, empty, zeros, other_co
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("container", [".dcm", "", "zip"])
-@pytest.mark.parametrize("number", [0, 3, 5])
+@pytest.mark.parametrize(("container", "number"), [(".dcm", 0), ("", 3), ("", 5), ("zip", 5)])
 def test_a_damaged_file_makes_its_series_incomplete(
     tmp_path: Path, damage: Callable[[bytes], bytes], container: str, number: int
 ) -> None:
@@ -235,6 +234,19 @@ def test_a_damaged_copy_of_a_readable_image_does_no_harm(tmp_path: Path) -> None
     contents = files_of(make_series(6))
     (scan,) = discover([write_series(tmp_path / "series", [*contents, cut_before_pixels(contents[2])])])
     assert scan.read().voxels.shape[2] == 6
+
+
+def test_a_link_that_leads_nowhere_is_missing_from_the_series_only_if_it_is_named_like_its_files(
+    tmp_path: Path,
+) -> None:
+    folder = write_series(tmp_path / "series", make_series(6), "")
+    (folder / "latest").symlink_to(tmp_path / "nowhere")
+    (scan,) = discover([folder])
+    assert scan.refusal is None
+    (folder / "IM0042_6").symlink_to(tmp_path / "nowhere")
+    assert refusal(folder).found.startswith(
+        "1 of 7 files damaged: number 7 by name is a file that cannot be opened"
+    )
 
 
 def test_other_files_beside_a_series_do_no_harm(tmp_path: Path) -> None:
