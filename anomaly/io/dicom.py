@@ -101,9 +101,9 @@ def read_series(series: DicomSeries, scan_id: str | None = None, modality: Modal
     modality = modality or series.modality
     slices = _decode_files(series.headers)
     volume = stack_slices(slices, scan_id or series.scan_id, modality)
-    doubt = "; ".join(filter(None, (series.doubt, _doubt_of_rescale(slices), _doubt_of_blank_ends(slices))))
+    warning = "; ".join(filter(None, (series.warning, _rescale_warning(slices), _blank_end_warning(slices))))
     return Volume(volume.voxels, volume.geometry, volume.scan_id, modality,
-                  {"body_part": series.headers[0].body_part.upper(), "doubt": doubt})  # fmt: skip
+                  {"body_part": series.headers[0].body_part.upper(), "series_warning": warning})  # fmt: skip
 
 
 def stack_slices(slices: Sequence[Slice], scan_id: str, modality: Modality) -> Volume:
@@ -204,19 +204,19 @@ def _check_pixel_formats(slices: Sequence[Slice]) -> None:
         )  # fmt: skip
 
 
-def _doubt_of_rescale(slices: Sequence[Slice]) -> str:
+def _rescale_warning(slices: Sequence[Slice]) -> str:
     """Return a remark on a few slices with another rescale; scanners give each slice its own, or all the same."""
     n_other = len(slices) - Counter(s.rescale for s in slices).most_common(1)[0][1]
     few = max(1, MAX_SHARE_OF_ODD_RESCALES * len(slices))
     return f"{n_other} of {len(slices)} slices with another rescale than the others" if 0 < n_other <= few else ""
 
 
-def _doubt_of_blank_ends(slices: Sequence[Slice]) -> str:
+def _blank_end_warning(slices: Sequence[Slice]) -> str:
     """Return a remark on a blank first or last slice; some scanners add such slices, others never do."""
     ordered = sorted(slices, key=lambda s: float(s.position @ slices[0].normal))
     shares = [float((s.pixels == np.float32(s.stored_zero)).mean()) for s in (*ordered[:2], *ordered[-2:])]
     n_blank = sum(end == 1 and beside <= 1 - MIN_SHARE_BESIDE_ZEROS for end, beside in (shares[:2], shares[:1:-1]))
-    return f"{n_blank} blank slices at the ends of the stack" if n_blank else ""
+    return f"blank slices at the ends of the stack: {n_blank}" if n_blank else ""
 
 
 def _check_zero_filled(ordered: Sequence[Slice]) -> None:

@@ -83,7 +83,7 @@ class Header:
     Parameters
     ----------
     fault
-        What is wrong with the file; empty if its header is complete.
+        What is wrong with the file; empty if nothing is.
     is_dicom
         Whether the content or the ending of the file is that of DICOM.
     series
@@ -170,7 +170,7 @@ def read_header(file: StoredFile, content: bytes | io.BufferedIOBase | Any) -> H
         start = stream.read(_START_BYTES)
         starts_as_dicom = is_dicom(start)
         if not starts_as_dicom:
-            return damaged_header(file, "no DICOM" if start else "empty")
+            return damaged_header(file, "not DICOM" if start else "empty")
         stream.seek(0)
         return _read_elements(file, stream)
     except Exception as error:  # noqa: BLE001 - parsers raise all kinds of errors on damaged data
@@ -180,7 +180,8 @@ def read_header(file: StoredFile, content: bytes | io.BufferedIOBase | Any) -> H
 def damaged_header(file: StoredFile, fault: str, starts_as_dicom: bool = False) -> Header:
     """Return the header of a file of which nothing can be read; it is DICOM by its start or by its ending."""
     ending = PurePath(file.name).suffix.lower()
-    return Header(file, fault=fault, is_dicom=starts_as_dicom or ending in DICOM_SUFFIXES)
+    return Header(file, fault=fault, is_dicom=starts_as_dicom or ending in DICOM_SUFFIXES,
+                  subject_key=file.folder, session_key=file.folder)  # fmt: skip
 
 
 @contextmanager

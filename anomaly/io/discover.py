@@ -214,7 +214,7 @@ def _read_dicom_header(path: Path) -> Header | None:
         with path.open("rb") as stream:
             return read_header(StoredFile(path), stream)
     except OSError as error:
-        return damaged_header(StoredFile(path), f"a file that cannot be opened ({type(error).__name__})")
+        return damaged_header(StoredFile(path), f"cannot be opened ({type(error).__name__})")
 
 
 def _scans_in_zip(path: Path, origin: Path) -> list[ScanSource]:

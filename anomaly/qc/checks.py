@@ -125,9 +125,9 @@ def _check_header(volume: Volume) -> Iterator[Finding]:
     if part and not any(word in part for word in _HEAD_KEYWORDS):
         yield Finding(Level.WARNING, "body_part", f"body part {part.title()!r} in the header", "a head",
                       "check that the scan shows a head")  # fmt: skip
-    doubt = volume.meta.get("doubt", "")
-    if doubt:
-        yield Finding(Level.WARNING, "doubtful_series", str(doubt), "a complete series of equal slices",
+    warning = volume.meta.get("series_warning", "")
+    if warning:
+        yield Finding(Level.WARNING, "series_warning", str(warning), "a complete series of equal slices",
                       "compare the number of images with that on the scanner or PACS")  # fmt: skip
     assumed = volume.meta.get("assumed", "")
     if assumed:

@@ -238,7 +238,9 @@ def test_pixels_that_are_cut_refuse_the_series(tmp_path: Path, container: str, n
         source = write_series(tmp_path / "series", contents, container)
     error = refusal(source)
     assert error.code == "unreadable"
-    assert error.found.startswith("1 of 6 files damaged: number 6 by name is an image that cannot be decoded")
+    assert error.found.startswith(
+        "1 of 6 files damaged (file 6 in the order of names: an image that cannot be decoded"
+    )
 
 
 @pytest.mark.parametrize("syntax", [JPEG2000Lossless, RLELossless, JPEGLSLossless], ids=lambda s: s.name)
@@ -275,7 +277,7 @@ def test_a_blank_end_slice_marks_the_scan(tmp_path: Path, number: int) -> None:
     series = make_series(6)
     series[number].PixelData = bytes(160)
     volume = read_one(write_series(tmp_path / "series", series))
-    assert volume.meta["doubt"] == "1 blank slices at the ends of the stack"
+    assert volume.meta["series_warning"] == "blank slices at the ends of the stack: 1"
 
 
 def test_a_blank_slice_inside_the_stack_refuses_the_series(tmp_path: Path) -> None:
@@ -321,7 +323,7 @@ def test_one_slice_with_another_rescale_marks_the_scan(tmp_path: Path) -> None:
     series[4].RescaleSlope = 3
     volume = read_one(write_series(tmp_path / "series", series))
     np.testing.assert_array_equal(volume.voxels[:, :, 4], series[4].pixel_array.T * 3.0 + 1)
-    assert volume.meta["doubt"] == "1 of 12 slices with another rescale than the others"
+    assert volume.meta["series_warning"] == "1 of 12 slices with another rescale than the others"
 
 
 def test_an_orientation_that_is_no_rotation_is_refused(tmp_path: Path) -> None:

@@ -208,7 +208,16 @@ def test_a_damaged_file_makes_its_series_incomplete(
         source = write_series(tmp_path / "series", contents, container)
     error = refusal(source)
     assert error.code == "unreadable"
-    assert error.found.startswith(f"1 of 6 files damaged: number {number + 1} by name is ")
+    assert error.found.startswith(f"1 of 6 files damaged (file {number + 1} in the order of names: ")
+
+
+def test_objects_without_images_beside_a_series_are_no_other_series_for_a_damaged_file(tmp_path: Path) -> None:
+    report = make_series(1, series="report", Modality="SR", SOPClassUID="1.2.840.10008.5.1.4.1.1.88.11")[0]
+    del report.PixelData, report.Rows, report.Columns
+    contents = [*files_of(make_series(6)), encode(report)]
+    contents[2] = cut_in_meta(contents[2])
+    refused = [s.refusal.code for s in discover([write_series(tmp_path / "series", contents)]) if s.refusal]
+    assert sorted(refused) == ["non_image", "unreadable"]
 
 
 def test_a_damaged_file_beside_several_series_is_refused_on_its_own_and_marks_them(tmp_path: Path) -> None:
@@ -216,17 +225,24 @@ def test_a_damaged_file_beside_several_series_is_refused_on_its_own_and_marks_th
     damaged = cut_in_meta(both[0])
     first, second, broken = discover([write_series(tmp_path / "both", [*both, damaged])])
     for scan in (first, second):
-        assert scan.read().meta["doubt"] == "a damaged file in its folder"
+        assert scan.read().meta["series_warning"] == "a damaged file in its folder"
     assert broken.refusal is not None
     assert broken.refusal.code == "unreadable"
     assert "DOE" not in broken.scan_id
+
+
+def test_damaged_files_of_one_folder_are_one_row(tmp_path: Path) -> None:
+    contents = [cut_before_pixels(content) for content in files_of(make_series(6))]
+    error = refusal(write_series(tmp_path / "series", [*contents, b""]))
+    assert error.code == "unreadable"
+    assert error.found.startswith("7 of 7 files damaged (file 1 in the order of names: cut before its pixels; ")
 
 
 def test_a_damaged_file_elsewhere_does_not_concern_a_series(tmp_path: Path) -> None:
     write_series(tmp_path / "in" / "good", make_series(6))
     write_series(tmp_path / "in" / "bad", [cut_in_meta(encode(make_series(1, series="bad")[0]))])
     good, broken = discover([tmp_path / "in"])
-    assert good.read().meta["doubt"] == ""
+    assert good.read().meta["series_warning"] == ""
     assert broken.refusal is not None
 
 
@@ -244,9 +260,7 @@ def test_a_link_that_leads_nowhere_is_missing_from_the_series_only_if_it_is_name
     (scan,) = discover([folder])
     assert scan.refusal is None
     (folder / "IM0042_6").symlink_to(tmp_path / "nowhere")
-    assert refusal(folder).found.startswith(
-        "1 of 7 files damaged: number 7 by name is a file that cannot be opened"
-    )
+    assert refusal(folder).found.startswith("1 of 7 files damaged (file 7 in the order of names: cannot be opened")
 
 
 def test_other_files_beside_a_series_do_no_harm(tmp_path: Path) -> None:
@@ -254,7 +268,7 @@ def test_other_files_beside_a_series_do_no_harm(tmp_path: Path) -> None:
     for name in ("README", "VERSION", "notes.txt", "index.html", "LOCK"):
         (folder / name).write_bytes(b"text")
     (scan,) = discover([folder])
-    assert scan.read().meta["doubt"] == ""
+    assert scan.read().meta["series_warning"] == ""
 
 
 @pytest.mark.parametrize("number", [0, 5])
@@ -297,9 +311,9 @@ def test_a_series_with_fewer_slices_than_its_headers_count_is_refused(tmp_path: 
     assert error.found == "18 images where the header counts 20 in the acquisition: 2 missing"
 
 
-def test_doubt_about_a_series_is_part_of_the_volume(tmp_path: Path) -> None:
+def test_a_warning_about_a_series_is_part_of_the_volume(tmp_path: Path) -> None:
     (scan,) = discover([write_series(tmp_path / "series", make_series(20, shape=(4, 4))[1:])])
-    assert scan.read().meta["doubt"] == "instance numbers from 2 instead of 1"
+    assert scan.read().meta["series_warning"] == "instance numbers from 2 instead of 1"
 
 
 def test_an_echo_with_fewer_slices_than_the_other_is_refused(tmp_path: Path) -> None:

@@ -103,6 +103,12 @@ def test_a_scan_of_assumed_modality_is_marked() -> None:
     assert finding.code == "modality_assumed"
 
 
+def test_a_warning_of_the_dicom_reader_marks_the_scan() -> None:
+    (finding,) = findings(replace(brain(), meta={"series_warning": "instance numbers from 2 instead of 1"}))
+    assert (finding.level, finding.code) == (Level.WARNING, "series_warning")
+    assert finding.found == "instance numbers from 2 instead of 1"
+
+
 def test_few_grey_levels_are_marked() -> None:
     volume = brain()
     (finding,) = findings(volume.with_voxels(np.round(volume.voxels / 2)))
