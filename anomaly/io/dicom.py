@@ -13,6 +13,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 import numpy as np
 import numpy.typing as npt
@@ -212,16 +213,26 @@ def _rescale_warning(slices: Sequence[Slice]) -> str:
 
 
 def _blank_end_warning(slices: Sequence[Slice]) -> str:
-    """Return a remark on a blank first or last slice; some scanners add such slices, others never do."""
+    """Return a remark on blank slices at the ends of the stack; some scanners add such slices, others never do."""
     ordered = sorted(slices, key=lambda s: float(s.position @ slices[0].normal))
-    shares = [float((s.pixels == np.float32(s.stored_zero)).mean()) for s in (*ordered[:2], *ordered[-2:])]
-    n_blank = sum(end == 1 and beside <= 1 - MIN_SHARE_BESIDE_ZEROS for end, beside in (shares[:2], shares[:1:-1]))
+    shares = [float(zeros.mean()) for zeros in _stored_zeros(ordered)]
+    n_blank = sum(_n_blank_before_full(ends) for ends in (shares, shares[::-1]))
     return f"blank slices at the ends of the stack: {n_blank}" if n_blank else ""
+
+
+def _n_blank_before_full(shares: Sequence[float]) -> int:
+    """Return the number of blank slices at the start, if the first other slice has no background of zeros."""
+    n_blank = sum(1 for _ in takewhile(lambda share: share == 1, shares))
+    return n_blank if n_blank < len(shares) and shares[n_blank] <= 1 - MIN_SHARE_BESIDE_ZEROS else 0
+
+
+def _stored_zeros(slices: Sequence[Slice]) -> list[npt.NDArray[np.bool_]]:
+    return [s.pixels == np.float32(s.stored_zero) for s in slices]
 
 
 def _check_zero_filled(ordered: Sequence[Slice]) -> None:
     """Refuse slices of which a part was never written: copies that were interrupted may hold zeros instead."""
-    zeros = [s.pixels == np.float32(s.stored_zero) for s in ordered]
+    zeros = _stored_zeros(ordered)
     numbers = [str(n + 1) for n in range(len(zeros)) if _is_zero_filled(n, zeros)]
     if numbers:
         raise unreadable_error(
@@ -231,9 +242,11 @@ def _check_zero_filled(ordered: Sequence[Slice]) -> None:
 
 
 def _is_zero_filled(number: int, zeros: Sequence[npt.NDArray[np.bool_]]) -> bool:
-    """Return whether a slice has a run of zeros where the slices beside it have none."""
+    """Return whether a slice has a run of zeros where the next slices that are not blank have none."""
     own = zeros[number].ravel()
-    beside = [zeros[n].ravel() for n in (number - 1, number + 1) if 0 <= n < len(zeros)]
+    sides = (reversed(zeros[:number]), zeros[number + 1 :])
+    nearest = [next((other.ravel() for other in side if not other.all()), None) for side in sides]
+    beside = [other for other in nearest if other is not None]
     start, end = _longest_run(own)
     is_blank_end = end - start == own.size and len(beside) < 2
     if end - start < zeros[number].shape[1] or is_blank_end:

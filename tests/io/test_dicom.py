@@ -280,6 +280,13 @@ def test_a_blank_end_slice_marks_the_scan(tmp_path: Path, number: int) -> None:
     assert volume.meta["series_warning"] == "blank slices at the ends of the stack: 1"
 
 
+def test_zeros_from_the_middle_of_a_multi_frame_file_refuse_it(tmp_path: Path) -> None:
+    enhanced = LegacyConvertedEnhancedMRImage(make_series(6), uid("enhanced"), 9, uid("enhanced", 1), 1)
+    enhanced.PixelData = enhanced.PixelData[:400] + bytes(560)
+    error = refusal(write_series(tmp_path / "enhanced", [enhanced]))
+    assert error.found.startswith("1 of 6 slices with zeros")
+
+
 def test_a_blank_slice_inside_the_stack_refuses_the_series(tmp_path: Path) -> None:
     series = make_series(6)
     series[3].PixelData = bytes(160)
