@@ -167,7 +167,8 @@ def _without_duplicates(ordered: Sequence[Slice]) -> list[Slice]:
             n_repeated += 1
     if n_repeated:
         raise ScanRefusedError(
-            "not_3d", f"{len(ordered)} images at {len(distinct)} positions: several volumes in one series",
+            "not_3d", f"{len(ordered)} images at {len(distinct)} positions: several volumes in one series"
+            if len(distinct) > 1 else f"{len(ordered)} images at one position: a time series of one slice",
             "one 3D volume", "export one volume (one time point, one contrast) as its own series",
         )  # fmt: skip
     return distinct

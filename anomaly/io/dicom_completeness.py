@@ -116,6 +116,10 @@ def _certain_signs(scan: Sequence[Header], series: Sequence[Header]) -> Iterator
     if in_acquisition is not None and in_acquisition / 2 < n_images < in_acquisition:
         n_missing = in_acquisition - n_images
         yield f"{n_images} images where the header counts {in_acquisition} in the acquisition: {n_missing} missing"
+    time_points = _agreed(scan, lambda h: h.counts.time_points) or 1
+    if 0 < n_slices < n_images < time_points * n_slices:
+        n_missing = time_points * n_slices - n_images
+        yield f"{n_images} images for {time_points} time points of {n_slices} slices: {n_missing} missing"
     yield from _signs_in_step(scan)
 
 

@@ -356,9 +356,11 @@ def _pseudonym(kind: str, value: str) -> str:
 def _refusal_of_kind(header: Header) -> ScanRefusedError | None:
     """Return the refusal of a series that is not of three-dimensional MR or CT images; None for one that is."""
     name = UID(header.sop_class).name
-    if "MOSAIC" in header.image_type and not is_multiframe_class(header.sop_class):
+    if header.is_mosaic:
         return _mosaic_refusal()
-    if header.modality not in {"CT", "MR"} or re.search("Secondary Capture|Spectroscopy|Raw Data", name):
+    if header.modality not in {"CT", "MR"} or re.search(
+        "Secondary Capture|Spectroscopy|Raw Data|Segmentation|Parametric Map", name
+    ):
         return _object_refusal(header)
     return None
 

@@ -222,6 +222,14 @@ def test_several_volumes_in_one_series_are_refused(tmp_path: Path) -> None:
     assert error.code == "not_3d"
 
 
+def test_a_multi_frame_file_of_one_position_is_called_so(tmp_path: Path) -> None:
+    ds = make_series(1, NumberOfFrames=3)[0]
+    ds.PixelData = np.arange(240, dtype="<u2").tobytes()
+    error = refusal(write_series(tmp_path / "series", [ds]))
+    assert error.code == "not_3d"
+    assert error.found == "3 images at one position: a time series of one slice"
+
+
 def test_images_without_position_are_refused(tmp_path: Path) -> None:
     folder = write_series(tmp_path / "series", make_series(ImagePositionPatient=None))
     assert refusal(folder).code == "missing_geometry"

@@ -408,8 +408,14 @@ def test_files_without_preamble_are_scans(tmp_path: Path, container: str, explic
     np.testing.assert_array_equal(scan.read().voxels, np.stack([d.pixel_array.T for d in series], axis=2))
 
 
-def test_a_mosaic_is_called_a_mosaic(tmp_path: Path) -> None:
-    series = make_series(2, ImageType=["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"])
+@pytest.mark.parametrize("has_image_type", [True, False])
+def test_a_mosaic_is_called_a_mosaic(tmp_path: Path, has_image_type: bool) -> None:
+    series = make_series(2)
+    for ds in series:
+        if has_image_type:
+            ds.ImageType = ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]
+        else:
+            ds.private_block(0x0019, "SIEMENS MR HEADER", create=True).add_new(0x0A, "US", 36)
     error = refusal(write_series(tmp_path / "series", series))
     assert error.code == "mosaic"
     assert "dcm2niix" in error.remedy
