@@ -11,8 +11,9 @@ from __future__ import annotations
 import io
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 import numpy as np
 import numpy.typing as npt
@@ -101,7 +102,8 @@ def read_series(series: DicomSeries, scan_id: str | None = None, modality: Modal
     modality = modality or series.modality
     slices = _decode_files(series.headers)
     volume = stack_slices(slices, scan_id or series.scan_id, modality)
-    warnings = tuple(_warning(found) for found in (series.doubt, _doubt_of_rescale(slices)) if found)
+    found = (series.warning, _rescale_warning(slices), _blank_end_warning(slices))
+    warnings = tuple(_warning(text) for text in found if text)
     return Volume(volume.voxels, volume.geometry, volume.scan_id, modality,
                   {"body_part": series.headers[0].body_part.upper()}, warnings)  # fmt: skip
 
@@ -166,7 +168,8 @@ def _without_duplicates(ordered: Sequence[Slice]) -> list[Slice]:
             n_repeated += 1
     if n_repeated:
         raise ScanRefusedError(
-            "not_3d", f"{len(ordered)} images at {len(distinct)} positions: several volumes in one series",
+            "not_3d", f"{len(ordered)} images at {len(distinct)} positions: several volumes in one series"
+            if len(distinct) > 1 else f"{len(ordered)} images at one position: a time series of one slice",
             "one 3D volume", "export one volume (one time point, one contrast) as its own series",
         )  # fmt: skip
     return distinct
@@ -205,20 +208,38 @@ def _check_pixel_formats(slices: Sequence[Slice]) -> None:
 
 
 def _warning(found: str) -> ScanWarning:
-    return ScanWarning("doubtful_series", found, "a complete series of equal slices",
+    return ScanWarning("series_warning", found, "a complete series of equal slices",
                        "compare the number of images with that on the scanner or PACS")  # fmt: skip
 
 
-def _doubt_of_rescale(slices: Sequence[Slice]) -> str:
+def _rescale_warning(slices: Sequence[Slice]) -> str:
     """Return a remark on a few slices with another rescale; scanners give each slice its own, or all the same."""
     n_other = len(slices) - Counter(s.rescale for s in slices).most_common(1)[0][1]
     few = max(1, MAX_SHARE_OF_ODD_RESCALES * len(slices))
     return f"{n_other} of {len(slices)} slices with another rescale than the others" if 0 < n_other <= few else ""
 
 
+def _blank_end_warning(slices: Sequence[Slice]) -> str:
+    """Return a remark on blank slices at the ends of the stack; some scanners add such slices, others never do."""
+    ordered = sorted(slices, key=lambda s: float(s.position @ slices[0].normal))
+    shares = [float(zeros.mean()) for zeros in _stored_zeros(ordered)]
+    n_blank = sum(_n_blank_before_full(ends) for ends in (shares, shares[::-1]))
+    return f"blank slices at the ends of the stack: {n_blank}" if n_blank else ""
+
+
+def _n_blank_before_full(shares: Sequence[float]) -> int:
+    """Return the number of blank slices at the start, if the first other slice has no background of zeros."""
+    n_blank = sum(1 for _ in takewhile(lambda share: share == 1, shares))
+    return n_blank if n_blank < len(shares) and shares[n_blank] <= 1 - MIN_SHARE_BESIDE_ZEROS else 0
+
+
+def _stored_zeros(slices: Sequence[Slice]) -> list[npt.NDArray[np.bool_]]:
+    return [s.pixels == np.float32(s.stored_zero) for s in slices]
+
+
 def _check_zero_filled(ordered: Sequence[Slice]) -> None:
     """Refuse slices of which a part was never written: copies that were interrupted may hold zeros instead."""
-    zeros = [s.pixels == np.float32(s.stored_zero) for s in ordered]
+    zeros = _stored_zeros(ordered)
     numbers = [str(n + 1) for n in range(len(zeros)) if _is_zero_filled(n, zeros)]
     if numbers:
         raise unreadable_error(
@@ -228,11 +249,13 @@ def _check_zero_filled(ordered: Sequence[Slice]) -> None:
 
 
 def _is_zero_filled(number: int, zeros: Sequence[npt.NDArray[np.bool_]]) -> bool:
-    """Return whether a slice has a run of zeros where the slices beside it have none."""
+    """Return whether a slice has a run of zeros where the next slices that are not blank have none."""
     own = zeros[number].ravel()
-    beside = [zeros[n].ravel() for n in (number - 1, number + 1) if 0 <= n < len(zeros)]
+    sides = (reversed(zeros[:number]), zeros[number + 1 :])
+    nearest = [next((other.ravel() for other in side if not other.all()), None) for side in sides]
+    beside = [other for other in nearest if other is not None]
     start, end = _longest_run(own)
-    is_blank_end = end - start == own.size and len(beside) < 2  # some scanners add blank slices
+    is_blank_end = end - start == own.size and len(beside) < 2
     if end - start < zeros[number].shape[1] or is_blank_end:
         return False
     if all((~b[start:end]).mean() >= MIN_SHARE_BESIDE_ZEROS for b in beside):
@@ -254,20 +277,30 @@ def _longest_run(values: npt.NDArray[np.bool_]) -> tuple[int, int]:
 def _decode_files(headers: Sequence[Header]) -> list[Slice]:
     slices: list[Slice] = []
     damaged: list[Header] = []
-    try:
-        for header, (_, content) in zip(headers, read_all(h.file for h in headers), strict=True):
-            try:
-                slices.extend(_decode(content))
-            except ScanRefusedError:
-                raise
-            except Exception as error:  # noqa: BLE001 - decoders raise all kinds of errors on damaged data
-                damaged.append(replace(header, fault=f"an image that cannot be decoded ({type(error).__name__})"))
-    except zlib.error as error:
-        raise unreadable_error("a file that is damaged in its zip") from error
+    for header, content in _read_files(headers):
+        try:
+            slices.extend(_decode(content))
+        except ScanRefusedError:
+            raise
+        except Exception as error:  # noqa: BLE001 - decoders raise all kinds of errors on damaged data
+            damaged.append(replace(header, fault=f"an image that cannot be decoded ({type(error).__name__})"))
     if damaged:
         names = sorted(h.file for h in headers)
         raise damage_refusal(damaged, len(headers), [names.index(h.file) + 1 for h in damaged])
     return slices
+
+
+def _read_files(headers: Sequence[Header]) -> Iterator[tuple[Header, bytes]]:
+    """Yield the content of each file; no bytes for one that cannot be read."""
+    rest = list(headers)
+    while rest:
+        try:
+            for _, content in read_all([h.file for h in rest]):
+                yield rest.pop(0), content
+        except (ScanRefusedError, zlib.error) as error:
+            if isinstance(error, ScanRefusedError) and error.code != "unreadable":
+                raise
+            yield rest.pop(0), b""
 
 
 def _decode(content: bytes) -> list[Slice]:

@@ -37,7 +37,7 @@ def missing_images(scan: Sequence[Header], series: Sequence[Header]) -> ScanRefu
 
 
 def signs_of_missing_images(scan: Sequence[Header], series: Sequence[Header]) -> str:
-    """Return what lets suspect that a scan lacks images, but does not prove it; empty if nothing does."""
+    """Return signs that a scan lacks images, which do not prove it; empty if there are none."""
     signs = [] if _is_original(scan) else list(_certain_signs(scan, series))
     return "; ".join([*signs, *_weak_signs(scan, series)])
 
@@ -60,9 +60,9 @@ def damage_refusal(damaged: Sequence[Header], n_files: int, numbers: Sequence[in
         The place of each damaged file among all files in the order of their names, from 1. The names themselves may
         contain patient names.
     """
-    faults = [f"number {n} by name is {h.fault}" for n, h in zip(numbers, damaged, strict=True)]
-    more = ", …" if len(faults) > _MAX_FAULTS_NAMED else ""
-    found = f"{len(faults)} of {n_files} files damaged: {', '.join(faults[:_MAX_FAULTS_NAMED])}{more}"
+    faults = [f"file {n} in the order of names: {h.fault}" for n, h in zip(numbers, damaged, strict=True)]
+    more = "; …" if len(faults) > _MAX_FAULTS_NAMED else ""
+    found = f"{len(faults)} of {n_files} files damaged ({'; '.join(faults[:_MAX_FAULTS_NAMED])}{more})"
     return ScanRefusedError("unreadable", found, "a series of which every file is readable",
                             "copy or export the series again")  # fmt: skip
 
@@ -116,6 +116,10 @@ def _certain_signs(scan: Sequence[Header], series: Sequence[Header]) -> Iterator
     if in_acquisition is not None and in_acquisition / 2 < n_images < in_acquisition:
         n_missing = in_acquisition - n_images
         yield f"{n_images} images where the header counts {in_acquisition} in the acquisition: {n_missing} missing"
+    time_points = _agreed(scan, lambda h: h.counts.time_points) or 1
+    if 0 < n_slices < n_images < time_points * n_slices:
+        n_missing = time_points * n_slices - n_images
+        yield f"{n_images} images for {time_points} time points of {n_slices} slices: {n_missing} missing"
     yield from _signs_in_step(scan)
 
 

@@ -51,9 +51,13 @@ _HEADER_KEYWORDS = [
     "AcquisitionContrast", "TemporalPositionIdentifier", "InstanceNumber", "Rows", "Columns", "NumberOfFrames",
     "ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices",
     "NumberOfSlices", "ImagesInAcquisition", "NumberOfSeriesRelatedInstances", "InConcatenationTotalNumber",
+    "NumberOfTemporalPositions",
 ]  # fmt: skip
 _GE_RELATION, _GE_SERIES, _PHILIPS = "GEMS_RELA_01", "GEMS_SERS_01", "Philips Imaging DD 001"
-_PRIVATE_TAGS = [0x00210010, 0x0021104F, 0x00250010, 0x00251007, 0x20010010, 0x20011018]
+_SIEMENS = "SIEMENS MR HEADER"
+_PRIVATE_TAGS = [
+    0x00190010, 0x0019100A, 0x00210010, 0x0021104F, 0x00250010, 0x00251007, 0x20010010, 0x20011018,
+]  # fmt: skip
 _HEADER_TAGS: list[BaseTag | int] = [*(Tag(k) for k in _HEADER_KEYWORDS), *_PRIVATE_TAGS]
 
 
@@ -69,11 +73,14 @@ class ImageCounts:
         Images of the acquisition. Many scanners count all echoes and volumes of it.
     series
         Files of the series.
+    time_points
+        Volumes of a time series.
     """
 
     slices: int | None = None
     acquisition: int | None = None
     series: int | None = None
+    time_points: int | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,7 @@ class Header:
     Parameters
     ----------
     fault
-        What is wrong with the file; empty if its header is complete.
+        What is wrong with the file; empty if nothing is.
     is_dicom
         Whether the content or the ending of the file is that of DICOM.
     series
@@ -98,6 +105,8 @@ class Header:
         Rows and columns; zeros for an object that is not an image.
     orientation, position
         LPS direction cosines and millimetres; empty if missing or unreadable.
+    is_mosaic
+        Whether the image shows all slices of a volume side by side, as functional series of Siemens do.
     slice_step
         SpacingBetweenSlices, where it is the distance between the centres of slices.
     """
@@ -129,6 +138,7 @@ class Header:
     position: tuple[float, ...] = ()
     slice_step: float | None = None
     counts: ImageCounts = ImageCounts()
+    is_mosaic: bool = False
     age: float | None = None
     sex: str = ""
 
@@ -165,23 +175,23 @@ def read_header(file: StoredFile, content: bytes | io.BufferedIOBase | Any) -> H
         If the file is damaged or not DICOM, the header says so.
     """
     stream = io.BytesIO(content) if isinstance(content, bytes) else content
+    starts_as_dicom = False
     try:
         start = stream.read(_START_BYTES)
-        if not is_dicom(start):
-            return _header_without_elements(file, "empty" if not start else "no DICOM")
+        starts_as_dicom = is_dicom(start)
+        if not starts_as_dicom:
+            return damaged_header(file, "not DICOM" if start else "empty")
         stream.seek(0)
         return _read_elements(file, stream)
-    except Exception as error:  # noqa: BLE001 - parsers raise all kinds of errors on damaged data
-        return damaged_header(file, f"cut or damaged ({type(error).__name__})")
+    except Exception:  # noqa: BLE001 - parsers raise all kinds of errors on damaged data
+        return damaged_header(file, "cut or damaged", starts_as_dicom)
 
 
-def damaged_header(file: StoredFile, fault: str) -> Header:
-    """Return the header of a DICOM file of which nothing can be read."""
-    return Header(file, fault=fault)
-
-
-def _header_without_elements(file: StoredFile, fault: str) -> Header:
-    return Header(file, fault=fault, is_dicom=PurePath(file.name).suffix.lower() in DICOM_SUFFIXES)
+def damaged_header(file: StoredFile, fault: str, starts_as_dicom: bool = False) -> Header:
+    """Return the header of a file of which nothing can be read; it is DICOM by its start or by its ending."""
+    ending = PurePath(file.name).suffix.lower()
+    return Header(file, fault=fault, is_dicom=starts_as_dicom or ending in DICOM_SUFFIXES,
+                  subject_key=file.folder, session_key=file.folder)  # fmt: skip
 
 
 @contextmanager
@@ -291,6 +301,7 @@ def _parse_header(file: StoredFile, ds: Dataset, has_pixels: bool) -> Header:
         position=read_numbers(ds, "ImagePositionPatient"),
         slice_step=_slice_step(ds),
         counts=_image_counts(ds),
+        is_mosaic=_is_mosaic(ds, sop_class),
         age=_age(read_text(ds, "PatientAge")),
         sex=_sex(read_text(ds, "PatientSex")),
     )
@@ -343,7 +354,13 @@ def _image_counts(ds: Dataset) -> ImageCounts:
         series=_count(ds, "NumberOfSeriesRelatedInstances")
         or _count(ds, "InConcatenationTotalNumber")
         or _private_count(ds, _GE_SERIES, 0x0025, 0x07),
+        time_points=_count(ds, "NumberOfTemporalPositions"),
     )
+
+
+def _is_mosaic(ds: Dataset, sop_class: str) -> bool:
+    n_tiles = _private_count(ds, _SIEMENS, 0x0019, 0x0A) or 1
+    return not is_multiframe_class(sop_class) and ("MOSAIC" in _values_or_none(ds, "ImageType") or n_tiles > 1)
 
 
 def _count(ds: Dataset, keyword: str) -> int | None:

@@ -19,6 +19,7 @@ from anomaly.io.dicom_header import read_number, read_text
 StoredValues = npt.NDArray[Any]
 
 _MONOCHROME = {"MONOCHROME1", "MONOCHROME2"}
+_PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _RESCALE_KEYWORDS = ("RescaleSlope", "RescaleIntercept")
 
 
@@ -65,7 +66,11 @@ def decode_pixels(ds: Dataset) -> StoredValues:
     ------
     ScanRefusedError
         If the image has colours, or its header describes the pixels wrongly.
+    ValueError
+        If there are no pixels.
     """
+    if not any(keyword in ds for keyword in _PIXEL_KEYWORDS):
+        raise ValueError("no pixels")
     _check_scalar(ds)
     _check_bits(ds)
     _complete_transfer_syntax(ds)

@@ -51,8 +51,8 @@ class DicomSeries:
         Pseudonyms of patient, study and series.
     refusal
         Why the files are not a scan; None if they are one.
-    doubt
-        What lets suspect that images are missing; empty if nothing does.
+    warning
+        Signs that images are missing, which do not prove it; empty if there are none.
     """
 
     headers: tuple[Header, ...]
@@ -61,7 +61,7 @@ class DicomSeries:
     session: str
     acquisition: str
     refusal: ScanRefusedError | None = field(default=None, compare=False)
-    doubt: str = ""
+    warning: str = ""
 
     @property
     def files(self) -> tuple[StoredFile, ...]:
@@ -82,19 +82,18 @@ class DicomSeries:
 def group_series(headers: Iterable[Header]) -> list[DicomSeries]:
     """Group the headers of files into series, each one scan or refused, in a fixed order.
 
-    A damaged file whose header does not name its series belongs to the only series in its folder. If there are
-    several, it is refused on its own, and each of them is marked.
+    A damaged file whose header does not name its series belongs to the only series of images in its folder. If
+    there are several, it is refused on its own, and they get a warning.
     """
     files = _dicom_files(list(headers))
     if files and all(h.is_directory for h in files):
         return [_refused_series(files[:1], _directory_refusal())]
     by_series, unowned = _by_series([h for h in files if not h.is_directory])
     found = [series for name in sorted(by_series) for series in _series_of_uid(by_series[name])]
-    folders = {h.file.folder for h in unowned}
     return [
-        *(_with_doubt(s, "a damaged file in its folder") if _folders(s.headers) & folders else s
-          for s in _without_lost_slices(found)),
-        *(_damaged_series([], [h], _of_folder(files, h)) for h in unowned),
+        *(_with_damage_beside(series, set(unowned)) for series in _without_lost_slices(found)),
+        *(_damaged_series([], damaged, [h for h in files if h.file.folder == folder])
+          for folder, damaged in unowned.items()),
     ]  # fmt: skip
 
 
@@ -109,18 +108,19 @@ def _name_pattern(name: str) -> str:
     return "#" if re.fullmatch(r"[0-9A-Fa-f]{4,}", name) else re.sub(r"\d+", "#", name)
 
 
-def _by_series(files: Sequence[Header]) -> tuple[dict[str, list[Header]], list[Header]]:
-    """Return the files of each series, damaged ones included, and the damaged files of an unknown series."""
+def _by_series(files: Sequence[Header]) -> tuple[dict[str, list[Header]], dict[str, list[Header]]]:
+    """Return the files of each series, with damaged ones, and by folder the damaged files of no known series."""
     by_series: dict[str, list[Header]] = defaultdict(list)
     series_in: dict[str, set[str]] = defaultdict(set)
     for header in (h for h in files if not h.fault):
         by_series[header.series].append(header)
-        series_in[header.file.folder].add(header.series)
-    unowned: list[Header] = []
+        if header.size[0] > 0:
+            series_in[header.file.folder].add(header.series)
+    unowned: dict[str, list[Header]] = defaultdict(list)
     for header in (h for h in files if h.fault):
         beside = series_in[header.file.folder]
         owner = header.series if header.series in by_series else "".join(beside) if len(beside) == 1 else None
-        (unowned if owner is None else by_series[owner]).append(header)
+        (unowned[header.file.folder] if owner is None else by_series[owner]).append(header)
     return by_series, unowned
 
 
@@ -140,14 +140,6 @@ def _damaged_series(intact: list[Header], damaged: list[Header], beside: Iterabl
     names = sorted(h.file for h in beside)
     numbers = [names.index(h.file) + 1 for h in damaged]
     return _refused_series([*intact, *damaged], damage_refusal(damaged, len(names), numbers))
-
-
-def _of_folder(files: Iterable[Header], header: Header) -> list[Header]:
-    return [h for h in files if h.file.folder == header.file.folder]
-
-
-def _folders(headers: Iterable[Header]) -> set[str]:
-    return {h.file.folder for h in headers}
 
 
 def _refusal_of_identity(headers: Sequence[Header]) -> ScanRefusedError | None:
@@ -261,7 +253,7 @@ def _checked(series: DicomSeries, of_uid: Sequence[Header]) -> DicomSeries:
     if series.refusal is not None:
         return series
     refusal = missing_images(series.headers, of_uid)
-    return replace(series, refusal=refusal, doubt=signs_of_missing_images(series.headers, of_uid))
+    return replace(series, refusal=refusal, warning=signs_of_missing_images(series.headers, of_uid))
 
 
 def _is_localizer(header: Header) -> bool:
@@ -336,7 +328,7 @@ def _make_series(headers: list[Header]) -> DicomSeries:
     first = _most_complete(headers)
     return DicomSeries(
         tuple(headers), modality_of(first), f"sub-{_pseudonym('patient', first.subject_key)}",
-        f"ses-{_pseudonym('study', first.session_key)}", _pseudonym("series", first.series),
+        f"ses-{_pseudonym('study', first.session_key)}", _pseudonym("series", first.series or first.file.folder),
         _refusal_of_kind(first),
     )  # fmt: skip
 
@@ -348,8 +340,11 @@ def _most_complete(headers: list[Header]) -> Header:
     )))  # fmt: skip
 
 
-def _with_doubt(series: DicomSeries, doubt: str) -> DicomSeries:
-    return replace(series, doubt="; ".join(filter(None, (series.doubt, doubt))))
+def _with_damage_beside(series: DicomSeries, folders: set[str]) -> DicomSeries:
+    """Return a series, with a warning if one of its folders has a damaged file of no known series."""
+    if folders.isdisjoint(h.file.folder for h in series.headers):
+        return series
+    return replace(series, warning="; ".join(filter(None, (series.warning, "a damaged file in its folder"))))
 
 
 def _refused_series(headers: list[Header], refusal: ScanRefusedError) -> DicomSeries:
@@ -364,9 +359,11 @@ def _pseudonym(kind: str, value: str) -> str:
 def _refusal_of_kind(header: Header) -> ScanRefusedError | None:
     """Return the refusal of a series that is not of three-dimensional MR or CT images; None for one that is."""
     name = UID(header.sop_class).name
-    if "MOSAIC" in header.image_type and not is_multiframe_class(header.sop_class):
+    if header.is_mosaic:
         return _mosaic_refusal()
-    if header.modality not in {"CT", "MR"} or re.search("Secondary Capture|Spectroscopy|Raw Data", name):
+    if header.modality not in {"CT", "MR"} or re.search(
+        "Secondary Capture|Spectroscopy|Raw Data|Segmentation|Parametric Map", name
+    ):
         return _object_refusal(header)
     return None
 

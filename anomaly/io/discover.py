@@ -28,7 +28,6 @@ from anomaly.io.dicom import read_series
 from anomaly.io.dicom_header import Header, read_header
 from anomaly.io.dicom_series import DicomSeries, group_series
 from anomaly.io.file_types import (
-    DICOM_ENDINGS,
     FIRST_OF_PAIR,
     N_START_BYTES,
     OTHER_ENDINGS,
@@ -247,16 +246,16 @@ class _Search:
         elif ending == ".zip":
             self._add_zip(file)
         elif ending not in OTHER_ENDINGS:
-            self._add_dicom(file, ending)
+            self._add_dicom(file)
         elif self.tree.is_zip and file.name == "participants.tsv":
             table = zipfile.Path(file.path, file.member)
             self.participants[Path(file.folder).resolve()] = parse_participants(table)
 
-    def _add_dicom(self, file: StoredFile, ending: str) -> None:
+    def _add_dicom(self, file: StoredFile) -> None:
         try:
             self.headers.append(_read_dicom_header(self.tree, file))
-        except ScanRefusedError as error:  # its series is not complete, if it is named like files of a series
-            self.headers.append(Header(file, fault=error.found, is_dicom=ending in DICOM_ENDINGS))
+        except ScanRefusedError as error:  # it is missing from a series whose files are named like it
+            self.headers.append(Header(file, fault=error.found, is_dicom=False))
             raise
 
     def _add_zip(self, file: StoredFile) -> None:

@@ -18,7 +18,7 @@ from scipy.ndimage import map_coordinates
 from anomaly.core.errors import ScanRefusedError
 from anomaly.core.volume import Modality, Volume
 from anomaly.io.discover import discover
-from tests.io.dicom_factory import make_series, make_slice, uid, write_series, write_zip
+from tests.io.dicom_factory import encode, make_series, make_slice, uid, write_series, write_zip
 
 TILT = np.deg2rad(18.5)
 OBLIQUE = (0.96, 0.28, 0.0, -0.28 * np.cos(0.4), 0.96 * np.cos(0.4), np.sin(0.4))
@@ -222,16 +222,155 @@ def test_several_volumes_in_one_series_are_refused(tmp_path: Path) -> None:
     assert error.code == "not_3d"
 
 
+def test_a_multi_frame_file_of_one_position_is_called_so(tmp_path: Path) -> None:
+    ds = make_series(1, NumberOfFrames=3)[0]
+    ds.PixelData = np.arange(240, dtype="<u2").tobytes()
+    error = refusal(write_series(tmp_path / "series", [ds]))
+    assert error.code == "not_3d"
+    assert error.found == "3 images at one position: a time series of one slice"
+
+
 def test_images_without_position_are_refused(tmp_path: Path) -> None:
     folder = write_series(tmp_path / "series", make_series(ImagePositionPatient=None))
     assert refusal(folder).code == "missing_geometry"
 
 
-def test_a_truncated_file_is_refused_as_unreadable(tmp_path: Path) -> None:
-    folder = write_series(tmp_path / "series", make_series())
-    victim = sorted(folder.iterdir())[0]
-    victim.write_bytes(victim.read_bytes()[:-60])
-    assert refusal(folder).code == "unreadable"
+@pytest.mark.parametrize("container", [".dcm", "", "zip"])
+@pytest.mark.parametrize("n_lost", [2, 60, 158])
+def test_pixels_that_are_cut_refuse_the_series(tmp_path: Path, container: str, n_lost: int) -> None:
+    contents = [encode(ds) for ds in make_series()]
+    contents[5] = contents[5][:-n_lost]
+    if container == "zip":
+        source = write_zip(tmp_path / "series.zip", contents)
+    else:
+        source = write_series(tmp_path / "series", contents, container)
+    error = refusal(source)
+    assert error.code == "unreadable"
+    assert error.found.startswith(
+        "1 of 6 files damaged (file 6 in the order of names: an image that cannot be decoded"
+    )
+
+
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, RLELossless, JPEGLSLossless], ids=lambda s: s.name)
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_compressed_pixels_that_are_cut_refuse_the_series(tmp_path: Path, syntax: str, share: float) -> None:
+    series = make_series(3, shape=(64, 48))
+    for ds in series:
+        ds.compress(syntax, generate_instance_uid=False)
+    contents = [encode(ds) for ds in series]
+    start = contents[2].index(b"\xe0\x7f\x10\x00")
+    contents[2] = contents[2][: start + int(share * (len(contents[2]) - start))]
+    assert refusal(write_series(tmp_path / "series", contents)).code == "unreadable"
+
+
+def test_a_member_of_a_zip_with_a_wrong_checksum_refuses_the_series(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "series.zip", make_series(3, shape=(64, 48)))
+    content = bytearray(path.read_bytes())
+    content[len(content) * 9 // 10 - 200] ^= 0xFF
+    path.write_bytes(bytes(content))
+    assert refusal(path).found.startswith("1 of 3 files damaged")
+
+
+@pytest.mark.parametrize("number", [0, 3, 5])
+def test_a_slice_that_ends_with_zeros_refuses_the_series(tmp_path: Path, number: int) -> None:
+    contents = [encode(ds) for ds in make_series(6, shape=(32, 40))]
+    contents[number] = contents[number][:-1000] + bytes(1000)
+    error = refusal(write_series(tmp_path / "series", contents))
+    assert error.code == "unreadable"
+    assert error.found.endswith(f"slice {number + 1} in the order of positions")
+
+
+@pytest.mark.parametrize("number", [0, 5])
+def test_a_blank_end_slice_marks_the_scan(tmp_path: Path, number: int) -> None:
+    series = make_series(6)
+    series[number].PixelData = bytes(160)
+    volume = read_one(write_series(tmp_path / "series", series))
+    assert [w.found for w in volume.warnings] == ["blank slices at the ends of the stack: 1"]
+
+
+def test_zeros_from_the_middle_of_a_multi_frame_file_refuse_it(tmp_path: Path) -> None:
+    enhanced = LegacyConvertedEnhancedMRImage(make_series(6), uid("enhanced"), 9, uid("enhanced", 1), 1)
+    enhanced.PixelData = enhanced.PixelData[:400] + bytes(560)
+    error = refusal(write_series(tmp_path / "enhanced", [enhanced]))
+    assert error.found.startswith("1 of 6 slices with zeros")
+
+
+def test_a_blank_slice_inside_the_stack_refuses_the_series(tmp_path: Path) -> None:
+    series = make_series(6)
+    series[3].PixelData = bytes(160)
+    assert refusal(write_series(tmp_path / "series", series)).code == "unreadable"
+
+
+def test_a_background_of_zeros_is_part_of_the_image(tmp_path: Path) -> None:
+    series = make_series(8, shape=(40, 40))
+    rows, columns = np.mgrid[:40, :40]
+    for k, ds in enumerate(series):
+        radius = 18 * np.sqrt(1 - ((k - 3.5) / 4.5) ** 2)
+        ds.PixelData = ((np.hypot(rows - 20, columns - 20) < radius) * ds.pixel_array).astype("<u2").tobytes()
+    series[7].PixelData = bytes(3200)
+    assert read_one(write_series(tmp_path / "series", series)).voxels.shape[2] == 8
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"PixelRepresentation": 1}, {"PhotometricInterpretation": "MONOCHROME1"},
+     {"RescaleSlope": None, "RescaleIntercept": None}],
+    ids=["sign", "photometric interpretation", "no rescale"],
+)  # fmt: skip
+def test_a_slice_of_another_pixel_format_refuses_the_series(tmp_path: Path, change: dict[str, object]) -> None:
+    series = make_series(6, RescaleSlope=2, RescaleIntercept=1)
+    values = {"RescaleSlope": 2, "RescaleIntercept": 1, **change}
+    series[4] = make_series(6, **{k: v for k, v in values.items() if v is not None})[4]
+    error = refusal(write_series(tmp_path / "series", series))
+    assert error.code == "mixed_pixel_formats"
+    assert error.found.startswith("1 of 6 slices")
+
+
+def test_a_slice_with_fewer_bits_has_the_same_values(tmp_path: Path) -> None:
+    series = make_series(6)
+    expected = series[3].pixel_array.T.copy()
+    series[3].BitsStored, series[3].HighBit = 12, 11
+    np.testing.assert_array_equal(read_one(write_series(tmp_path / "s", series)).voxels[:, :, 3], expected)
+
+
+def test_one_slice_with_another_rescale_marks_the_scan(tmp_path: Path) -> None:
+    series = make_series(12, RescaleSlope=2, RescaleIntercept=1)
+    series[4].RescaleSlope = 3
+    volume = read_one(write_series(tmp_path / "series", series))
+    np.testing.assert_array_equal(volume.voxels[:, :, 4], series[4].pixel_array.T * 3.0 + 1)
+    assert [w.found for w in volume.warnings] == ["1 of 12 slices with another rescale than the others"]
+
+
+def test_an_orientation_that_is_no_rotation_is_refused(tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "series", make_series(ImageOrientationPatient=[1, 0, 0, 0.7, 0.7, 0]))
+    assert refusal(folder).code == "absurd_geometry"
+
+
+def test_several_volumes_in_one_enhanced_file_are_refused(tmp_path: Path) -> None:
+    volumes = [make_series(n_slices=4, seed=t) for t in range(3)]
+    for t, volume in enumerate(volumes):
+        for k, ds in enumerate(volume):
+            ds.SOPInstanceUID, ds.TemporalPositionIdentifier = uid("volume", t, k), t
+    frames = [ds for volume in volumes for ds in volume]
+    enhanced = LegacyConvertedEnhancedMRImage(frames, uid("enhanced"), 9, uid("enhanced", 1), 1)
+    error = refusal(write_series(tmp_path / "enhanced", [enhanced]))
+    assert error.code == "not_3d"
+    assert error.found == "12 images at 4 positions: several volumes in one series"
+
+
+def test_an_enhanced_file_without_a_frame_is_refused(tmp_path: Path) -> None:
+    enhanced = LegacyConvertedEnhancedMRImage(make_series(6), uid("enhanced"), 9, uid("enhanced", 1), 1)
+    enhanced.NumberOfFrames = 5
+    enhanced.PixelData = enhanced.PixelData[: 5 * 160]
+    assert refusal(write_series(tmp_path / "enhanced", [enhanced])).code == "bad_pixel_description"
+
+
+def test_a_multi_frame_file_without_geometry_is_called_so(tmp_path: Path) -> None:
+    enhanced = LegacyConvertedEnhancedMRImage(make_series(6), uid("enhanced"), 9, uid("enhanced", 1), 1)
+    del enhanced.PerFrameFunctionalGroupsSequence, enhanced.SharedFunctionalGroupsSequence
+    error = refusal(write_series(tmp_path / "enhanced", [enhanced]))
+    assert error.code == "missing_geometry"
+    assert error.found.startswith("a frame of a multi-frame image")
 
 
 def test_a_zip_is_read_in_memory_and_nothing_is_unpacked(tmp_path: Path) -> None:

@@ -57,6 +57,15 @@ def test_an_acquisition_of_several_echoes_or_volumes_is_not_taken_for_missing_sl
     assert signs(series) == ""
 
 
+def test_a_time_series_with_fewer_images_than_time_points_is_incomplete() -> None:
+    first, second = (make_series(10, shape=(4, 4), seed=t, NumberOfTemporalPositions=2) for t in range(2))
+    assert refusal([*first, *second]) is None
+    assert refusal(first) is None, "one time point is a whole volume"
+    error = refusal([*first, *second[:8]])
+    assert error is not None
+    assert error.found == "18 images for 2 time points of 10 slices: 2 missing"
+
+
 def test_a_count_far_from_the_number_of_images_marks_the_scan() -> None:
     series = make_series(20, shape=(4, 4), ImagesInAcquisition=173)
     assert refusal(series) is None

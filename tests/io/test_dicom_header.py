@@ -30,7 +30,7 @@ def test_content_that_is_not_dicom_is_called_so_unless_the_ending_is_that_of_dic
     assert not header_of(content).is_dicom
     named = header_of(content, "0001.dcm")
     assert named.is_dicom
-    assert named.fault == ("no DICOM" if content else "empty")
+    assert named.fault == ("not DICOM" if content else "empty")
 
 
 @pytest.mark.parametrize("explicit", [True, False], ids=["explicit", "implicit"])

@@ -212,8 +212,7 @@ DAMAGES = [cut_in_meta, cut_in_header, cut_before_pixels, empty, zeros, other_co
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("container", [".dcm", "", "zip"])
-@pytest.mark.parametrize("number", [0, 3, 5])
+@pytest.mark.parametrize(("container", "number"), [(".dcm", 0), ("", 3), ("", 5), ("zip", 5)])
 def test_a_damaged_file_makes_its_series_incomplete(
     tmp_path: Path, damage: Callable[[bytes], bytes], container: str, number: int
 ) -> None:
@@ -225,7 +224,16 @@ def test_a_damaged_file_makes_its_series_incomplete(
         source = write_series(tmp_path / "series", contents, container)
     error = refusal(source)
     assert error.code == "unreadable"
-    assert error.found.startswith(f"1 of 6 files damaged: number {number + 1} by name is ")
+    assert error.found.startswith(f"1 of 6 files damaged (file {number + 1} in the order of names: ")
+
+
+def test_objects_without_images_beside_a_series_are_no_other_series_for_a_damaged_file(tmp_path: Path) -> None:
+    report = make_series(1, series="report", Modality="SR", SOPClassUID="1.2.840.10008.5.1.4.1.1.88.11")[0]
+    del report.PixelData, report.Rows, report.Columns
+    contents = [*files_of(make_series(6)), encode(report)]
+    contents[2] = cut_in_meta(contents[2])
+    refused = [s.refusal.code for s in discover([write_series(tmp_path / "series", contents)]) if s.refusal]
+    assert sorted(refused) == ["non_image", "unreadable"]
 
 
 def test_a_damaged_file_beside_several_series_is_refused_on_its_own_and_marks_them(tmp_path: Path) -> None:
@@ -237,6 +245,13 @@ def test_a_damaged_file_beside_several_series_is_refused_on_its_own_and_marks_th
     assert broken.refusal is not None
     assert broken.refusal.code == "unreadable"
     assert "DOE" not in broken.scan_id
+
+
+def test_damaged_files_of_one_folder_are_one_row(tmp_path: Path) -> None:
+    contents = [cut_before_pixels(content) for content in files_of(make_series(6))]
+    error = refusal(write_series(tmp_path / "series", [*contents, b""]))
+    assert error.code == "unreadable"
+    assert error.found.startswith("7 of 7 files damaged (file 1 in the order of names: cut before its pixels; ")
 
 
 def test_a_damaged_file_elsewhere_does_not_concern_a_series(tmp_path: Path) -> None:
@@ -251,6 +266,23 @@ def test_a_damaged_copy_of_a_readable_image_does_no_harm(tmp_path: Path) -> None
     contents = files_of(make_series(6))
     (scan,) = discover([write_series(tmp_path / "series", [*contents, cut_before_pixels(contents[2])])])
     assert scan.read().voxels.shape[2] == 6
+
+
+def test_a_link_that_leads_nowhere_is_missing_from_the_series_only_if_it_is_named_like_its_files(
+    tmp_path: Path,
+) -> None:
+    folder = write_series(tmp_path / "series", make_series(6), "")
+    (folder / "latest").symlink_to(tmp_path / "nowhere")
+    scan, link = discover([folder])
+    assert scan.refusal is None
+    assert link.refusal is not None
+    assert link.refusal.found == "a link to a file that does not exist"
+    (folder / "IM0042_6").symlink_to(tmp_path / "nowhere")
+    incomplete, _ = discover([folder])
+    assert incomplete.refusal is not None
+    assert incomplete.refusal.found.startswith(
+        "1 of 7 files damaged (file 7 in the order of names: a link to a file"
+    )
 
 
 def test_other_files_beside_a_series_do_no_harm(tmp_path: Path) -> None:
@@ -301,7 +333,7 @@ def test_a_series_with_fewer_slices_than_its_headers_count_is_refused(tmp_path: 
     assert error.found == "18 images where the header counts 20 in the acquisition: 2 missing"
 
 
-def test_doubt_about_a_series_is_part_of_the_volume(tmp_path: Path) -> None:
+def test_a_warning_about_a_series_is_part_of_the_volume(tmp_path: Path) -> None:
     (scan,) = discover([write_series(tmp_path / "series", make_series(20, shape=(4, 4))[1:])])
     assert warnings_of(scan) == ["instance numbers from 2 instead of 1"]
 
@@ -398,8 +430,14 @@ def test_files_without_preamble_are_scans(tmp_path: Path, container: str, explic
     np.testing.assert_array_equal(scan.read().voxels, np.stack([d.pixel_array.T for d in series], axis=2))
 
 
-def test_a_mosaic_is_called_a_mosaic(tmp_path: Path) -> None:
-    series = make_series(2, ImageType=["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"])
+@pytest.mark.parametrize("has_image_type", [True, False])
+def test_a_mosaic_is_called_a_mosaic(tmp_path: Path, has_image_type: bool) -> None:
+    series = make_series(2)
+    for ds in series:
+        if has_image_type:
+            ds.ImageType = ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]
+        else:
+            ds.private_block(0x0019, "SIEMENS MR HEADER", create=True).add_new(0x0A, "US", 36)
     error = refusal(write_series(tmp_path / "series", series))
     assert error.code == "mosaic"
     assert "dcm2niix" in error.remedy
