@@ -35,6 +35,8 @@ IDENTITY_COLUMNS = ("scan_id", "subject_hash", "content_hash")
 SCORE_PREFIX = "score_"
 CONFIDENCE = 0.95
 
+DAMAGED_RECORD = "restore it from a copy, or remove it and calibrate again"
+
 
 class Scope(Settings):
     """What a calibration applies to: new scans must come from the same population and scanner."""
@@ -229,7 +231,7 @@ def append(model_dir: Path, calibration: Calibration) -> Path:
 def records(model_dir: Path) -> list[CalibrationRecord]:
     """Read all records of a model, oldest first."""
     found = [
-        CalibrationRecord.parse(current_calibration(read_json(p)), str(p))
+        CalibrationRecord.parse(current_calibration(read_json(p, DAMAGED_RECORD)), str(p))
         for p in sorted(_folder(model_dir).glob("[!.]*.json"))
     ]
     return sorted(found, key=lambda record: (record.created_at, record.calibration_id))

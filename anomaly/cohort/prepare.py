@@ -245,10 +245,10 @@ def _content_fields(volume: Volume) -> dict[str, Any]:
 
 
 def hash_of_files(paths: Sequence[Path]) -> str:
-    """Return the SHA-256 of the contents of some files, ``""`` if one is missing."""
+    """Return the SHA-256 of the contents of some files, ``""`` if one cannot be read."""
     try:
         return sha256_of_json([sha256_of_file(path) for path in paths])
-    except FileNotFoundError:
+    except OSError:
         return ""
 
 

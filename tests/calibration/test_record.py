@@ -26,6 +26,7 @@ from anomaly.core.errors import (
     BundleError,
     CohortError,
     ConfigError,
+    DamagedFileError,
     LeakageError,
     UncalibratedError,
 )
@@ -208,3 +209,23 @@ def test_scans_seen_in_training_are_refused_by_name() -> None:
 
 def test_unseen_scans_pass_the_leakage_check() -> None:
     check_leakage({"someone"}, {"something"}, reference())
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1cut", b"not a table"])
+def test_damaged_reference_scores_are_named_with_a_remedy(tmp_path: Path, content: bytes) -> None:
+    record = calibration()
+    append(tmp_path, record)
+    (tmp_path / "reference_scores.parquet").write_bytes(content)
+    with pytest.raises(DamagedFileError, match=r"reference_scores.parquet is damaged .*; restore it from a copy"):
+        latest(tmp_path)
+    with pytest.raises(DamagedFileError, match="or remove it and calibrate again"):
+        append(tmp_path, calibration(reason="again"))
+    assert len(records(tmp_path)) == 1
+
+
+def test_a_damaged_record_is_named_with_a_remedy(tmp_path: Path) -> None:
+    append(tmp_path, calibration()).write_text("")
+    with pytest.raises(
+        DamagedFileError, match="it is empty; restore it from a copy, or remove it and calibrate again"
+    ):
+        records(tmp_path)
