@@ -49,12 +49,14 @@ except KeyboardInterrupt as error:
 POOL = """
 import os, subprocess, time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from anomaly.core.processes import interrupt_on_signals, worker_pool
 
 def work(file):
-    started = subprocess.Popen(["sleep", "60"])
-    Path(file).write_text(f"{{os.getpid()}} {{started.pid}}")
-    started.wait()
+    with TemporaryDirectory() as folder:
+        started = subprocess.Popen(["sleep", "60"])
+        Path(file).write_text(f"{{os.getpid()}} {{started.pid}}")
+        started.wait()
 
 if __name__ == "__main__":
     interrupt_on_signals()
@@ -108,10 +110,12 @@ def test_ctrl_c_in_a_terminal_ends_workers_and_what_they_started_without_a_word(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     file = tmp_path / "pids"
-    script = tmp_path / "pool.py"
+    script, temporary = tmp_path / "pool.py", tmp_path / "temporary"
+    temporary.mkdir()
     script.write_text(POOL.format(file=str(file)))
     program = subprocess.Popen(
-        [sys.executable, str(script)], env=_environment(), start_new_session=True, text=True,
+        [sys.executable, str(script)], env={**_environment(), "TMPDIR": str(temporary)},
+        start_new_session=True, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     _wait_until(lambda: file.is_file() and len(file.read_text().split()) == 2)
@@ -120,6 +124,7 @@ def test_ctrl_c_in_a_terminal_ends_workers_and_what_they_started_without_a_word(
     assert program.communicate(timeout=30) == ("interrupted\n", "")
     assert time.monotonic() - began < 5
     _wait_until(lambda: not any(_is_running(int(pid)) for pid in file.read_text().split()))
+    assert list(temporary.iterdir()) == []
 
 
 @pytest.mark.slow
