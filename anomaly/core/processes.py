@@ -35,10 +35,10 @@ class Interrupted(KeyboardInterrupt):
         self.number = number
         super().__init__(number)
 
-    @property
-    def exit_code(self) -> int:
-        """The exit code that shells and schedulers expect, e.g. 130 after Ctrl-C."""
-        return EXIT_OF_SIGNAL + self.number
+
+def exit_code_of(interrupt: KeyboardInterrupt) -> int:
+    """Return the exit code that shells and schedulers expect: 130 after Ctrl-C, 143 after SIGTERM."""
+    return EXIT_OF_SIGNAL + (interrupt.number if isinstance(interrupt, Interrupted) else signal.SIGINT)
 
 
 def interrupt_on_signals() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from anomaly.core.processes import EXIT_OF_SIGNAL, Interrupted, worker_pool
+from anomaly.core.processes import EXIT_OF_SIGNAL, Interrupted, exit_code_of, worker_pool
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -34,7 +34,7 @@ if __name__ == "__main__":
 INTERRUPTED = """
 import sys, time
 from pathlib import Path
-from anomaly.core.processes import Interrupted, interrupt_on_signals
+from anomaly.core.processes import exit_code_of, interrupt_on_signals
 
 interrupt_on_signals()
 try:
@@ -43,7 +43,7 @@ try:
 except KeyboardInterrupt as error:
     Path({file!r}).write_text("finishing")
     time.sleep({seconds})
-    sys.exit(error.exit_code)
+    sys.exit(exit_code_of(error))
 """
 
 POOL = """
@@ -99,9 +99,9 @@ def test_a_signal_that_the_caller_ignores_stays_ignored(tmp_path: Path) -> None:
 
 
 def test_the_exit_code_of_an_interrupt_is_that_of_a_shell() -> None:
-    assert Interrupted(signal.SIGINT).exit_code == 130
-    assert Interrupted(signal.SIGTERM).exit_code == 143
-    assert isinstance(Interrupted(signal.SIGINT), KeyboardInterrupt)
+    assert exit_code_of(KeyboardInterrupt()) == 130
+    assert exit_code_of(Interrupted(signal.SIGINT)) == 130
+    assert exit_code_of(Interrupted(signal.SIGTERM)) == 143
 
 
 @pytest.mark.slow
