@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 from anomaly import RESEARCH_USE_ONLY
 from anomaly.core.errors import AnomalyError
 from anomaly.core.locks import only_writer
-from anomaly.core.processes import Interrupted, interrupt_on_signals
+from anomaly.core.processes import exit_code_of, interrupt_on_signals
 from anomaly.core.progress import Progress, no_progress
 from pipelines.common import Exit, exit_code
 
@@ -344,8 +344,7 @@ def _errors() -> Iterator[None]:
         raise typer.Exit(Exit.BAD_INPUT) from error
     except KeyboardInterrupt as error:
         _print_error("anomaly: interrupted; finished results are saved, run the same command again to continue")
-        code = error.exit_code if isinstance(error, Interrupted) else Exit.INTERRUPTED
-        raise typer.Exit(code) from error
+        raise typer.Exit(exit_code_of(error)) from error
 
 
 @contextmanager

@@ -27,7 +27,6 @@ class Exit(IntEnum):
     POLICY = 5
     FLAGGED = 6
     THRESHOLD_MISSED = 7
-    INTERRUPTED = 130  # by Ctrl-C; 128 + the number of any other signal, 143 for SIGTERM
 
 
 def exit_code(error: AnomalyError) -> Exit:

@@ -21,7 +21,7 @@ import pandas as pd
 
 from anomaly.calibration.operating_point import FPRCheck, beta_binomial_band, clopper_pearson
 from anomaly.core.aliases import PER_SCAN_TABLE
-from anomaly.core.errors import InputError
+from anomaly.core.errors import DamagedFileError, InputError
 from anomaly.core.files import atomic_path, write_json, write_text
 from anomaly.core.progress import Progress, no_progress
 from anomaly.evaluation.compare import VOXEL_METRICS
@@ -83,7 +83,10 @@ def read_per_scan(evaluation_dir: Path) -> pd.DataFrame:
     path = evaluation_dir / "per_scan.parquet"
     if not path.is_file():
         raise InputError(f"no evaluation in {evaluation_dir}; make one with `anomaly evaluate`")
-    return pd.read_parquet(path).rename(columns=PER_SCAN_TABLE)
+    try:
+        return pd.read_parquet(path).rename(columns=PER_SCAN_TABLE)
+    except (OSError, ValueError) as error:  # those of pyarrow are among them
+        raise DamagedFileError(f"{path} is damaged ({error}); run the same `anomaly evaluate` again") from error
 
 
 def _write(found: Evaluation, folder: Path) -> dict[str, Any]:

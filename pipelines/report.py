@@ -22,6 +22,7 @@ from anomaly.core.files import (
 from anomaly.core.processes import worker_pool
 from anomaly.core.progress import Progress, no_progress
 from anomaly.core.results import ScanScore, ScanStatus
+from anomaly.reports.software import drawing_software
 from anomaly.runs.layout import score_path, volumes_path
 from anomaly.runs.reader import RunInfo, read_neighbours, read_run_info, read_score, read_scores, read_volumes
 from pipelines.common import cores
@@ -185,8 +186,6 @@ def _write_worklist(
 
 
 def _fingerprint(run: RunInfo, scan_id: str) -> str:
-    from anomaly.reports.software import drawing_software
-
     files = (score_path(run.folder, scan_id), volumes_path(run.folder, scan_id))
     return sha256_of_json([drawing_software(), run.fingerprint, *(sha256_of_file(path) for path in files)])
 

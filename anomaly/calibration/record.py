@@ -41,6 +41,8 @@ IDENTITY_COLUMNS = ("scan_id", "subject_hash", "content_hash")
 SCORE_PREFIX = "score_"
 CONFIDENCE = 0.95
 
+DAMAGED_RECORD = "restore it from a copy, or remove it and calibrate again"
+
 
 class Scope(Settings):
     """What a calibration applies to: new scans must come from the same population and scanner."""
@@ -324,7 +326,7 @@ def check_leakage(
 
 def _read(model_dir: Path, path: Path) -> CalibrationRecord:
     """Read a record and check its hashes, its id and its model."""
-    values = read_json(path, "restore it from a copy, or delete it and calibrate again")
+    values = read_json(path, DAMAGED_RECORD)
     record = CalibrationRecord.parse(current_calibration(values), str(path))
     earlier_names = {new: old for old, new in CALIBRATION.items() if old in values}
     if wrong := _not_hashed(record, rename_keys(_facts(record), earlier_names)):

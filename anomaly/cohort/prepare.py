@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 import traceback
@@ -22,6 +23,20 @@ from anomaly.export.nifti import write_nifti
 from anomaly.io.discover import ScanSource
 from anomaly.qc.checks import Level, QcSettings, check, check_modality, raise_first_refusal
 from anomaly.qc.metrics import image_quality_metrics
+
+READ_ERRORS = frozenset(
+    {
+        errno.EACCES,
+        errno.EPERM,
+        errno.EIO,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+        errno.ENOTCONN,
+        errno.EMFILE,
+        errno.ENFILE,
+    }
+)
+"""Errors that may be gone at the next try; the scan has then failed, and is not refused."""
 
 RECORD_FORMAT = 1  # increase when records of earlier versions must not be reused
 
@@ -164,6 +179,13 @@ def _try_to_prepare(scan: ScanSource, spec: PreparationSpec) -> ScanRecord:
     try:
         _prepare(progress, scan, spec)
     except ScanRefusedError as error:
+        if _may_be_readable_later(error):
+            return progress.record.with_status(
+                ScanStatus.FAILED,
+                error.code,
+                error.reason,
+                "make the file readable, then run the same command again",
+            )
         return progress.record.with_status(ScanStatus.REFUSED, error.code, error.reason, error.remedy)
     except OutputError:
         raise
@@ -178,6 +200,12 @@ def _try_to_prepare(scan: ScanSource, spec: PreparationSpec) -> ScanRecord:
             "report this as a bug, with the reason",
         )  # fmt: skip
     return progress.record
+
+
+def _may_be_readable_later(refusal: ScanRefusedError) -> bool:
+    """Return whether a scan was refused because of the disk, the network or permissions, not because of itself."""
+    cause = refusal.__cause__
+    return isinstance(cause, OSError) and cause.errno in READ_ERRORS
 
 
 @dataclass
@@ -249,10 +277,10 @@ def _content_fields(volume: Volume) -> dict[str, Any]:
 
 
 def hash_of_files(paths: Sequence[Path]) -> str:
-    """Return the SHA-256 of the contents of some files, ``""`` if one is missing."""
+    """Return the SHA-256 of the contents of some files, ``""`` if one cannot be read."""
     try:
         return sha256_of_json([sha256_of_file(path) for path in paths])
-    except FileNotFoundError:
+    except OSError:
         return ""
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
+from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any
 
@@ -33,10 +35,10 @@ class Interrupted(KeyboardInterrupt):
         self.number = number
         super().__init__(number)
 
-    @property
-    def exit_code(self) -> int:
-        """The exit code that shells and schedulers expect, e.g. 130 after Ctrl-C."""
-        return EXIT_OF_SIGNAL + self.number
+
+def exit_code_of(interrupt: KeyboardInterrupt) -> int:
+    """Return the exit code that shells and schedulers expect: 130 after Ctrl-C, 143 after SIGTERM."""
+    return EXIT_OF_SIGNAL + (interrupt.number if isinstance(interrupt, Interrupted) else signal.SIGINT)
 
 
 def interrupt_on_signals() -> None:
@@ -63,6 +65,8 @@ def _end_at_once(number: int, _: FrameType | None) -> None:
 class WorkerPool(ProcessPoolExecutor):
     """Worker processes that leave interrupts to this process, and end with it however it ends.
 
+    Their temporary files are in a folder of their own, which is removed with the pool.
+
     Parameters
     ----------
     n_processes
@@ -83,11 +87,12 @@ class WorkerPool(ProcessPoolExecutor):
         max_tasks_per_child: int | None = None,
     ) -> None:
         stop, self._stop = _SPAWN.Pipe(duplex=False)
+        self._scratch = TemporaryDirectory(prefix="anomaly-", ignore_cleanup_errors=True)
         super().__init__(
             n_processes,
             _SPAWN,
             _start_worker,
-            (stop, initializer, initargs),
+            (stop, self._scratch.name, initializer, initargs),
             max_tasks_per_child=max_tasks_per_child,
         )
 
@@ -99,7 +104,13 @@ class WorkerPool(ProcessPoolExecutor):
     def end(self) -> None:
         """End all processes now; tasks that are not finished are lost."""
         self._stop.close()
-        self.shutdown(wait=True, cancel_futures=True)
+        self.shutdown(cancel_futures=True)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Drop tasks that have not started, if asked to; finish the others and remove temporary files."""
+        super().shutdown(wait, cancel_futures=cancel_futures)
+        if wait:
+            self._scratch.cleanup()
 
 
 @contextmanager
@@ -135,8 +146,11 @@ def _interrupts_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _start_worker(stop: Connection, initializer: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
+def _start_worker(
+    stop: Connection, scratch: str, initializer: Callable[..., None] | None, arguments: tuple[Any, ...]
+) -> None:
     exit_with_parent(stop)
+    os.environ["TMPDIR"] = tempfile.tempdir = scratch
     if initializer is not None:
         initializer(*arguments)
 

@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -24,9 +23,8 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID, MediaStorageDirectoryStorage
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, VR
 
+from anomaly.io.file_types import DICOM_ENDINGS, ending_of
 from anomaly.io.stored_file import StoredFile
-
-DICOM_SUFFIXES = {".dcm", ".ima", ".dicom"}
 
 _START_BYTES = 512
 _MAGIC = b"DICM"
@@ -189,8 +187,8 @@ def read_header(file: StoredFile, content: bytes | io.BufferedIOBase | Any) -> H
 
 def damaged_header(file: StoredFile, fault: str, starts_as_dicom: bool = False) -> Header:
     """Return the header of a file of which nothing can be read; it is DICOM by its start or by its ending."""
-    ending = PurePath(file.name).suffix.lower()
-    return Header(file, fault=fault, is_dicom=starts_as_dicom or ending in DICOM_SUFFIXES,
+    is_dicom = starts_as_dicom or ending_of(file.name) in DICOM_ENDINGS
+    return Header(file, fault=fault, is_dicom=is_dicom,
                   subject_key=file.folder, session_key=file.folder)  # fmt: skip
 
 

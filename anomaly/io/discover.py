@@ -25,7 +25,7 @@ from anomaly.io.bids import (
     safe_file_name,
 )
 from anomaly.io.dicom import read_series
-from anomaly.io.dicom_header import Header, read_header
+from anomaly.io.dicom_header import Header, damaged_header, read_header
 from anomaly.io.dicom_series import DicomSeries, group_series
 from anomaly.io.file_types import (
     FIRST_OF_PAIR,
@@ -255,7 +255,7 @@ class _Search:
         try:
             self.headers.append(_read_dicom_header(self.tree, file))
         except ScanRefusedError as error:  # it is missing from a series whose files are named like it
-            self.headers.append(Header(file, fault=error.found, is_dicom=False))
+            self.headers.append(replace(damaged_header(file, error.found), is_dicom=False))
             raise
 
     def _add_zip(self, file: StoredFile) -> None:

@@ -285,13 +285,6 @@ def test_a_record_under_another_name_is_refused(tmp_path: Path) -> None:
         latest(tmp_path)
 
 
-def test_a_damaged_record_is_refused_by_name(tmp_path: Path) -> None:
-    path = append(tmp_path, calibration())
-    path.write_text(path.read_text(encoding="utf-8")[:-20], encoding="utf-8")
-    with pytest.raises(DamagedFileError, match=rf"{path.name} is damaged"):
-        latest(tmp_path)
-
-
 def test_the_record_of_another_model_is_refused(tmp_path: Path) -> None:
     append(tmp_path, calibration())
     write_json(tmp_path / "metadata.json", {"model_id": "0123456789ab"})
@@ -299,3 +292,23 @@ def test_the_record_of_another_model_is_refused(tmp_path: Path) -> None:
     write_json(tmp_path / "metadata.json", {"model_id": "ffffffffffff"})
     with pytest.raises(BundleError, match="found a calibration of model 0123456789ab, expected of ffffffffffff"):
         latest(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1cut", b"not a table"])
+def test_damaged_reference_scores_are_named_with_a_remedy(tmp_path: Path, content: bytes) -> None:
+    record = calibration()
+    append(tmp_path, record)
+    (tmp_path / "reference_scores.parquet").write_bytes(content)
+    with pytest.raises(DamagedFileError, match=r"reference_scores.parquet is damaged .*; restore it from a copy"):
+        latest(tmp_path)
+    with pytest.raises(DamagedFileError, match="or remove it and calibrate again"):
+        append(tmp_path, calibration(reason="again"))
+    assert len(records(tmp_path)) == 1
+
+
+def test_a_damaged_record_is_named_with_a_remedy(tmp_path: Path) -> None:
+    append(tmp_path, calibration()).write_text("")
+    with pytest.raises(
+        DamagedFileError, match="it is empty; restore it from a copy, or remove it and calibrate again"
+    ):
+        records(tmp_path)

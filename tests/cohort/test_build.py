@@ -16,7 +16,7 @@ import pytest
 
 from anomaly.cohort.build import build_cohort, read_cohort
 from anomaly.cohort.table import ScanRecord, read_manifest, read_records
-from anomaly.core.errors import CohortError
+from anomaly.core.errors import CohortError, DamagedFileError, OutputError
 from anomaly.core.results import ScanStatus
 from anomaly.core.volume import Modality
 from anomaly.io.discover import discover
@@ -183,6 +183,52 @@ def test_a_missing_volume_is_written_again(tmp_path: Path) -> None:
     (tmp_path / "cohort" / record.volume).unlink()
     build(source, tmp_path / "cohort")
     assert (tmp_path / "cohort" / record.volume).is_file()
+
+
+@pytest.mark.parametrize("column", ["volume", "mask"])
+@pytest.mark.parametrize("damage", ["emptied", "cut", "changed"])
+def test_a_damaged_volume_or_mask_is_written_again(tmp_path: Path, column: str, damage: str) -> None:
+    source = put_scans(tmp_path / "in", "a")
+    (record,) = build(source, tmp_path / "cohort")
+    path = tmp_path / "cohort" / getattr(record, column)
+    whole = path.read_bytes()
+    path.write_bytes({"emptied": b"", "cut": whole[:-1], "changed": whole[:-1] + bytes([whole[-1] ^ 1])}[damage])
+    build(source, tmp_path / "cohort")
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("content", ["", '{"scan_id": "sub-a', "null", "[]", "{}"])
+def test_a_damaged_record_is_made_again(tmp_path: Path, content: str) -> None:
+    source = put_scans(tmp_path / "in", "a")
+    before = build(source, tmp_path / "cohort")
+    (path,) = (tmp_path / "cohort" / "records").iterdir()
+    path.write_text(content)
+    assert untimed(build(source, tmp_path / "cohort")) == untimed(before)
+
+
+@pytest.mark.parametrize("content", ["", '{"complete": tr', "[]", "{}"])
+def test_a_damaged_description_is_named_and_written_again(tmp_path: Path, content: str) -> None:
+    source, cohort = put_scans(tmp_path / "in", "a"), tmp_path / "cohort"
+    build(source, cohort)
+    (cohort / "cohort.json").write_text(content)
+    with pytest.raises(DamagedFileError, match="run the same `anomaly ingest` again"):
+        read_cohort(cohort)
+    build(source, cohort)
+    assert read_cohort(cohort)["complete"]
+
+
+@pytest.mark.parametrize("jobs", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_folder_that_cannot_be_written_stops_the_build_and_keeps_what_is_done(tmp_path: Path, jobs: int) -> None:
+    source, cohort = put_scans(tmp_path / "in", "a"), tmp_path / "cohort"
+    build(source, cohort)
+    put_scans(source, "b", "c")
+    (cohort / "volumes" / "sub-a_T1w.nii").unlink()
+    (cohort / "volumes").rmdir()
+    (cohort / "volumes").write_text("a file")
+    with pytest.raises(OutputError, match="a file has the name of a folder"):
+        build(source, cohort, jobs=jobs)
+    (cohort / "volumes").unlink()
+    assert statuses(build(source, cohort)) == {"a": "accepted", "b": "accepted", "c": "accepted"}
 
 
 def test_current_values_of_the_manifest_are_written_to_earlier_records(tmp_path: Path) -> None:

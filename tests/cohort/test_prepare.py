@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import gzip
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +14,9 @@ import pytest
 from anomaly.cohort.prepare import PreparationSpec, prepare, record_crash
 from anomaly.cohort.record import ScanRecord, record_path
 from anomaly.core.results import ScanStatus
-from anomaly.core.volume import Modality
+from anomaly.core.volume import Modality, Volume
 from anomaly.io.discover import ScanSource, discover
+from anomaly.io.stored_file import unreadable_error
 from anomaly.qc.checks import QcSettings
 from tests.cohort.factory import LENIENT, FakeChain, FakeSettings, put_scans
 
@@ -40,6 +43,29 @@ def test_a_scan_that_fails_the_checks_is_refused_with_its_numbers(scan: ScanSour
     assert record.numbers["min_slices"] == 10
     assert record.content_hash
     assert not record.volume
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (OSError(errno.EIO, "Input/output error"), ScanStatus.FAILED),
+        (OSError(errno.ESTALE, "Stale file handle"), ScanStatus.FAILED),
+        (PermissionError(errno.EACCES, "Permission denied"), ScanStatus.FAILED),
+        (FileNotFoundError(errno.ENOENT, "No such file"), ScanStatus.REFUSED),
+        (gzip.BadGzipFile("CRC check failed"), ScanStatus.REFUSED),
+        (EOFError("ended early"), ScanStatus.REFUSED),
+    ],
+)
+def test_a_scan_that_may_be_readable_later_has_failed_and_one_that_is_damaged_is_refused(
+    scan: ScanSource, spec: PreparationSpec, monkeypatch: pytest.MonkeyPatch, error: Exception, status: ScanStatus
+) -> None:
+    def read(_: ScanSource) -> Volume:
+        raise unreadable_error("a file that cannot be read") from error
+
+    monkeypatch.setattr(ScanSource, "read", read)
+    record = prepare(scan, spec)
+    assert (record.status, record.reason_code) == (status, "unreadable")
+    assert ("make the file readable" in record.remedy) is (status is ScanStatus.FAILED)
 
 
 def test_a_scan_whose_worker_crashed_is_recorded_as_failed(scan: ScanSource, spec: PreparationSpec) -> None:

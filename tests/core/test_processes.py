@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from anomaly.core.processes import EXIT_OF_SIGNAL, Interrupted, worker_pool
+from anomaly.core.processes import EXIT_OF_SIGNAL, Interrupted, exit_code_of, worker_pool
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -34,7 +34,7 @@ if __name__ == "__main__":
 INTERRUPTED = """
 import sys, time
 from pathlib import Path
-from anomaly.core.processes import Interrupted, interrupt_on_signals
+from anomaly.core.processes import exit_code_of, interrupt_on_signals
 
 interrupt_on_signals()
 try:
@@ -43,18 +43,20 @@ try:
 except KeyboardInterrupt as error:
     Path({file!r}).write_text("finishing")
     time.sleep({seconds})
-    sys.exit(error.exit_code)
+    sys.exit(exit_code_of(error))
 """
 
 POOL = """
 import os, subprocess, time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from anomaly.core.processes import interrupt_on_signals, worker_pool
 
 def work(file):
-    started = subprocess.Popen(["sleep", "60"])
-    Path(file).write_text(f"{{os.getpid()}} {{started.pid}}")
-    started.wait()
+    with TemporaryDirectory() as folder:
+        started = subprocess.Popen(["sleep", "60"])
+        Path(file).write_text(f"{{os.getpid()}} {{started.pid}}")
+        started.wait()
 
 if __name__ == "__main__":
     interrupt_on_signals()
@@ -97,9 +99,9 @@ def test_a_signal_that_the_caller_ignores_stays_ignored(tmp_path: Path) -> None:
 
 
 def test_the_exit_code_of_an_interrupt_is_that_of_a_shell() -> None:
-    assert Interrupted(signal.SIGINT).exit_code == 130
-    assert Interrupted(signal.SIGTERM).exit_code == 143
-    assert isinstance(Interrupted(signal.SIGINT), KeyboardInterrupt)
+    assert exit_code_of(KeyboardInterrupt()) == 130
+    assert exit_code_of(Interrupted(signal.SIGINT)) == 130
+    assert exit_code_of(Interrupted(signal.SIGTERM)) == 143
 
 
 @pytest.mark.slow
@@ -108,10 +110,12 @@ def test_ctrl_c_in_a_terminal_ends_workers_and_what_they_started_without_a_word(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     file = tmp_path / "pids"
-    script = tmp_path / "pool.py"
+    script, temporary = tmp_path / "pool.py", tmp_path / "temporary"
+    temporary.mkdir()
     script.write_text(POOL.format(file=str(file)))
     program = subprocess.Popen(
-        [sys.executable, str(script)], env=_environment(), start_new_session=True, text=True,
+        [sys.executable, str(script)], env={**_environment(), "TMPDIR": str(temporary)},
+        start_new_session=True, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     _wait_until(lambda: file.is_file() and len(file.read_text().split()) == 2)
@@ -120,6 +124,7 @@ def test_ctrl_c_in_a_terminal_ends_workers_and_what_they_started_without_a_word(
     assert program.communicate(timeout=30) == ("interrupted\n", "")
     assert time.monotonic() - began < 5
     _wait_until(lambda: not any(_is_running(int(pid)) for pid in file.read_text().split()))
+    assert list(temporary.iterdir()) == []
 
 
 @pytest.mark.slow

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +13,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from anomaly.core.errors import OutputError
 from anomaly.core.files import read_json
+from anomaly.core.locks import only_writer
+from anomaly.core.processes import Interrupted
 from pipelines.cli import _log_lines, app
 from pipelines.common import Exit
 from tests.pipelines.cohorts import make_cohort
@@ -152,6 +158,72 @@ def test_a_log_says_how_long_each_part_of_the_work_will_take(
         "520/1000 working (8 min left)",
         "2/11 working (2 min left)",
     ]
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "said"),
+    [
+        (KeyboardInterrupt(), 130, "anomaly: interrupted; finished results are saved, run the same command again"),
+        (Interrupted(signal.SIGTERM), 143, "anomaly: interrupted; finished results are saved"),
+        (OutputError("cannot write x: disk full; free space"), 4, "anomaly: cannot write x: disk full; free space"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "scan.nii"),
+            4,
+            "Permission denied: 'scan.nii'; make it",
+        ),
+    ],
+)
+def test_what_ends_a_command_is_one_line_and_an_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: BaseException, code: int, said: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise raised
+
+    monkeypatch.setattr("pipelines.ingest.ingest", fail)
+    found, out, error = run("ingest", tmp_path, "-o", tmp_path / "cohort")
+    assert (found, out) == (code, "")
+    assert said in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("verb", ["ingest", "train", "score", "ensemble", "benchmark"])
+def test_an_output_that_is_a_file_is_one_line_and_exit_code_4(tmp_path: Path, verb: str) -> None:
+    output = tmp_path / "output"
+    output.write_text("a file")
+    arguments = {
+        "ingest": [tmp_path], "train": ["--cohort", tmp_path], "score": [tmp_path, tmp_path],
+        "ensemble": [tmp_path, tmp_path], "benchmark": [],
+    }  # fmt: skip
+    code, _, error = run(verb, *arguments[verb], "-o", output)
+    assert code == Exit.BAD_INPUT
+    assert f"cannot write {output}" in error
+    assert output.read_text() == "a file"
+
+
+def test_a_second_command_on_a_folder_says_who_writes_it(trained: Trained, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with only_writer(folder):
+        code, _, error = run("score", trained.model, trained.holdout, "-o", folder, "-q")
+    assert code == Exit.BAD_INPUT
+    assert f"{folder} is being written by process {os.getpid()} on " in error
+
+
+@pytest.mark.parametrize("verb", [["report"], ["evaluate", "--labels", "labels.tsv"]])
+def test_a_run_that_does_not_exist_is_not_made(tmp_path: Path, verb: list[str]) -> None:
+    code, _, error = run(*verb, tmp_path / "run")
+    assert code == Exit.BAD_INPUT
+    assert "no run at" in error or "no finished run" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_summary_that_cannot_be_printed_is_one_line_and_exit_code_4() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "anomaly", "info", "pca"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == Exit.BAD_INPUT
+    assert done.stderr.startswith("anomaly: [Errno 28] No space left on device")
+    assert done.stderr.count("\n") == 1
 
 
 def _imported_by(commands: list[list[str]], *libraries: str) -> set[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from anomaly.core.errors import InputError
+from anomaly.core.errors import InputError, OutputError
 from anomaly.core.files import read_json
 from anomaly.runs.layout import volumes_path
 from pipelines.report import make_page, report
@@ -53,6 +53,33 @@ def test_pages_that_are_up_to_date_are_not_made_again(run_dir: Path) -> None:
     assert [new == old for new, old in zip(after, before, strict=True)] == [True, False, True, True]
     assert "page not made" in index.read_text(encoding="utf-8")
     assert b"page not made" not in first
+
+
+@pytest.mark.slow
+def test_a_page_is_made_again_if_the_software_changed_or_its_record_is_damaged(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page, record = (run_dir / "sub-01_T1w" / name for name in ("report.html", "report.json"))
+
+    def is_made_again() -> bool:
+        before = page.stat().st_mtime_ns
+        assert make_page(run_dir, "sub-01_T1w").problem == ""
+        return page.stat().st_mtime_ns != before
+
+    make_page(run_dir, "sub-01_T1w")
+    assert not is_made_again()
+    for content in ("", "{", "null", "{}"):
+        record.write_text(content)
+        assert is_made_again()
+    assert not is_made_again()
+    monkeypatch.setattr("pipelines.report.drawing_software", lambda: {"anomaly": "99.0"})
+    assert is_made_again()
+
+
+def test_a_page_that_cannot_be_written_stops_the_report(run_dir: Path) -> None:
+    (run_dir / "sub-01_T1w" / "report.html").mkdir()
+    with pytest.raises(OutputError, match=r"cannot write .*report.html"):
+        report(run_dir, cases="flagged")
 
 
 @pytest.mark.slow

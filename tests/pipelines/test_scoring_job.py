@@ -4,9 +4,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
+from anomaly.core.errors import OutputError
 from anomaly.core.progress import no_progress
 from anomaly.core.results import ScanScore, ScanStatus
 from anomaly.export.nifti import write_nifti
@@ -77,17 +79,55 @@ def test_a_scan_that_failed_is_scored_by_the_next_run(model: Model, tmp_path: Pa
     assert (scored.status, scored.reason) == (ScanStatus.SCORED, "")
 
 
-def test_an_error_while_files_are_written_fails_that_scan_alone(model: Model, tmp_path: Path) -> None:
-    class FullDisk(DeclaredScoreJob):
-        def finish(self, blank: ScanScore, inferred: InferredScan) -> ScanScore:
-            if "301" in blank.scan_id:
-                raise OSError("no space left on device")
-            return super().finish(blank, inferred)
+class FailingJob(DeclaredScoreJob):
+    """Cannot finish the scan 301."""
 
+    error: ClassVar[Exception]
+
+    def finish(self, blank: ScanScore, inferred: InferredScan) -> ScanScore:
+        if "301" in blank.scan_id:
+            raise self.error
+        return super().finish(blank, inferred)
+
+
+def test_an_error_while_files_are_written_fails_that_scan_alone(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FailingJob, "error", OSError("a grid that cannot be written"), raising=False)
     scans = scans_of(make_cohort(tmp_path / "cohort", range(300, 303)), model)
-    results = list(FullDisk(model, ScoreStore(tmp_path / "run")).run(scans, 3, no_progress))
+    results = list(FailingJob(model, ScoreStore(tmp_path / "run")).run(scans, 3, no_progress))
     assert [result.status for result in results] == [ScanStatus.SCORED, ScanStatus.FAILED, ScanStatus.SCORED]
-    assert results[1].reason == "OSError: no space left on device"
+    assert results[1].reason == "OSError: a grid that cannot be written"
+
+
+def test_a_full_disk_stops_the_batch_and_keeps_what_is_scored(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FailingJob, "error", OutputError("no space left"), raising=False)
+    scans, store = scans_of(make_cohort(tmp_path / "cohort", range(300, 303)), model), ScoreStore(tmp_path / "run")
+    with pytest.raises(OutputError, match="no space left"):
+        list(FailingJob(model, store).run(scans, 3, no_progress))
+    assert (store.folder / "sub-300_T1w" / "score.json").is_file()
+    assert not (store.folder / "sub-301_T1w" / "score.json").exists()
+    results = list(DeclaredScoreJob(model, store).run(scans, 3, no_progress))
+    assert [result.status for result in results] == [ScanStatus.SCORED] * 3
+
+
+def test_an_interrupt_finishes_the_files_of_the_scans_before(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    infer = Model.infer
+
+    def interrupted(self: Model, scan: TemplateScan) -> InferredScan:
+        if "301" in scan.scan_id:
+            raise KeyboardInterrupt
+        return infer(self, scan)
+
+    monkeypatch.setattr(Model, "infer", interrupted)
+    scans, store = scans_of(make_cohort(tmp_path / "cohort", [300, 301]), model), ScoreStore(tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        list(DeclaredScoreJob(model, store).run(scans, 2, no_progress))
+    assert [path.parent.name for path in store.folder.glob("*/score.json")] == ["sub-300_T1w"]
 
 
 def test_the_networks_do_not_wait_for_the_files_of_the_scan_before(model: Model, tmp_path: Path) -> None:

@@ -109,13 +109,6 @@ def test_a_scan_of_assumed_modality_is_marked() -> None:
     assert finding.code == "modality_assumed"
 
 
-def test_a_warning_of_the_dicom_reader_marks_the_scan() -> None:
-    found = ScanWarning("series_warning", "instance numbers from 2 instead of 1", "a complete series", "compare it")
-    (finding,) = findings(replace(brain(), warnings=(found,)))
-    assert (finding.level, finding.code) == (Level.WARNING, "series_warning")
-    assert finding.found == "instance numbers from 2 instead of 1"
-
-
 def test_few_grey_levels_are_marked() -> None:
     volume = brain()
     (finding,) = findings(volume.with_voxels(np.round(volume.voxels / 2)))

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from anomaly.core.errors import InputError
+from anomaly.core.errors import DamagedFileError, InputError
 from anomaly.core.files import read_json, write_json
 from anomaly.core.results import ScanStatus
-from anomaly.runs.reader import RunInfo, read_run_info, read_scores
+from anomaly.runs.layout import score_path, volumes_path
+from anomaly.runs.reader import RunInfo, read_neighbours, read_run_info, read_score, read_scores, read_volumes
 from tests.reports.factory import REFERENCE
 
 
@@ -47,3 +48,42 @@ def test_the_date_of_a_resumed_run_changes_no_page(run_dir: Path, tmp_path: Path
     assert read_run_info(tmp_path).fingerprint == read_run_info(run_dir).fingerprint
     write_json(tmp_path / "run.json", values | {"display": values["display"] | {"evidence_max": 9.0}})
     assert read_run_info(tmp_path).fingerprint != read_run_info(run_dir).fingerprint
+
+
+@pytest.mark.parametrize("content", ["", "{", "null", "{}"])
+def test_a_scan_whose_result_is_damaged_has_failed_and_the_others_are_read(run_dir: Path, content: str) -> None:
+    before = read_scores(run_dir)
+    score_path(run_dir, "sub-01_T1w").write_text(content)
+    after = {score.scan_id: score for score in read_scores(run_dir)}
+    assert set(after) == {score.scan_id for score in before}
+    damaged = after["sub-01_T1w"]
+    assert (damaged.status, damaged.reason_code) == (ScanStatus.FAILED, "damaged_result")
+    assert "run the same `anomaly score` again" in damaged.remedy
+    with pytest.raises(DamagedFileError, match="run the same `anomaly score` again"):
+        read_score(score_path(run_dir, "sub-01_T1w"))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04cut", b"not an archive"])
+def test_damaged_volumes_are_named_with_a_remedy(run_dir: Path, content: bytes) -> None:
+    volumes_path(run_dir, "sub-01_T1w").write_bytes(content)
+    for read in (read_volumes, read_neighbours):
+        with pytest.raises(DamagedFileError, match=r"is missing or damaged .*; run the same `anomaly score` again"):
+            read(run_dir, "sub-01_T1w")
+
+
+def test_volumes_with_a_flipped_bit_are_damaged(run_dir: Path) -> None:
+    path = volumes_path(run_dir, "sub-01_T1w")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DamagedFileError, match="damaged"):
+        read_volumes(run_dir, "sub-01_T1w")
+
+
+def test_missing_volumes_and_damaged_settings_are_named(run_dir: Path) -> None:
+    volumes_path(run_dir, "sub-01_T1w").unlink()
+    with pytest.raises(DamagedFileError, match="missing or damaged"):
+        read_volumes(run_dir, "sub-01_T1w")
+    (run_dir / "run.json").write_text("")
+    with pytest.raises(DamagedFileError, match="it is empty; run the same `anomaly score` again"):
+        read_run_info(run_dir)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from anomaly.core.errors import InputError
+from anomaly.core.errors import DamagedFileError, InputError
 from anomaly.core.results import Neighbour, Region, ScanScore, ScanStatus
 from anomaly.runs.tables import read_score_table, to_frame, write_tables
 
@@ -62,4 +62,11 @@ def test_a_written_table_is_read_with_nan_for_what_is_missing(tmp_path: Path) ->
 
 def test_a_folder_without_a_finished_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no finished run in .*scores\.parquet is missing"):
+        read_score_table(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1cut", b"not a table"])
+def test_a_damaged_table_is_named_with_a_remedy(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "scores.parquet").write_bytes(content)
+    with pytest.raises(DamagedFileError, match=r"scores.parquet is damaged .*; run the same `anomaly score` again"):
         read_score_table(tmp_path)

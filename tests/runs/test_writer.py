@@ -65,3 +65,9 @@ def test_template_volumes_are_read_back_to_half_precision(tmp_path: Path, rng: n
     np.testing.assert_array_equal(found.mask, mask)
     assert found.geometry.same_as(GRID)
     np.testing.assert_array_equal(read_neighbours(tmp_path, "a")["axial"], slices["axial"])
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", "{}"])
+def test_damaged_settings_do_not_stop_a_run_which_writes_them_again(tmp_path: Path, content: str) -> None:
+    (tmp_path / "run.json").write_text(content)
+    check_run_folder(tmp_path, "abc", None)

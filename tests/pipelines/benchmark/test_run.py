@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -10,7 +11,11 @@ import yaml
 from anomaly.cohort.table import read_records
 from anomaly.core.errors import BundleError, InputError
 from anomaly.core.files import read_json
+from anomaly.core.progress import no_progress
+from pipelines.benchmark import run
 from pipelines.benchmark.run import benchmark
+from pipelines.benchmark.settings import load_benchmark
+from tests.pipelines.benchmark.conftest import write_benchmark
 
 MADE_ONCE = {"metadata.json", "score.json", "metrics.json", "passes.json"}
 
@@ -50,6 +55,20 @@ def test_models_are_compared_on_planted_copies_of_the_test_scans(finished: tuple
     assert {path.name for path in made} == MADE_ONCE
     assert benchmark(config, output).read_text() == text
     assert {path: path.stat().st_mtime_ns for path in made} == made
+
+
+@pytest.mark.parametrize(("made", "calibrates"), [([], True), ([0.1], True), ([0.1, 0.2], False)])
+def test_a_calibration_is_made_unless_there_is_one_for_every_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: list[float], calibrates: bool
+) -> None:
+    calls: list[object] = []
+    monkeypatch.setattr(run, "records", lambda _: [SimpleNamespace(alpha=alpha) for alpha in made])
+    monkeypatch.setattr(run, "calibrate", lambda *arguments, **_: calls.append(arguments[2]))
+    config = write_benchmark(tmp_path)
+    config.write_text(config.read_text().replace("- 0.2", "- 0.2\n- 0.1"))
+    bench = run._Benchmark(load_benchmark(config), tmp_path, (tmp_path / "cohort",), 1, "cpu", no_progress)
+    run._calibrate(bench, "intensity-small")
+    assert calls == ([(0.2, 0.1)] if calibrates else [])
 
 
 @pytest.mark.slow

@@ -1,0 +1,5 @@
+from __future__ import annotations
+
+from tests.pipelines.conftest import trained
+
+__all__ = ["trained"]
