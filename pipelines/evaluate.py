@@ -24,6 +24,7 @@ from anomaly.core.aliases import PER_SCAN_TABLE
 from anomaly.core.errors import InputError
 from anomaly.core.files import atomic_path, write_json, write_text
 from anomaly.core.progress import Progress, no_progress
+from anomaly.core.tsv import write_table
 from anomaly.evaluation.compare import VOXEL_METRICS
 from anomaly.evaluation.detection import false_positive_rates
 from anomaly.evaluation.figures import (
@@ -101,8 +102,7 @@ def _write(found: Evaluation, folder: Path) -> dict[str, Any]:
 
 
 def _write_table(table: pd.DataFrame, path: Path) -> None:
-    with atomic_path(path) as temporary:
-        table.to_csv(temporary, sep="\t", index=False, na_rep="n/a", float_format="%.6g")
+    write_table(table, path, na_rep="n/a", float_format="%.6g")
 
 
 def _metrics(found: Evaluation) -> dict[str, Any]:

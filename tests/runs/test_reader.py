@@ -6,8 +6,9 @@ import pytest
 
 from anomaly.core.errors import InputError
 from anomaly.core.files import read_json, write_json
-from anomaly.core.results import ScanStatus
+from anomaly.core.results import ScanScore, ScanStatus
 from anomaly.runs.reader import RunInfo, read_run_info, read_scores
+from anomaly.runs.tables import write_tables
 from tests.reports.factory import REFERENCE
 
 
@@ -47,3 +48,11 @@ def test_the_date_of_a_resumed_run_changes_no_page(run_dir: Path, tmp_path: Path
     assert read_run_info(tmp_path).fingerprint == read_run_info(run_dir).fingerprint
     write_json(tmp_path / "run.json", values | {"display": values["display"] | {"evidence_max": 9.0}})
     assert read_run_info(tmp_path).fingerprint != read_run_info(run_dir).fingerprint
+
+
+def test_texts_that_were_escaped_in_a_table_are_read_as_they_were(tmp_path: Path) -> None:
+    refused = ScanScore("=1+1", ScanStatus.REFUSED, subject="-2", reason="@found", source="+a/b.nii.gz")
+    write_tables(tmp_path, [refused])
+    assert "\t=" not in "\t" + (tmp_path / "scores.tsv").read_text(encoding="utf-8").replace("\n", "\t")
+    (found,) = read_scores(tmp_path)
+    assert (found.scan_id, found.subject, found.reason, found.source) == ("=1+1", "-2", "@found", "+a/b.nii.gz")
