@@ -75,8 +75,11 @@ def evaluate(
         run_dir, labels_tsv, masks_dir, settings=settings or EvaluationSettings(), progress=progress
     )
     folder = output or run_dir / "evaluation"
-    audit(run_dir, "evaluate", labels=labels_tsv.name, output=str(folder))
-    return _write(found, folder)
+    summary = _write(found, folder)
+    run_dir, folder = run_dir.resolve(), folder.resolve()
+    files = list(folder.iterdir()) if folder.is_relative_to(run_dir) else []
+    audit(run_dir, "evaluate", files=files, labels=labels_tsv.name, output=str(folder))
+    return summary
 
 
 def read_per_scan(evaluation_dir: Path) -> pd.DataFrame:

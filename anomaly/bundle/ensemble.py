@@ -17,6 +17,7 @@ from pydantic import Field
 
 from anomaly.bundle.config import ExperimentConfig, ModelConfig
 from anomaly.bundle.store import (
+    CARD,
     ENSEMBLE,
     MEMBERS,
     TRAINING_SUBJECTS,
@@ -33,8 +34,6 @@ from anomaly.core.config import dump_yaml, load_yaml
 from anomaly.core.errors import BundleError, CommandRefusedError
 from anomaly.core.files import atomic_path, write_text
 from anomaly.scoring.ensemble import EnsembleScorer, MergeSettings
-
-CARD = "MODEL_CARD.md"
 
 
 class EnsembleConfig(ModelConfig):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anomaly.core.files import append_line, atomic_path, read_json, sha256_of_voxels, write_json
+from anomaly.core.files import atomic_path, read_json, sha256_of_voxels, write_json
 
 
 def test_a_write_that_fails_keeps_the_old_file_and_leaves_no_other(tmp_path: Path) -> None:
@@ -35,13 +35,6 @@ def test_numpy_values_are_written_as_plain_json(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"n": np.int64(3), "x": np.float32(0.5), "a": np.arange(2), "p": tmp_path})
 
     assert read_json(tmp_path / "a.json") == {"n": 3, "x": 0.5, "a": [0, 1], "p": str(tmp_path)}
-
-
-def test_lines_are_appended_to_a_log(tmp_path: Path) -> None:
-    append_line(tmp_path / "log" / "audit.jsonl", {"verb": "score"})
-    append_line(tmp_path / "log" / "audit.jsonl", {"verb": "report"})
-
-    assert (tmp_path / "log" / "audit.jsonl").read_text().count("\n") == 2
 
 
 def test_a_negative_zero_in_the_affine_does_not_change_the_hash() -> None:
