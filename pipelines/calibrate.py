@@ -23,6 +23,8 @@ from anomaly.calibration.record import (
     VoxelPoint,
     append,
     check_leakage,
+    record_path,
+    reference_path,
 )
 from anomaly.calibration.record import calibrate as make_calibration
 from anomaly.cohort.table import ScanRecord
@@ -109,7 +111,9 @@ def calibrate(
         healthy, not_scored = _score(job, accepted, progress)
     purpose = Purpose(user_name(), reason, _scope(bundle, cohort, healthy), bundle.model_id)
     records = _append(model, bundle, healthy, alphas, purpose)
-    audit(model, "calibrate", model_id=bundle.model_id, calibrations=[r.calibration_id for r in records])
+    ids = [record.calibration_id for record in records]
+    written = [reference_path(model), *(record_path(model, name) for name in ids)]
+    audit(model, "calibrate", files=written, model_id=bundle.model_id, calibrations=ids)
     return {
         "model_id": bundle.model_id,
         "healthy_scans": len(healthy),

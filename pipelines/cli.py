@@ -42,6 +42,9 @@ app = typer.Typer(
     epilog="ingest → train → calibrate → score → report: `anomaly COMMAND --help` shows an example of each.",
 )
 
+audit_app = typer.Typer(no_args_is_help=True, epilog="anomaly audit verify run/")
+app.add_typer(audit_app, name="audit", help="Check that results are as the commands wrote them.")
+
 Sources = Annotated[
     list[Path],
     typer.Argument(metavar="SOURCE…", help="NIfTI files, folders, BIDS, DICOM folders or zips, manifest.csv"),
@@ -231,6 +234,28 @@ def evaluate(
     with _progress(quiet) as progress, only_writer(folder):
         result = measure(run, labels, masks, folder, progress=progress)
     _print_summary(result, as_json)
+
+
+@audit_app.command(epilog="anomaly audit verify run/ | anomaly audit verify model/ --json")
+def verify(
+    path: Annotated[Path, typer.Argument(help="A run folder or a model bundle.")],
+    head: Annotated[
+        str | None, typer.Option(help="Hash of a line of the log that was noted earlier; it must still be there.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check the audit log and the files that it seals; exit with 4 unless all agree."""
+    from pipelines.audit import verify as run
+
+    with _errors():
+        found = run(path, head)
+    _print_summary(found, as_json)
+    for wrong in found["disagreeing"]:
+        _print_error(f"disagrees {wrong['file']}: found {wrong['found']}; expected {wrong['expected']}")
+    for name in found["not_sealed"]:
+        _print_error(f"not sealed yet {name}: no finished command of the log wrote it")
+    if not found["verified"]:
+        raise typer.Exit(Exit.BAD_INPUT)
 
 
 @app.command(epilog="anomaly benchmark --config sample -o benchmark/")

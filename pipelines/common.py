@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
 from anomaly.core.aliases import current_config_name
+from anomaly.core.audit_log import append_entry, hash_files
 from anomaly.core.errors import AnomalyError, ConfigError, InputError, PolicyError, unknown_name
-from anomaly.core.files import append_line
 from anomaly.core.provenance import command_line, now, user_name
 
 SAMPLE = Path(__file__).resolve().parents[1] / "sample_data"
@@ -70,10 +71,17 @@ def find_config(name_or_path: str | Path, kind: str) -> Path:
     return shipped[name]
 
 
-def audit(folder: Path, verb: str, **facts: Any) -> None:
-    """Append user, command and time to ``audit.jsonl`` in a folder, together with ``facts``."""
-    entry = {"at": now(), "user_name": user_name(), "verb": verb, "command": command_line()}
-    append_line(folder / "audit.jsonl", entry | facts)
+def audit(folder: Path, verb: str, *, files: Iterable[Path] = (), **facts: Any) -> None:
+    """Append user, command and time to the audit log of a folder, together with ``facts``.
+
+    Parameters
+    ----------
+    files
+        Files in the folder that the command wrote; the entry seals them.
+    """
+    entry = {"at": now(), "user_name": user_name(), "verb": verb, "command": command_line(), **facts}
+    sealed = hash_files(folder, files)
+    append_entry(folder, {**entry, "files": sealed} if sealed else entry)
 
 
 def cores() -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from anomaly.bundle.card import ensemble_card
 from anomaly.bundle.ensemble import EnsembleConfig, save_ensemble
-from anomaly.bundle.store import TrainedBundle, load_bundle
+from anomaly.bundle.store import MEMBERS, TrainedBundle, load_bundle, model_files
 from anomaly.core.errors import BundleError
 from anomaly.core.provenance import now, user_name
 from anomaly.core.versions import software_versions
@@ -45,7 +45,8 @@ def ensemble(models: Sequence[Path], output: Path, merge: MergeSettings | None =
     model_id = save_ensemble(
         output, config, members, facts, lambda model_id: ensemble_card(config, model_id, facts)
     )
-    audit(output, "ensemble", model_id=model_id)
+    files = [*model_files(output), *(path for name in members for path in model_files(output / MEMBERS / name))]
+    audit(output, "ensemble", files=files, model_id=model_id)
     return {
         "model_id": model_id,
         "model": str(output),

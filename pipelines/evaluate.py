@@ -24,6 +24,7 @@ from anomaly.core.aliases import PER_SCAN_TABLE
 from anomaly.core.errors import DamagedFileError, InputError
 from anomaly.core.files import atomic_path, write_json, write_text
 from anomaly.core.progress import Progress, no_progress
+from anomaly.core.tsv import write_table
 from anomaly.evaluation.compare import VOXEL_METRICS
 from anomaly.evaluation.detection import false_positive_rates
 from anomaly.evaluation.figures import (
@@ -74,8 +75,11 @@ def evaluate(
         run_dir, labels_tsv, masks_dir, settings=settings or EvaluationSettings(), progress=progress
     )
     folder = output or run_dir / "evaluation"
-    audit(run_dir, "evaluate", labels=labels_tsv.name, output=str(folder))
-    return _write(found, folder)
+    summary = _write(found, folder)
+    run_dir, folder = run_dir.resolve(), folder.resolve()
+    files = list(folder.iterdir()) if folder.is_relative_to(run_dir) else []
+    audit(run_dir, "evaluate", files=files, labels=labels_tsv.name, output=str(folder))
+    return summary
 
 
 def read_per_scan(evaluation_dir: Path) -> pd.DataFrame:
@@ -104,8 +108,7 @@ def _write(found: Evaluation, folder: Path) -> dict[str, Any]:
 
 
 def _write_table(table: pd.DataFrame, path: Path) -> None:
-    with atomic_path(path) as temporary:
-        table.to_csv(temporary, sep="\t", index=False, na_rep="n/a", float_format="%.6g")
+    write_table(table, path, na_rep="n/a", float_format="%.6g")
 
 
 def _metrics(found: Evaluation) -> dict[str, Any]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator
 from concurrent.futures import Future, as_completed
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from anomaly.core.audit_log import hash_files
 from anomaly.core.errors import InputError, OutputError, unknown_name
 from anomaly.core.files import (
     atomic_path,
@@ -23,9 +24,10 @@ from anomaly.core.processes import worker_pool
 from anomaly.core.progress import Progress, no_progress
 from anomaly.core.results import ScanScore, ScanStatus
 from anomaly.reports.software import drawing_software
-from anomaly.runs.layout import score_path, volumes_path
+from anomaly.runs.layout import PAGE_FILES, score_path, volumes_path
 from anomaly.runs.reader import RunInfo, read_neighbours, read_run_info, read_score, read_scores, read_volumes
-from pipelines.common import cores
+from anomaly.runs.seal import check_list, write_hashes
+from pipelines.common import audit, cores
 
 log = logging.getLogger(__name__)
 PAGE_RECORD = "report.json"
@@ -43,11 +45,14 @@ class PageResult:
         Small image for the worklist, as a data URI; ``""`` without a page.
     problem
         The error, if the page could not be made.
+    made
+        Whether this call made the page; one that was up to date was not made again.
     """
 
     scan_id: str
     thumbnail: str = ""
     problem: str = ""
+    made: bool = False
 
 
 def report(
@@ -86,6 +91,7 @@ def report(
     """
     if cases not in ("all", "flagged"):
         raise InputError(unknown_name("cases", cases, ["all", "flagged"]))
+    check_list(run_dir, PAGE_FILES)
     run, scores = read_run_info(run_dir), read_scores(run_dir)
     scored = [score for score in scores if score.status == ScanStatus.SCORED]
     not_scored = [score for score in scores if score.status != ScanStatus.SCORED]
@@ -95,7 +101,21 @@ def report(
         for page in made:  # an interrupt ends the processes that draw
             pages[page.scan_id] = page
             progress(len(pages), len(scan_ids), f"drew {page.scan_id}")
-    return _write_worklist(run, scored, not_scored, pages, pdf)
+    index = _write_worklist(run, scored, not_scored, pages, pdf)
+    _seal(run_dir, pages.values())
+    return index
+
+
+def _seal(run_dir: Path, pages: Collection[PageResult]) -> None:
+    """Note the hashes of the pages in the audit log of the run."""
+    made = hash_files(run_dir, (path for page in pages if page.made for path in _page_files(run_dir, page.scan_id)))
+    write_hashes(run_dir, PAGE_FILES, made, [path for page in pages for path in _page_files(run_dir, page.scan_id)])
+    files = [run_dir / name for name in ("index.html", "index.pdf", PAGE_FILES)]
+    audit(run_dir, "report", files=files, lists=[PAGE_FILES])
+
+
+def _page_files(run_dir: Path, scan_id: str) -> list[Path]:
+    return [run_dir / scan_id / name for name in ("report.html", "report.pdf", PAGE_RECORD)]
 
 
 def make_page(run_dir: Path, scan_id: str, pdf: bool = False) -> PageResult:
@@ -114,7 +134,7 @@ def make_page(run_dir: Path, scan_id: str, pdf: bool = False) -> PageResult:
         thumbnail = _write_page(run, scan_id, pdf)
         warnings = list(read_score(score_path(run_dir, scan_id)).warnings)
         write_json(path, {"fingerprint": fingerprint, "warnings": warnings, "thumbnail": thumbnail})
-        return PageResult(scan_id, thumbnail)
+        return PageResult(scan_id, thumbnail, made=True)
     except OutputError:
         raise
     except Exception as error:

@@ -8,24 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from anomaly.cohort.table import ScanRecord
+from anomaly.core.audit_log import hash_files
 from anomaly.core.errors import BundleError
 from anomaly.core.progress import Progress, no_progress
 from anomaly.core.results import ScanScore, ScanStatus
 from anomaly.core.scan_result import ScanResult
 from anomaly.export.outputs import write_outputs
 from anomaly.inference.model import InferredScan, Model, load_model
+from anomaly.runs.layout import NOT_SCORED_TSV, PENDING_FILES, RUN_INFO, SCAN_FILES, SCORES_PARQUET, SCORES_TSV
 from anomaly.runs.reader import read_scores
 from anomaly.runs.score_store import ScoreStore
+from anomaly.runs.seal import check_list, check_results, files_of_scan, note_pending, read_pending, write_hashes
 from anomaly.runs.tables import write_tables
 from anomaly.runs.writer import calibration_id, check_run_folder, write_run_info, write_template_volumes
 from pipelines.common import audit
 from pipelines.scan_input import open_scans
 from pipelines.scan_names import with_distinct_names
 from pipelines.scoring_job import ScoringJob
+
+TABLES = (SCORES_PARQUET, SCORES_TSV, NOT_SCORED_TSV)
 
 
 @dataclass(frozen=True)
@@ -95,19 +101,47 @@ def score(request: ScoreRequest, progress: Progress = no_progress) -> dict[str, 
     bundle, output = model.bundle, request.output
     if not request.overwrite:
         check_run_folder(output, model.model_id, model.calibration)
-    job = RunScoringJob(model, ScoreStore(output), request.overwrite)
+        check_results(output, read_pending(output))
+    check_list(output, SCAN_FILES)
+    job = RunScoringJob(model, ScoreStore(output), request.overwrite, read_pending(output))
     work = output / "ingested"
     with closing(
         open_scans(request.sources, work, bundle.config, request.jobs, split=request.split, split_required=True)
     ) as scans:
         _check_replaced(output, model, scans.scan_ids)
-        write_run_info(output, bundle.metadata, bundle.config.scoring.model_dump(mode="json"), model.calibration)
-        audit(output, "score", model_id=model.model_id, calibration_id=calibration_id(model.calibration))
+        _start(model, job)
         named = with_distinct_names(scans, job.store, model.model_id, model.calibration_id)
         results = list(job.run(named, scans.total, progress))
     in_run = _with_earlier_results(output, results)
     write_tables(output, in_run)
+    note_pending(output, hash_files(output, [output / name for name in TABLES]))
+    _seal(model, job, in_run)
     return _summary(results, len(in_run), request, model)
+
+
+def _start(model: Model, job: RunScoringJob) -> None:
+    """Note in the audit log that the run begins, and write its settings."""
+    folder, bundle = job.store.folder, model.bundle
+    if not job.written:
+        (folder / PENDING_FILES).unlink(missing_ok=True)
+    _audit(model, folder, event="started")
+    write_run_info(folder, bundle.metadata, bundle.config.scoring.model_dump(mode="json"), model.calibration)
+    note_pending(folder, hash_files(folder, [folder / RUN_INFO]))
+
+
+def _seal(model: Model, job: RunScoringJob, in_run: Sequence[ScanScore]) -> None:
+    """Note the hashes of all results in the audit log of the run."""
+    folder = job.store.folder
+    files = [path for result in in_run for path in files_of_scan(folder, result)]
+    write_hashes(folder, SCAN_FILES, job.written, files)
+    sealed = [folder / name for name in (RUN_INFO, *TABLES, SCAN_FILES)]
+    _audit(model, folder, files=sealed, event="finished", lists=[SCAN_FILES])
+    (folder / PENDING_FILES).unlink(missing_ok=True)
+
+
+def _audit(model: Model, folder: Path, files: Sequence[Path] = (), **facts: Any) -> None:
+    ids = {"model_id": model.model_id, "calibration_id": calibration_id(model.calibration)}
+    audit(folder, "score", files=files, **facts, **ids)
 
 
 def _check_replaced(folder: Path, model: Model, scan_ids: Collection[str]) -> None:
@@ -130,7 +164,23 @@ def _with_earlier_results(folder: Path, results: Sequence[ScanScore]) -> list[Sc
 
 @dataclass(frozen=True, eq=False)
 class RunScoringJob(ScoringJob):
-    """Scores scans into a run folder: maps in their own grids, calibrated results, and volumes for reports."""
+    """Scores scans into a run folder: maps in their own grids, calibrated results, and volumes for reports.
+
+    Parameters
+    ----------
+    written
+        Path → SHA-256 of the files that this call, and an interrupted one that it continues, wrote so far.
+    """
+
+    written: dict[str, str] = field(default_factory=dict)
+
+    def save(self, score: ScanScore, record: ScanRecord, **costs: float) -> ScanScore:
+        """Keep a result in the run folder, note the hashes of the files of its scan, and return it."""
+        saved = super().save(score, record, **costs)
+        hashes = hash_files(self.store.folder, files_of_scan(self.store.folder, saved))
+        note_pending(self.store.folder, hashes)
+        self.written.update(hashes)
+        return saved
 
     def finish(self, blank: ScanScore, inferred: InferredScan) -> ScanScore:
         """Bring a scan back to its own grid, apply the calibration, and write its files."""

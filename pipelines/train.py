@@ -11,7 +11,7 @@ import numpy as np
 
 from anomaly.bundle.card import model_card
 from anomaly.bundle.config import ExperimentConfig, load_experiment, with_preprocessing
-from anomaly.bundle.store import refuse_to_overwrite, save_bundle
+from anomaly.bundle.store import model_files, refuse_to_overwrite, save_bundle
 from anomaly.cohort.splits import split_by_subject
 from anomaly.cohort.synthetic import planted_scans
 from anomaly.cohort.table import ScanRecord
@@ -100,7 +100,7 @@ def train(
     model_id = save_bundle(
         output, experiment, scorer, seen, facts, lambda model_id: model_card(experiment, model_id, facts)
     )
-    audit(output, "train", model_id=model_id)
+    audit(output, "train", files=model_files(output), model_id=model_id)
     for checkpoint in (*run.folder.glob("*.ckpt"), *run.folder.glob("*.safetensors")):
         checkpoint.unlink()
     return {

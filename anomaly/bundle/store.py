@@ -36,6 +36,7 @@ from anomaly.scoring.scorer import ScanScorer, Scorer
 
 FORMAT_VERSION = 2
 MODEL_ID_DIGITS = 12
+CARD = "MODEL_CARD.md"
 METADATA = "metadata.json"
 NOT_IN_MODEL_ID = frozenset({"model_id", "metadata_sha256", "created_at", "user_name", "training", "software"})
 FORMAT_OF_FILES_ALONE = 1  # its model id does not cover the metadata
@@ -155,6 +156,12 @@ def write_metadata(
     values = {"model_id": model_id, **values}
     write_json(folder / METADATA, {**values, "metadata_sha256": sha256_of_json(values)})
     return model_id
+
+
+def model_files(folder: Path) -> list[Path]:
+    """Return the paths of the files of a model: metadata, the files that they hold the hash of, and its card."""
+    names = read_json(folder / METADATA)["hashes"]
+    return [folder / METADATA, *(folder / name for name in names), folder / CARD]
 
 
 def refuse_to_overwrite(folder: Path) -> None:

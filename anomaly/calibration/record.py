@@ -222,18 +222,28 @@ def append(model_dir: Path, calibration: Calibration) -> Path:
         The model folder cannot be written.
     """
     record = calibration.record
-    path = _folder(model_dir) / f"{record.calibration_id}.json"
+    path = record_path(model_dir, record.calibration_id)
     if path.exists():
         raise BundleError(f"{path} exists and calibration records are never overwritten; calibrate again")
     rows = calibration.reference.assign(calibration_id=record.calibration_id)
-    with appending(_table(model_dir)):
+    with appending(reference_path(model_dir)):
         before = _all_rows(model_dir)
         if not before.empty:
             rows = pd.concat([before[before["calibration_id"] != record.calibration_id], rows], ignore_index=True)
-        with atomic_path(_table(model_dir)) as temporary:
+        with atomic_path(reference_path(model_dir)) as temporary:
             rows.to_parquet(temporary, index=False)
     write_json(path, record.model_dump(mode="json"))
     return path
+
+
+def record_path(model_dir: Path, calibration_id: str) -> Path:
+    """Return the path of a record."""
+    return _folder(model_dir) / f"{calibration_id}.json"
+
+
+def reference_path(model_dir: Path) -> Path:
+    """Return the path of the healthy scores of all calibrations."""
+    return model_dir / "reference_scores.parquet"
 
 
 def records(model_dir: Path) -> list[CalibrationRecord]:
@@ -266,11 +276,11 @@ def load(model_dir: Path, calibration_id: str) -> Calibration:
     record, reference = found[calibration_id], _reference_of(model_dir, calibration_id)
     if reference.empty or _hash_of_scores(reference) != record.reference_sha256:
         raise BundleError(
-            f"the scores of {calibration_id} in {_table(model_dir)} do not match its record; "
+            f"the scores of {calibration_id} in {reference_path(model_dir)} do not match its record; "
             "restore the file or calibrate again"
         )
     if wrong := _not_recomputed(record, reference):
-        raise _altered(_folder(model_dir) / f"{calibration_id}.json", wrong)
+        raise _altered(record_path(model_dir, calibration_id), wrong)
     return Calibration(record, reference)
 
 
@@ -473,7 +483,7 @@ def _hash_of_scores(table: pd.DataFrame) -> str:
 
 
 def _all_rows(model_dir: Path) -> pd.DataFrame:
-    path = _table(model_dir)
+    path = reference_path(model_dir)
     if not path.is_file():
         return pd.DataFrame()
     try:
@@ -483,10 +493,6 @@ def _all_rows(model_dir: Path) -> pd.DataFrame:
             f"{path} is damaged ({error}); restore it from a copy, or remove it and calibrate again: earlier "
             "calibrations cannot be used without it"
         ) from error
-
-
-def _table(model_dir: Path) -> Path:
-    return model_dir / "reference_scores.parquet"
 
 
 def _folder(model_dir: Path) -> Path:

@@ -13,6 +13,7 @@ from anomaly.cohort.record import ScanRecord
 from anomaly.core.errors import CohortError
 from anomaly.core.files import atomic_path
 from anomaly.core.results import ScanStatus
+from anomaly.core.tsv import write_table
 
 __all__ = [
     "COLUMNS",
@@ -41,6 +42,7 @@ SCHEMA = pa.schema(
         ("numbers", pa.string()),
     ]
 )  # fmt: skip
+NUMBER_LISTS = ("shape", "affine", "template_from_scan")
 COLUMNS: tuple[str, ...] = tuple(SCHEMA.names)
 
 
@@ -50,8 +52,7 @@ def write_manifest(folder: Path, records: Iterable[ScanRecord]) -> pd.DataFrame:
     with atomic_path(folder / MANIFEST) as temporary:
         pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), temporary)
     table = read_manifest(folder)
-    with atomic_path(folder / "manifest.tsv") as temporary:
-        _with_plain_lists(table).to_csv(temporary, sep="\t", index=False, na_rep="n/a")
+    write_table(_with_plain_lists(table), folder / "manifest.tsv", number_lists=NUMBER_LISTS, na_rep="n/a")
     return table
 
 
@@ -98,6 +99,6 @@ def accepted(records: Sequence[ScanRecord]) -> list[ScanRecord]:
 def _with_plain_lists(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table with lists written as numbers separated by spaces."""
     plain = table.copy()
-    for column in ("shape", "affine", "template_from_scan"):
+    for column in NUMBER_LISTS:
         plain[column] = [" ".join(f"{v:g}" for v in values) for values in plain[column]]
     return plain

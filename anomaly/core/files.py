@@ -230,22 +230,6 @@ def _damage(path: Path, error: ValueError) -> str:
     return "it is empty" if path.stat().st_size == 0 else f"it is not JSON ({error})"
 
 
-def append_line(path: Path, value: dict[str, Any]) -> None:
-    """Append one line of JSON to a log in a single write, so that concurrent writers do not interleave.
-
-    Raises
-    ------
-    OutputError
-        The log cannot be written.
-    """
-    make_folder(path.parent)
-    try:
-        with path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(value, default=_to_json_type, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise output_error(path, error) from error
-
-
 def sha256_of_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes as 64 hex digits."""
     with path.open("rb") as stream:
@@ -269,8 +253,12 @@ def sha256_of_voxels(voxels: np.ndarray[Any, Any], affine: np.ndarray[Any, Any])
 
 def sha256_of_json(value: Any) -> str:
     """Return the SHA-256 of the canonical JSON of a value, as 64 hex digits."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=_to_json_type)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def canonical_json(value: Any) -> str:
+    """Return a value as JSON on one line of ASCII, with sorted keys and without spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_to_json_type)
 
 
 def _to_json_type(value: Any) -> Any:

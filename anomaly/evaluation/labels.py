@@ -19,6 +19,7 @@ from pathlib import Path
 import pandas as pd
 
 from anomaly.core.errors import InputError, unknown_name
+from anomaly.core.tsv import plain_text
 
 HEALTHY = ("0", "healthy", "control", "normal", "false")
 LESION = ("1", "lesion", "pathology", "patient", "true")
@@ -83,7 +84,8 @@ def read_labels(path: Path, masks_dir: Path | None = None) -> Labels:
         )
     truths: dict[str, Truth] = {}
     for line, row in enumerate(table.to_dict("records"), start=2):
-        name, truth = str(row[key]).strip(), _truth(path, line, row, str(row[key]).strip(), masks_dir)
+        name = plain_text(str(row[key]).strip())
+        truth = _truth(path, line, row, name, masks_dir)
         if truths.setdefault(name, truth) != truth:
             raise InputError(
                 f"{path}, line {line}: {key} {name!r} has two different rows; name the scans by scan_id instead"
@@ -169,7 +171,7 @@ def _truth(path: Path, line: int, row: dict[object, object], name: str, masks_di
     if label not in (*HEALTHY, *LESION):
         raise InputError(f"{path}, line {line}: {unknown_name('label', label, [*HEALTHY, *LESION])}")
     is_abnormal = label in LESION
-    mask = str(row.get("mask", "")).strip()
+    mask = plain_text(str(row.get("mask", "")).strip())
     if not is_abnormal:
         return Truth(is_abnormal=False)
     if mask and mask != "n/a":

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anomaly.core.errors import InputError, unknown_name
+from anomaly.core.tsv import plain_text
 from anomaly.core.volume import Modality
 from anomaly.io.bids import parse_age, parse_sex
 
@@ -65,7 +66,7 @@ def _check_columns(path: Path, found: list[str]) -> None:
 def _parse_row(manifest: Path, line: int, values: dict[str, object]) -> ManifestRow:
     if values.pop("", None):
         raise InputError(f"{manifest}, line {line}: more values than columns; quote values that contain a comma")
-    text = {key: str(value).strip() for key, value in values.items()}
+    text = {key: plain_text(str(value).strip()) for key, value in values.items()}
     if not text["path"]:
         raise InputError(f"{manifest}, line {line}: the path is empty")
     folder = manifest.parent

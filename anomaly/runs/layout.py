@@ -2,7 +2,7 @@
 
 ::
 
-    run/run.json  scores.parquet  scores.tsv  refused_failed.tsv  index.html
+    run/run.json  scores.parquet  scores.tsv  refused_failed.tsv  files.json  index.html  pages.json
     run/<scan>/score.json  <scan>_space-template_volumes.npz  report.html  report.json
     run/<scan>/<scan>_desc-anomaly_map.nii.gz  …                outputs, see :mod:`anomaly.export.outputs`
 """
@@ -16,6 +16,9 @@ SCAN_SCORE = "score.json"
 SCORES_PARQUET = "scores.parquet"
 SCORES_TSV = "scores.tsv"
 NOT_SCORED_TSV = "refused_failed.tsv"
+SCAN_FILES = "files.json"  # hashes of the files of every scan
+PENDING_FILES = "files.partial.jsonl"  # hashes of what a call wrote that has not finished
+PAGE_FILES = "pages.json"  # hashes of the pages
 NEIGHBOUR_PREFIX = "neighbours_"  # arrays neighbours_<plane> among the template volumes
 
 

@@ -18,6 +18,7 @@ from anomaly.core.errors import DamagedFileError, InputError
 from anomaly.core.files import read_json, sha256_of_json
 from anomaly.core.results import ScanScore, ScanStatus
 from anomaly.core.scan_result import TemplateVolumes
+from anomaly.core.tsv import plain_text
 from anomaly.core.volume import Geometry
 from anomaly.runs.layout import (
     NEIGHBOUR_PREFIX,
@@ -224,9 +225,11 @@ def _display(values: dict[str, Any]) -> Display:
 
 def _from_row(row: dict[str, str]) -> ScanScore:
     text = ("subject", "session", "modality", "source", "content_hash", "reason_code", "reason", "remedy")
-    values: dict[str, Any] = {name: row.get(name) or "" for name in text}
+    values: dict[str, Any] = {name: plain_text(row.get(name) or "") for name in text}
     status = ScanStatus(row.get("status") or ScanStatus.FAILED)
-    return ScanScore(scan_id=row.get("scan_id") or values["source"] or "(unnamed)", status=status, **values)
+    return ScanScore(
+        scan_id=plain_text(row.get("scan_id") or "") or values["source"] or "(unnamed)", status=status, **values
+    )
 
 
 def _number(value: Any) -> float | None:

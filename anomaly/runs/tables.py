@@ -12,6 +12,7 @@ import pandas as pd
 from anomaly.core.errors import DamagedFileError, InputError
 from anomaly.core.files import atomic_path
 from anomaly.core.results import ScanScore, ScanStatus
+from anomaly.core.tsv import write_table
 from anomaly.runs.layout import NOT_SCORED_TSV, SCORES_PARQUET, SCORES_TSV
 from anomaly.runs.reader import SCORE_AGAIN
 
@@ -45,11 +46,9 @@ def write_tables(folder: Path, results: Sequence[ScanScore]) -> None:
     frame = to_frame(results)
     with atomic_path(folder / SCORES_PARQUET) as temporary:
         frame.to_parquet(temporary, index=False)
-    with atomic_path(folder / SCORES_TSV) as temporary:
-        frame.to_csv(temporary, sep="\t", index=False, na_rep="n/a", float_format="%.6g")
+    write_table(frame, folder / SCORES_TSV, na_rep="n/a", float_format="%.6g")
     not_scored = frame[frame["status"] != ScanStatus.SCORED.value]
-    with atomic_path(folder / NOT_SCORED_TSV) as temporary:
-        not_scored[list(NOT_SCORED_COLUMNS)].to_csv(temporary, sep="\t", index=False, na_rep="n/a")
+    write_table(not_scored[list(NOT_SCORED_COLUMNS)], folder / NOT_SCORED_TSV, na_rep="n/a")
 
 
 def read_score_table(folder: Path) -> pd.DataFrame:

@@ -29,8 +29,8 @@ from anomaly.cohort.table import ScanRecord, read_records
 from anomaly.cohort.volumes import CohortVolumes
 from anomaly.core.config import Settings
 from anomaly.core.errors import CohortError, ConfigError
-from anomaly.core.files import atomic_path
 from anomaly.core.progress import Progress
+from anomaly.core.tsv import write_table
 from anomaly.core.volume import Geometry, MaskArray
 from anomaly.export.nifti import write_nifti
 from anomaly.io.nifti import read_nifti
@@ -130,8 +130,7 @@ def label_row(scan_id: str, label: int, mask: str = "") -> dict[str, Any]:
 
 def write_labels(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write a table of labels, as ``anomaly evaluate`` reads it."""
-    with atomic_path(path) as temporary:
-        pd.DataFrame(rows).to_csv(temporary, sep="\t", index=False)
+    write_table(pd.DataFrame(rows), path)
 
 
 def _copies(settings: PlantedSettings, test: Sequence[ScanRecord]) -> Iterator[_PlantedCopy]:
@@ -201,6 +200,5 @@ def _write_manifest(path: Path, copies: Sequence[_PlantedCopy]) -> Path:
         }
         for copy in copies
     ]
-    with atomic_path(path) as temporary:
-        pd.DataFrame(rows).to_csv(temporary, index=False)
+    write_table(pd.DataFrame(rows), path)
     return path

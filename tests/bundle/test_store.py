@@ -15,7 +15,7 @@ from anomaly.bundle.store import (
     verified_metadata,
     write_metadata,
 )
-from anomaly.core.errors import BundleError
+from anomaly.core.errors import BundleError, DamagedFileError
 from anomaly.core.files import read_json, sha256_of_file, sha256_of_json, write_json
 from anomaly.models.registry import create
 from anomaly.scoring.scorer import Scorer
@@ -116,7 +116,7 @@ def test_metadata_without_one_of_their_keys_are_refused(copied: Path) -> None:
 def test_damaged_metadata_are_refused(copied: Path) -> None:
     path = copied / "metadata.json"
     path.write_text(path.read_text(encoding="utf-8")[:-9], encoding="utf-8")
-    with pytest.raises(BundleError, match=r"metadata\.json is no JSON file"):
+    with pytest.raises(DamagedFileError, match=r"metadata\.json is damaged"):
         verified_metadata(copied)
 
 

@@ -17,7 +17,6 @@ from safetensors.numpy import save_file
 from anomaly.core import files
 from anomaly.core.errors import DamagedFileError, OutputError
 from anomaly.core.files import (
-    append_line,
     atomic_path,
     is_running,
     make_folder,
@@ -55,13 +54,6 @@ def test_numpy_values_are_written_as_plain_json(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"n": np.int64(3), "x": np.float32(0.5), "a": np.arange(2), "p": tmp_path})
 
     assert read_json(tmp_path / "a.json") == {"n": 3, "x": 0.5, "a": [0, 1], "p": str(tmp_path)}
-
-
-def test_lines_are_appended_to_a_log(tmp_path: Path) -> None:
-    append_line(tmp_path / "log" / "audit.jsonl", {"verb": "score"})
-    append_line(tmp_path / "log" / "audit.jsonl", {"verb": "report"})
-
-    assert (tmp_path / "log" / "audit.jsonl").read_text().count("\n") == 2
 
 
 def test_a_negative_zero_in_the_affine_does_not_change_the_hash() -> None:
@@ -143,14 +135,6 @@ def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path) -> None:
             write_text(folder / "score.json", "{}")
         with pytest.raises(OutputError, match="cannot write"):
             make_folder(folder)
-    with pytest.raises(OutputError, match="cannot write"):
-        append_line(tmp_path / "run" / "audit.jsonl", {})
-
-
-def test_a_log_on_a_full_disk_is_an_output_error(tmp_path: Path) -> None:
-    (tmp_path / "audit.jsonl").symlink_to("/dev/full")
-    with pytest.raises(OutputError, match="No space left on device"):
-        append_line(tmp_path / "audit.jsonl", {"verb": "score"})
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o027, 0o002])

@@ -22,7 +22,19 @@ from pipelines.common import Exit
 from tests.pipelines.cohorts import make_cohort
 from tests.pipelines.conftest import Trained
 
-VERBS = ["ingest", "train", "ensemble", "calibrate", "score", "report", "evaluate", "benchmark", "validate", "info"]
+VERBS = [
+    "ingest",
+    "train",
+    "ensemble",
+    "calibrate",
+    "score",
+    "report",
+    "evaluate",
+    "benchmark",
+    "validate",
+    "info",
+    "audit",
+]
 
 
 def run(*arguments: object) -> tuple[int, str, str]:

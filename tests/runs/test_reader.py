@@ -6,9 +6,10 @@ import pytest
 
 from anomaly.core.errors import DamagedFileError, InputError
 from anomaly.core.files import read_json, write_json
-from anomaly.core.results import ScanStatus
+from anomaly.core.results import ScanScore, ScanStatus
 from anomaly.runs.layout import score_path, volumes_path
 from anomaly.runs.reader import RunInfo, read_neighbours, read_run_info, read_score, read_scores, read_volumes
+from anomaly.runs.tables import write_tables
 from tests.reports.factory import REFERENCE
 
 
@@ -87,3 +88,11 @@ def test_missing_volumes_and_damaged_settings_are_named(run_dir: Path) -> None:
     (run_dir / "run.json").write_text("")
     with pytest.raises(DamagedFileError, match="it is empty; run the same `anomaly score` again"):
         read_run_info(run_dir)
+
+
+def test_texts_that_were_escaped_in_a_table_are_read_as_they_were(tmp_path: Path) -> None:
+    refused = ScanScore("=1+1", ScanStatus.REFUSED, subject="-2", reason="@found", source="+a/b.nii.gz")
+    write_tables(tmp_path, [refused])
+    assert "\t=" not in "\t" + (tmp_path / "scores.tsv").read_text(encoding="utf-8").replace("\n", "\t")
+    (found,) = read_scores(tmp_path)
+    assert (found.scan_id, found.subject, found.reason, found.source) == ("=1+1", "-2", "@found", "+a/b.nii.gz")

@@ -1,0 +1,87 @@
+"""Keep the hashes of the files of every scan of a run, so that `anomaly audit verify` notices a change.
+
+``files.json`` holds the hash of each file as it was written. A later call on the same run keeps the hashes of the
+scans that it does not score again. A file that was changed in between therefore never passes for a result. Until a
+call finishes, ``files.partial.jsonl`` holds the hashes of what it has written, for the call that continues it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from anomaly.core.audit_log import disagreements, hash_files, read_audit_log, read_list
+from anomaly.core.errors import InputError
+from anomaly.core.files import canonical_json, write_text
+from anomaly.core.results import ScanScore
+from anomaly.runs.layout import PENDING_FILES, SCAN_FILES, SCAN_SCORE, score_path, volumes_path
+
+
+def files_of_scan(folder: Path, result: ScanScore) -> list[Path]:
+    """Return the paths of the files of a scan: its result, its outputs and its volumes for reports."""
+    outputs = [folder / path for path in result.outputs.values()]
+    return [score_path(folder, result.scan_id), *outputs, volumes_path(folder, result.scan_id)]
+
+
+def check_list(folder: Path, name: str) -> None:
+    """Raise InputError if a list of hashes is not as it was written."""
+    sealed = {**read_audit_log(folder).sealed, **read_pending(folder)}
+    if name in sealed and disagreements(folder, {name: sealed[name]}):
+        raise InputError(
+            f"{folder / name} was changed after it was written, so that the results it lists cannot be verified; "
+            "restore it, or choose another folder; `anomaly audit verify` lists what disagrees"
+        )
+
+
+def note_pending(folder: Path, hashes: Mapping[str, str]) -> None:
+    """Note the hashes of files that were just written."""
+    with (folder / PENDING_FILES).open("a", encoding="ascii") as stream:
+        stream.write(canonical_json(dict(hashes)) + "\n")
+
+
+def read_pending(folder: Path) -> dict[str, str]:
+    """Return path → SHA-256 of what a call wrote that was interrupted; empty if the last call finished."""
+    path = folder / PENDING_FILES
+    if not path.is_file() or "score" not in read_audit_log(folder).interrupted:
+        return {}
+    *whole, _ = path.read_text(encoding="ascii").split("\n")  # the last line may be cut
+    return {name: value for line in whole for name, value in json.loads(line).items()}
+
+
+def check_results(folder: Path, pending: Mapping[str, str]) -> None:
+    """Raise InputError if the ``score.json`` of a scan is not as it was written."""
+    results = {
+        name: value
+        for name, value in {**read_list(folder, SCAN_FILES), **pending}.items()
+        if name.endswith(f"/{SCAN_SCORE}") and (folder / name).is_file()
+    }
+    if wrong := disagreements(folder, results):
+        names = ", ".join(one.file for one in wrong[:5])
+        raise InputError(
+            f"{folder}: found {len(wrong)} results that were changed after they were written ({names}); restore "
+            "them, or delete the folder of each of these scans, so that it is scored again; `anomaly audit verify` "
+            "lists what disagrees"
+        )
+
+
+def write_hashes(folder: Path, name: str, written: Mapping[str, str], files: Iterable[Path]) -> None:
+    """Update a list of hashes.
+
+    Parameters
+    ----------
+    name
+        File name of the list.
+    written
+        Path → SHA-256 of the files that this call wrote.
+    files
+        All files that the list is of. The earlier hash of a file that this call did not write is kept; one without
+        a hash, left by a call that was interrupted, gets that of today.
+    """
+    known = {**read_list(folder, name), **written}
+    new = [path for path in files if path.relative_to(folder).as_posix() not in known]
+    text = canonical_json({**hash_files(folder, new), **known}) + "\n"
+    if (folder / PENDING_FILES).is_file():
+        note_pending(folder, {name: hashlib.sha256(text.encode()).hexdigest()})
+    write_text(folder / name, text)

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from anomaly.core.audit_log import append_entry, hash_files, read_list
+from anomaly.core.errors import InputError
+from anomaly.core.results import ScanScore, ScanStatus
+from anomaly.runs.layout import PENDING_FILES, SCAN_FILES
+from anomaly.runs.seal import check_list, check_results, files_of_scan, note_pending, read_pending, write_hashes
+
+RESULT = ScanScore("a", ScanStatus.SCORED, outputs={"anomaly_map": "a/map.nii.gz"})
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A finished run of one scan."""
+    files = files_of_scan(tmp_path, RESULT)
+    files[0].parent.mkdir()
+    for file in files:
+        file.write_text(file.name, encoding="utf-8")
+    append_entry(tmp_path, {"verb": "score", "event": "started"})
+    write_hashes(tmp_path, SCAN_FILES, hash_files(tmp_path, files), files)
+    append_entry(
+        tmp_path, {"verb": "score", "event": "finished", "files": hash_files(tmp_path, [tmp_path / SCAN_FILES])}
+    )
+    return tmp_path
+
+
+def test_the_files_of_a_scan_are_its_result_outputs_and_volumes(tmp_path: Path) -> None:
+    names = [path.relative_to(tmp_path).as_posix() for path in files_of_scan(tmp_path, RESULT)]
+    assert names == ["a/score.json", "a/map.nii.gz", "a/a_space-template_volumes.npz"]
+
+
+def test_an_unchanged_run_passes(run: Path) -> None:
+    check_list(run, SCAN_FILES)
+    check_results(run, {})
+    check_list(run, "other.json")
+
+
+def test_a_changed_result_or_list_is_refused_by_name(run: Path) -> None:
+    (run / "a" / "score.json").write_text("changed", encoding="utf-8")
+    with pytest.raises(InputError, match=r"1 results that were changed .*\(a/score\.json\)"):
+        check_results(run, {})
+    check_results(run, hash_files(run, [run / "a" / "score.json"]))
+    (run / SCAN_FILES).write_text("{}", encoding="utf-8")
+    with pytest.raises(InputError, match=r"files\.json was changed after it was written"):
+        check_list(run, SCAN_FILES)
+
+
+def test_a_result_that_was_removed_can_be_made_again(run: Path) -> None:
+    (run / "a" / "score.json").unlink()
+    check_results(run, {})
+
+
+def test_the_earlier_hash_of_a_file_that_was_not_written_is_kept(run: Path) -> None:
+    before = read_list(run, SCAN_FILES)
+    (run / "a" / "map.nii.gz").write_text("changed", encoding="utf-8")
+    new = run / "b.txt"
+    new.write_text("left by an interrupted call", encoding="utf-8")
+    write_hashes(run, SCAN_FILES, {"a/score.json": "0"}, [*files_of_scan(run, RESULT), new])
+    assert read_list(run, SCAN_FILES) == {**before, "a/score.json": "0", **hash_files(run, [new])}
+
+
+def test_pending_hashes_count_only_while_a_call_is_interrupted(run: Path) -> None:
+    note_pending(run, {"a": "1"})
+    assert read_pending(run) == {}
+    append_entry(run, {"verb": "score", "event": "started"})
+    note_pending(run, {"a": "2", "b": "3"})
+    with (run / PENDING_FILES).open("a", encoding="utf-8") as stream:
+        stream.write('{"c": "cut')
+    assert read_pending(run) == {"a": "2", "b": "3"}
+
+
+def test_a_list_that_was_written_just_before_the_end_is_accepted(run: Path) -> None:
+    append_entry(run, {"verb": "score", "event": "started"})
+    note_pending(run, {"a/score.json": "1"})
+    write_hashes(run, SCAN_FILES, {"a/score.json": "1"}, [])
+    check_list(run, SCAN_FILES)
