@@ -66,7 +66,7 @@ def run_processes(work: Callable[[FitRun], None], run: FitRun) -> None:
 def _process(rank: int, work: Callable[[FitRun], None], run: FitRun, port: int, channel: Any) -> None:
     exit_with_parent()
     for number in INTERRUPTS:  # the first process writes a checkpoint, and needs the others to complete its step
-        signal.signal(number, signal.default_int_handler if rank == 0 else signal.SIG_IGN)
+        signal.signal(number, _interrupt_once if rank == 0 else signal.SIG_IGN)
     for name in ("lightning.fabric", "lightning.pytorch"):  # the latter takes over the messages of the former
         logging.getLogger(name).setLevel(logging.ERROR)
     os.environ |= {"NODE_RANK": "0", "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -77,6 +77,14 @@ def _process(rank: int, work: Callable[[FitRun], None], run: FitRun, port: int, 
     except AnomalyError as error:
         channel.put(error)
         raise
+    except KeyboardInterrupt:
+        os._exit(0)  # the checkpoint is written; the end of the interpreter would wait for the other processes
+
+
+def _interrupt_once(*_: object) -> None:
+    for number in INTERRUPTS:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _receive(channel: Any, report: Progress | None) -> None:

@@ -25,8 +25,6 @@ from anomaly.training.step import TrainingStep
 
 MIN_TRAINING_SCANS = 2
 _IGNORED_WARNINGS = (
-    r".*Experiment logs directory .* exists and is not empty.*",  # both loggers share one folder
-    r".*LeafSpec.* is deprecated.*",  # inside torch
     r".*GPU available but not used.*",  # the caller chose the device
     r".*Grad strides do not match bucket view strides.*",  # costs a copy in DDP
 )

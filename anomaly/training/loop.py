@@ -125,8 +125,9 @@ class TrainingLoop:
             with interrupts_deferred():
                 self._save_checkpoint()
             raise
-        for logger in self.fabric.loggers:
-            logger.finalize("success")
+        finally:
+            for logger in self.fabric.loggers:
+                logger.finalize("ended")
 
     def _train(self) -> None:
         batches = self._batches()
