@@ -247,7 +247,7 @@ class _Search:
             self.headers.extend(_read_dicom_header(self.tree, file))
         elif self.tree.is_zip and file.name == "participants.tsv":
             table = zipfile.Path(file.path, file.member)
-            self.participants[Path(file.folder).resolve()] = parse_participants(table)
+            self.participants[_path_of(file).parent.resolve()] = parse_participants(table)
 
     def _add_zip(self, file: StoredFile) -> None:
         if self.tree.is_zip:
