@@ -123,7 +123,7 @@ def discover(sources: Iterable[Path | str], modality: Modality = Modality.UNKNOW
     if paths and not found:
         where = ", ".join(str(path) for path in paths)
         raise InputError(
-            f"no scan found in {where}; expected images (NIfTI, MGH, NRRD, MetaImage), DICOM, zips or a manifest.csv"
+            f"no scan found in {where}; expected NIfTI, MGH, NRRD, MetaImage, DICOM, a zip or a manifest.csv"
         )
     known = [replace(s, modality=modality) if _needs_modality(s) else s for s in found]
     return _with_unique_ids(_without_duplicates(known))
