@@ -47,7 +47,7 @@ app.add_typer(audit_app, name="audit", help="Check that results are as the comma
 
 Sources = Annotated[
     list[Path],
-    typer.Argument(metavar="SOURCE…", help="NIfTI files, folders, BIDS, DICOM folders or zips, manifest.csv"),
+    typer.Argument(metavar="SOURCE…", help="image files, folders, BIDS, DICOM folders or zips, manifest.csv"),
 ]
 Jobs = Annotated[int, typer.Option(min=0, help="Processes that preprocess scans; 0 = one per core.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]

@@ -59,7 +59,7 @@ def ingest(
     Parameters
     ----------
     sources
-        NIfTI files, folders, BIDS data sets, DICOM folders and zips, ``manifest.csv``, in any mix.
+        Image files, folders, BIDS data sets, DICOM folders and zips, ``manifest.csv``, in any mix.
     output
         The cohort folder.
     preprocessing

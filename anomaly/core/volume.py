@@ -90,7 +90,7 @@ class Geometry:
 
 @dataclass(frozen=True)
 class ScanWarning:
-    """A doubt of the reader about a scan, which is scored and marked.
+    """A problem that the reader of a scan found and that does not prevent its use: the scan is scored and marked.
 
     Parameters
     ----------
@@ -123,8 +123,8 @@ class Volume:
     meta
         Further information, such as the body part in the DICOM header.
     warnings
-        What its reader could not settle. The quality checks report each as a warning, which travels to the record
-        of the scan.
+        Problems that its reader found. The quality checks report each as a warning, which travels to the record of
+        the scan.
     """
 
     voxels: FloatArray

@@ -55,9 +55,9 @@ def load_scan(path: str | Path, modality: Modality | str = Modality.UNKNOWN) -> 
     Parameters
     ----------
     path
-        A NIfTI file, a DICOM folder, or a zip of one of them.
+        A NIfTI, MGH, NRRD or MetaImage file, a DICOM folder, or a zip of one of them.
     modality
-        What a NIfTI file holds where its name does not say, e.g. ``"T1w"``.
+        What an image file holds where its name does not say, e.g. ``"T1w"``.
 
     Raises
     ------

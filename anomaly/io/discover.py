@@ -122,7 +122,9 @@ def discover(sources: Iterable[Path | str], modality: Modality = Modality.UNKNOW
     found = [scan for path in paths for scan in _scans_of_source(path, participants)]
     if paths and not found:
         where = ", ".join(str(path) for path in paths)
-        raise InputError(f"no scan found in {where}; expected NIfTI, DICOM, zips of them or a manifest.csv")
+        raise InputError(
+            f"no scan found in {where}; expected NIfTI, MGH, NRRD, MetaImage, DICOM, a zip or a manifest.csv"
+        )
     known = [replace(s, modality=modality) if _needs_modality(s) else s for s in found]
     return _with_unique_ids(_join_series(_without_duplicates(known)))
 
@@ -133,7 +135,7 @@ def _needs_modality(scan: ScanSource) -> bool:
 
 def _scans_of_source(path: Path, participants: dict[Path, dict[str, Participant]]) -> list[ScanSource]:
     if not os.path.lexists(path):
-        raise InputError(f"no source at {path}; give a NIfTI file, a folder, a DICOM zip or a manifest.csv")
+        raise InputError(f"no source at {path}; give an image file, a folder, a zip or a manifest.csv")
     if path.is_file() and path.suffix.lower() in {".csv", ".tsv"}:
         return [scan for row in read_manifest(path) for scan in _manifest_scans(row, participants)]
     return _scans_at_path(path, participants)
@@ -249,7 +251,7 @@ class _Search:
             self._add_dicom(file)
         elif self.tree.is_zip and file.name == "participants.tsv":
             table = zipfile.Path(file.path, file.member)
-            self.participants[Path(file.folder).resolve()] = parse_participants(table)
+            self.participants[_path_of(file).parent.resolve()] = parse_participants(table)
 
     def _add_dicom(self, file: StoredFile) -> None:
         try:

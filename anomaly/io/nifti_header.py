@@ -114,8 +114,8 @@ def check_fields(header: NiftiHeader, affine: AffineArray) -> list[ScanWarning]:
     Raises
     ------
     ScanRefusedError
-        If the affine is implausible, or sform and qform are mirror images of each other: left and right are
-        unknown.
+        If the affine is implausible, or sform and qform are mirror images of each other, so that left and right
+        are unknown.
     """
     fields = header.fields
     check_geometry(Geometry(header.shape, affine))
@@ -242,7 +242,7 @@ def _qform_warnings(header: NiftiHeader, affine: AffineArray) -> Iterator[ScanWa
                           _CONVERT_REMEDY)  # fmt: skip
         return
     if np.linalg.det(qform[:3, :3]) * np.linalg.det(affine[:3, :3]) < 0:
-        raise ScanRefusedError("contradictory_geometry", "an sform and a qform that swap left and right",
+        raise ScanRefusedError("contradictory_geometry", "an sform and a qform that are mirror images",
                                "one affine", _CONVERT_REMEDY)  # fmt: skip
     corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(header.shape) - 1)
     by_sform, by_qform = (Geometry(header.shape, a).to_world(corners) for a in (affine, qform))

@@ -177,7 +177,7 @@ def find_files(tree: Tree) -> Iterator[FoundFile]:
             listing.folders.clear()
             continue
         if _BIDS_IGNORE in listing.names:
-            ignored.add(listing.path, _read_text(tree, listing.join(_BIDS_IGNORE)))
+            _read_ignore_file(tree, listing, ignored)
         is_bids = "dataset_description.json" in listing.names or any(f.startswith("sub-") for f in listing.folders)
         listing.folders[:] = [
             folder for folder in listing.folders
@@ -209,16 +209,16 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def _read_text(tree: Tree, path: str) -> str:
-    """Return a small text; ``""``, and a problem of the tree, if it cannot be read."""
+def _read_ignore_file(tree: Tree, listing: Listing, ignored: _IgnoredPaths) -> None:
+    """Read a ``.bidsignore`` file; one that cannot be read is a problem of the tree."""
+    file = tree.file(listing.join(_BIDS_IGNORE))
     try:
-        with tree.open(tree.file(path)) as (stream, n_bytes):
-            return read_stream(stream, n_bytes).decode("utf-8-sig", "replace")
+        with tree.open(file) as (stream, n_bytes):
+            ignored.add(listing.path, read_stream(stream, n_bytes).decode("utf-8-sig", "replace"))
     except ScanRefusedError as error:
-        refusal = unreadable_error(f"a {_BIDS_IGNORE} file that cannot be read: {error.found}", "a text",
-                                   "correct or remove it")  # fmt: skip
-        tree.problems.append((tree.file(path), refusal))
-        return ""
+        refusal = unreadable_error(f"a {_BIDS_IGNORE} file that cannot be read: {error.found}",
+                                   "patterns of file names, one a line", "correct or remove it")  # fmt: skip
+        tree.problems.append((file, refusal))
 
 
 def _normal_path(name: str) -> str:

@@ -121,8 +121,8 @@ _HEAD_KEYWORDS = ("HEAD", "BRAIN", "SKULL", "CEREB", "NEURO", "CRANI", "KOPF", "
 
 
 def _check_header(volume: Volume) -> Iterator[Finding]:
-    for doubt in volume.warnings:
-        yield Finding(Level.WARNING, doubt.code, doubt.found, doubt.expected, doubt.remedy)
+    for warning in volume.warnings:
+        yield Finding(Level.WARNING, warning.code, warning.found, warning.expected, warning.remedy)
     part = str(volume.meta.get("body_part", ""))
     if part and not any(word in part for word in _HEAD_KEYWORDS):
         yield Finding(Level.WARNING, "body_part", f"body part {part.title()!r} in the header", "a head",

@@ -122,7 +122,7 @@ def test_a_slope_of_zero_is_right_for_floating_point_values() -> None:
     assert warnings(header(dtype=np.float32, scl_slope=0)) == []
 
 
-def test_an_sform_and_a_qform_that_swap_left_and_right_are_refused() -> None:
+def test_an_sform_and_a_qform_that_are_mirror_images_are_refused() -> None:
     error = refusal(header(pixdim=[-1, 2, 2, 3, 0, 0, 0, 0]))
     assert error.code == "contradictory_geometry"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -100,6 +101,21 @@ def test_a_bidsignore_in_another_encoding_still_counts(tmp_path: Path, kind: str
 
 
 @both
+@pytest.mark.parametrize("pattern", ["!", "/", "//", "[", "a\\"])
+def test_a_pattern_that_means_nothing_does_not_stop_the_search(tmp_path: Path, kind: str, pattern: str) -> None:
+    assert found(kind, tmp_path, {".bidsignore": f"{pattern}\n", "b.nii": ""}) == ["b.nii"]
+
+
+def test_a_bidsignore_that_is_no_file_is_a_problem(tmp_path: Path) -> None:
+    with tree_of("folder", tmp_path, ["b.nii"]) as tree:
+        os.mkfifo(tmp_path / "in" / ".bidsignore")
+        assert [f.file.name for f in find_files(tree)] == ["b.nii"]
+    ((file, error),) = tree.problems
+    assert file.name == ".bidsignore"
+    assert "a named pipe" in error.found
+
+
+@both
 def test_the_neighbours_of_a_file_are_known(tmp_path: Path, kind: str) -> None:
     with tree_of(kind, tmp_path, ["a/X.HDR", "a/x.img", "b/c"]) as tree:
         first = next(iter(find_files(tree)))
@@ -134,8 +150,6 @@ def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_may_not_be_opened_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
     real = os.scandir
 
     def scandir(path: str) -> Iterator[os.DirEntry[str]]:

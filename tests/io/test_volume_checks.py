@@ -17,9 +17,9 @@ def voxels() -> np.ndarray:
 
 
 def test_a_volume_carries_the_warnings_of_its_reader() -> None:
-    doubt = ScanWarning("pixdim", "2 mm and 3 mm", "one voxel size", "check it")
-    volume = make_volume(voxels(), AFFINE, "a", Modality.T1W, [doubt])
-    assert volume.warnings == (doubt,)
+    problem = ScanWarning("pixdim", "2 mm and 3 mm", "one voxel size", "check it")
+    volume = make_volume(voxels(), AFFINE, "a", Modality.T1W, [problem])
+    assert volume.warnings == (problem,)
     assert volume.voxels.dtype == np.float32
 
 

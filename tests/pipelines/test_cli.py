@@ -152,7 +152,7 @@ def test_scoring_nothing_is_an_error_that_says_what_was_expected(trained: Traine
     code, _, error = run("score", trained.model, tmp_path / "empty", "-o", tmp_path / "run", "-q")
 
     assert code == Exit.BAD_INPUT
-    assert "expected NIfTI, DICOM, zips of them or a manifest.csv" in error
+    assert "expected NIfTI, MGH, NRRD, MetaImage, DICOM, a zip or a manifest.csv" in error
 
 
 def test_a_log_says_how_long_each_part_of_the_work_will_take(

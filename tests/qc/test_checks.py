@@ -98,10 +98,10 @@ def test_a_body_part_other_than_the_head_is_marked() -> None:
     assert findings(replace(brain(), meta={"body_part": "HEADNECK"})) == []
 
 
-def test_a_doubt_of_the_reader_is_a_warning_of_the_scan() -> None:
-    doubt = ScanWarning("sform_qform", "an sform 3 mm from the qform", "one affine", "convert it again")
-    (finding,) = findings(replace(brain(), warnings=(doubt,)))
-    assert finding == Finding(Level.WARNING, doubt.code, doubt.found, doubt.expected, doubt.remedy)
+def test_a_problem_that_the_reader_found_is_a_warning_of_the_scan() -> None:
+    problem = ScanWarning("sform_qform", "an sform 3 mm from the qform", "one affine", "convert it again")
+    (finding,) = findings(replace(brain(), warnings=(problem,)))
+    assert finding == Finding(Level.WARNING, problem.code, problem.found, problem.expected, problem.remedy)
 
 
 def test_a_scan_of_assumed_modality_is_marked() -> None:
