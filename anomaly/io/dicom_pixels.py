@@ -19,6 +19,7 @@ from anomaly.io.dicom_header import read_number, read_text
 StoredValues = npt.NDArray[Any]
 
 _MONOCHROME = {"MONOCHROME1", "MONOCHROME2"}
+_COLOURS = {"PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420"}
 _PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _RESCALE_KEYWORDS = ("RescaleSlope", "RescaleIntercept")
 
@@ -130,15 +131,9 @@ def _check_scalar(ds: Dataset) -> None:
     photometric = read_text(ds, "PhotometricInterpretation")
     if read_number(ds, "SamplesPerPixel") in {1, None} and photometric in _MONOCHROME:
         return
-    kind = "colour images" if photometric not in _MONOCHROME else "several samples per pixel"
-    raise ScanRefusedError("not_scalar", f"{kind} ({_printable(photometric)})", "one number per voxel",
+    found = f"colour images ({photometric})" if photometric in _COLOURS else "images that are not monochrome"
+    raise ScanRefusedError("not_scalar", found, "one number per voxel",
                            "give the scan itself, not a rendered image of it")  # fmt: skip
-
-
-def _printable(photometric: str) -> str:
-    """Return a defined term as it is; other content of the header is not repeated."""
-    known = photometric.replace("_", "").replace(" ", "").isalnum() and photometric.isupper()
-    return photometric if known and len(photometric) <= 16 else "no PhotometricInterpretation"
 
 
 def _check_bits(ds: Dataset) -> None:
