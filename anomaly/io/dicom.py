@@ -13,14 +13,13 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
 
 import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset, dcmread
 
 from anomaly.core.errors import ScanRefusedError
-from anomaly.core.volume import AffineArray, FloatArray, Geometry, Modality, ScanWarning, Volume
+from anomaly.core.volume import AffineArray, FloatArray, Geometry, MaskArray, Modality, ScanWarning, Volume
 from anomaly.io.dicom_completeness import damage_refusal
 from anomaly.io.dicom_header import Header, read_numbers, tolerant_pydicom
 from anomaly.io.dicom_pixels import (
@@ -33,6 +32,7 @@ from anomaly.io.dicom_pixels import (
     stored_zero,
 )
 from anomaly.io.dicom_series import DicomSeries
+from anomaly.io.dicom_zero_fill import count_blank_ends, zero_filled_slices
 from anomaly.io.stored_file import read_all, unreadable_error
 from anomaly.io.volume_checks import check_geometry, check_voxels
 
@@ -44,8 +44,6 @@ SPACING_TOLERANCE_MM = 0.02
 
 ORTHONORMAL_TOLERANCE = 0.01  # of products of direction cosines
 MAX_SHARE_OF_ODD_RESCALES = 0.1
-MIN_SHARE_BESIDE_ZEROS = 0.95  # of pixels that are not zero beside a run of zeros
-MIN_SHARE_LOST = 0.05  # of the pixels of a slice
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,8 +116,7 @@ def stack_slices(slices: Sequence[Slice], scan_id: str, modality: Modality) -> V
     """
     _check_parallel(slices)
     _check_pixel_formats(slices)
-    ordered = sorted(slices, key=lambda s: float(s.position @ slices[0].normal))
-    ordered = _without_duplicates(ordered)
+    ordered = _without_duplicates(_in_order(slices))
     _check_spacing(ordered)
     _check_zero_filled(ordered)
     voxels = np.stack([s.pixels for s in ordered]).transpose(2, 1, 0)
@@ -221,57 +218,25 @@ def _rescale_warning(slices: Sequence[Slice]) -> str:
 
 def _blank_end_warning(slices: Sequence[Slice]) -> str:
     """Return a remark on blank slices at the ends of the stack; some scanners add such slices, others never do."""
-    ordered = sorted(slices, key=lambda s: float(s.position @ slices[0].normal))
-    shares = [float(zeros.mean()) for zeros in _stored_zeros(ordered)]
-    n_blank = sum(_n_blank_before_full(ends) for ends in (shares, shares[::-1]))
+    n_blank = count_blank_ends(_stored_zeros(_in_order(slices)))
     return f"blank slices at the ends of the stack: {n_blank}" if n_blank else ""
 
 
-def _n_blank_before_full(shares: Sequence[float]) -> int:
-    """Return the number of blank slices at the start, if the first other slice has no background of zeros."""
-    n_blank = sum(1 for _ in takewhile(lambda share: share == 1, shares))
-    return n_blank if n_blank < len(shares) and shares[n_blank] <= 1 - MIN_SHARE_BESIDE_ZEROS else 0
-
-
-def _stored_zeros(slices: Sequence[Slice]) -> list[npt.NDArray[np.bool_]]:
+def _stored_zeros(slices: Sequence[Slice]) -> list[MaskArray]:
     return [s.pixels == np.float32(s.stored_zero) for s in slices]
 
 
+def _in_order(slices: Sequence[Slice]) -> list[Slice]:
+    return sorted(slices, key=lambda s: float(s.position @ slices[0].normal))
+
+
 def _check_zero_filled(ordered: Sequence[Slice]) -> None:
-    """Refuse slices of which a part was never written: copies that were interrupted may hold zeros instead."""
-    zeros = _stored_zeros(ordered)
-    numbers = [str(n + 1) for n in range(len(zeros)) if _is_zero_filled(n, zeros)]
+    numbers = [str(index + 1) for index in zero_filled_slices(_stored_zeros(ordered))]
     if numbers:
         raise unreadable_error(
-            f"{len(numbers)} of {len(zeros)} slices with zeros instead of a part of the image: "
+            f"{len(numbers)} of {len(ordered)} slices with zeros instead of a part of the image: "
             f"slice {', '.join(numbers[:3])} in the order of positions"
         )
-
-
-def _is_zero_filled(number: int, zeros: Sequence[npt.NDArray[np.bool_]]) -> bool:
-    """Return whether a slice has a run of zeros where the next slices that are not blank have none."""
-    own = zeros[number].ravel()
-    sides = (reversed(zeros[:number]), zeros[number + 1 :])
-    nearest = [next((other.ravel() for other in side if not other.all()), None) for side in sides]
-    beside = [other for other in nearest if other is not None]
-    start, end = _longest_run(own)
-    is_blank_end = end - start == own.size and len(beside) < 2
-    if end - start < zeros[number].shape[1] or is_blank_end:
-        return False
-    if all((~b[start:end]).mean() >= MIN_SHARE_BESIDE_ZEROS for b in beside):
-        return True
-    n_lost = np.logical_and.reduce([~b[start:end] for b in beside]).sum()
-    return len(beside) == 2 and end == own.size and bool(n_lost >= MIN_SHARE_LOST * own.size)
-
-
-def _longest_run(values: npt.NDArray[np.bool_]) -> tuple[int, int]:
-    """Return start and end of the longest run of True."""
-    edges = np.flatnonzero(np.diff(values.astype(np.int8), prepend=0, append=0))
-    starts, ends = edges[::2], edges[1::2]
-    if not len(starts):
-        return 0, 0
-    longest = int(np.argmax(ends - starts))
-    return int(starts[longest]), int(ends[longest])
 
 
 def _decode_files(headers: Sequence[Header]) -> list[Slice]:

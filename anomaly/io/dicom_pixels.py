@@ -9,8 +9,16 @@ import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
+from pydicom.encaps import generate_frames
 from pydicom.pixels.processing import apply_modality_lut
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000TransferSyntaxes,
+    JPEGLSTransferSyntaxes,
+    JPEGTransferSyntaxes,
+)
 
 from anomaly.core.errors import ScanRefusedError
 from anomaly.core.volume import FloatArray
@@ -19,6 +27,9 @@ from anomaly.io.dicom_header import read_number, read_text
 StoredValues = npt.NDArray[Any]
 
 _MONOCHROME = {"MONOCHROME1", "MONOCHROME2"}
+_JPEG_SYNTAXES = {*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes}
+_JPEG_END = b"\xff\xd9"  # the same for JPEG, JPEG-LS and JPEG 2000
+_COLOURS = {"PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420"}
 _PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _RESCALE_KEYWORDS = ("RescaleSlope", "RescaleIntercept")
 
@@ -67,7 +78,7 @@ def decode_pixels(ds: Dataset) -> StoredValues:
     ScanRefusedError
         If the image has colours, or its header describes the pixels wrongly.
     ValueError
-        If there are no pixels.
+        If there are no pixels, or their compressed data are cut.
     """
     if not any(keyword in ds for keyword in _PIXEL_KEYWORDS):
         raise ValueError("no pixels")
@@ -78,6 +89,7 @@ def decode_pixels(ds: Dataset) -> StoredValues:
     pixels = ds.pixel_array
     n_frames = int(read_number(ds, "NumberOfFrames") or 1)
     pixels = pixels if pixels.ndim == 3 else pixels[None]
+    _check_codestreams(ds, n_frames)
     _check_frames(ds, n_frames, len(pixels))
     _check_excess(ds, n_frames, pixels[0].nbytes)
     _check_unused_bits(ds, pixels.size)
@@ -130,15 +142,9 @@ def _check_scalar(ds: Dataset) -> None:
     photometric = read_text(ds, "PhotometricInterpretation")
     if read_number(ds, "SamplesPerPixel") in {1, None} and photometric in _MONOCHROME:
         return
-    kind = "colour images" if photometric not in _MONOCHROME else "several samples per pixel"
-    raise ScanRefusedError("not_scalar", f"{kind} ({_printable(photometric)})", "one number per voxel",
+    found = f"colour images ({photometric})" if photometric in _COLOURS else "images that are not monochrome"
+    raise ScanRefusedError("not_scalar", found, "one number per voxel",
                            "give the scan itself, not a rendered image of it")  # fmt: skip
-
-
-def _printable(photometric: str) -> str:
-    """Return a defined term as it is; other content of the header is not repeated."""
-    known = photometric.replace("_", "").replace(" ", "").isalnum() and photometric.isupper()
-    return photometric if known and len(photometric) <= 16 else "no PhotometricInterpretation"
 
 
 def _check_bits(ds: Dataset) -> None:
@@ -164,6 +170,15 @@ def _complete_transfer_syntax(ds: Dataset) -> None:
 def _complete_number_of_frames(ds: Dataset) -> None:
     if "NumberOfFrames" in ds and not (read_number(ds, "NumberOfFrames") or 0) >= 1:
         ds.NumberOfFrames = len(ds.get("PerFrameFunctionalGroupsSequence") or [None])
+
+
+def _check_codestreams(ds: Dataset, n_frames: int) -> None:
+    """Refuse JPEG data without their end marker: some decoders fill what is missing without an error."""
+    if ds.file_meta.TransferSyntaxUID not in _JPEG_SYNTAXES:
+        return
+    for frame in generate_frames(ds.PixelData, number_of_frames=n_frames):
+        if not frame.rstrip(b"\0").endswith(_JPEG_END):
+            raise ValueError("compressed pixels without their end")
 
 
 def _check_frames(ds: Dataset, n_frames: int, n_decoded: int) -> None:

@@ -104,8 +104,8 @@ def _dicom_files(headers: Sequence[Header]) -> list[Header]:
 
 
 def _name_pattern(name: str) -> str:
-    """Return a file name with its numbers replaced, decimal or hexadecimal."""
-    return "#" if re.fullmatch(r"[0-9A-Fa-f]{4,}", name) else re.sub(r"\d+", "#", name)
+    """Return a file name with its numbers and UIDs replaced."""
+    return "#" if re.fullmatch(r"[0-9A-Fa-f]{4,}", name) else re.sub(r"\d+(\.\d+)*", "#", name)
 
 
 def _by_series(files: Sequence[Header]) -> tuple[dict[str, list[Header]], dict[str, list[Header]]]:

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
 from pydicom.dataset import FileDataset
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.sequence import Sequence
+from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from anomaly.core.errors import ScanRefusedError
 from anomaly.io.dicom_pixels import decode_pixels, pixel_format, rescaled, stored_zero
@@ -75,6 +77,19 @@ def test_more_pixels_than_rows_and_columns_are_refused(values: dict[str, int]) -
 def test_fewer_pixels_than_rows_and_columns_cannot_be_decoded(values: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="less than expected"):
         decode_pixels(image(**values))
+
+
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLSLossless, RLELossless], ids=lambda s: s.name)
+@pytest.mark.parametrize("share", [0.3, 0.7, 0.97])
+def test_compressed_pixels_that_end_with_zeros_cannot_be_decoded(syntax: str, share: float) -> None:
+    ds = make_series(1, shape=(64, 48))[0]
+    ds.compress(syntax, generate_instance_uid=False)
+    assert decode_pixels(ds).shape == (1, 64, 48)
+    frame = next(generate_frames(ds.PixelData, number_of_frames=1))
+    n_kept = int(share * len(frame))
+    ds.PixelData = encapsulate([frame[:n_kept] + bytes(len(frame) - n_kept)])
+    with pytest.raises((ValueError, RuntimeError)):
+        decode_pixels(ds)
 
 
 @pytest.mark.filterwarnings("ignore:The pixel data")

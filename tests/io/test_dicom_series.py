@@ -268,6 +268,15 @@ def test_a_damaged_copy_of_a_readable_image_does_no_harm(tmp_path: Path) -> None
     assert scan.read().voxels.shape[2] == 6
 
 
+def test_an_empty_file_named_by_a_uid_belongs_to_its_series(tmp_path: Path) -> None:
+    folder = tmp_path / "series"
+    folder.mkdir()
+    for ds in make_series(6):
+        (folder / f"MR.{ds.SOPInstanceUID}").write_bytes(encode(ds))
+    (folder / "MR.1.2.840").touch()
+    assert refusal(folder).found.startswith("1 of 7 files damaged")
+
+
 def test_a_link_that_leads_nowhere_is_missing_from_the_series_only_if_it_is_named_like_its_files(
     tmp_path: Path,
 ) -> None:
