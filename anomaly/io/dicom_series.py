@@ -23,14 +23,17 @@ from pydicom.uid import UID, MediaStorageDirectoryStorage
 
 from anomaly.core.errors import ScanRefusedError
 from anomaly.core.volume import Modality
+from anomaly.io.contrast import CONTRAST_TAGS, classify_header
+from anomaly.io.series_words import LOCALIZER, Meaning
 from anomaly.io.stored_file import StoredFile
+from anomaly.io.vocabulary import parse_age, parse_sex
 
 _HEADER_TAGS = [
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "PatientID",
     "PatientAge", "PatientSex", "Modality", "ImageType", "SeriesDescription", "ProtocolName", "SeriesNumber",
     "BodyPartExamined", "AcquisitionNumber", "EchoTime", "RepetitionTime", "InversionTime", "ScanningSequence",
     "AcquisitionContrast", "TemporalPositionIdentifier", "InstanceNumber", "Rows", "Columns", "NumberOfFrames",
-    "ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing",
+    "ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing", *CONTRAST_TAGS,
 ]  # fmt: skip
 _READ_ERRORS = (
     InvalidDicomError,
@@ -43,7 +46,6 @@ _READ_ERRORS = (
     RuntimeError,
 )
 _MAX_SCANS_PER_POSITION = 3  # more images at one position are a time series, not several scans
-_LOCALIZER = re.compile(r"localizer|localiser|scout|survey|topogram|surview", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Header:
     image_type: tuple[str, ...] = ()
     description: str = ""
     body_part: str = ""
-    contrast: str = ""
+    kind: Meaning = field(default_factory=Meaning)
     acquisition: str = ""
     temporal: str = ""
     instance: int = 0
@@ -90,11 +92,16 @@ class DicomSeries:
     """
 
     headers: tuple[Header, ...]
-    modality: Modality
+    kind: Meaning
     subject: str
     session: str
     acquisition: str
     refusal: ScanRefusedError | None = field(default=None, compare=False)
+
+    @property
+    def modality(self) -> Modality:
+        """The modality that the header gives."""
+        return self.kind.modality
 
     @property
     def files(self) -> tuple[StoredFile, ...]:
@@ -148,41 +155,6 @@ def group_series(headers: Iterable[Header]) -> list[DicomSeries]:
     return found
 
 
-def modality_of(header: Header) -> Modality:
-    """Return the modality of a DICOM image by its description, else by its echo, repetition and inversion times."""
-    if header.modality == "CT":
-        return Modality.CT
-    if header.modality != "MR":
-        return Modality.UNKNOWN
-    return _modality_by_name(f"{header.contrast} {header.description}") or _modality_by_timing(header)
-
-
-_MODALITY_BY_NAME: tuple[tuple[str, Modality], ...] = (
-    (r"t2[\s_-]?\*|t2star|swi|swan|dwi|adc|dti|diff|bold|rest|fmri|ep2d|asl|perf|angio|tof|phase|map|field",
-     Modality.UNKNOWN),
-    (r"flair|fluid_attenuated|dark.?fluid|tirm", Modality.FLAIR),
-    (r"t1|mp2?rage|bravo|spgr|tfl", Modality.T1W),
-    (r"t2", Modality.T2W),
-)  # fmt: skip
-
-
-def _modality_by_name(text: str) -> Modality | None:
-    return next((m for pattern, m in _MODALITY_BY_NAME if re.search(pattern, text, re.IGNORECASE)), None)
-
-
-def _modality_by_timing(header: Header) -> Modality:
-    te, tr, ti = header.echo_time, header.repetition_time, header.inversion_time
-    if te is None or tr is None:
-        return Modality.UNKNOWN
-    if te >= 60 and ti is not None and ti >= 1500:
-        return Modality.FLAIR
-    if te >= 60 and tr >= 2000:
-        return Modality.T2W
-    if te <= 30 and (tr <= 1000 or (ti is not None and 400 <= ti <= 1400)):
-        return Modality.T1W
-    return Modality.UNKNOWN
-
-
 def _parse_header(file: StoredFile, ds: Dataset) -> Header | None:
     meta = getattr(ds, "file_meta", Dataset())
     sop_class = _text(ds, "SOPClassUID") or _text(meta, "MediaStorageSOPClassUID")
@@ -203,7 +175,7 @@ def _parse_header(file: StoredFile, ds: Dataset) -> Header | None:
         image_type=tuple(str(v) for v in _values(ds, "ImageType")),
         description=f"{_text(ds, 'SeriesDescription')} {_text(ds, 'ProtocolName')}",
         body_part=_text(ds, "BodyPartExamined"),
-        contrast=_text(ds, "AcquisitionContrast"),
+        kind=classify_header(ds),
         acquisition=_text(ds, "AcquisitionNumber"),
         temporal=_text(ds, "TemporalPositionIdentifier"),
         instance=int(_number(ds, "InstanceNumber") or 0),
@@ -214,8 +186,8 @@ def _parse_header(file: StoredFile, ds: Dataset) -> Header | None:
         size=(int(_number(ds, "Rows") or 0), int(_number(ds, "Columns") or 0)),
         orientation=tuple(float(v) for v in _values(ds, "ImageOrientationPatient")),
         position=tuple(float(v) for v in _values(ds, "ImagePositionPatient")),
-        age=_age(_text(ds, "PatientAge")),
-        sex=_text(ds, "PatientSex")[:1].upper(),
+        age=parse_age(_text(ds, "PatientAge")),
+        sex=parse_sex(_text(ds, "PatientSex")),
     )
 
 
@@ -236,14 +208,6 @@ def _number(ds: Dataset, keyword: str) -> float | None:
     return float(values[0]) if values else None
 
 
-def _age(text: str) -> float | None:
-    """Return the years of a DICOM age string such as ``045Y`` or ``018M``."""
-    match = re.fullmatch(r"(\d{1,3})([DWMY])", text)
-    if match is None:
-        return None
-    return round(int(match[1]) / {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}[match[2]], 2)
-
-
 def _split_series(headers: list[Header]) -> list[DicomSeries]:
     localizer = [h for h in headers if _is_localizer(h)]
     others = [h for h in headers if not _is_localizer(h)]
@@ -256,8 +220,7 @@ def _split_series(headers: list[Header]) -> list[DicomSeries]:
 
 
 def _is_localizer(header: Header) -> bool:
-    named = header.n_frames < 32 and bool(_LOCALIZER.search(header.description))
-    return "LOCALIZER" in header.image_type or named
+    return "LOCALIZER" in header.image_type or (header.n_frames < 32 and header.kind.other == LOCALIZER)
 
 
 def _split_images(images: list[Header]) -> list[DicomSeries]:
@@ -297,7 +260,7 @@ def _group_by(headers: list[Header], key: Callable[[Header], Hashable]) -> list[
 def _make_series(headers: list[Header]) -> DicomSeries:
     first = headers[0]
     return DicomSeries(
-        tuple(headers), modality_of(first), f"sub-{_pseudonym('patient', first.subject_key)}",
+        tuple(headers), first.kind, f"sub-{_pseudonym('patient', first.subject_key)}",
         f"ses-{_pseudonym('study', first.session_key)}", _pseudonym("series", first.series),
         _refusal_of_kind(first),
     )  # fmt: skip

@@ -15,16 +15,18 @@ from anomaly.io.bids import (
     Participant,
     find_lesion_mask,
     is_scan_name,
-    is_unsupported_image,
     parse_scan_name,
     read_participants,
     safe_file_name,
+    warn_of_unmatched_participants,
 )
+from anomaly.io.contrast import wrong_kind_refusal
 from anomaly.io.dicom import read_series
 from anomaly.io.dicom_series import DicomSeries, Header, group_series, is_dicom, read_header
 from anomaly.io.manifest import ManifestRow, read_manifest
 from anomaly.io.nifti import is_nifti_name, read_nifti
 from anomaly.io.stored_file import StoredFile, unreadable_error
+from anomaly.io.subjects import tell_subjects_apart
 
 _DICOM_SUFFIXES = {".dcm", ".ima", ".dicom"}
 _NON_IMAGE_SUFFIXES = {
@@ -55,6 +57,10 @@ class ScanSource:
         The DICOM series; None for NIfTI.
     refusal
         Why the scan cannot be scored, if that is known without reading it.
+    notes
+        What name or header say about the image that a reader of its result should know.
+    is_subject_named
+        Whether a ``sub-…`` name, a manifest or a DICOM header names the subject.
     """
 
     scan_id: str
@@ -71,6 +77,8 @@ class ScanSource:
     lesion_mask: Path | None = None
     series: DicomSeries | None = None
     refusal: ScanRefusedError | None = field(default=None, compare=False)
+    notes: tuple[str, ...] = ()
+    is_subject_named: bool = True
 
     @property
     def is_dicom(self) -> bool:
@@ -82,16 +90,19 @@ class ScanSource:
         if self.refusal is not None:
             raise self.refusal
         if self.series is not None:
-            return read_series(self.series, self.scan_id, self.modality)
-        return read_nifti(self.files[0], self.scan_id, self.modality)
+            volume = read_series(self.series, self.scan_id, self.modality)
+        else:
+            volume = read_nifti(self.files[0], self.scan_id, self.modality)
+        return replace(volume, meta={**volume.meta, "notes": self.notes}) if self.notes else volume
 
     def cache_key(self) -> str:
-        """Return the SHA-256 of names, sizes and modification times of the files, and of the modality."""
+        """Return the SHA-256 of the files' names, sizes and times, and of what is known of the image."""
         try:
             files = [file.cache_key() for file in self.files]
         except OSError:
             files = [[str(file.path), file.member] for file in self.files]
-        return sha256_of_json([files, self.modality.value])
+        refusal = [self.refusal.code] if self.refusal is not None else []
+        return sha256_of_json([files, self.modality.value, *self.notes, *refusal])
 
 
 def discover(sources: Iterable[Path | str], modality: Modality = Modality.UNKNOWN) -> list[ScanSource]:
@@ -116,12 +127,36 @@ def discover(sources: Iterable[Path | str], modality: Modality = Modality.UNKNOW
     if paths and not found:
         where = ", ".join(str(path) for path in paths)
         raise InputError(f"no scan found in {where}; expected NIfTI, DICOM, zips of them or a manifest.csv")
+    _warn_of_unmatched_participants(found, participants, paths)
     known = [replace(s, modality=modality) if _needs_modality(s) else s for s in found]
-    return _with_unique_ids(_without_duplicates(known))
+    return _with_unique_ids(_with_subjects(_without_duplicates(known)))
 
 
 def _needs_modality(scan: ScanSource) -> bool:
     return scan.modality is Modality.UNKNOWN and not scan.is_dicom
+
+
+def _warn_of_unmatched_participants(
+    scans: Sequence[ScanSource], participants: dict[Path, dict[str, Participant]], sources: Sequence[Path]
+) -> None:
+    """Log participants without a scan and subjects without a row, of the data sets that are sources as a whole."""
+    for root, known in participants.items():
+        subjects = {s.subject for s in scans if not s.is_dicom and s.files[0].path.resolve().is_relative_to(root)}
+        if known and any(root.is_relative_to(source.resolve()) for source in sources):
+            warn_of_unmatched_participants(root, set(known), subjects)
+
+
+def _with_subjects(scans: Sequence[ScanSource]) -> list[ScanSource]:
+    """Return the scans with the subjects that their folders tell apart, where nothing names the subject."""
+    unnamed = [scan for scan in scans if not scan.is_subject_named]
+    identities = tell_subjects_apart([(s.files[0].path / s.files[0].member).absolute() for s in unnamed])
+    found = dict(zip(map(id, unnamed), identities, strict=True))
+    return [
+        replace(scan, subject=found[id(scan)].subject, scan_id=found[id(scan)].scan_id)
+        if id(scan) in found
+        else scan
+        for scan in scans
+    ]
 
 
 def _scans_of_source(path: Path, participants: dict[Path, dict[str, Participant]]) -> list[ScanSource]:
@@ -157,6 +192,7 @@ def _manifest_scans(row: ManifestRow, participants: dict[Path, dict[str, Partici
             sex=row.sex or scan.sex,
             lesion_mask=row.mask or scan.lesion_mask,
             refusal=None if _is_refused_by_name(scan) and row.modality is not Modality.UNKNOWN else scan.refusal,
+            is_subject_named=bool(row.subject) or scan.is_subject_named,
         )
         for scan in found
     ]
@@ -264,11 +300,12 @@ def _dicom_scans(headers: Sequence[Header], origin: Path) -> list[ScanSource]:
             fragment=series.scan_id,
             subject=series.subject,
             session=series.session,
-            modality=series.modality,
+            modality=series.kind.modality,
             age=series.headers[0].age,
             sex=series.headers[0].sex,
             series=series,
-            refusal=series.refusal,
+            refusal=series.refusal or wrong_kind_refusal(series.kind, "header"),
+            notes=series.kind.notes,
         )
         for series in group_series(headers)
     ]
@@ -277,13 +314,10 @@ def _dicom_scans(headers: Sequence[Header], origin: Path) -> list[ScanSource]:
 def _nifti_scan(path: Path, participants: dict[Path, dict[str, Participant]]) -> ScanSource:
     name = parse_scan_name(path)
     person = read_participants(path, participants).get(name.subject, Participant())
-    refusal = None
-    if is_unsupported_image(name):
-        refusal = ScanRefusedError("wrong_modality", f"a {name.suffix} image by its name", "T1w, T2w, FLAIR or CT",
-                                   "name the modality in a manifest.csv if the name misleads")  # fmt: skip
     return ScanSource(
         name.scan_id, (StoredFile(path),), path, "", name.subject, name.session, name.modality, person.group,
-        "", person.age, person.sex, find_lesion_mask(path), None, refusal,
+        "", person.age, person.sex, find_lesion_mask(path), None, wrong_kind_refusal(name.kind, "name"),
+        name.kind.notes, name.is_subject_named,
     )  # fmt: skip
 
 
