@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -110,7 +111,8 @@ def find_lesion_mask(path: Path) -> Path | None:
     """Return the BIDS lesion mask of a scan, ``…_label-lesion_mask.nii[.gz]`` in the same folder."""
     prefix = nifti_stem(path.name).rsplit("_", 1)[0]
     names = (f"{prefix}_label-lesion_{kind}{end}" for kind in ("mask", "roi") for end in (".nii.gz", ".nii"))
-    return next((path.with_name(name) for name in names if path.with_name(name).is_file()), None)
+    masks = (path.with_name(name) for name in names)
+    return next((mask for mask in masks if os.path.isfile(mask)), None)  # noqa: PTH113 - a long name is no error
 
 
 def read_participants(path: Path, cache: dict[Path, dict[str, Participant]]) -> dict[str, Participant]:
