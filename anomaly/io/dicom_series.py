@@ -26,7 +26,7 @@ from anomaly.core.volume import Modality
 from anomaly.io.contrast import CONTRAST_TAGS, classify_header
 from anomaly.io.series_words import LOCALIZER, Meaning
 from anomaly.io.stored_file import StoredFile
-from anomaly.io.vocabulary import parse_age, parse_sex
+from anomaly.io.vocabulary import parse_dicom_age, parse_sex
 
 _HEADER_TAGS = [
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "PatientID",
@@ -186,7 +186,7 @@ def _parse_header(file: StoredFile, ds: Dataset) -> Header | None:
         size=(int(_number(ds, "Rows") or 0), int(_number(ds, "Columns") or 0)),
         orientation=tuple(float(v) for v in _values(ds, "ImageOrientationPatient")),
         position=tuple(float(v) for v in _values(ds, "ImagePositionPatient")),
-        age=parse_age(_text(ds, "PatientAge")),
+        age=parse_dicom_age(_text(ds, "PatientAge")),
         sex=parse_sex(_text(ds, "PatientSex")),
     )
 

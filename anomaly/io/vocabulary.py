@@ -73,6 +73,11 @@ def parse_sex(text: str) -> str:
     return _SEXES.get(_plain(text), "")
 
 
+def parse_dicom_age(text: str) -> float | None:
+    """Return the years of a DICOM age such as ``045Y`` or ``018M``; without its unit an age is unknown."""
+    return parse_age(text) if text.strip()[-1:].upper() in {"D", "W", "M", "Y"} else None
+
+
 def parse_age(text: str) -> float | None:
     """Return an age in years, or None if it is not given, not understood or not that of a human.
 

@@ -7,6 +7,7 @@ import pytest
 from anomaly.io.vocabulary import (
     is_missing,
     parse_age,
+    parse_dicom_age,
     parse_group,
     parse_sex,
     parse_split,
@@ -74,6 +75,10 @@ def test_ages_in_years(text: str, years: float) -> None:
 )
 def test_what_is_no_age_of_a_human_is_unknown(text: str) -> None:
     assert parse_age(text) is None
+
+
+def test_a_dicom_age_needs_its_unit() -> None:
+    assert [parse_dicom_age(text) for text in ("045Y", "018M", "42", "", "999Y")] == [45.0, 1.5, None, None, None]
 
 
 def test_values_that_are_not_understood_are_listed_with_what_is_known() -> None:
