@@ -40,7 +40,7 @@ _KIND_BY_BIDS_SUFFIX: dict[str, str] = {
         kinds.PROTON_DENSITY: "pd pdw pdt2 mese",
         kinds.T1_MAP: "t1map r1map irt1",
         kinds.T2_MAP: "t2map r2map t2starmap r2starmap",
-        kinds.QUANTITATIVE: "t1rho mwfmap mtvmap pdmap pdt2map m0map mtrmap vfa mpm flash",
+        kinds.QUANTITATIVE: "t1rho mwfmap mtvmap pdmap pdt2map m0map mtrmap vfa mpm",
         kinds.MAGNETIZATION_TRANSFER: "mtw mtr mts mtsat",
         kinds.INVERSION: "mp2rage",
         kinds.UNIT1: "unit1",

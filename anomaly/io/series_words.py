@@ -66,7 +66,7 @@ _KINDS: tuple[tuple[str, str], ...] = (
     (SPECTROSCOPY, "svs|csi|mrs|mrsi|spectroscopy|spectroscopic|spectro|spectra|press|probe|mega ?press"),
     (PROJECTION, "t?mips?|minip|mnip|maxip|min ip|max ip|(?:maximum|minimum) intensity|projections?"
                  "|volume rendering|vrt"),
-    (SUBTRACTION, "subs?|subtr|subtract|subtracted|subtractions?"),
+    (SUBTRACTION, "subs?(?! \\d{2})|subtr|subtract|subtracted|subtractions?"),
     (ELASTOGRAPHY, "mre|elastography|elasto|stiffness|wave images?"),
     (ADC, "[ed]?adc|isoadc|expadc|apparent diffusion|average dc"),
     (FIELD_MAP, "field ?maps?|field ?mapping|fmap|b0 ?maps?|b1 ?maps?|b0rf|[tr]b1\\w*|b1(?! corr)|phasediff|shim"
@@ -259,13 +259,13 @@ def _parts(token: str) -> list[str]:
 
 def _split_number(word: str) -> tuple[str, ...]:
     """Return a known word and the number after it, as in ``rest1``; empty if it is no such word."""
-    match = re.fullmatch(r"([a-z]+)(\d+)", word)
+    match = re.fullmatch(r"([a-z]{3,})(\d+)", word)
     return (match[1], match[2]) if match and _is_known(match[1]) else ()
 
 
 def _split_camel_case(token: str) -> tuple[str, ...]:
     """Return the words of ``SpinEchoFieldMap``; empty unless one of them is known."""
-    pieces = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[A-Z]*\d+[A-Z]*", token)
+    pieces = re.findall(r"[A-Z]?[a-z]+|[A-Z]*\d+[A-Z]*|[A-Z]+(?![a-z])", token)
     if len(pieces) < 2 or "".join(pieces) != token:
         return ()
     split = [_split(piece.lower()) for piece in pieces]
