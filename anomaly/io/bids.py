@@ -100,10 +100,10 @@ def safe_file_name(name: str) -> str:
     """
     composed = unicodedata.normalize("NFC", name)
     safe = re.sub(r"[^A-Za-z0-9._+-]+", "-", composed).strip(".-") or "scan"
-    loses_letters = any(not c.isascii() and unicodedata.category(c)[0] in "LNM" for c in composed)
+    loses_letters = any(not c.isascii() and unicodedata.category(c)[0] not in "PZ" for c in composed)
     if not loses_letters and len(safe) <= MAX_ID_LENGTH:
         return safe
-    digest = hashlib.sha256(composed.encode()).hexdigest()[:_ID_HASH_LENGTH]
+    digest = hashlib.sha256(composed.encode(errors="surrogateescape")).hexdigest()[:_ID_HASH_LENGTH]
     return f"{safe[: MAX_ID_LENGTH - _ID_HASH_LENGTH - 1]}-{digest}"
 
 

@@ -149,7 +149,7 @@ def _warn_of_unmatched_participants(
 def _with_subjects(scans: Sequence[ScanSource]) -> list[ScanSource]:
     """Return the scans with the subjects that their folders tell apart, where nothing names the subject."""
     unnamed = [scan for scan in scans if not scan.is_subject_named]
-    identities = tell_subjects_apart([(s.files[0].path / s.files[0].member).absolute() for s in unnamed])
+    identities = tell_subjects_apart([(s.origin / s.fragment).absolute() for s in unnamed])
     found = dict(zip(map(id, unnamed), identities, strict=True))
     return [
         replace(scan, subject=found[id(scan)].subject, scan_id=found[id(scan)].scan_id)

@@ -88,6 +88,10 @@ def test_bids_labels_keep_letters_apart() -> None:
     assert len(subjects) == 3
 
 
+def test_a_name_that_is_no_text_has_an_id() -> None:
+    assert safe_file_name("caf\udce9") != safe_file_name("caf\udce8")
+
+
 def test_a_long_name_is_shortened_and_stays_different() -> None:
     ids = {safe_file_name("x" * 200 + end) for end in ("a", "b")}
     assert len(ids) == 2
