@@ -15,7 +15,7 @@ from anomaly.core.volume import Modality
 from anomaly.io.contrast import classify_name
 from anomaly.io.nifti import nifti_stem
 from anomaly.io.series_words import Meaning
-from anomaly.io.tables import TableRow, read_table, warn_of_unknown_values
+from anomaly.io.tables import Table, TableRow, read_table, warn_of_unknown_values
 from anomaly.io.vocabulary import parse_age, parse_group, parse_sex
 
 _log = logging.getLogger(__name__)
@@ -140,7 +140,7 @@ def read_participants(path: Path, cache: dict[Path, dict[str, Participant]]) -> 
         return {}
     if root not in cache:
         table = root / "participants.tsv"
-        cache[root] = _parse_participants(table) if table.is_file() else {}
+        cache[root] = _parse_participants(read_table(table, "\t"), str(table)) if table.is_file() else {}
     return cache[root]
 
 
@@ -163,20 +163,19 @@ def _entity(key: str, base: str) -> str:
     return match[1] if match else ""
 
 
-def _parse_participants(path: Path) -> dict[str, Participant]:
-    table = read_table(path, "\t")
+def _parse_participants(table: Table, where: str) -> dict[str, Participant]:
     if "participant_id" not in table.columns:
         found = ", ".join(table.columns)
         raise InputError(
-            f"{path}: found the columns {found}; expected participant_id among them; rename the column"
+            f"{where}: found the columns {found}; expected participant_id among them; rename the column"
         )
-    warn_of_unknown_values(path, table)
+    warn_of_unknown_values(where, table)
     participants: dict[str, Participant] = {}
     for row in table.rows:
         name = row.values["participant_id"]
         key = safe_file_name(name if name.startswith("sub-") else f"sub-{name}")
         if participants.setdefault(key, _participant(row)) != _participant(row):
-            raise InputError(f"{path}, line {row.line}: {name} has two rows that differ; keep one")
+            raise InputError(f"{where}, line {row.line}: {name} has two rows that differ; keep one")
     return participants
 
 

@@ -48,7 +48,7 @@ def read_manifest(path: Path) -> list[ManifestRow]:
     """
     table = read_table(path, "\t" if path.suffix.lower() == ".tsv" else ",")
     _check_columns(path, table.columns)
-    warn_of_unknown_values(path, table)
+    warn_of_unknown_values(str(path), table)
     return [_parse_row(path, row) for row in table.rows]
 
 

@@ -79,5 +79,5 @@ def test_values_that_are_not_understood_are_one_warning_a_column(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = write(tmp_path, b"age,sex\n-1,M\n900,3\n")
-    warn_of_unknown_values(path, read_table(path, ","))
+    warn_of_unknown_values(str(path), read_table(path, ","))
     assert [record.getMessage().split(": ")[1] for record in caplog.records] == ["sex '3'", "age '-1', '900'"]
