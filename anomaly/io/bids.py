@@ -14,7 +14,7 @@ from anomaly.core.errors import InputError
 from anomaly.core.volume import Modality
 from anomaly.io.contrast import classify_name
 from anomaly.io.nifti import nifti_stem
-from anomaly.io.series_words import Meaning
+from anomaly.io.series_words import ImageKind
 from anomaly.io.tables import Table, TableRow, read_table, warn_of_unknown_values
 from anomaly.io.vocabulary import parse_age, parse_group, parse_sex
 
@@ -49,7 +49,7 @@ class ScanName:
     scan_id: str
     subject: str
     session: str
-    kind: Meaning
+    kind: ImageKind
     is_subject_named: bool = False
 
     @property

@@ -16,7 +16,7 @@ from pydicom import Dataset
 from anomaly.core.errors import ScanRefusedError
 from anomaly.core.volume import Modality
 from anomaly.io import series_words as kinds
-from anomaly.io.series_words import Meaning, read_words
+from anomaly.io.series_words import ImageKind, read_words
 from anomaly.io.vocabulary import is_missing
 
 CONTRAST_TAGS = (
@@ -108,13 +108,13 @@ _MODALITY_BY_ACQUISITION_CONTRAST = {
 _KINDS_OF_CT = {
     kinds.LOCALIZER, kinds.SCREEN_CAPTURE, kinds.PROJECTION, kinds.SUBTRACTION, kinds.PERFUSION, kinds.SEGMENTATION,
 }  # fmt: skip
-_SEQUENCE_NAMES: tuple[tuple[str, Meaning], ...] = (
-    (r"ep_b\d", Meaning(other=kinds.DIFFUSION)),
-    (r"ep(fid|se|2d)", Meaning(other=kinds.EPI)),
-    (r"swi", Meaning(other=kinds.SWI)),
-    (r"fm2d", Meaning(other=kinds.FIELD_MAP)),
-    (r"svs|csi", Meaning(other=kinds.SPECTROSCOPY)),
-    (r"tfl3d", Meaning(Modality.T1W)),
+_SEQUENCE_NAMES: tuple[tuple[str, ImageKind], ...] = (
+    (r"ep_b\d", ImageKind(other=kinds.DIFFUSION)),
+    (r"ep(fid|se|2d)", ImageKind(other=kinds.EPI)),
+    (r"swi", ImageKind(other=kinds.SWI)),
+    (r"fm2d", ImageKind(other=kinds.FIELD_MAP)),
+    (r"svs|csi", ImageKind(other=kinds.SPECTROSCOPY)),
+    (r"tfl3d", ImageKind(Modality.T1W)),
 )
 """Siemens SequenceName, after ``*``, and what it says."""
 
@@ -128,7 +128,7 @@ def agent_note(modality: Modality) -> str:
     return f"a {modality.value} scan with contrast agent"
 
 
-def wrong_kind_refusal(meaning: Meaning, source: str) -> ScanRefusedError | None:
+def wrong_kind_refusal(kind: ImageKind, source: str) -> ScanRefusedError | None:
     """Return the refusal of an image that is known to be of another kind; None for any other.
 
     Parameters
@@ -136,26 +136,26 @@ def wrong_kind_refusal(meaning: Meaning, source: str) -> ScanRefusedError | None
     source
         What says so: ``"name"`` or ``"header"``.
     """
-    if not meaning.other:
+    if not kind.other:
         return None
-    return ScanRefusedError("wrong_modality", f"{meaning.other} by its {source}", "T1w, T2w, FLAIR or CT",
+    return ScanRefusedError("wrong_modality", f"{kind.other} by its {source}", "T1w, T2w, FLAIR or CT",
                             f"name the modality in a manifest.csv if the {source} misleads")  # fmt: skip
 
 
-def classify_name(stem: str) -> Meaning:
+def classify_name(stem: str) -> ImageKind:
     """Classify an image by its file name without ending: by its BIDS suffix and entities, else by its words."""
     name = unicodedata.normalize("NFC", stem)
     suffix = name.rsplit("_", 1)[-1].lower()
     entities = dict(_ENTITY.findall(name))
-    other = Meaning(other=_KIND_BY_BIDS_SUFFIX.get(suffix, ""))
+    other = ImageKind(other=_KIND_BY_BIDS_SUFFIX.get(suffix, ""))
     if "sub" in entities and other.is_known:
         return other
     is_bids = "sub" in entities and suffix in _MODALITY_BY_BIDS_SUFFIX
-    found = Meaning(_MODALITY_BY_BIDS_SUFFIX[suffix]) if is_bids else _classify_free_name(name)
+    found = ImageKind(_MODALITY_BY_BIDS_SUFFIX[suffix]) if is_bids else _classify_free_name(name)
     return with_agent_modality(_with_entities(found, entities)) if found.is_known else other
 
 
-def _with_entities(found: Meaning, entities: Mapping[str, str]) -> Meaning:
+def _with_entities(found: ImageKind, entities: Mapping[str, str]) -> ImageKind:
     """Return what a name says with what its BIDS entities add: part, inversion, echo, agent, derivation."""
     labels = [read_words(entities[key]) for key in ("acq", "rec", "desc") if key in entities]
     other = (
@@ -164,7 +164,7 @@ def _with_entities(found: Meaning, entities: Mapping[str, str]) -> Meaning:
         or next((label.other for label in labels if label.other in _DERIVED_LABELS), "")
     )
     if other:
-        return Meaning(other=other)
+        return ImageKind(other=other)
     notes = [f"echo {entities['echo']} of several"] if "echo" in entities else []
     notes += [note for label in labels for note in label.notes if note != kinds.MP2RAGE_NOTE]
     has_agent = not is_missing(entities.get("ce", "")) or any(m.has_agent for m in (found, *labels))
@@ -181,42 +181,42 @@ def _kind_by_entities(entities: Mapping[str, str]) -> str:
     )
 
 
-def _classify_free_name(name: str) -> Meaning:
+def _classify_free_name(name: str) -> ImageKind:
     free = _ENTITY.sub("_", name)
     without_identifier = read_words(_COHORT_PREFIX.sub("", free))
     return without_identifier if without_identifier.is_known else read_words(free)
 
 
-def classify_header(ds: Dataset) -> Meaning:
+def classify_header(ds: Dataset) -> ImageKind:
     """Classify an image by its DICOM header; a value that cannot be read counts as absent."""
     modality = _text(ds, "Modality")
     if modality == "CT":
         return _classify_ct(ds)
     if modality != "MR":
-        return Meaning()
+        return ImageKind()
     has_agent = _names_agent(_text(ds, "ContrastBolusAgent")) or "POST CONTRAST" in _image_type(ds)
     found = _classify_mr(ds)
     return with_agent_modality(replace(found, has_agent=found.has_agent or has_agent))
 
 
-def with_agent_modality(meaning: Meaning) -> Meaning:
+def with_agent_modality(kind: ImageKind) -> ImageKind:
     """Return T1w with contrast agent as a modality of its own; add a note to others."""
-    if not meaning.has_agent or meaning.other or meaning.modality is Modality.T1W_CE:
-        return meaning
-    if meaning.modality is Modality.T1W:
-        return replace(meaning, modality=Modality.T1W_CE)
-    return replace(meaning, notes=(*meaning.notes, agent_note(meaning.modality)))
+    if not kind.has_agent or kind.other or kind.modality is Modality.T1W_CE:
+        return kind
+    if kind.modality is Modality.T1W:
+        return replace(kind, modality=Modality.T1W_CE)
+    return replace(kind, notes=(*kind.notes, agent_note(kind.modality)))
 
 
-def _classify_ct(ds: Dataset) -> Meaning:
+def _classify_ct(ds: Dataset) -> ImageKind:
     words = read_words(_text(ds, "SeriesDescription"))
     other = _kind_by_image_type(ds) or words.other
     if other in _KINDS_OF_CT:
-        return Meaning(other=other)
-    return with_agent_modality(Meaning(Modality.CT, has_agent=_names_agent(_text(ds, "ContrastBolusAgent"))))
+        return ImageKind(other=other)
+    return with_agent_modality(ImageKind(Modality.CT, has_agent=_names_agent(_text(ds, "ContrastBolusAgent"))))
 
 
-def _classify_mr(ds: Dataset) -> Meaning:
+def _classify_mr(ds: Dataset) -> ImageKind:
     """Classify by the first of these that says something: codes, description, sequence, protocol, times."""
     description = _by_words(ds, "SeriesDescription")
     notes = (*description.notes, *_reformat_notes(ds, description))
@@ -232,15 +232,17 @@ def _classify_mr(ds: Dataset) -> Meaning:
     return replace(_by_timing(ds), has_agent=description.has_agent, notes=notes)
 
 
-def _by_codes(ds: Dataset) -> Meaning:
+def _by_codes(ds: Dataset) -> ImageKind:
     b_value = _number(ds, "DiffusionBValue")
-    return Meaning(other=_kind_by_image_type(ds) or (kinds.DIFFUSION if b_value else ""))
+    return ImageKind(other=_kind_by_image_type(ds) or (kinds.DIFFUSION if b_value else ""))
 
 
-def _by_words(ds: Dataset, keyword: str) -> Meaning:
+def _by_words(ds: Dataset, keyword: str) -> ImageKind:
     """Return what a description says; the echo and inversion times decide where its words leave two kinds."""
     text = _text(ds, keyword)
     found = read_words(text)
+    if found.modality is Modality.CT:  # an MR image that is planned or fused with a CT
+        return replace(found, modality=Modality.UNKNOWN)
     echo, inversion = _number(ds, "EchoTime"), _number(ds, "InversionTime")
     if (
         found.other == kinds.PROTON_DENSITY
@@ -253,7 +255,7 @@ def _by_words(ds: Dataset, keyword: str) -> Meaning:
     return found
 
 
-def _plain_flair(found: Meaning, echo: float | None, inversion: float | None) -> Meaning:
+def _plain_flair(found: ImageKind, echo: float | None, inversion: float | None) -> ImageKind:
     """Return a FLAIR or TIRM as what its times make it: STIR nulls fat, T1 FLAIR has a short echo time."""
     if inversion is not None and 0 < inversion < 300:
         return replace(found, modality=Modality.UNKNOWN, other=kinds.STIR)
@@ -262,48 +264,48 @@ def _plain_flair(found: Meaning, echo: float | None, inversion: float | None) ->
     return found
 
 
-def _by_acquisition_contrast(ds: Dataset) -> Meaning:
+def _by_acquisition_contrast(ds: Dataset) -> ImageKind:
     value = _text(ds, "AcquisitionContrast").upper().replace("_", " ")
     modality = _MODALITY_BY_ACQUISITION_CONTRAST.get(value, Modality.UNKNOWN)
-    return Meaning(modality, _KIND_BY_ACQUISITION_CONTRAST.get(value, ""))
+    return ImageKind(modality, _KIND_BY_ACQUISITION_CONTRAST.get(value, ""))
 
 
-def _by_sequence_name(ds: Dataset) -> Meaning:
+def _by_sequence_name(ds: Dataset) -> ImageKind:
     name = _text(ds, "SequenceName").lower().lstrip("*")
-    found = next((meaning for pattern, meaning in _SEQUENCE_NAMES if re.match(pattern, name)), Meaning())
+    found = next((kind for pattern, kind in _SEQUENCE_NAMES if re.match(pattern, name)), ImageKind())
     if not found.is_known and "EP" in _values(ds, "ScanningSequence"):
-        return Meaning(other=kinds.EPI)
+        return ImageKind(other=kinds.EPI)
     return found
 
 
-def _by_timing(ds: Dataset) -> Meaning:
+def _by_timing(ds: Dataset) -> ImageKind:
     echo, repetition = _number(ds, "EchoTime"), _number(ds, "RepetitionTime")
     inversion, sequence = _number(ds, "InversionTime"), _values(ds, "ScanningSequence")
     if echo is None or repetition is None:
-        return Meaning()
+        return ImageKind()
     if echo >= LONG_ECHO_MS and inversion is not None and inversion >= FLAIR_INVERSION_MS:
-        return Meaning(Modality.FLAIR)
+        return ImageKind(Modality.FLAIR)
     if echo >= LONG_ECHO_MS and repetition >= 2000:
-        return Meaning(Modality.T2W)
+        return ImageKind(Modality.T2W)
     if echo > SHORT_ECHO_MS:
-        return Meaning()
+        return ImageKind()
     if inversion is not None and 400 <= inversion <= 1400:
-        return Meaning(Modality.T1W)
+        return ImageKind(Modality.T1W)
     if "GR" in sequence and "IR" not in sequence:
         return _gradient_echo(echo, repetition, _number(ds, "FlipAngle"))
     if repetition <= 1000:
-        return Meaning(Modality.T1W)
+        return ImageKind(Modality.T1W)
     is_spin_echo = "SE" in sequence and "IR" not in sequence
-    return Meaning(other=kinds.PROTON_DENSITY) if is_spin_echo and repetition >= 2000 else Meaning()
+    return ImageKind(other=kinds.PROTON_DENSITY) if is_spin_echo and repetition >= 2000 else ImageKind()
 
 
-def _gradient_echo(echo: float, repetition: float, flip_angle: float | None) -> Meaning:
+def _gradient_echo(echo: float, repetition: float, flip_angle: float | None) -> ImageKind:
     """Return a gradient echo as T1w, unless its echo is long (T2*) or its flip angle small (proton density)."""
     if echo >= 15 and repetition <= 1000:
-        return Meaning(other=kinds.T2STAR)
+        return ImageKind(other=kinds.T2STAR)
     has_small_angle = flip_angle is not None and flip_angle <= 8 and repetition >= 15
     is_t1w = echo <= 10 and repetition <= 1000 and not has_small_angle
-    return Meaning(Modality.T1W if is_t1w else Modality.UNKNOWN)
+    return ImageKind(Modality.T1W if is_t1w else Modality.UNKNOWN)
 
 
 def _kind_by_image_type(ds: Dataset) -> str:
@@ -314,7 +316,7 @@ def _image_type(ds: Dataset) -> list[str]:
     return [re.sub(r"[\s_]+", " ", value.upper()) for value in _values(ds, "ImageType")]
 
 
-def _reformat_notes(ds: Dataset, description: Meaning) -> list[str]:
+def _reformat_notes(ds: Dataset, description: ImageKind) -> list[str]:
     is_reformat = any(value in {"MPR", "REFORMATTED", "RESAMPLED"} for value in _image_type(ds))
     return [kinds.REFORMAT_NOTE] if is_reformat and kinds.REFORMAT_NOTE not in description.notes else []
 

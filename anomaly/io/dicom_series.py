@@ -24,7 +24,7 @@ from pydicom.uid import UID, MediaStorageDirectoryStorage
 from anomaly.core.errors import ScanRefusedError
 from anomaly.core.volume import Modality
 from anomaly.io.contrast import CONTRAST_TAGS, classify_header
-from anomaly.io.series_words import LOCALIZER, Meaning
+from anomaly.io.series_words import LOCALIZER, ImageKind
 from anomaly.io.stored_file import StoredFile
 from anomaly.io.vocabulary import parse_dicom_age, parse_sex
 
@@ -62,7 +62,7 @@ class Header:
     image_type: tuple[str, ...] = ()
     description: str = ""
     body_part: str = ""
-    kind: Meaning = field(default_factory=Meaning)
+    kind: ImageKind = field(default_factory=ImageKind)
     acquisition: str = ""
     temporal: str = ""
     instance: int = 0
@@ -92,7 +92,7 @@ class DicomSeries:
     """
 
     headers: tuple[Header, ...]
-    kind: Meaning
+    kind: ImageKind
     subject: str
     session: str
     acquisition: str

@@ -89,6 +89,7 @@ _KINDS: tuple[tuple[str, str], ...] = (
              "|t2 (?:.* )?(?:gre|fgre|ffe|fl2d|fl3d|flash|gradient)|(?:gre|ffe|flash) t2"),
     (CALIBRATION, "calibration|cal|calib|prescan|ref scan|coil sensitivity|bias \\d+ch"),
     (PHASE, "(?<!in )(?<!out )(?<!of )(?<!opp )(?<!opposed )(?<!arterial )(?<!venous )(?<!delayed )(?<!single )"
+            "(?<!late )(?<!early )(?<!portal )(?<!dynamic )(?<!multi )"
             "phase(?! (?:enc|encoding|direction|dir|ap|pa|rl|lr|[aprlhfis]|fov|oversampling)(?!\\S))|pha"
             "|unwrapped"),
     (REAL_OR_IMAGINARY, "real images?|imaginary"),
@@ -104,15 +105,16 @@ _KINDS: tuple[tuple[str, str], ...] = (
     (CEST, "cest|aptw?"),
     (ULTRASHORT, "ute|zte|petra"),
     (SYNTHETIC, "synthetic|magic|symri|mdme|synthsr"),
-    (NUCLEAR, "pet|spect|umap|mrac"),
+    (NUCLEAR, "umap|mrac"),
     (SEGMENTATION, "seg|dseg|probseg|aseg|aparc|segmentation|masks?|labels?|rois?|parcellation|contours?"),
     (PARAMETRIC_MAP, "maps?|mapping|parametric|[zt]map|rgb"),
 )  # fmt: skip
 _WEAK_KINDS: tuple[tuple[str, str], ...] = (
     (PROTON_DENSITY, "pd|pdt2|proton density|(?:dual|double) ?(?:tse|fse|echo)|de tse|t2 de|2 echos?"),
     (MAGNITUDE, "mag(?! prep)|magnitude(?! prep)"),
+    (NUCLEAR, "pet|spect"),
 )  # fmt: skip
-"""Kinds that do not count beside a word for T1 or FLAIR: PD is also Parkinson's disease, and T1 has a magnitude."""
+"""Kinds that do not count beside a word for T1 or FLAIR: PD is also Parkinson's disease, and PET a scanner."""
 
 _T1 = "t1|mprage|memprage|mp ?rage|mpra|mp2rage|bravo|f?spgr|irfspgr|tfl|tfl3d|tfe|vibe|lava|thrive|turboflash"
 _T2 = "t2|frfse"
@@ -146,7 +148,7 @@ _SHORT_PARTS = {"t1", "t2", "pd", "2d", "3d", "ax", "gd", "b1", "ir", "aa"}
 
 
 @dataclass(frozen=True)
-class Meaning:
+class ImageKind:
     """What a text says about an image.
 
     Parameters
@@ -173,7 +175,7 @@ class Meaning:
 
 
 @lru_cache(maxsize=4096)
-def read_words(text: str) -> Meaning:
+def read_words(text: str) -> ImageKind:
     """Return what a series description, protocol name or free file name says.
 
     T1 FLAIR (T1 dark-fluid, T1 TIRM) is T1w with a note: white matter is brighter than grey matter and CSF is dark,
@@ -184,8 +186,8 @@ def read_words(text: str) -> Meaning:
     notes = tuple(_notes(words))
     other = _other_kind(words)
     if other:
-        return Meaning(other=other, has_agent=has_agent, notes=notes)
-    return Meaning(_modality(words), has_agent=has_agent, notes=notes)
+        return ImageKind(other=other, has_agent=has_agent, notes=notes)
+    return ImageKind(_modality(words), has_agent=has_agent, notes=notes)
 
 
 def normalise(text: str) -> str:

@@ -11,7 +11,7 @@ from pydicom import Dataset
 from anomaly.core.volume import Modality
 from anomaly.io import series_words as kinds
 from anomaly.io.contrast import classify_header, classify_name, wrong_kind_refusal
-from anomaly.io.series_words import Meaning
+from anomaly.io.series_words import ImageKind
 
 TABLE = Path(__file__).with_name("series_descriptions.tsv")
 
@@ -31,7 +31,7 @@ def header(description: str = "", modality: str = "MR", **values: object) -> Dat
     return ds
 
 
-def answer(found: Meaning) -> str:
+def answer(found: ImageKind) -> str:
     return found.other or found.modality.value + ("+note" if found.notes else "")
 
 
@@ -161,7 +161,7 @@ def test_contrast_agent_in_other_scans_is_noted() -> None:
 
 
 def test_an_object_that_is_neither_mr_nor_ct_has_no_kind() -> None:
-    assert classify_header(header("T1", "SR")) == Meaning()
+    assert classify_header(header("T1", "SR")) == ImageKind()
 
 
 def test_a_number_that_cannot_be_read_counts_as_absent() -> None:
@@ -171,9 +171,9 @@ def test_a_number_that_cannot_be_read_counts_as_absent() -> None:
 
 
 def test_another_kind_is_refused_and_an_unknown_one_is_not() -> None:
-    refusal = wrong_kind_refusal(Meaning(other=kinds.ADC), "header")
+    refusal = wrong_kind_refusal(ImageKind(other=kinds.ADC), "header")
     assert refusal is not None
     assert (refusal.code, refusal.found) == ("wrong_modality", "an ADC map by its header")
     assert "manifest.csv" in refusal.remedy
-    assert wrong_kind_refusal(Meaning(), "header") is None
-    assert wrong_kind_refusal(Meaning(Modality.T1W), "name") is None
+    assert wrong_kind_refusal(ImageKind(), "header") is None
+    assert wrong_kind_refusal(ImageKind(Modality.T1W), "name") is None
