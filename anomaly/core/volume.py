@@ -20,9 +20,10 @@ MaskArray = npt.NDArray[np.bool_]
 
 
 class Modality(StrEnum):
-    """The modality of a scan. The values are BIDS suffixes, except CT."""
+    """The modality of a scan. The values are BIDS suffixes, except CT and T1ce, T1w after contrast agent."""
 
     T1W = "T1w"
+    T1W_CE = "T1ce"
     T2W = "T2w"
     FLAIR = "FLAIR"
     CT = "CT"
@@ -32,6 +33,11 @@ class Modality(StrEnum):
     def is_ct(self) -> bool:
         """Whether the voxels are Hounsfield units."""
         return self is Modality.CT
+
+    @property
+    def without_agent(self) -> Modality:
+        """The modality of the same scan without contrast agent."""
+        return Modality.T1W if self is Modality.T1W_CE else self
 
 
 @dataclass(frozen=True, eq=False)

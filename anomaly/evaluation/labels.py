@@ -20,8 +20,9 @@ import pandas as pd
 
 from anomaly.core.errors import InputError, unknown_name
 from anomaly.core.tsv import plain_text
+from anomaly.io.vocabulary import HEALTHY_WORDS, is_missing
 
-HEALTHY = ("0", "healthy", "control", "normal", "false")
+HEALTHY = ("0", "false", *HEALTHY_WORDS)
 LESION = ("1", "lesion", "pathology", "patient", "true")
 MASK_ENDINGS = ("", "_mask", "_lesion", "_label-lesion_mask")
 
@@ -174,7 +175,7 @@ def _truth(path: Path, line: int, row: dict[object, object], name: str, masks_di
     mask = plain_text(str(row.get("mask", "")).strip())
     if not is_abnormal:
         return Truth(is_abnormal=False)
-    if mask and mask != "n/a":
+    if not is_missing(mask):
         return Truth(is_abnormal, (masks_dir or path.parent) / mask)
     return Truth(is_abnormal, _by_name(masks_dir, name) if masks_dir else None)
 

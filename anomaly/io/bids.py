@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-import csv
+import hashlib
+import logging
 import os
 import re
-import zipfile
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
+from anomaly.core.errors import InputError
 from anomaly.core.volume import Modality
+from anomaly.io.contrast import classify_name
 from anomaly.io.file_types import image_stem
+from anomaly.io.series_words import ImageKind
+from anomaly.io.tables import Table, TableRow, read_table, warn_of_unknown_values
+from anomaly.io.vocabulary import parse_age, parse_group, parse_sex
 
-MODALITY_BY_SUFFIX = {
-    "t1w": Modality.T1W, "t1": Modality.T1W, "t1n": Modality.T1W, "mprage": Modality.T1W,
-    "t2w": Modality.T2W, "t2": Modality.T2W, "flair": Modality.FLAIR, "ct": Modality.CT,
+_log = logging.getLogger(__name__)
+
+MAX_ID_LENGTH = 160
+"""Characters of an id. File systems allow 255 bytes in a name, and output files append up to about 60."""
+
+_ID_HASH_LENGTH = 8
+NAMES_WITHOUT_SUBJECT = {
+    "t1w", "t1", "t1n", "mprage", "t2w", "t2", "flair", "ct", "scan", "image", "anat",
 }  # fmt: skip
+"""File names that are the same for every subject; ids then begin with the name of the folder."""
 
-UNSUPPORTED_SUFFIXES = {
-    "bold", "cbv", "sbref", "dwi", "adc", "asl", "m0scan", "epi", "fieldmap", "phase", "phasediff",
-    "phase1", "phase2", "magnitude", "magnitude1", "magnitude2", "pdw", "pdt2", "t2star", "t2starw",
-    "t2starmap", "swi", "angio", "inplanet1", "inplanet2", "unit1", "t1map", "t2map", "pet", "meg", "t1ce",
-    "t1c", "t1gd",
-}  # fmt: skip
-
+_SUBJECT_FOLDER = re.compile(r"sub-(?=\w*\d)\w")
 _MASK_NAME = re.compile(
     r"(^|_)(label-|desc-[A-Za-z0-9]*mask)|(^|[_-])(mask|dseg|probseg|seg|segmentation|label|labels|lesion|roi)$",
     re.IGNORECASE,
@@ -32,13 +38,24 @@ _MASK_NAME = re.compile(
 
 @dataclass(frozen=True)
 class ScanName:
-    """What the name and folder of a file tell about a scan."""
+    """What the name and folder of a file tell about a scan.
+
+    Parameters
+    ----------
+    is_subject_named
+        Whether a ``sub-…`` entity or folder names the subject.
+    """
 
     scan_id: str
     subject: str
     session: str
-    modality: Modality
-    suffix: str
+    kind: ImageKind
+    is_subject_named: bool = False
+
+    @property
+    def modality(self) -> Modality:
+        """The modality that the name gives."""
+        return self.kind.modality
 
 
 @dataclass(frozen=True)
@@ -58,31 +75,36 @@ def is_scan_name(name: str) -> bool:
 def parse_scan_name(path: Path) -> ScanName:
     """Parse the name of a NIfTI file by its BIDS entities or, if there are none, by file and folder.
 
-    A file named after its modality alone, as in ``patient7/T1.nii.gz``, belongs to the subject that its folder is
-    named after.
+    A file named after its kind of image alone, as in ``patient7/T1.nii.gz``, gets the name of its folder, too.
+    Where no ``sub-…`` names the subject, :mod:`anomaly.io.subjects` finds it from the folders of all scans.
     """
-    base = image_stem(path.name)
-    suffix = re.split(r"[_-]", base)[-1]
-    modality = MODALITY_BY_SUFFIX.get(suffix.lower(), Modality.UNKNOWN)
-    subject = _entity("sub", base) or next((p for p in path.parent.parts[::-1] if re.match(r"sub-\w", p)), "")
-    session = _entity("ses", base) or next((p for p in path.parent.parts[::-1] if re.match(r"ses-\w", p)), "")
-    scan_id = base
-    if not _entity("sub", base) and (
-        base.lower() in MODALITY_BY_SUFFIX or base.lower() in {"scan", "image", "anat"}
-    ):
-        scan_id = f"{path.parent.name}_{base}" if path.parent.name else base
-        subject = subject or path.parent.name
-    return ScanName(safe_file_name(scan_id), subject or safe_file_name(base), session, modality, suffix)
-
-
-def is_unsupported_image(name: ScanName) -> bool:
-    """Return whether the suffix names a kind of image that no model supports."""
-    return name.suffix.lower() in UNSUPPORTED_SUFFIXES
+    base = unicodedata.normalize("NFC", image_stem(path.name))
+    folders = [unicodedata.normalize("NFC", part) for part in path.parent.parts[::-1]]
+    named = _entity("sub", base) or next((part for part in folders if _SUBJECT_FOLDER.match(part)), "")
+    session = _entity("ses", base) or next((part for part in folders if re.match(r"ses-\w", part)), "")
+    subject, scan_id = named or base, base
+    if not _entity("sub", base) and base.lower() in NAMES_WITHOUT_SUBJECT and path.parent.name:
+        scan_id = f"{path.parent.name}_{base}"
+        subject = named or path.parent.name
+    return ScanName(
+        safe_file_name(scan_id), safe_file_name(subject), safe_file_name(session) if session else "",
+        classify_name(base), bool(named),
+    )  # fmt: skip
 
 
 def safe_file_name(name: str) -> str:
-    """Replace the characters of a name that are unsafe in file names and tables."""
-    return re.sub(r"[^A-Za-z0-9._+-]+", "-", name).strip(".-") or "scan"
+    """Return a name as an id: safe in file names and tables, of limited length.
+
+    Where letters are lost, because they are not ASCII or the name is too long, a hash of the name is added, so that
+    different names stay different.
+    """
+    composed = unicodedata.normalize("NFC", name)
+    safe = re.sub(r"[^A-Za-z0-9._+-]+", "-", composed).strip(".-") or "scan"
+    loses_letters = any(not c.isascii() and unicodedata.category(c)[0] not in "PZ" for c in composed)
+    if not loses_letters and len(safe) <= MAX_ID_LENGTH:
+        return safe
+    digest = hashlib.sha256(composed.encode(errors="surrogateescape")).hexdigest()[:_ID_HASH_LENGTH]
+    return f"{safe[: MAX_ID_LENGTH - _ID_HASH_LENGTH - 1]}-{digest}"
 
 
 def find_lesion_mask(path: Path) -> Path | None:
@@ -106,7 +128,12 @@ def read_participants(path: Path, cache: dict[Path, dict[str, Participant]]) -> 
     Returns
     -------
     dict
-        ``participant_id`` → participant.
+        Subject, as :func:`parse_scan_name` names it → participant.
+
+    Raises
+    ------
+    InputError
+        The table is no text, has no ``participant_id``, or says two things about one participant.
     """
     folder = path.parent.resolve()  # the file may be a link to a store elsewhere
     root = next((p.parent for p in (folder, *folder.parents) if re.match(r"sub-\w", p.name)), None)
@@ -114,39 +141,52 @@ def read_participants(path: Path, cache: dict[Path, dict[str, Participant]]) -> 
         return {}
     if root not in cache:
         table = root / "participants.tsv"
-        cache[root] = parse_participants(table) if table.is_file() else {}
+        cache[root] = parse_participants(read_table(table, "\t"), str(table)) if table.is_file() else {}
     return cache[root]
 
 
-def parse_age(text: str) -> float | None:
-    """Return an age in years, or None if the text is not a number. ``89+`` is 89."""
-    try:
-        return float(text.strip().rstrip("+"))
-    except ValueError:
-        return None
-
-
-def parse_sex(text: str) -> str:
-    """Return ``"M"``, ``"F"``, ``"O"`` (other), or ``""`` if unknown."""
-    return {"m": "M", "male": "M", "f": "F", "female": "F", "o": "O", "other": "O"}.get(text.strip().lower(), "")
+def warn_of_unmatched_participants(root: Path, participants: set[str], subjects: set[str]) -> None:
+    """Log the participants of a data set without a scan, and its subjects without a row in ``participants.tsv``."""
+    table = root / "participants.tsv"
+    for what, names in (
+        ("no scan was found for", participants - subjects),
+        ("there is no row for", subjects - participants),
+    ):
+        if names:
+            listed = ", ".join(sorted(names)[:5]) + (", …" if len(names) > 5 else "")
+            _log.warning(
+                "%s: %s %d of %d subjects: %s", table, what, len(names), len(participants | subjects), listed
+            )
 
 
 def _entity(key: str, base: str) -> str:
-    match = re.search(rf"(?:^|_)({key}-[A-Za-z0-9]+)", base)
+    match = re.search(rf"(?:^|_)({key}-[^\W_]+)", base)
     return match[1] if match else ""
 
 
-def parse_participants(path: Path | zipfile.Path) -> dict[str, Participant]:
-    """Parse a ``participants.tsv``, on disk or in a zip: ``participant_id`` → participant."""
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        rows = list(csv.DictReader(stream, delimiter="\t"))
-    return {
-        (row.get("participant_id") or "").strip(): Participant(
-            parse_age(row.get("age") or ""), parse_sex(row.get("sex") or ""), _without_na(row.get("group") or "")
+def parse_participants(table: Table, where: str) -> dict[str, Participant]:
+    """Return the participants of a table: subject, as :func:`parse_scan_name` names it → participant.
+
+    Raises
+    ------
+    InputError
+        The table has no ``participant_id``, or says two things about one participant; ``where`` names it.
+    """
+    if "participant_id" not in table.columns:
+        found = ", ".join(table.columns)
+        raise InputError(
+            f"{where}: found the columns {found}; expected participant_id among them; rename the column"
         )
-        for row in rows
-    }
+    warn_of_unknown_values(where, table)
+    participants: dict[str, Participant] = {}
+    for row in table.rows:
+        name = row.values["participant_id"]
+        key = safe_file_name(name if name.startswith("sub-") else f"sub-{name}")
+        if participants.setdefault(key, _participant(row)) != _participant(row):
+            raise InputError(f"{where}, line {row.line}: {name} has two rows that differ; keep one")
+    return participants
 
 
-def _without_na(text: str) -> str:
-    return "" if text.strip().lower() == "n/a" else text.strip()
+def _participant(row: TableRow) -> Participant:
+    age, sex, group = (row.values.get(column, "") for column in ("age", "sex", "group"))
+    return Participant(parse_age(age), parse_sex(sex), parse_group(group))

@@ -12,7 +12,7 @@ import struct
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,11 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID, MediaStorageDirectoryStorage
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, VR
 
+from anomaly.io.contrast import CONTRAST_TAGS, classify_header
 from anomaly.io.file_types import DICOM_ENDINGS, ending_of
+from anomaly.io.series_words import ImageKind
 from anomaly.io.stored_file import StoredFile
+from anomaly.io.vocabulary import parse_dicom_age, parse_sex
 
 _START_BYTES = 512
 _MAGIC = b"DICM"
@@ -56,7 +59,7 @@ _SIEMENS = "SIEMENS MR HEADER"
 _PRIVATE_TAGS = [
     0x00190010, 0x0019100A, 0x00210010, 0x0021104F, 0x00250010, 0x00251007, 0x20010010, 0x20011018,
 ]  # fmt: skip
-_HEADER_TAGS: list[BaseTag | int] = [*(Tag(k) for k in _HEADER_KEYWORDS), *_PRIVATE_TAGS]
+_HEADER_TAGS: list[BaseTag | int] = [*(Tag(k) for k in (*_HEADER_KEYWORDS, *CONTRAST_TAGS)), *_PRIVATE_TAGS]
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,7 @@ class Header:
     image_type: tuple[str, ...] = ()
     description: str = ""
     body_part: str = ""
-    contrast: str = ""
+    kind: ImageKind = field(default_factory=ImageKind)
     acquisition: str = ""
     temporal: str = ""
     instance: int = 0
@@ -286,7 +289,7 @@ def _parse_header(file: StoredFile, ds: Dataset, has_pixels: bool) -> Header:
         image_type=tuple(str(v) for v in _values_or_none(ds, "ImageType")),
         description=f"{read_text(ds, 'SeriesDescription')} {read_text(ds, 'ProtocolName')}",
         body_part=read_text(ds, "BodyPartExamined"),
-        contrast=read_text(ds, "AcquisitionContrast"),
+        kind=classify_header(ds),
         acquisition=read_text(ds, "AcquisitionNumber"),
         temporal=read_text(ds, "TemporalPositionIdentifier"),
         instance=int(read_number(ds, "InstanceNumber") or 0),
@@ -300,8 +303,8 @@ def _parse_header(file: StoredFile, ds: Dataset, has_pixels: bool) -> Header:
         slice_step=_slice_step(ds),
         counts=_image_counts(ds),
         is_mosaic=_is_mosaic(ds, sop_class),
-        age=_age(read_text(ds, "PatientAge")),
-        sex=_sex(read_text(ds, "PatientSex")),
+        age=parse_dicom_age(read_text(ds, "PatientAge")),
+        sex=parse_sex(read_text(ds, "PatientSex")),
     )
 
 
@@ -372,16 +375,3 @@ def _private_count(ds: Dataset, creator: str, group: int, element: int) -> int |
     except _VALUE_ERRORS:
         return None
     return int(number) if number >= 1 else None
-
-
-def _age(text: str) -> float | None:
-    """Return the years of a DICOM age string such as ``045Y`` or ``018M``."""
-    match = re.fullmatch(r"(\d{1,3})([DWMY])", text)
-    if match is None:
-        return None
-    return round(int(match[1]) / {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}[match[2]], 2)
-
-
-def _sex(text: str) -> str:
-    letter = text[:1].upper()
-    return letter if letter in {"F", "M", "O"} else ""

@@ -29,6 +29,7 @@ from anomaly.io.dicom_completeness import (
     signs_of_missing_images,
 )
 from anomaly.io.dicom_header import Header, is_multiframe_class
+from anomaly.io.series_words import LOCALIZER, ImageKind
 from anomaly.io.stored_file import StoredFile
 
 _MAX_SCANS_PER_POSITION = 3  # more images at one position are a time series, not several scans
@@ -36,7 +37,6 @@ _SAME_ORIENTATION = 0.01  # difference of direction cosines, about half a degree
 _SAME_ECHO_TIME_MS = 0.01
 _MAX_STRAY_IMAGES = 2
 PSEUDONYM_DIGITS = 12  # hex: among 100 000 patients, two share a pseudonym with probability 2e-5
-_LOCALIZER = re.compile(r"localizer|localiser|scout|survey|topogram|surview", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,17 @@ class DicomSeries:
     """
 
     headers: tuple[Header, ...]
-    modality: Modality
+    kind: ImageKind
     subject: str
     session: str
     acquisition: str
     refusal: ScanRefusedError | None = field(default=None, compare=False)
     warning: str = ""
+
+    @property
+    def modality(self) -> Modality:
+        """The modality that the header gives."""
+        return self.kind.modality
 
     @property
     def files(self) -> tuple[StoredFile, ...]:
@@ -202,41 +207,6 @@ def _continues(single: Header, stack: Sequence[Header]) -> bool:
     )
 
 
-def modality_of(header: Header) -> Modality:
-    """Return the modality of a DICOM image by its description, else by its echo, repetition and inversion times."""
-    if header.modality == "CT":
-        return Modality.CT
-    if header.modality != "MR":
-        return Modality.UNKNOWN
-    return _modality_by_name(f"{header.contrast} {header.description}") or _modality_by_timing(header)
-
-
-_MODALITY_BY_NAME: tuple[tuple[str, Modality], ...] = (
-    (r"t2[\s_-]?\*|t2star|swi|swan|dwi|adc|dti|diff|bold|rest|fmri|ep2d|asl|perf|angio|tof|phase|map|field",
-     Modality.UNKNOWN),
-    (r"flair|fluid_attenuated|dark.?fluid|tirm", Modality.FLAIR),
-    (r"t1|mp2?rage|bravo|spgr|tfl", Modality.T1W),
-    (r"t2", Modality.T2W),
-)  # fmt: skip
-
-
-def _modality_by_name(text: str) -> Modality | None:
-    return next((m for pattern, m in _MODALITY_BY_NAME if re.search(pattern, text, re.IGNORECASE)), None)
-
-
-def _modality_by_timing(header: Header) -> Modality:
-    te, tr, ti = header.echo_time, header.repetition_time, header.inversion_time
-    if te is None or tr is None:
-        return Modality.UNKNOWN
-    if te >= 60 and ti is not None and ti >= 1500:
-        return Modality.FLAIR
-    if te >= 60 and tr >= 2000:
-        return Modality.T2W
-    if te <= 30 and (tr <= 1000 or (ti is not None and 400 <= ti <= 1400)):
-        return Modality.T1W
-    return Modality.UNKNOWN
-
-
 def _split_series(headers: list[Header]) -> list[DicomSeries]:
     localizer = [h for h in headers if _is_localizer(h)]
     others = [h for h in headers if not _is_localizer(h)]
@@ -257,8 +227,7 @@ def _checked(series: DicomSeries, of_uid: Sequence[Header]) -> DicomSeries:
 
 
 def _is_localizer(header: Header) -> bool:
-    named = header.n_frames < 32 and bool(_LOCALIZER.search(header.description))
-    return "LOCALIZER" in header.image_type or named
+    return "LOCALIZER" in header.image_type or (header.n_frames < 32 and header.kind.other == LOCALIZER)
 
 
 def _split_images(images: list[Header]) -> list[DicomSeries]:
@@ -327,7 +296,7 @@ def _are_close(one: tuple[float, ...], other: tuple[float, ...], tolerance: floa
 def _make_series(headers: list[Header]) -> DicomSeries:
     first = _most_complete(headers)
     return DicomSeries(
-        tuple(headers), modality_of(first), f"sub-{_pseudonym('patient', first.subject_key)}",
+        tuple(headers), first.kind, f"sub-{_pseudonym('patient', first.subject_key)}",
         f"ses-{_pseudonym('study', first.session_key)}", _pseudonym("series", first.series or first.file.folder),
         _refusal_of_kind(first),
     )  # fmt: skip

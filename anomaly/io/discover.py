@@ -18,12 +18,13 @@ from anomaly.io.bids import (
     Participant,
     find_lesion_mask,
     is_scan_name,
-    is_unsupported_image,
     parse_participants,
     parse_scan_name,
     read_participants,
     safe_file_name,
+    warn_of_unmatched_participants,
 )
+from anomaly.io.contrast import wrong_kind_refusal
 from anomaly.io.dicom import read_series
 from anomaly.io.dicom_header import Header, damaged_header, read_header
 from anomaly.io.dicom_series import DicomSeries, group_series
@@ -39,7 +40,9 @@ from anomaly.io.freesurfer import is_freesurfer_label_map
 from anomaly.io.image_file import files_of, read_image
 from anomaly.io.image_stream import foreign_content_error, read_up_to
 from anomaly.io.manifest import ManifestRow, read_manifest
-from anomaly.io.stored_file import StoredFile, check_regular, open_file, reading, unreadable_error
+from anomaly.io.stored_file import StoredFile, check_regular, open_file, read_bytes, reading, unreadable_error
+from anomaly.io.subjects import tell_subjects_apart
+from anomaly.io.tables import parse_table
 from anomaly.io.tree import FolderTree, FoundFile, Tree, ZipTree, find_files
 
 
@@ -62,6 +65,10 @@ class ScanSource:
         The DICOM series; None for an image file.
     refusal
         Why the scan cannot be scored, if that is known without reading it.
+    notes
+        What name or header say about the image that a reader of its result should know.
+    is_subject_named
+        Whether a ``sub-…`` name, a manifest or a DICOM header names the subject.
     """
 
     scan_id: str
@@ -78,6 +85,8 @@ class ScanSource:
     lesion_mask: Path | None = None
     series: DicomSeries | None = None
     refusal: ScanRefusedError | None = field(default=None, compare=False)
+    notes: tuple[str, ...] = ()
+    is_subject_named: bool = True
 
     @property
     def is_dicom(self) -> bool:
@@ -89,16 +98,19 @@ class ScanSource:
         if self.refusal is not None:
             raise self.refusal
         if self.series is not None:
-            return read_series(self.series, self.scan_id, self.modality)
-        return read_image(self.files[0], self.scan_id, self.modality)
+            volume = read_series(self.series, self.scan_id, self.modality)
+        else:
+            volume = read_image(self.files[0], self.scan_id, self.modality)
+        return replace(volume, meta={**volume.meta, "notes": self.notes}) if self.notes else volume
 
     def cache_key(self) -> str:
-        """Return the SHA-256 of names, sizes and modification times of the files, and of the modality."""
+        """Return the SHA-256 of the files' names, sizes and times, and of what is known of the image."""
         try:
             files = [file.cache_key() for file in self.files]
         except (OSError, ValueError):  # it is gone, or no file can have such a path
             files = [[str(file.path), file.member] for file in self.files]
-        return sha256_of_json([files, self.modality.value])
+        refusal = [self.refusal.code] if self.refusal is not None else []
+        return sha256_of_json([files, self.modality.value, *self.notes, *refusal])
 
 
 def discover(sources: Iterable[Path | str], modality: Modality = Modality.UNKNOWN) -> list[ScanSource]:
@@ -125,12 +137,36 @@ def discover(sources: Iterable[Path | str], modality: Modality = Modality.UNKNOW
         raise InputError(
             f"no scan found in {where}; expected NIfTI, MGH, NRRD, MetaImage, DICOM, a zip or a manifest.csv"
         )
+    _warn_of_unmatched_participants(found, participants, paths)
     known = [replace(s, modality=modality) if _needs_modality(s) else s for s in found]
-    return _with_unique_ids(_join_series(_without_duplicates(known)))
+    return _with_unique_ids(_with_subjects(_join_series(_without_duplicates(known))))
 
 
 def _needs_modality(scan: ScanSource) -> bool:
     return scan.modality is Modality.UNKNOWN and not scan.is_dicom
+
+
+def _warn_of_unmatched_participants(
+    scans: Sequence[ScanSource], participants: dict[Path, dict[str, Participant]], sources: Sequence[Path]
+) -> None:
+    """Log participants without a scan and subjects without a row, of the data sets that are sources as a whole."""
+    for root, known in participants.items():
+        subjects = {s.subject for s in scans if not s.is_dicom and _real_folder(s.files[0]).is_relative_to(root)}
+        if known and any(root.is_relative_to(source.resolve()) for source in sources):
+            warn_of_unmatched_participants(root, set(known), subjects)
+
+
+def _with_subjects(scans: Sequence[ScanSource]) -> list[ScanSource]:
+    """Return the scans with the subjects that their folders tell apart, where nothing names the subject."""
+    unnamed = [scan for scan in scans if not scan.is_subject_named]
+    identities = tell_subjects_apart([(s.origin / s.fragment).absolute() for s in unnamed])
+    found = dict(zip(map(id, unnamed), identities, strict=True))
+    return [
+        replace(scan, subject=found[id(scan)].subject, scan_id=found[id(scan)].scan_id)
+        if id(scan) in found
+        else scan
+        for scan in scans
+    ]
 
 
 def _scans_of_source(path: Path, participants: dict[Path, dict[str, Participant]]) -> list[ScanSource]:
@@ -173,6 +209,7 @@ def _manifest_scans(row: ManifestRow, participants: dict[Path, dict[str, Partici
             sex=row.sex or scan.sex,
             lesion_mask=row.mask or scan.lesion_mask,
             refusal=None if _is_refused_by_name(scan) and row.modality is not Modality.UNKNOWN else scan.refusal,
+            is_subject_named=bool(row.subject) or scan.is_subject_named,
         )
         for scan in found
     ]
@@ -250,8 +287,9 @@ class _Search:
         elif ending not in OTHER_ENDINGS:
             self._add_dicom(file)
         elif self.tree.is_zip and file.name == "participants.tsv":
-            table = zipfile.Path(file.path, file.member)
-            self.participants[_path_of(file).parent.resolve()] = parse_participants(table)
+            where = f"{_printable(file.member)} in {_printable(self.origin).name}"
+            table = parse_table(read_bytes(file), where, "\t")
+            self.participants[_path_of(file).parent.resolve()] = parse_participants(table, where)
 
     def _add_dicom(self, file: StoredFile) -> None:
         try:
@@ -294,11 +332,12 @@ def _dicom_scans(headers: Sequence[Header], origin: Path) -> list[ScanSource]:
             fragment=series.scan_id,
             subject=series.subject,
             session=series.session,
-            modality=series.modality,
+            modality=series.kind.modality,
             age=series.headers[0].age,
             sex=series.headers[0].sex,
             series=series,
-            refusal=series.refusal,
+            refusal=series.refusal or wrong_kind_refusal(series.kind, "header"),
+            notes=series.kind.notes,
         )
         for series in group_series(headers)
     ]
@@ -314,15 +353,16 @@ def _image_scan(file: StoredFile, participants: dict[Path, dict[str, Participant
 def _scan_by_name(file: StoredFile) -> ScanSource:
     """Return what the name of an image tells, without opening anything."""
     name = parse_scan_name(_printable(_path_of(file)))
-    refusal = None
-    if is_unsupported_image(name):
-        refusal = ScanRefusedError("wrong_modality", f"a {name.suffix} image by its name", "T1w, T2w, FLAIR or CT",
-                                   "name the modality in a manifest.csv if the name misleads")  # fmt: skip
     fragment = str(_printable(file.member)) if file.member else ""
     return ScanSource(
         name.scan_id, (file,), _printable(file.path), fragment, name.subject, name.session, name.modality,
-        refusal=refusal,
+        refusal=wrong_kind_refusal(name.kind, "name"), notes=name.kind.notes,
+        is_subject_named=name.is_subject_named,
     )  # fmt: skip
+
+
+def _real_folder(file: StoredFile) -> Path:
+    return Path(os.path.realpath(_path_of(file).parent))
 
 
 def _path_of(file: StoredFile) -> Path:

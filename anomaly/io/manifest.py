@@ -10,16 +10,17 @@ Only ``path`` is required. Paths are relative to the manifest. ``mask`` is a les
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
 from anomaly.core.errors import InputError, unknown_name
 from anomaly.core.tsv import plain_text
 from anomaly.core.volume import Modality
-from anomaly.io.bids import parse_age, parse_sex
+from anomaly.io.tables import TableRow, read_table, warn_of_unknown_values
+from anomaly.io.vocabulary import parse_age, parse_group, parse_sex, parse_split, without_missing
 
 COLUMNS = ("path", "subject", "session", "modality", "group", "split", "mask", "age", "sex")
+_MODALITIES = {m.value.lower(): m for m in Modality} | {"t1": Modality.T1W, "t2": Modality.T2W}
 
 
 @dataclass(frozen=True)
@@ -43,19 +44,16 @@ def read_manifest(path: Path) -> list[ManifestRow]:
     Raises
     ------
     InputError
-        If a column or modality is unknown, or a path is missing. The message names the manifest and the line.
+        If the file is no table, a column or modality is unknown, or a path is missing. The message names the
+        manifest and the line.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-            _check_columns(path, [c.strip() for c in reader.fieldnames or []])
-            lines = [(reader.line_num, row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"cannot read the manifest {path}: {error}") from error
-    return [_parse_row(path, line, {(k or "").strip(): (v or "") for k, v in row.items()}) for line, row in lines]
+    table = read_table(path, "\t" if path.suffix.lower() == ".tsv" else ",")
+    _check_columns(path, table.columns)
+    warn_of_unknown_values(str(path), table)
+    return [_parse_row(path, row) for row in table.rows]
 
 
-def _check_columns(path: Path, found: list[str]) -> None:
+def _check_columns(path: Path, found: tuple[str, ...]) -> None:
     for column in found:
         if column not in COLUMNS:
             raise InputError(f"{path}: {unknown_name('column', column, list(COLUMNS))}")
@@ -63,20 +61,18 @@ def _check_columns(path: Path, found: list[str]) -> None:
         raise InputError(f"{path}: there is no column 'path'; columns: {', '.join(COLUMNS)}, only path is required")
 
 
-def _parse_row(manifest: Path, line: int, values: dict[str, object]) -> ManifestRow:
-    if values.pop("", None):
-        raise InputError(f"{manifest}, line {line}: more values than columns; quote values that contain a comma")
-    text = {key: plain_text(str(value).strip()) for key, value in values.items()}
+def _parse_row(manifest: Path, row: TableRow) -> ManifestRow:
+    text = {key: without_missing(plain_text(value)) for key, value in row.values.items()}
     if not text["path"]:
-        raise InputError(f"{manifest}, line {line}: the path is empty")
+        raise InputError(f"{manifest}, line {row.line}: the path is empty")
     folder = manifest.parent
     return ManifestRow(
         path=folder / text["path"],
         subject=text.get("subject", ""),
         session=text.get("session", ""),
-        modality=_parse_modality(manifest, line, text.get("modality", "")),
-        group=text.get("group", ""),
-        split=text.get("split", ""),
+        modality=_parse_modality(manifest, row.line, text.get("modality", "")),
+        group=parse_group(text.get("group", "")),
+        split=parse_split(text.get("split", "")),
         mask=folder / text["mask"] if text.get("mask") else None,
         age=parse_age(text.get("age", "")),
         sex=parse_sex(text.get("sex", "")),
@@ -84,9 +80,8 @@ def _parse_row(manifest: Path, line: int, values: dict[str, object]) -> Manifest
 
 
 def _parse_modality(manifest: Path, line: int, text: str) -> Modality:
-    known = {m.value.lower(): m for m in Modality}
     if not text:
         return Modality.UNKNOWN
-    if text.lower() not in known:
+    if text.lower() not in _MODALITIES:
         raise InputError(f"{manifest}, line {line}: {unknown_name('modality', text, [m.value for m in Modality])}")
-    return known[text.lower()]
+    return _MODALITIES[text.lower()]

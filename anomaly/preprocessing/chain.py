@@ -134,9 +134,10 @@ class Chain:
         return Prepared(voxels, moved, self.template.geometry, found.template_from_scan, numbers | timer.seconds)
 
     def _with_expected_modality(self, volume: Volume) -> Volume:
-        """Refuse a scan of another modality; assume the expected one if it is unknown."""
+        """Refuse a scan of another modality; take one of unknown modality, or with contrast agent, as expected."""
         expected = self.settings.modality
-        if volume.modality not in (expected, Modality.UNKNOWN):
+        accepted = (expected, Modality.UNKNOWN)
+        if volume.modality not in accepted and volume.modality.without_agent not in accepted:
             raise ScanRefusedError(
                 "modality",
                 f"a {volume.modality} scan",

@@ -98,8 +98,18 @@ def check(
 
 
 def check_modality(found: Modality, expected: Modality) -> Iterator[Finding]:
-    """Yield a refusal if name, header or manifest give another modality than the expected one."""
-    if Modality.UNKNOWN not in {found, expected} and found is not expected:
+    """Yield a refusal if name, header or manifest give another modality than the expected one.
+
+    T1w after contrast agent is accepted as T1w with a warning, because only vessels, meninges and some lesions look
+    different; T1w is refused where a model expects contrast agent.
+    """
+    if found is expected or Modality.UNKNOWN in {found, expected}:
+        return
+    if found.without_agent is expected:
+        yield Finding(Level.WARNING, "contrast_agent", f"a {expected.value} scan after contrast agent",
+                      f"a {expected.value} scan without",
+                      f"give the scan before contrast agent, or a model for {found.value}")  # fmt: skip
+    else:
         yield Finding(Level.REFUSAL, "wrong_modality", f"a {found.value} scan", f"a {expected.value} scan",
                       f"give {expected.value} scans, or a configuration and model for {found.value}")  # fmt: skip
 
@@ -127,6 +137,9 @@ def _check_header(volume: Volume) -> Iterator[Finding]:
     if part and not any(word in part for word in _HEAD_KEYWORDS):
         yield Finding(Level.WARNING, "body_part", f"body part {part.title()!r} in the header", "a head",
                       "check that the scan shows a head")  # fmt: skip
+    for note in volume.meta.get("notes", ()):
+        yield Finding(Level.WARNING, "kind_of_image", note, f"a plain {volume.modality.value} scan",
+                      "check that the image is meant to be scored")  # fmt: skip
     assumed = volume.meta.get("assumed", "")
     if assumed:
         yield Finding(Level.WARNING, "modality_assumed", "no modality in name or header",

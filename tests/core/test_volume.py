@@ -45,3 +45,8 @@ def test_shifted_grids_are_not_the_same() -> None:
 
     assert not Geometry((3, 3, 3), np.eye(4)).same_as(Geometry((3, 3, 3), shifted))
     assert Geometry((3, 3, 3), np.eye(4)).same_as(Geometry((3, 3, 3), np.eye(4)))
+
+
+def test_only_t1ce_has_a_modality_without_agent() -> None:
+    assert Modality.T1W_CE.without_agent is Modality.T1W
+    assert all(m.without_agent is m for m in Modality if m is not Modality.T1W_CE)

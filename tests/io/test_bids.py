@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from anomaly.core.errors import InputError
 from anomaly.core.volume import Modality
 from anomaly.io.bids import (
+    MAX_ID_LENGTH,
+    Participant,
     is_scan_name,
-    is_unsupported_image,
-    parse_age,
     parse_scan_name,
-    parse_sex,
+    read_participants,
     safe_file_name,
 )
 
@@ -51,16 +52,80 @@ def test_scans_are_scans(name: str) -> None:
     assert is_scan_name(f"{name}.nii.gz")
 
 
-def test_unsupported_kinds_of_image_are_recognised() -> None:
-    assert is_unsupported_image(parse_scan_name(Path("sub-1_task-rest_bold.nii.gz")))
-    assert not is_unsupported_image(parse_scan_name(Path("sub-1_T1w.nii.gz")))
+def test_the_name_of_another_kind_of_image_is_recognised() -> None:
+    assert parse_scan_name(Path("sub-1_task-rest_bold.nii.gz")).kind.other == "a BOLD image"
+    assert parse_scan_name(Path("sub-1_T1w.nii.gz")).kind.other == ""
 
 
-def test_ages_and_sexes_are_parsed_in_their_usual_spellings() -> None:
-    assert [parse_age(text) for text in ("34.5", "89+", "n/a", "")] == [34.5, 89.0, None, None]
-    assert [parse_sex(text) for text in ("F", "male", "n/a", "O")] == ["F", "M", "", "O"]
+def test_a_folder_that_only_begins_like_a_subject_names_nobody() -> None:
+    name = parse_scan_name(Path("sub-cortical/a_T1.nii.gz"))
+    assert (name.subject, name.is_subject_named) == ("a_T1", False)
 
 
 def test_unsafe_characters_of_names_are_replaced() -> None:
     assert safe_file_name("../../etc/pass wd") == "etc-pass-wd"
     assert safe_file_name("???") == "scan"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("张伟", "李娜"), ("Müller", "Möller"), ("Иван", "Пётр"), ("Müller", "Muller")]
+)
+def test_names_that_differ_in_letters_have_different_ids(one: str, other: str) -> None:
+    ids = safe_file_name(one), safe_file_name(other)
+    assert ids[0] != ids[1]
+    assert all(name.isascii() for name in ids)
+
+
+def test_a_name_has_one_id_however_its_accents_are_encoded() -> None:
+    assert safe_file_name("M\u00fcller") == safe_file_name("Mu\u0308ller")
+    assert parse_scan_name(Path("sub-M\u00fcller_T1w.nii")).subject == parse_scan_name(
+        Path("sub-Mu\u0308ller_T1w.nii")
+    ).subject  # fmt: skip
+
+
+def test_bids_labels_keep_letters_apart() -> None:
+    subjects = {parse_scan_name(Path(f"sub-{label}_T1w.nii.gz")).subject for label in ("Müller", "Möller", "M")}
+    assert len(subjects) == 3
+
+
+def test_a_name_that_is_no_text_has_an_id() -> None:
+    assert safe_file_name("caf\udce9") != safe_file_name("caf\udce8")
+
+
+def test_a_long_name_is_shortened_and_stays_different() -> None:
+    ids = {safe_file_name("x" * 200 + end) for end in ("a", "b")}
+    assert len(ids) == 2
+    assert all(len(name) == MAX_ID_LENGTH for name in ids)
+    assert safe_file_name("x" * MAX_ID_LENGTH) == "x" * MAX_ID_LENGTH
+
+
+def participants(folder: Path, content: bytes) -> dict[str, Participant]:
+    (folder / "sub-01").mkdir(exist_ok=True)
+    (folder / "participants.tsv").write_bytes(content)
+    return read_participants(folder / "sub-01" / "sub-01_T1w.nii.gz", {})
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_participants_are_read_in_usual_encodings(tmp_path: Path, encoding: str) -> None:
+    text = "participant_id\tage\tsex\tgroup\tsite\nsub-01\t63,5\tF\tcontrol\tZürich\n"
+    assert participants(tmp_path, text.encode(encoding)) == {"sub-01": Participant(63.5, "F", "healthy")}
+
+
+def test_an_age_that_is_no_number_is_unknown_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    found = participants(tmp_path, b"participant_id\tage\nsub-01\tinf\nsub-02\tNaN\nsub-03\t44\n")
+    assert [person.age for person in found.values()] == [None, None, 44.0]
+    assert "age 'inf': taken as unknown" in caplog.text
+
+
+def test_participants_without_the_prefix_are_found(tmp_path: Path) -> None:
+    assert participants(tmp_path, b"participant_id\tage\n01\t44\n")["sub-01"].age == 44
+
+
+def test_a_table_of_participants_without_their_id_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="found the columns subject, age; expected participant_id"):
+        participants(tmp_path, b"subject\tage\nsub-01\t44\n")
+
+
+def test_two_rows_of_a_participant_that_differ_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="line 3: sub-01 has two rows that differ"):
+        participants(tmp_path, b"participant_id\tgroup\nsub-01\thealthy\nsub-01\tpatient\n")

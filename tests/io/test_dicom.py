@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import highdicom
@@ -424,6 +425,10 @@ def test_the_real_body_ct_is_in_hounsfield_units(anomaly_data: Path) -> None:
 
 @pytest.mark.real_data
 def test_the_real_enhanced_time_series_is_refused(anomaly_data: Path) -> None:
-    error = refusal(anomaly_data / "dicom" / "mr_enhanced_multiframe.zip")
-    assert error.code == "not_3d"
-    assert "24 images at 6 positions" in error.found
+    (scan,) = discover([anomaly_data / "dicom" / "mr_enhanced_multiframe.zip"])
+    assert scan.refusal is not None
+    assert scan.refusal.found == "a BOLD image by its header"
+    with pytest.raises(ScanRefusedError) as caught:
+        replace(scan, refusal=None).read()
+    assert caught.value.code == "not_3d"
+    assert "24 images at 6 positions" in caught.value.found

@@ -476,3 +476,101 @@ def test_real_lesion_masks_are_not_scans(anomaly_data: Path) -> None:
     scans = discover([anomaly_data / "pathology"])
     assert len(scans) == 4
     assert sum(scan.lesion_mask is not None for scan in scans) == 3
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        ({"SeriesDescription": "ep2d_diff_3scan_trace_p2_ADC"}, "an ADC map by its header"),
+        ({"SeriesDescription": "T1 MAP"}, "a T1 map by its header"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "P"]}, "a phase image by its header"),
+        ({"ImageType": ["DERIVED", "PRIMARY", "MIP"]}, "an intensity projection (MIP) by its header"),
+    ],
+    ids=str,
+)
+def test_a_series_of_another_kind_is_refused(tmp_path: Path, values: dict, found: str) -> None:
+    (scan,) = discover([write_series(tmp_path / "series", make_series(**values))])
+    with pytest.raises(ScanRefusedError) as caught:
+        scan.read()
+    assert (caught.value.code, caught.value.found) == ("wrong_modality", found)
+
+
+def test_a_scan_after_contrast_agent_is_a_modality_of_its_own(tmp_path: Path) -> None:
+    write_series(tmp_path / "dicom", make_series(ContrastBolusAgent="Gadovist"))
+    put(tmp_path / "sub-01_ce-gd_T1w.nii.gz")
+    assert [scan.modality for scan in discover([tmp_path])] == [Modality.T1W_CE, Modality.T1W_CE]
+
+
+def test_notes_on_the_image_travel_with_the_scan(tmp_path: Path) -> None:
+    series = make_series(SeriesDescription="Sag T1 FLAIR", ImageType=["DERIVED", "SECONDARY", "MPR"])
+    (scan,) = discover([write_series(tmp_path / "series", series)])
+    assert scan.read().modality is Modality.T1W
+    assert scan.read().meta["notes"] == scan.notes
+    assert [note.split()[0:3] for note in scan.notes] == [
+        ["a", "T1-weighted", "inversion"],
+        ["a", "reformat", "of"],
+    ]
+
+
+def test_a_manifest_overrides_what_name_and_header_say(tmp_path: Path) -> None:
+    write_series(tmp_path / "dicom", make_series(SeriesDescription="T1 MAP"))
+    put(tmp_path / "case_adc.nii.gz")
+    (tmp_path / "manifest.csv").write_text("path,modality\ndicom,T1w\ncase_adc.nii.gz,T1w\n")
+    scans = discover([tmp_path / "manifest.csv"])
+    assert [scan.read().modality for scan in scans] == [Modality.T1W, Modality.T1W]
+
+
+def test_subjects_are_told_apart_by_the_first_folder_that_differs(tmp_path: Path) -> None:
+    for seed, subject in enumerate(("subj01", "subj02")):
+        put(tmp_path / subject / "anat" / "T1.nii.gz", seed)
+    scans = discover([tmp_path])
+    assert [(scan.subject, scan.scan_id) for scan in scans] == [("subj01", "subj01_T1"), ("subj02", "subj02_T1")]
+
+
+def test_subjects_are_told_apart_across_zips(tmp_path: Path) -> None:
+    path = put(tmp_path / "T1.nii.gz")
+    for name in ("P1", "P2"):
+        with zipfile.ZipFile(tmp_path / f"{name}.zip", "w") as archive:
+            archive.write(path, f"{name}/anat/T1.nii.gz")
+    path.unlink()
+    assert [scan.subject for scan in discover([tmp_path])] == ["P1", "P2"]
+
+
+def test_a_manifest_names_the_subject_in_any_case(tmp_path: Path) -> None:
+    put(tmp_path / "a" / "T1.nii.gz")
+    (tmp_path / "manifest.csv").write_text("path,subject\na/T1.nii.gz,n/a\n")
+    assert discover([tmp_path / "manifest.csv"])[0].subject == "a"
+    (tmp_path / "manifest.csv").write_text("path,subject\na/T1.nii.gz,Jo\n")
+    assert discover([tmp_path / "manifest.csv"])[0].subject == "Jo"
+
+
+def test_a_long_name_gets_an_id_that_fits_into_file_names(tmp_path: Path) -> None:
+    put(tmp_path / "short.nii.gz").rename(tmp_path / f"{'x' * 240}_T1w.nii.gz")
+    (scan,) = discover([tmp_path])
+    assert len(scan.scan_id) == 160
+    assert scan.modality is Modality.T1W
+
+
+def test_participants_without_scans_and_subjects_without_rows_are_named(
+    bids: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(bids / "sub-03" / "anat" / "sub-03_T1w.nii.gz")
+    table = bids / "participants.tsv"
+    table.write_text(table.read_text() + "sub-04\t30\tF\thealthy\tz\n")
+    discover([bids])
+    assert "no scan was found for 1 of 4 subjects: sub-04" in caplog.text
+    assert "there is no row for 1 of 4 subjects: sub-03" in caplog.text
+
+
+def test_a_part_of_a_data_set_is_read_without_such_a_warning(bids: Path, caplog: pytest.LogCaptureFixture) -> None:
+    discover([bids / "sub-02"])
+    assert not caplog.records
+
+
+def test_the_cache_key_changes_with_what_is_known_of_the_image(tmp_path: Path) -> None:
+    plain = discover([put(tmp_path / "a_T1w.nii.gz")])[0]
+    same = {"files": plain.files, "origin": plain.origin, "modality": plain.modality}
+    assert ScanSource("a", **same).cache_key() == plain.cache_key()
+    assert ScanSource("a", **same, notes=("a note",)).cache_key() != plain.cache_key()
+    refused = ScanSource("a", **same, refusal=ScanRefusedError("wrong_modality", "x", "y", "z"))
+    assert refused.cache_key() != plain.cache_key()

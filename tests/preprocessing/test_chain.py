@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,19 @@ def test_a_ct_head_goes_through_the_shipped_ct_chain() -> None:
     assert prepared.numbers["was_extracted"] == 0
     assert prepared.numbers["registration_overlap"] > 0.93
     assert 0 <= prepared.voxels.min() <= prepared.voxels.max() <= 1
+
+
+@pytest.mark.slow
+def test_a_scan_after_contrast_agent_is_prepared_like_one_without(
+    scan: tuple[Volume, MaskArray], prepared: Prepared
+) -> None:
+    enhanced = Chain(FAST).apply(replace(scan[0], modality=Modality.T1W_CE))
+    np.testing.assert_array_equal(enhanced.voxels, prepared.voxels)
+
+
+def test_a_chain_for_scans_after_contrast_agent_refuses_one_without() -> None:
+    with pytest.raises(ScanRefusedError, match="found a T1w scan; expected a T1ce scan"):
+        Chain(ChainSettings(grid=COARSE, modality=Modality.T1W_CE)).apply(head(modality=Modality.T1W)[0])
 
 
 def test_a_scan_of_another_modality_is_refused() -> None:

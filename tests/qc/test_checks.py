@@ -157,3 +157,21 @@ def test_real_brains_pass(anomaly_data: Path) -> None:
 def test_the_real_body_ct_is_refused_for_its_field_of_view(anomaly_data: Path) -> None:
     (scan,) = discover([anomaly_data / "dicom" / "ct_body_jpeg2000.zip"])
     assert codes(scan.read(), Modality.CT) == ["field_of_view"]
+
+
+def test_t1w_after_contrast_agent_is_accepted_as_t1w_with_a_warning() -> None:
+    (finding,) = findings(brain(Modality.T1W_CE), Modality.T1W)
+    assert (finding.level, finding.code) == (Level.WARNING, "contrast_agent")
+    assert finding.message == "found a T1w scan after contrast agent; expected a T1w scan without"
+
+
+def test_a_model_for_scans_after_contrast_agent_accepts_only_those() -> None:
+    assert findings(brain(Modality.T1W_CE), Modality.T1W_CE) == []
+    assert codes(brain(Modality.T1W), Modality.T1W_CE) == ["wrong_modality"]
+    assert codes(brain(Modality.T1W_CE), Modality.T2W) == ["wrong_modality"]
+
+
+def test_notes_on_the_image_are_warnings() -> None:
+    (finding,) = findings(replace(brain(), meta={"notes": ("a reformat of the acquired images",)}), Modality.T1W)
+    assert (finding.level, finding.code) == (Level.WARNING, "kind_of_image")
+    assert finding.message == "found a reformat of the acquired images; expected a plain T1w scan"
