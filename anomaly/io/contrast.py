@@ -233,8 +233,8 @@ def _classify_mr(ds: Dataset) -> ImageKind:
 
 
 def _by_codes(ds: Dataset) -> ImageKind:
-    b_value = _number(ds, "DiffusionBValue")
-    return ImageKind(other=_kind_by_image_type(ds) or (kinds.DIFFUSION if b_value else ""))
+    is_diffusion = (_number(ds, "DiffusionBValue") or 0) > 0
+    return ImageKind(other=_kind_by_image_type(ds) or (kinds.DIFFUSION if is_diffusion else ""))
 
 
 def _by_words(ds: Dataset, keyword: str) -> ImageKind:

@@ -164,10 +164,12 @@ def test_an_object_that_is_neither_mr_nor_ct_has_no_kind() -> None:
     assert classify_header(header("T1", "SR")) == ImageKind()
 
 
-def test_a_number_that_cannot_be_read_counts_as_absent() -> None:
+@pytest.mark.parametrize("keyword", ["EchoTime", "InversionTime", "DiffusionBValue"])
+@pytest.mark.parametrize("text", ["abc", "NaN", ""])
+def test_a_number_that_cannot_be_read_counts_as_absent(keyword: str, text: str) -> None:
     ds = header("Sag T1")
-    ds.add_new("EchoTime", "LO", "abc")
-    assert classify_header(ds).modality is Modality.T1W
+    ds.add_new(keyword, "LO", text)
+    assert answer(classify_header(ds)) == "T1w"
 
 
 def test_another_kind_is_refused_and_an_unknown_one_is_not() -> None:

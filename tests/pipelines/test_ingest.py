@@ -87,7 +87,7 @@ def test_the_configuration_of_a_chain_is_read_and_checked(tmp_path: Path) -> Non
 
 
 def test_an_unknown_modality_is_an_error_that_lists_the_valid_ones(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="unknown modality 'T9'; valid: CT, FLAIR, T1w, T2w"):
+    with pytest.raises(ConfigError, match="unknown modality 'T9'; valid: CT, FLAIR, T1ce, T1w, T2w"):
         ingest([tmp_path], tmp_path / "cohort", CHAINS / "t1w.yaml", modality="T9")
 
 
