@@ -142,8 +142,19 @@ def read_scores(folder: Path) -> list[ScanScore]:
 
 
 def read_score(path: Path) -> ScanScore:
-    """Return the result of one scan from its ``score.json``."""
-    return ScanScore.from_json(read_json(path))
+    """Return the result of one scan from its ``score.json``.
+
+    Raises
+    ------
+    InputError
+        The file is damaged.
+    """
+    try:
+        return ScanScore.from_json(read_json(path))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path} holds no result of a scan ({type(error).__name__}: {error}); delete it and score again"
+        ) from error
 
 
 def read_volumes(folder: Path, scan_id: str) -> TemplateVolumes:

@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from anomaly.core.files import read_json, sha256_of_json, write_json
+from anomaly.core.errors import InputError
+from anomaly.core.files import sha256_of_json, write_json
 from anomaly.core.provenance import now
 from anomaly.core.results import ScanScore, ScanStatus
 from anomaly.runs.layout import score_path
+from anomaly.runs.reader import read_score
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,12 @@ class ScoreStore:
         return found
 
     def read(self, scan_id: str) -> ScanScore | None:
-        """Return the result under the name of a scan, whatever it was made from; None if there is none."""
+        """Return the result under the name of a scan, whatever it was made from; None for none or a damaged one."""
         path = score_path(self.folder, scan_id)
-        return ScanScore.from_json(read_json(path)) if path.is_file() else None
+        try:
+            return read_score(path) if path.is_file() else None
+        except InputError:
+            return None
 
     def save(self, score: ScanScore, key: str, **costs: float) -> ScanScore:
         """Write the result of a scan with what it was made from, and return it.

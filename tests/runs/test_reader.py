@@ -56,3 +56,12 @@ def test_texts_that_were_escaped_in_a_table_are_read_as_they_were(tmp_path: Path
     assert "\t=" not in "\t" + (tmp_path / "scores.tsv").read_text(encoding="utf-8").replace("\n", "\t")
     (found,) = read_scores(tmp_path)
     assert (found.scan_id, found.subject, found.reason, found.source) == ("=1+1", "-2", "@found", "+a/b.nii.gz")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"status": "lost"}'])
+def test_a_damaged_result_is_named(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "a" / "score.json"
+    path.parent.mkdir()
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=r"a/score\.json holds no result of a scan .*delete it and score again"):
+        read_scores(tmp_path)

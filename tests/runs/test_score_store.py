@@ -55,3 +55,10 @@ def test_everything_that_a_result_depends_on_changes_its_key() -> None:
 def test_the_key_is_that_of_earlier_versions_so_that_their_runs_continue() -> None:
     key = score_key("abc", ScanStatus.ACCEPTED, "", "75ba08c7d63b", None)
     assert key == "f74e4df7218bcdcc9c900dd544d950b32dffbc332af13fc2458b3b09085e7c6c"
+
+
+def test_a_damaged_result_is_not_found_so_that_it_is_scored_again(store: ScoreStore) -> None:
+    store.save(SCORE, "key")
+    (store.folder / "sub-01_T1w" / "score.json").write_text("{", encoding="utf-8")
+    assert store.find("sub-01_T1w", "key") is None
+    assert store.read("sub-01_T1w") is None
