@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from anomaly.core.audit_log import hash_files
+from anomaly.core.audit_log import disagreements, hash_files, read_list
 from anomaly.core.errors import InputError, OutputError, unknown_name
 from anomaly.core.files import (
     atomic_path,
@@ -96,6 +96,7 @@ def report(
     scored = [score for score in scores if score.status == ScanStatus.SCORED]
     not_scored = [score for score in scores if score.status != ScanStatus.SCORED]
     scan_ids = [score.scan_id for score in scored if cases == "all" or score.flagged]
+    _remove_altered(run_dir, scan_ids)
     pages: dict[str, PageResult] = {}
     with closing(_make_pages(run_dir, scan_ids, pdf, _n_processes(jobs, len(scan_ids)))) as made:
         for page in made:  # an interrupt ends the processes that draw
@@ -104,6 +105,14 @@ def report(
     index = _write_worklist(run, scored, not_scored, pages, pdf)
     _seal(run_dir, pages.values())
     return index
+
+
+def _remove_altered(run_dir: Path, scan_ids: Collection[str]) -> None:
+    """Remove pages that are not as they were written, so that they are made again."""
+    sealed = read_list(run_dir, PAGE_FILES)
+    pages = {path.relative_to(run_dir).as_posix() for name in scan_ids for path in _page_files(run_dir, name)}
+    for altered in disagreements(run_dir, {name: sealed[name] for name in pages & set(sealed)}):
+        (run_dir / altered.file).unlink(missing_ok=True)
 
 
 def _seal(run_dir: Path, pages: Collection[PageResult]) -> None:

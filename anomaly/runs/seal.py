@@ -38,7 +38,7 @@ def check_list(folder: Path, name: str) -> None:
 def note_pending(folder: Path, hashes: Mapping[str, str]) -> None:
     """Note the hashes of files that were just written."""
     with (folder / PENDING_FILES).open("a", encoding="ascii") as stream:
-        stream.write(canonical_json(dict(hashes)) + "\n")
+        stream.write(f"\n{canonical_json(dict(hashes))}\n")  # the line before may be cut
 
 
 def read_pending(folder: Path) -> dict[str, str]:
@@ -46,8 +46,8 @@ def read_pending(folder: Path) -> dict[str, str]:
     path = folder / PENDING_FILES
     if not path.is_file() or "score" not in read_audit_log(folder).interrupted:
         return {}
-    *whole, _ = path.read_text(encoding="ascii").split("\n")  # the last line may be cut
-    return {name: value for line in whole for name, value in json.loads(line).items()}
+    lines = path.read_text(encoding="ascii").splitlines()
+    return {name: value for line in lines if line.endswith("}") for name, value in json.loads(line).items()}
 
 
 def check_results(folder: Path, pending: Mapping[str, str]) -> None:

@@ -250,8 +250,16 @@ def test_the_edits_cover_every_field_of_a_record() -> None:
 def test_an_edited_field_of_a_record_is_refused_by_name(tmp_path: Path, name: str) -> None:
     path = append(tmp_path, calibration(reference(score_kl=np.arange(24.0))))
     edit(path, **{name: EDITS[name]})
+    with pytest.raises(BundleError, match=rf"{path.name} was altered.*: (?:\w+, )*{name}(?:, \w+)* not as"):
+        latest(tmp_path)
+
+
+def test_an_edited_record_is_refused_however_it_is_chosen(tmp_path: Path) -> None:
+    path = append(tmp_path, calibration())
+    append(tmp_path, calibration(alpha=0.2, now=NOON.replace(hour=13)))
+    edit(path, reason="monthly check")
     for use in (records, latest, lambda folder: load(folder, path.stem), lambda folder: for_alpha(folder, 0.1)):
-        with pytest.raises(BundleError, match=rf"{path.name} was altered.*: (?:\w+, )*{name}(?:, \w+)* not as"):
+        with pytest.raises(BundleError, match=f"{path.name} was altered.*: reason not as"):
             use(tmp_path)
 
 

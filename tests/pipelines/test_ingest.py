@@ -76,7 +76,7 @@ def test_the_summary_is_plain_json(ingested: tuple) -> None:
 @pytest.mark.slow
 def test_the_user_is_recorded(ingested: tuple) -> None:
     _, output, _ = ingested
-    assert '"verb": "ingest"' in (output / "audit.jsonl").read_text()
+    assert json.loads((output / "audit.jsonl").read_text(encoding="utf-8"))["verb"] == "ingest"
 
 
 def test_the_configuration_of_a_chain_is_read_and_checked(tmp_path: Path) -> None:

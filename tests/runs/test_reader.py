@@ -51,7 +51,7 @@ def test_the_date_of_a_resumed_run_changes_no_page(run_dir: Path, tmp_path: Path
     assert read_run_info(tmp_path).fingerprint != read_run_info(run_dir).fingerprint
 
 
-@pytest.mark.parametrize("content", ["", "{", "null", "{}"])
+@pytest.mark.parametrize("content", ["", "{", "null", "[]", "{}", '{"status": "lost"}'])
 def test_a_scan_whose_result_is_damaged_has_failed_and_the_others_are_read(run_dir: Path, content: str) -> None:
     before = read_scores(run_dir)
     score_path(run_dir, "sub-01_T1w").write_text(content)

@@ -70,7 +70,8 @@ def test_pending_hashes_count_only_while_a_call_is_interrupted(run: Path) -> Non
     note_pending(run, {"a": "2", "b": "3"})
     with (run / PENDING_FILES).open("a", encoding="utf-8") as stream:
         stream.write('{"c": "cut')
-    assert read_pending(run) == {"a": "2", "b": "3"}
+    note_pending(run, {"d": "4"})
+    assert read_pending(run) == {"a": "2", "b": "3", "d": "4"}
 
 
 def test_a_list_that_was_written_just_before_the_end_is_accepted(run: Path) -> None:
