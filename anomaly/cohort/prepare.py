@@ -26,16 +26,10 @@ from anomaly.qc.metrics import image_quality_metrics
 
 READ_ERRORS = frozenset(
     {
-        errno.EACCES,
-        errno.EPERM,
-        errno.EIO,
-        errno.ESTALE,
-        errno.ETIMEDOUT,
-        errno.ENOTCONN,
-        errno.EMFILE,
+        errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EMFILE,
         errno.ENFILE,
     }
-)
+)  # fmt: skip
 """Errors that may be gone at the next try; the scan has then failed, and is not refused."""
 
 RECORD_FORMAT = 1  # increase when records of earlier versions must not be reused
@@ -180,12 +174,8 @@ def _try_to_prepare(scan: ScanSource, spec: PreparationSpec) -> ScanRecord:
         _prepare(progress, scan, spec)
     except ScanRefusedError as error:
         if _may_be_readable_later(error):
-            return progress.record.with_status(
-                ScanStatus.FAILED,
-                error.code,
-                error.reason,
-                "make the file readable, then run the same command again",
-            )
+            remedy = "make the file readable, then run the same command again"
+            return progress.record.with_status(ScanStatus.FAILED, error.code, error.reason, remedy)
         return progress.record.with_status(ScanStatus.REFUSED, error.code, error.reason, error.remedy)
     except OutputError:
         raise

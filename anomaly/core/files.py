@@ -39,7 +39,7 @@ STORAGE_ERRORS = frozenset(
 """Errors of the disk, of permissions and of the process; a name that is too long concerns one file only."""
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-_NOT_A_FOLDER = frozenset({errno.ENOTDIR, errno.EEXIST})
+_SAME_NAME = frozenset({errno.ENOTDIR, errno.EEXIST, errno.EISDIR})
 _TEMPORARY = re.compile(r"\.(?:(?P<host>[0-9a-f]{6})-)?(?P<pid>\d+)\.partial\..+")
 
 
@@ -90,8 +90,8 @@ def output_error(path: Path, error: OSError) -> OutputError:
     """Return the error for a file or folder that cannot be written, with what to do about it."""
     if error.errno in _FULL:
         remedy = "free space on that disk, then run the same command again: it continues"
-    elif error.errno in _NOT_A_FOLDER:
-        remedy = "a file has the name of a folder; give another output folder"
+    elif error.errno in _SAME_NAME:
+        remedy = "a file is where a folder should be, or the reverse; move it away or give another output folder"
     else:
         remedy = "make the folder writable or give another one, then run the same command again: it continues"
     found = os.strerror(error.errno) if error.errno else str(error)
@@ -105,7 +105,8 @@ def remove_orphans(folder: Path) -> None:
     """
     for path in folder.rglob(".*.partial.*"):
         if (name := _TEMPORARY.fullmatch(path.name)) and _is_orphan(path, name["host"], int(name["pid"])):
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # it may belong to another user
+                path.unlink()
 
 
 def _is_orphan(path: Path, host: str | None, pid: int) -> bool:

@@ -225,7 +225,7 @@ def test_a_folder_that_cannot_be_written_stops_the_build_and_keeps_what_is_done(
     (cohort / "volumes" / "sub-a_T1w.nii").unlink()
     (cohort / "volumes").rmdir()
     (cohort / "volumes").write_text("a file")
-    with pytest.raises(OutputError, match="a file has the name of a folder"):
+    with pytest.raises(OutputError, match="a file is where a folder should be"):
         build(source, cohort, jobs=jobs)
     (cohort / "volumes").unlink()
     assert statuses(build(source, cohort)) == {"a": "accepted", "b": "accepted", "c": "accepted"}

@@ -131,7 +131,7 @@ def test_an_error_that_concerns_one_file_alone_stays_as_it_is(tmp_path: Path, er
 def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file")
     for folder in (tmp_path / "run", tmp_path / "run" / "sub-01_T1w"):
-        with pytest.raises(OutputError, match="a file has the name of a folder; give another output folder"):
+        with pytest.raises(OutputError, match="a file is where a folder should be"):
             write_text(folder / "score.json", "{}")
         with pytest.raises(OutputError, match="cannot write"):
             make_folder(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import multiprocessing
 import os
 import time
@@ -110,8 +111,24 @@ def test_a_folder_that_was_there_stays_even_if_it_is_empty(tmp_path: Path) -> No
 
 def test_a_folder_that_cannot_be_made_or_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file")
-    with pytest.raises(OutputError, match="a file has the name of a folder"), only_writer(tmp_path / "run"):
+    with pytest.raises(OutputError, match="a file is where a folder should be"), only_writer(tmp_path / "run"):
         pytest.fail("wrote into a file")
+
+
+@pytest.mark.filterwarnings("ignore:flock not supported:UserWarning")
+def test_a_file_system_without_locks_is_locked_by_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with another_writer(tmp_path) as (process, _):
+        with pytest.raises(OutputError, match=f"written by process {process.pid}"), only_writer(tmp_path):
+            pytest.fail("two processes wrote at once")
+        process.kill()
+        process.join()
+        with only_writer(tmp_path, on_wait=lambda _: None):
+            assert read_json(tmp_path / WRITER)["pid"] == os.getpid()
+    assert list(tmp_path.iterdir()) == []
 
 
 def add_one(path: Path, times: int) -> None:
