@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import SimpleITK
 
 from tests.io.dicom_factory import encode, make_series, write_series
 from tests.robustness.fuzzing import Target
@@ -18,6 +20,10 @@ NAME = "sub-01_T1w"
 HEADER_BYTES = 348  # of a NIfTI-1 file; four bytes that announce extensions follow, then the voxels
 SCALING_FIELDS = {"scl_slope", "scl_inter"}
 SAME_SIZE_TYPE = {"datatype"}
+
+
+OFFSET_OF_DICOM_PIXELS = min(encode(ds).index(b"\xe0\x7f\x10\x00") for ds in make_series())
+"""First byte of the element Pixel Data in the files that are made here."""
 
 
 def nifti_image() -> nib.Nifti1Image:
@@ -41,6 +47,18 @@ def write_image(ending: str) -> Callable[[Path], None]:
 
     def make(folder: Path) -> None:
         nib.save(nifti_image(), folder / f"{NAME}{ending}")
+
+    return make
+
+
+def write_with_itk(ending: str) -> Callable[[Path], None]:
+    """Return a function that writes the image, compressed, in a format of ITK."""
+
+    def make(folder: Path) -> None:
+        with tempfile.TemporaryDirectory() as other:
+            source = Path(other, "scan.nii")
+            nib.save(nifti_image(), source)
+            SimpleITK.WriteImage(SimpleITK.ReadImage(source), folder / f"{NAME}{ending}", useCompression=True)
 
     return make
 
@@ -83,6 +101,18 @@ def explain_plain_nifti(path: Path, mutation: Mutation) -> str:
     return explain_nifti_header(path, mutation)
 
 
+def explain_dicom(path: Path, mutation: Mutation) -> str:
+    """Say what an uncompressed DICOM file cannot show."""
+    if mutation.offset is not None and mutation.offset >= OFFSET_OF_DICOM_PIXELS:
+        return "pixels of an uncompressed file have no checksum"
+    return ""
+
+
+def explain_pair(path: Path, mutation: Mutation) -> str:
+    """Say what a pair of header and voxels cannot show."""
+    return "voxels of an uncompressed file have no checksum" if path.suffix == ".img" else ""
+
+
 def explain_nifti_header(path: Path, mutation: Mutation) -> str:
     """Say which other header is as valid as the one before."""
     if mutation.field in SCALING_FIELDS:
@@ -118,9 +148,13 @@ BYTES_AND_ELEMENTS = (mutate_bytes, mutate_dicom_element)
 TARGETS = (
     Target("NIfTI", write_image(".nii"), BYTES_AND_HEADER, explain_plain_nifti),
     Target("NIfTI, compressed", write_image(".nii.gz"), BYTES_AND_HEADER, explain_nifti_header),
+    Target("NIfTI pair", write_image(".img"), (mutate_bytes,), explain_pair),
+    Target("FreeSurfer, compressed", write_image(".mgz"), (mutate_bytes,), no_explanation),
+    Target("NRRD, compressed", write_with_itk(".nrrd"), (mutate_bytes,), no_explanation),
+    Target("MetaImage, compressed", write_with_itk(".mha"), (mutate_bytes,), no_explanation),
     Target("NIfTI in a zip", write_zipped_nifti, (mutate_bytes,), no_explanation),
-    Target("DICOM CT", write_ct, BYTES_AND_ELEMENTS, no_explanation),
-    Target("DICOM MR without endings", write_mr_without_endings, BYTES_AND_ELEMENTS, no_explanation),
+    Target("DICOM CT", write_ct, BYTES_AND_ELEMENTS, explain_dicom),
+    Target("DICOM MR without endings", write_mr_without_endings, BYTES_AND_ELEMENTS, explain_dicom),
     Target("DICOM in a zip", write_zipped_dicom, (mutate_bytes,), no_explanation),
     Target("manifest.csv", write_manifest, (mutate_table,), no_explanation, "manifest.csv"),
     Target("participants.tsv", write_bids, (mutate_table,), no_explanation),
