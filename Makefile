@@ -42,7 +42,7 @@ bench: install ## speed and memory, on sample_data and on ANOMALY_DATA where it 
 bench-gpu: install ## speed of training and scoring of every network on the GPU, or of small ones on a CPU
 	$(BIN)/python -m pipelines.benchmark.speed.gpu
 
-benchmarks: install ## measure docs/benchmarks.md anew, from ANOMALY_DATA; hours, continues where interrupted
+benchmarks: install ## repeat all measurements of docs/benchmarks.md, from ANOMALY_DATA; hours, continues where interrupted
 	@test -n "$$ANOMALY_DATA" || { echo 'make: set ANOMALY_DATA to the folder that holds ixi/, pathology/ and lesion_shapes/'; exit 1; }
 	$(BIN)/anomaly benchmark --config ixi --data "$$ANOMALY_DATA" --output work/ixi
 	$(BIN)/anomaly benchmark --config families --data sample_data --output work/families

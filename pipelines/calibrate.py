@@ -20,7 +20,7 @@ from anomaly.calibration.record import (
     CalibrationRecord,
     Purpose,
     Scope,
-    VoxelPoint,
+    VoxelOperatingPoint,
     append,
     check_leakage,
     record_path,
@@ -158,11 +158,11 @@ def _check_before_scoring(bundle: Bundle, scans: Sequence[PreparedScanRef], alph
     subjects = {scan.record.subject for scan in scans}
     known = [seen.hash_subject(subject) for subject in subjects if seen.contains(subject)]
     check_leakage(known, seen.content_hashes, pd.DataFrame([_identity(scan.record, seen) for scan in scans]))
-    least = minimum_alpha(len(scans))
-    if min(alphas) < least:
+    smallest = minimum_alpha(len(scans))
+    if min(alphas) < smallest:
         raise AlphaTooSmallError(
             f"a false-positive rate of {min(alphas):g} cannot be controlled with {len(scans)} healthy scans; the "
-            f"smallest that can is 1/(n + 1) = {least:.4f}; give more held-out healthy scans or a larger alpha"
+            f"smallest that can is 1/(n + 1) = {smallest:.4f}; give more held-out healthy scans or a larger alpha"
         )
 
 
@@ -196,7 +196,9 @@ def _append(
     tails = np.stack([scan.exceedance for scan in healthy])
     marked = sum(bool(scan.record.warnings) for scan in healthy)
     notes = (f"{marked} of {len(healthy)} scans have warnings of the quality checks",) if marked else ()
-    point = VoxelPoint(settings.voxel_alpha, voxel_threshold(tails, evidence_edges(), settings.voxel_alpha))
+    point = VoxelOperatingPoint(
+        settings.voxel_alpha, voxel_threshold(tails, evidence_edges(), settings.voxel_alpha)
+    )
     made = [
         make_calibration(
             reference, alpha=alpha, score_name=settings.scan_score, purpose=purpose, voxels=point, notes=notes

@@ -293,7 +293,7 @@ def validate(
         list[str] | None, typer.Option(help="Only this family, or this model of the task; may be repeated.")
     ] = None,
     full: Annotated[
-        bool, typer.Option("--full", help="Run the full task, which needs a GPU, instead of the small one.")
+        bool, typer.Option("--full", help="Run the full task instead of the small one; hours on a CPU.")
     ] = False,
     fetch: Annotated[
         bool, typer.Option(help="Download MNIST from openml.org if ANOMALY_DATA does not contain it.")

@@ -17,7 +17,7 @@ from anomaly.scoring.ensemble import ENSEMBLE_SCORE, EnsembleScorer, MergeSettin
 from anomaly.scoring.settings import EvidenceSettings
 from pipelines.common import audit
 
-SUMMED = ("steps", "seconds", "n_parameters")
+SUMMED_TRAINING_FACTS = ("steps", "seconds", "n_parameters")
 
 
 def ensemble(models: Sequence[Path], output: Path, merge: MergeSettings | None = None) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def ensemble(models: Sequence[Path], output: Path, merge: MergeSettings | None =
     """
     members = {name: load_bundle(path) for name, path in _named(models).items()}
     config = _config(output.resolve().name, members, merge or MergeSettings())
-    EnsembleScorer({name: m.scorer for name, m in members.items()}, config.merge, config.scoring)  # refuses misfits
+    EnsembleScorer({name: m.scorer for name, m in members.items()}, config.merge, config.scoring)  # raises if unfit
     facts = _facts(config, list(members.values()))
     model_id = save_ensemble(
         output, config, members, facts, lambda model_id: ensemble_card(config, model_id, facts)
@@ -100,13 +100,13 @@ def _facts(config: EnsembleConfig, members: Sequence[TrainedBundle]) -> dict[str
             "n_subjects": sum(subjects.values()),
             **_ages([facts["data"] for facts in known]),
         },
-        "training": {key: sum(facts["training"][key] for facts in known) for key in SUMMED},
+        "training": {key: sum(facts["training"][key] for facts in known) for key in SUMMED_TRAINING_FACTS},
         "display": {
             "intensity_max": known[0]["display"]["intensity_max"],
             "evidence_typical": sum(facts["display"]["evidence_typical"] for facts in known) / len(known),
         },
         "software": software_versions(),
-        "changelog": {"0.1.0": "first merger"},
+        "changelog": {"0.1.0": "first version"},
     }
 
 

@@ -116,7 +116,7 @@ def train(
 
 
 def hold_out(records: Sequence[ScanRecord], fraction: float) -> tuple[list[ScanRecord], list[ScanRecord]]:
-    """Split scans by subject into training and validation; the seed of the training does not matter.
+    """Split scans by subject into training and validation. The split does not depend on the training seed.
 
     Raises
     ------

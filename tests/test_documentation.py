@@ -13,7 +13,7 @@ from anomaly.bundle.ensemble import EnsembleConfig
 from anomaly.core.config import Settings, description_of, load_yaml
 from anomaly.core.errors import ConfigError
 from anomaly.models.registry import FAMILIES, settings_class
-from anomaly.scoring.scan_scores import SCORES
+from anomaly.scoring.scan_scores import SCORE_DESCRIPTIONS
 from pipelines.benchmark.settings import BenchmarkSettings, load_benchmark
 from pipelines.cli import app
 from pipelines.common import shipped_configs
@@ -35,7 +35,7 @@ def test_every_family_is_in_the_guide_and_has_a_config_and_a_small_one(family: s
     assert {family, f"{family}-small"} <= set(shipped_configs("models"))
 
 
-@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("score", SCORE_DESCRIPTIONS)
 def test_every_scan_score_is_in_the_guide(score: str) -> None:
     assert f"`{score}`" in GUIDE
 

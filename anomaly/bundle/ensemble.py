@@ -17,9 +17,9 @@ from pydantic import Field
 
 from anomaly.bundle.config import ExperimentConfig, ModelConfig
 from anomaly.bundle.store import (
-    CARD,
     ENSEMBLE,
     MEMBERS,
+    MODEL_CARD,
     TRAINING_SUBJECTS,
     Bundle,
     TrainedBundle,
@@ -161,7 +161,7 @@ def _differences(where: str, one: Any, other: Any) -> Iterator[str]:
 
 
 def _copy(member: TrainedBundle, folder: Path) -> None:
-    for name in (*member.metadata["hashes"], "metadata.json", CARD):
+    for name in (*member.metadata["hashes"], "metadata.json", MODEL_CARD):
         if (member.folder / name).is_file():  # a card may have been left out of a bundle that was passed on
             with atomic_path(folder / name) as temporary:
                 shutil.copyfile(member.folder / name, temporary)

@@ -36,16 +36,16 @@ from anomaly.scoring.scorer import ScanScorer, Scorer
 
 FORMAT_VERSION = 2
 MODEL_ID_DIGITS = 12
-CARD = "MODEL_CARD.md"
+MODEL_CARD = "MODEL_CARD.md"
 METADATA = "metadata.json"
 NOT_IN_MODEL_ID = frozenset({"model_id", "metadata_sha256", "created_at", "user_name", "training", "software"})
 FORMAT_OF_FILES_ALONE = 1  # its model id does not cover the metadata
 TRAINING_SUBJECTS = "training_subjects.json"
-HASHED = ("config.yaml", "weights.safetensors", "reference.safetensors", TRAINING_SUBJECTS)
-INDEX = "retrieval.safetensors"  # only for families with a latent code, if scoring.retrieval is not 0
+HASHED_FILES = ("config.yaml", "weights.safetensors", "reference.safetensors", TRAINING_SUBJECTS)
+RETRIEVAL_INDEX = "retrieval.safetensors"  # only for families with a latent code, if scoring.retrieval is not 0
 ENSEMBLE = "ensemble"  # the value of "family" in the metadata of an ensemble
 MEMBERS = "members"
-CARD = "MODEL_CARD.md"
+MODEL_CARD = "MODEL_CARD.md"
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,14 +115,14 @@ def save_bundle(
         save_tensors(state, temporary)
     _save_arrays(folder / "reference.safetensors", scorer.reference.arrays())
     if scorer.index is not None:
-        _save_arrays(folder / INDEX, scorer.index.arrays())
+        _save_arrays(folder / RETRIEVAL_INDEX, scorer.index.arrays())
     TrainingSubjects.of(training).write(folder / TRAINING_SUBJECTS)
     reference = {
         "score_mean": dict(scorer.reference.score_mean),
         "score_std": dict(scorer.reference.score_std),
         "held_out_scores": {name: list(found) for name, found in scorer.reference.held_out_scores.items()},
     }
-    hashed = HASHED if scorer.index is None else (*HASHED, INDEX)
+    hashed = HASHED_FILES if scorer.index is None else (*HASHED_FILES, RETRIEVAL_INDEX)
     return write_metadata(folder, hashed, scorer.grid, reference | dict(facts), card)
 
 
@@ -152,7 +152,7 @@ def write_metadata(
     }
     model_id = _model_id(values)
     if card is not None:
-        write_text(folder / CARD, card(model_id))
+        write_text(folder / MODEL_CARD, card(model_id))
     values = {"model_id": model_id, **values}
     write_json(folder / METADATA, {**values, "metadata_sha256": sha256_of_json(values)})
     return model_id
@@ -161,7 +161,7 @@ def write_metadata(
 def model_files(folder: Path) -> list[Path]:
     """Return the paths of the files of a model: metadata, the files that they hold the hash of, and its card."""
     names = read_json(folder / METADATA)["hashes"]
-    return [folder / METADATA, *(folder / name for name in names), folder / CARD]
+    return [folder / METADATA, *(folder / name for name in names), folder / MODEL_CARD]
 
 
 def refuse_to_overwrite(folder: Path) -> None:
@@ -195,8 +195,8 @@ def trained_bundle(folder: Path, metadata: Mapping[str, Any], device: str) -> Tr
         arrays, metadata["score_mean"], metadata["score_std"], metadata.get("held_out_scores", {})
     )
     index = None
-    if INDEX in metadata["hashes"]:
-        index = HealthyIndex.from_arrays(load_arrays(folder / INDEX), config.scoring.retrieval_by)
+    if RETRIEVAL_INDEX in metadata["hashes"]:
+        index = HealthyIndex.from_arrays(load_arrays(folder / RETRIEVAL_INDEX), config.scoring.retrieval_by)
     return TrainedBundle(folder, config, Scorer(detector, config.scoring, reference, index), metadata)
 
 

@@ -101,7 +101,7 @@ class Purpose:
 
 
 @dataclass(frozen=True)
-class VoxelPoint:
+class VoxelOperatingPoint:
     """A false-positive rate over healthy brain voxels, and the evidence threshold for it."""
 
     alpha: float
@@ -158,7 +158,7 @@ def calibrate(
     alpha: float,
     score_name: str,
     purpose: Purpose,
-    voxels: VoxelPoint | None = None,
+    voxels: VoxelOperatingPoint | None = None,
     notes: tuple[str, ...] = (),
     now: datetime | None = None,
 ) -> Calibration:
@@ -271,7 +271,9 @@ def load(model_dir: Path, calibration_id: str) -> Calibration:
     found = {record.calibration_id: record for record in records(model_dir)}
     if calibration_id not in found:
         raise UncalibratedError(
-            unknown_name("calibration", calibration_id, list(found)) if found else _none(model_dir)
+            unknown_name("calibration", calibration_id, list(found))
+            if found
+            else _no_calibration_message(model_dir)
         )
     record, reference = found[calibration_id], _reference_of(model_dir, calibration_id)
     if reference.empty or _hash_of_scores(reference) != record.reference_sha256:
@@ -302,7 +304,9 @@ def for_alpha(model_dir: Path, alpha: float) -> Calibration:
     fitting = [record for record in found if np.isclose(record.alpha, alpha, rtol=1e-9)]
     if not fitting:
         rates = sorted({f"{record.alpha:g}" for record in found})
-        raise UncalibratedError(unknown_name("alpha", f"{alpha:g}", rates) if found else _none(model_dir))
+        raise UncalibratedError(
+            unknown_name("alpha", f"{alpha:g}", rates) if found else _no_calibration_message(model_dir)
+        )
     return load(model_dir, fitting[-1].calibration_id)
 
 
@@ -499,5 +503,9 @@ def _folder(model_dir: Path) -> Path:
     return model_dir / "calibrations"
 
 
-def _none(model_dir: Path) -> str:
+def _missing(kind: str, name: str, known: list[str], model_dir: Path) -> str:
+    return unknown_name(kind, name, known) if known else _no_calibration_message(model_dir)
+
+
+def _no_calibration_message(model_dir: Path) -> str:
     return f"{model_dir} has no calibration; run `anomaly calibrate` with held-out healthy scans"

@@ -18,7 +18,7 @@ from anomaly.cohort.prepare import (
     record_crash,
     remove_volumes,
 )
-from anomaly.cohort.record import RECORDS, ScanRecord, record_path
+from anomaly.cohort.record import RECORDS_FOLDER, ScanRecord, record_path
 from anomaly.cohort.table import write_manifest
 from anomaly.cohort.volumes import read_grid
 from anomaly.cohort.workers import run_in_order
@@ -30,7 +30,7 @@ from anomaly.core.volume import Modality
 from anomaly.io.discover import ScanSource
 from anomaly.qc.checks import QcSettings
 
-COHORT = "cohort.json"
+COHORT_JSON = "cohort.json"
 _LIBRARIES = ("anomaly", "numpy", "nibabel", "pydicom", "simpleitk", "scipy")
 
 _log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def build_cohort(
     """
     spec = PreparationSpec(chain, folder, modality, qc or QcSettings())
     remove_orphans(folder)
-    describe_cohort(spec, [])
+    write_cohort_json(spec, [])
     known = _reusable_records(scans, spec)
     work = partial(prepare, spec=spec)
     todo = [scan for scan in scans if scan.scan_id not in known]
@@ -97,7 +97,7 @@ def build_cohort(
         new_records.close()
     _warn_of_unlisted_records(folder, records)
     write_manifest(folder, records)
-    describe_cohort(spec, records)
+    write_cohort_json(spec, records)
 
 
 def read_cohort(folder: Path) -> dict[str, Any]:
@@ -110,9 +110,9 @@ def read_cohort(folder: Path) -> dict[str, Any]:
     DamagedFileError
         If the file is damaged.
     """
-    path = folder / COHORT
+    path = folder / COHORT_JSON
     if not path.is_file():
-        raise CohortError(f"no cohort at {folder}: {COHORT} is missing; make one with `anomaly ingest`")
+        raise CohortError(f"no cohort at {folder}: {COHORT_JSON} is missing; make one with `anomaly ingest`")
     remedy = "run the same `anomaly ingest` again: it keeps the scans that are prepared"
     values: dict[str, Any] = read_json(path, remedy)
     if not {"complete", "chain"} <= set(values):
@@ -120,13 +120,13 @@ def read_cohort(folder: Path) -> dict[str, Any]:
     return values
 
 
-def describe_cohort(spec: PreparationSpec, records: Sequence[ScanRecord]) -> None:
+def write_cohort_json(spec: PreparationSpec, records: Sequence[ScanRecord]) -> None:
     """Write ``cohort.json``: without records at the start of a build, and again at its end."""
     volume = next((r.volume for r in records if r.volume), "")
     grid = read_grid(spec.folder / volume) if volume else None
     counts = {status.value: sum(r.status is status for r in records) for status in ScanStatus}
     write_json(
-        spec.folder / COHORT,
+        spec.folder / COHORT_JSON,
         {
             "complete": bool(records),
             "modality": spec.modality.value,
@@ -191,7 +191,7 @@ def _without_duplicate(record: ScanRecord, first_with_content: dict[str, str], f
 
 def _warn_of_unlisted_records(folder: Path, records: Sequence[ScanRecord]) -> None:
     listed = {record.scan_id for record in records}
-    n_unlisted = sum(path.stem not in listed for path in (folder / RECORDS).glob("[!.]*.json"))
+    n_unlisted = sum(path.stem not in listed for path in (folder / RECORDS_FOLDER).glob("[!.]*.json"))
     if n_unlisted:
         _log.warning(
             "%d scans in %s are from other sources and are not in this manifest; name all sources together",

@@ -16,7 +16,7 @@ from anomaly.core.files import read_json, write_json
 from anomaly.core.results import ScanStatus
 from anomaly.core.volume import FloatArray, Geometry
 
-RECORDS = "records"
+RECORDS_FOLDER = "records"
 
 
 @dataclass(frozen=True)
@@ -140,4 +140,4 @@ class ScanRecord:
 
 def record_path(folder: Path, scan_id: str) -> Path:
     """Return the path of a scan's record in a cohort folder."""
-    return folder / RECORDS / f"{scan_id}.json"
+    return folder / RECORDS_FOLDER / f"{scan_id}.json"

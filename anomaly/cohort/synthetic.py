@@ -35,7 +35,7 @@ LESION_STRENGTHS: dict[LesionKind, tuple[float, float]] = {
 }
 """Kind of lesion → range of its strength."""
 
-EDGE_VOXELS = 0.7  # SD of the soft edge of a lesion
+EDGE_SD_VOXELS = 0.7  # SD of the soft edge of a lesion
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +73,7 @@ def plant(
     rng: np.random.Generator,
     *,
     no_signal: float = 0.0,
-    edge_voxels: float | Sequence[float] = EDGE_VOXELS,
+    edge_voxels: float | Sequence[float] = EDGE_SD_VOXELS,
 ) -> PlantedScan:
     """Plant a lesion with a soft edge in a scan; voxels outside the mask do not change.
 

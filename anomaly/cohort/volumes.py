@@ -32,8 +32,8 @@ class CohortVolumes:
 
     Attributes
     ----------
-    described
-        The covariates of every subject: age and sex.
+    covariate_definitions
+        The definitions of the covariates: age and sex.
     """
 
     covariate_definitions = AGE_AND_SEX

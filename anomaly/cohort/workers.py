@@ -41,7 +41,7 @@ def run_in_order(
     on_crash
         Makes the result of a task that crashed its process, from the task and the reason.
     jobs
-        Number of processes; 0 runs the tasks in this process, where a crash is not survived.
+        Number of processes; 0 runs the tasks in this process, where a crash ends this process.
 
     Yields
     ------

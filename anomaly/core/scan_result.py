@@ -53,8 +53,8 @@ class TemplateVolumes:
         if threshold is None or not regions:
             return np.zeros(self.evidence.shape, dtype=bool)
         labels, _ = ndimage.label((self.evidence >= threshold) & self.mask)
-        format_covariates = {label for region in regions for label in self._labels_near(labels, region.mni_mm)}
-        return np.asarray(np.isin(labels, sorted(format_covariates)), dtype=bool)
+        marked_labels = {label for region in regions for label in self._labels_near(labels, region.mni_mm)}
+        return np.asarray(np.isin(labels, sorted(marked_labels)), dtype=bool)
 
     def nearest_index(self, point_mm: tuple[float, float, float]) -> tuple[int, int, int]:
         """Return the voxel of the grid that is nearest to a point."""

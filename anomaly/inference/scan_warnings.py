@@ -12,11 +12,11 @@ SIMILARITY_MARGIN = 0.15  # a scan this close to the refusal limit is scored, wi
 
 def model_warnings(scored: ScoredVolume, settings: EvidenceSettings) -> Iterator[str]:
     """Yield the warnings about a scan that resembles the training scans less than it should."""
-    least, shift = settings.min_similarity, scored.acquisition_shift
-    if scored.similarity < least + SIMILARITY_MARGIN:
+    limit, shift = settings.min_similarity, scored.acquisition_shift
+    if scored.similarity < limit + SIMILARITY_MARGIN:
         yield (
             f"unlike the training scans: correlation {scored.similarity:.2f} with the mean healthy scan, close to "
-            f"the limit of {least:.2f} below which scans are refused; read the score with care"
+            f"the limit of {limit:.2f} below which scans are refused; the score may be unreliable"
         )
     if shift is not None and shift.p_value < settings.acquisition_alpha:
         yield (

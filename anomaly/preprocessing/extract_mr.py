@@ -29,7 +29,7 @@ from anomaly.preprocessing.template import template_on
 
 SEARCH_SPACING_MM, MIDDLE_SPACING_MM, FINE_SPACING_MM = 8.0, 4.0, 2.0
 N_FITTED_STARTS = 4
-PITCHES_DEG, SIZES = (-15.0, 0.0, 15.0), (0.78, 0.9)  # of the initial poses
+PITCHES_DEG, INITIAL_SCALES = (-15.0, 0.0, 15.0), (0.78, 0.9)  # of the initial poses
 UP_SHIFTS_MM, FORWARD_SHIFTS_MM = (-12.0, 0.0), (-6.0, 6.0)
 UPPER_HEAD_HEIGHT_MM = 110.0  # the centre of the head is taken of this much below its top, without the neck
 SCALP_TO_BRAIN_MM = 12.0  # from the top of the head to the top of the brain
@@ -76,7 +76,7 @@ class _Head:
     ----------
     image
         float32 ``(I, J, K)``, bright fat clipped.
-    peeled
+    without_scalp
         The image with the scalp set to 0.
     inside
         Filled mask of the head.
@@ -174,7 +174,7 @@ def _initial_poses(head: _Head) -> list[AffineArray]:
             pitch,
             size,
         )
-        for pitch, size, up, forward in product(PITCHES_DEG, SIZES, UP_SHIFTS_MM, FORWARD_SHIFTS_MM)
+        for pitch, size, up, forward in product(PITCHES_DEG, INITIAL_SCALES, UP_SHIFTS_MM, FORWARD_SHIFTS_MM)
     ]
 
 

@@ -128,7 +128,7 @@ def check_registration(found: Registration, settings: RegistrationSettings) -> N
             raise ScanRefusedError(
                 code,
                 f"{code.replace('_', ' ')} of {value:.2f} with the MNI152 brain",
-                f"at minimum {minimum:.2f}",
+                f"at least {minimum:.2f}",
                 "check that the scan shows a whole head or brain, and that modality and brain mask are correct",
             )
 

@@ -79,7 +79,7 @@ def check(
     ----------
     volume
         The scan as received.
-    numbers
+    metrics
         Its image quality metrics.
     expected
         The modality that the preprocessing chain and model are for; UNKNOWN accepts any.

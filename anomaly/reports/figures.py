@@ -123,7 +123,7 @@ def similar_figure(
         See :func:`location_figure`; marked voxels are outlined on the scan.
     titles
         One title per similar scan.
-    pictures
+    slices
         Plane → uint8 ``(k, across, up)``, from :func:`anomaly.scoring.retrieval.middle_slices`.
     """
     rows = _comparison_rows(volumes, display, marked, slices)

@@ -67,7 +67,7 @@ def _unusual(p_value: float, n_healthy: int) -> str:
     if p_value * (n_healthy + 1) < 1.5:
         return (
             f"None of the {n_healthy} healthy reference scans scores this high. On average at most "
-            f"{percent(p_value)} of such healthy scans do; {n_healthy} scans cannot give a lower bound."
+            f"{percent(p_value)} of such healthy scans do; {n_healthy} scans cannot give a smaller p-value."
         )
     return (
         f"Of 100 healthy scans like the {n_healthy} of the reference, {_in_hundred(p_value)} would score at least "

@@ -30,7 +30,7 @@ class ScoreStore:
     folder: Path
 
     def find(self, scan_id: str, key: str) -> ScanScore | None:
-        """Return the result of a scan, unless it was made from something else than ``key`` names.
+        """Return the result of a scan if it was stored under this ``key``, else None.
 
         A scan that failed is not found, so that it is scored again. Nor is one whose files are missing or damaged.
         """

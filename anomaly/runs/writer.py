@@ -19,7 +19,7 @@ from anomaly.core.scan_result import ScanResult
 from anomaly.core.versions import software_versions
 from anomaly.runs.layout import NEIGHBOUR_PREFIX, run_info_path, volumes_path
 
-DISPLAY_RANGE = 3.0  # the colour scale of every scan ends at this many voxel thresholds
+EVIDENCE_MAX_IN_THRESHOLDS = 3.0  # the colour scale of every scan ends at this many voxel thresholds
 MODEL_KEYS = ("name", "family", "members", "modality", "intended_use", "version", "created_at")
 
 
@@ -99,7 +99,7 @@ def _display(typical: Mapping[str, float], calibration: Calibration | None) -> d
     """Return the scales that all figures of a run share, see :class:`anomaly.runs.reader.Display`."""
     threshold = calibration.record.voxel_threshold if calibration else None
     return {
-        "evidence_max": DISPLAY_RANGE * (threshold or typical["evidence_typical"]),
+        "evidence_max": EVIDENCE_MAX_IN_THRESHOLDS * (threshold or typical["evidence_typical"]),
         "voxel_threshold": threshold,
         "intensity_max": typical["intensity_max"],
     }

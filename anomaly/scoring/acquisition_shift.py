@@ -34,7 +34,7 @@ FEATURES = (
     "finest texture bottom to top",
     "coarse texture",
 )
-COARSE_VOXELS = 3
+COARSE_TEXTURE_LAG_VOXELS = 3
 MIN_SCANS_PER_FEATURE = 2  # fewer training scans do not estimate their covariance well enough
 MIN_TEXTURE = 1e-6  # texture of an image without any, so that its logarithm is finite
 MIN_SD = 1e-6  # a feature with a smaller SD is constant
@@ -102,7 +102,7 @@ def acquisition_features(voxels: FloatArray, mask: MaskArray) -> Features:
 
     Textures are logarithms of medians over the voxels whose neighbours lie in the mask. The finest is the distance
     of a voxel from the mean of its two neighbours; the coarse one is the difference of voxels that lie
-    :data:`COARSE_VOXELS` apart.
+    :data:`COARSE_TEXTURE_LAG_VOXELS` apart.
     """
     percentiles = np.percentile(voxels[mask], PERCENTILES) if mask.any() else np.zeros(len(PERCENTILES))
     by_axis = [_textures(np.moveaxis(voxels, axis, 0), np.moveaxis(mask, axis, 0)) for axis in range(3)]
@@ -112,7 +112,7 @@ def acquisition_features(voxels: FloatArray, mask: MaskArray) -> Features:
 
 def _textures(v: FloatArray, m: MaskArray) -> tuple[float, float]:
     """Return the finest and the coarse texture along the first axis."""
-    lag = COARSE_VOXELS
+    lag = COARSE_TEXTURE_LAG_VOXELS
     fine = (v[1:-1] - (v[:-2] + v[2:]) * np.float32(0.5))[m[1:-1] & m[:-2] & m[2:]]
     coarse = (v[lag:] - v[:-lag])[m[lag:] & m[:-lag]]
     return _median_log(fine), _median_log(coarse)

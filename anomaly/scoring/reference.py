@@ -1,4 +1,4 @@
-"""Statistics of healthy scans, so that evidence and scores can be compared across places and kinds.
+"""Statistics of healthy scans, so that evidence and scores can be compared across voxels and maps.
 
 A part of the cortex that a model never reconstructs well must not be flagged in every scan. On the template grid
 the healthy mean of the signed map is therefore subtracted, and the rest divided by the healthy standard deviation,

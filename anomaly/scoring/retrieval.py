@@ -1,7 +1,7 @@
 """Find the healthy training scans that are most similar to a scan, so that a reader can compare them.
 
 The code of a scan (:mod:`anomaly.scoring.scan_embedding`) is standardised by the training scans. Every dimension
-then counts alike, and two healthy scans taken at random have a cosine similarity of about 0 and half of their bits
+then has equal weight, and two random healthy scans have a cosine similarity of about 0 and half of their bits
 in common:
 
     z = (code − mean) / SD

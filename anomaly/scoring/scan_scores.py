@@ -9,7 +9,7 @@ import numpy as np
 from anomaly.core.volume import FloatArray, MaskArray
 from anomaly.scoring.reference import HealthyReference
 
-SCORES = {
+SCORE_DESCRIPTIONS = {
     "reconstruction": "mean evidence of the most anomalous brain voxels (share: top_fraction)",
     "reconstruction_p99": "99th percentile of the evidence in the brain",
     "reconstruction_mean": "mean evidence in the brain",

@@ -1,1 +1,1 @@
-"""Training of detectors: ``from anomaly.training.fit import fit``; recipe, batches, augmentation, loop."""
+"""Training of detectors: ``from anomaly.training.fit import fit``; settings, batches, augmentation, loop."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from anomaly.core.errors import TrainingError
 from anomaly.core.image_views import Array, ImageView, VolumeSource
 
-Place = tuple[slice, slice, slice]
+Location = tuple[slice, slice, slice]
 T = TypeVar("T")
 
 
@@ -78,7 +78,7 @@ class ImageBatches:
             raise TrainingError("the cohort holds no healthy scan to train on; check its groups and statuses")
         self.source, self.view, self.batch_size = source, view, batch_size
         self.seed, self.rank, self.pinned = seed, rank, pinned
-        self._places: dict[int, list[Place]] = {}
+        self._locations: dict[int, list[Location]] = {}
 
     def batch(self, number: int) -> Batch:
         """Return the batch with this number."""
@@ -95,16 +95,16 @@ class ImageBatches:
 
     def _fill(self, image: Array, mask: Array, scan: int, rng: np.random.Generator) -> None:
         voxels, foreground = self.source[scan]
-        if scan not in self._places:
-            self._places[scan] = self.view.locations(foreground)
-        places = self._places[scan]
-        place = places[int(rng.integers(len(places)))]
-        image[...] = self.view.cut(voxels, place)
-        mask[...] = self.view.target_slice(foreground, place)
+        if scan not in self._locations:
+            self._locations[scan] = self.view.locations(foreground)
+        locations = self._locations[scan]
+        location = locations[int(rng.integers(len(locations)))]
+        image[...] = self.view.cut(voxels, location)
+        mask[...] = self.view.target_slice(foreground, location)
 
 
 class StepLoader(Generic[T]):
-    """Makes batches ahead in threads.
+    """Prepares batches in advance, in threads.
 
     Parameters
     ----------

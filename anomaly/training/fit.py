@@ -43,7 +43,7 @@ def fit(detector: Detector, train: VolumeSource, validation: Sequence[PlantedSca
         Held-out healthy scans with planted lesions. They choose the checkpoint of a network and are not learnt
         from; may be empty.
     run
-        Recipe, folder, device, and whom to tell about progress. After the training of a network the folder holds
+        Training settings, folder, device and progress callback. After the training of a network the folder holds
         ``last.ckpt`` (to continue from), ``best.safetensors`` (the weights that were kept) and ``logs/``.
 
     Raises

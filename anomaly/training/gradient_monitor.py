@@ -22,7 +22,7 @@ MIN_NORMS = 20  # gradient norms before there is a usual norm
 EXPLOSION_FACTOR = 1000.0  # times the usual norm
 EXPLOSION_SERIES = 5  # huge norms in a row; a single one is a rare batch
 MAX_OVERFLOWS = 3  # overflowing gradients in a row that mixed precision may have
-GPU_CHECK_EVERY = 10  # steps of a part; to read a number from a GPU is to wait for it
+GPU_CHECK_EVERY_STEPS = 10  # steps of a part; reading a number from a GPU waits until it is computed
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class GradientMonitor:
 
     def __init__(self, settings: TrainingSettings, gpu: bool, mixed_precision: bool) -> None:
         self.settings = settings
-        self.check_every = GPU_CHECK_EVERY if gpu else 1
+        self.check_every = GPU_CHECK_EVERY_STEPS if gpu else 1
         self.max_overflows = MAX_OVERFLOWS if mixed_precision else 0
         self.histories: defaultdict[nn.Module, GradientHistory] = defaultdict(GradientHistory)
 

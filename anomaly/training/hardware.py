@@ -1,7 +1,7 @@
-"""Use the hardware well. The recipe is the same on every machine; results differ by rounding.
+"""Precision, memory layout and compilation for a device. Training settings are the same on every machine.
 
-A CPU is used as it is. On a GPU, batches are made ahead in page-locked memory, float32 matrices are multiplied in
-TensorFloat-32 unless the recipe says ``"32"``, and cuDNN picks the fastest of its convolutions. Two more options
+A CPU needs nothing. On a GPU, batches are made ahead in page-locked memory, float32 matrices are multiplied in
+TensorFloat-32 unless ``precision`` is ``"32"``, and cuDNN picks the fastest of its convolutions. Two more options
 make some networks faster and others slower, so the caller chooses them;
 ``python -m pipelines.benchmark.speed.gpu`` measures their effect.
 
@@ -23,7 +23,7 @@ from torch import nn
 from anomaly.models.base import NetworkDetector
 from anomaly.training.run import FitRun
 
-GPU_THREADS = 2  # minimum number of threads that make batches ahead for a GPU
+MIN_GPU_BATCH_THREADS = 2  # minimum number of threads that make batches ahead for a GPU
 
 
 def in_bfloat16(precision: str, gpu: bool) -> bool:

@@ -42,7 +42,7 @@ from anomaly.training.checkpoint import (
     save_weights,
 )
 from anomaly.training.gradient_monitor import GradientMonitor
-from anomaly.training.hardware import GPU_THREADS, in_bfloat16
+from anomaly.training.hardware import MIN_GPU_BATCH_THREADS, in_bfloat16
 from anomaly.training.planted_validation import planted_precision
 from anomaly.training.run import FitRun
 from anomaly.training.settings import TrainingSettings
@@ -156,7 +156,7 @@ class TrainingLoop:
         loader = StepLoader(
             images.batch if self.gpu else lambda number: self.step.prepare(images.batch(number)),
             range(self.state.step * settings.accumulate, settings.steps * settings.accumulate),
-            threads=max(settings.num_workers, GPU_THREADS if self.gpu else 0),
+            threads=max(settings.num_workers, MIN_GPU_BATCH_THREADS if self.gpu else 0),
         )
         return iter(loader)
 

@@ -18,7 +18,7 @@ class FitRun:
     folder
         Working folder for checkpoints and logs.
     training
-        The recipe for networks; closed-form families do not read it.
+        The training settings of networks; closed-form families do not use them.
     seed
         Seed of every random choice; ``None`` for the one in ``training``.
     device
@@ -45,7 +45,7 @@ class FitRun:
 
     @property
     def settings(self) -> TrainingSettings:
-        """The recipe with the seed of this run."""
+        """The training settings with the seed of this run."""
         return self.training if self.seed is None else self.training.model_copy(update={"seed": self.seed})
 
 

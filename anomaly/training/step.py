@@ -22,7 +22,7 @@ class TrainingStep(nn.Module):
     detector
         The model to train.
     settings
-        The recipe of the training.
+        The training settings.
     mixed_precision
         Whether the loss is computed in bfloat16 where torch's autocast allows it.
     rank

@@ -14,7 +14,7 @@ from anomaly.calibration.record import (
     CalibrationRecord,
     Purpose,
     Scope,
-    VoxelPoint,
+    VoxelOperatingPoint,
     _with_hashes,
     append,
     calibrate,
@@ -63,7 +63,7 @@ def calibration(
         alpha=alpha,
         score_name="reconstruction",
         purpose=purpose(reason),
-        voxels=VoxelPoint(0.001, 3.5),
+        voxels=VoxelOperatingPoint(0.001, 3.5),
         now=now,
     )
 

@@ -113,7 +113,7 @@ def test_masks_are_found_in_a_folder_by_name(tmp_path: Path) -> None:
 
 
 def test_healthy_scans_alone_give_the_fpr_only(tmp_path: Path) -> None:
-    run = make_run(tmp_path, n_ill=0)
+    run = make_run(tmp_path, n_abnormal=0)
     found = compute_metrics(run, tmp_path / "labels.tsv", settings=FEW)
     assert np.isnan(found.detection["reconstruction (declared)"]["auroc"].value)
     assert found.fpr_checks[0].n_test == 12

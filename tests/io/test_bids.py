@@ -48,7 +48,7 @@ def test_masks_and_label_maps_are_not_scans(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["sub-masked_T1w", "sub-1_desc-preproc_T1w", "roiboy", "sub-1_T1w", "label7"])
-def test_scans_are_scans(name: str) -> None:
+def test_names_of_scans_are_recognised(name: str) -> None:
     assert is_scan_name(f"{name}.nii.gz")
 
 

@@ -17,14 +17,16 @@ AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
 REFERENCE = np.linspace(1, 2, 39)
 
 
-def make_run(folder: Path, *, n_healthy: int = 12, n_ill: int = 8, calibrated: bool = True, seed: int = 0) -> Path:
+def make_run(
+    folder: Path, *, n_healthy: int = 12, n_abnormal: int = 8, calibrated: bool = True, seed: int = 0
+) -> Path:
     """Write ``folder/run`` and ``folder/labels.tsv`` (masks in ``folder/masks``); return the run folder.
 
     Subject i is abnormal if i ≥ ``n_healthy``; abnormal scans score about 1 higher. The last scan is refused.
     """
     (folder / "run").mkdir(parents=True)
     rng = np.random.default_rng(seed)
-    abnormal = np.arange(n_healthy + n_ill) >= n_healthy
+    abnormal = np.arange(n_healthy + n_abnormal) >= n_healthy
     scores = 1 + rng.random(abnormal.size) + abnormal * 0.9
     point = operating_point(REFERENCE, 0.05)
     rows, labels = [], []

@@ -75,7 +75,7 @@ def test_a_run_without_a_calibration_has_no_fpr_on_its_page(tmp_path: Path) -> N
 
 
 def test_healthy_scans_alone_are_a_valid_evaluation(tmp_path: Path) -> None:
-    result = evaluate(make_run(tmp_path, n_ill=0), tmp_path / "labels.tsv", settings=FEW)
+    result = evaluate(make_run(tmp_path, n_abnormal=0), tmp_path / "labels.tsv", settings=FEW)
     assert result["auroc"] is None
     assert not (tmp_path / "run" / "evaluation" / "roc.png").exists()
 

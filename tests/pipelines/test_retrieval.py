@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from anomaly.bundle.store import INDEX, load_bundle
+from anomaly.bundle.store import RETRIEVAL_INDEX, load_bundle
 from anomaly.core.errors import BundleError
 from anomaly.core.files import read_json
 from pipelines.report import make_page
@@ -107,7 +107,7 @@ def test_with_retrieval_turned_off_no_image_of_a_training_scan_is_saved(
     cohort: Path, new: Path, tmp_path: Path
 ) -> None:
     train(config(tmp_path, retrieval=0), cohort, tmp_path / "model", device="cpu")
-    assert not (tmp_path / "model" / INDEX).exists()
+    assert not (tmp_path / "model" / RETRIEVAL_INDEX).exists()
     assert load_bundle(tmp_path / "model").scorer.index is None
     score(ScoreRequest(tmp_path / "model", (new,), tmp_path / "run"))
     assert read_json(tmp_path / "run" / "sub-700_T1w" / "score.json")["neighbours"] == []
@@ -122,8 +122,8 @@ def test_a_model_of_an_earlier_version_without_an_index_still_scores(
     model: Path, new: Path, tmp_path: Path
 ) -> None:
     old = Path(shutil.copytree(model, tmp_path / "model"))
-    (old / INDEX).unlink()
-    to_format_1(old, without=[INDEX, "retrieval"])
+    (old / RETRIEVAL_INDEX).unlink()
+    to_format_1(old, without=[RETRIEVAL_INDEX, "retrieval"])
     assert score(ScoreRequest(old, (new,), tmp_path / "run"))["scored"] == 2
     assert read_json(tmp_path / "run" / "run.json")["retrieval"] is None
     assert make_page(tmp_path / "run", "sub-700_T1w").problem == ""
@@ -131,9 +131,9 @@ def test_a_model_of_an_earlier_version_without_an_index_still_scores(
 
 def test_a_model_whose_index_was_altered_is_refused(model: Path, tmp_path: Path) -> None:
     altered = Path(shutil.copytree(model, tmp_path / "model"))
-    content = bytearray((altered / INDEX).read_bytes())
+    content = bytearray((altered / RETRIEVAL_INDEX).read_bytes())
     content[-1] ^= 1
-    (altered / INDEX).write_bytes(content)
+    (altered / RETRIEVAL_INDEX).write_bytes(content)
     with pytest.raises(BundleError, match=r"retrieval.safetensors: found .* altered or damaged"):
         load_bundle(altered)
 

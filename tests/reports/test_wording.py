@@ -26,7 +26,7 @@ def test_a_very_small_p_value_is_never_no_scan_at_all(run: RunInfo) -> None:
 def test_the_smallest_p_value_says_no_more_than_that_no_healthy_scan_was_like_this(run: RunInfo) -> None:
     text = wording.explain_score(replace(scan_score("a", 30.0), p_value=1 / 61), run)
     assert text.startswith("None of the 60 healthy reference scans scores this high")
-    assert "On average at most 1.6 % of such healthy scans do; 60 scans cannot give a lower bound." in text
+    assert "On average at most 1.6 % of such healthy scans do; 60 scans cannot give a smaller p-value." in text
 
 
 def test_a_flag_names_the_interval_of_the_rate_of_healthy_scans_that_are_flagged(run: RunInfo) -> None:
@@ -52,7 +52,7 @@ def test_without_a_calibration_no_rate_is_given(run: RunInfo) -> None:
     [((-38, -22, 20), "left, middle, mid-height"), ((2, 60, 50), "midline, front, upper"),
      ((40, -80, -30), "right, back, lower")],
 )  # fmt: skip
-def test_a_place_is_a_side_and_two_directions_and_never_a_lobe(
+def test_a_position_is_a_side_and_two_directions_and_never_a_lobe(
     point: tuple[float, float, float], words: str
 ) -> None:
     assert wording.describe_position(Region(1, 1.0, 5.0, 4.0, point, (0, 0, 0))) == words

@@ -5,7 +5,7 @@ import pytest
 
 from anomaly.scoring.acquisition_shift import AcquisitionReference
 from anomaly.scoring.reference import HealthyReference
-from anomaly.scoring.scan_scores import SCORES, combined_score, scan_scores
+from anomaly.scoring.scan_scores import SCORE_DESCRIPTIONS, combined_score, scan_scores
 
 EVIDENCE = np.arange(1000, dtype=np.float32).reshape(10, 10, 10)
 EVERYWHERE = np.ones((10, 10, 10), dtype=bool)
@@ -45,5 +45,5 @@ def test_a_score_without_healthy_statistics_is_combined_as_it_is() -> None:
 
 
 def test_every_score_has_a_meaning() -> None:
-    assert set(scan_scores(EVIDENCE, EVERYWHERE, {}, 0.01)) <= set(SCORES)
-    assert all(SCORES.values())
+    assert set(scan_scores(EVIDENCE, EVERYWHERE, {}, 0.01)) <= set(SCORE_DESCRIPTIONS)
+    assert all(SCORE_DESCRIPTIONS.values())

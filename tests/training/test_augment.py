@@ -11,7 +11,7 @@ from tests.models.factories import healthy_scan, images_of
 
 OFF = AugmentationSettings(deform=1, flip=0, gamma=0, brightness=0, bias_field=0, noise=0, blur=0)
 VIEWS = [ImageView(kind="slice", neighbours=1), ImageView(kind="volume")]
-EACH = {
+ACTIVE_VALUE = {
     "flip": 1.0,
     "translate": 2.0,
     "rotate": 20.0,
@@ -42,7 +42,7 @@ def test_switched_off_it_changes_nothing(view: ImageView) -> None:
 
 
 def test_every_switch_is_tested() -> None:
-    assert {"deform", "elastic_nodes", *EACH} == set(AugmentationSettings.model_fields)
+    assert {"deform", "elastic_nodes", *ACTIVE_VALUE} == set(AugmentationSettings.model_fields)
 
 
 def test_some_batches_are_deformed_and_others_are_not(view: ImageView) -> None:
@@ -52,10 +52,10 @@ def test_some_batches_are_deformed_and_others_are_not(view: ImageView) -> None:
     assert 10 < sum(moved) < 30
 
 
-@pytest.mark.parametrize("name", sorted(EACH))
+@pytest.mark.parametrize("name", sorted(ACTIVE_VALUE))
 def test_each_switch_changes_the_image_repeatably_and_not_the_background(view: ImageView, name: str) -> None:
     images, mask = images_of(*healthy_scan(0), view)
-    settings = OFF.model_copy(update={name: EACH[name]})
+    settings = OFF.model_copy(update={name: ACTIVE_VALUE[name]})
     changed, changed_mask = augment(images, mask, view, settings, rng())
     again, _ = augment(images, mask, view, settings, rng())
     assert not torch.equal(changed, images)

@@ -167,7 +167,7 @@ def test_all_processes_stop_early_together_and_print_nothing(
     assert capfd.readouterr() == ("", "")
 
 
-def test_what_went_wrong_in_one_process_is_told(tmp_path: Path) -> None:
+def test_an_error_in_one_process_is_reported(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"at step 6: loss = nan"):
         train(new(LossBecomesNaNInOneProcess), tmp_path)
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["state"]["step"] == 4

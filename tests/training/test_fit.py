@@ -16,7 +16,7 @@ from anomaly.core.volume import Geometry
 from anomaly.models.ae import Autoencoder, AutoencoderSettings
 from anomaly.models.base import Diagnostics, StepInfo
 from anomaly.training.fit import fit
-from anomaly.training.gradient_monitor import GPU_CHECK_EVERY, GradientMonitor
+from anomaly.training.gradient_monitor import GPU_CHECK_EVERY_STEPS, GradientMonitor
 from anomaly.training.run import FitReport, FitRun
 from anomaly.training.settings import TrainingSettings
 from tests.models.factories import GRID, MemoryCohort, healthy_cohort, healthy_scan, planted_scan
@@ -364,7 +364,7 @@ def test_a_series_of_overflows_is_counted_for_each_part_that_takes_its_turn(tmp_
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Check the numbers of every tenth step of a part only."""
     monkeypatch.setattr(
-        GradientMonitor, "checks", lambda self, part: self.histories[part].steps % GPU_CHECK_EVERY == 0
+        GradientMonitor, "checks", lambda self, part: self.histories[part].steps % GPU_CHECK_EVERY_STEPS == 0
     )
 
 

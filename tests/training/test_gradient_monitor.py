@@ -6,7 +6,7 @@ from torch import nn
 
 from anomaly.core.errors import TrainingError
 from anomaly.training.gradient_monitor import (
-    GPU_CHECK_EVERY,
+    GPU_CHECK_EVERY_STEPS,
     MAX_OVERFLOWS,
     MIN_NORMS,
     GradientHistory,
@@ -52,7 +52,7 @@ def test_an_overflow_is_refused_at_once_in_float32_and_after_a_series_in_mixed_p
 def test_on_a_gpu_only_some_steps_of_each_part_are_checked() -> None:
     part, on_gpu = nn.Linear(1, 1), monitor(gpu=True)
     checked = []
-    for step in range(2 * GPU_CHECK_EVERY):
+    for step in range(2 * GPU_CHECK_EVERY_STEPS):
         checked.append(on_gpu.checks(part))
         on_gpu.explodes(part, torch.tensor(1.0), step)
-    assert [step for step, done in enumerate(checked) if done] == [0, GPU_CHECK_EVERY]
+    assert [step for step, done in enumerate(checked) if done] == [0, GPU_CHECK_EVERY_STEPS]
