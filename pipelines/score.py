@@ -23,8 +23,8 @@ from anomaly.inference.model import InferredScan, Model, load_model
 from anomaly.runs.layout import NOT_SCORED_TSV, PENDING_FILES, RUN_INFO, SCAN_FILES, SCORES_PARQUET, SCORES_TSV
 from anomaly.runs.reader import read_scores
 from anomaly.runs.score_store import ScoreStore
+from anomaly.runs.score_tables import write_tables
 from anomaly.runs.seal import check_list, check_results, files_of_scan, note_pending, read_pending, write_hashes
-from anomaly.runs.tables import write_tables
 from anomaly.runs.writer import calibration_id, check_run_folder, write_run_info, write_template_volumes
 from pipelines.common import audit
 from pipelines.scan_input import open_scans

@@ -12,8 +12,8 @@ import numpy as np
 from anomaly.bundle.card import model_card
 from anomaly.bundle.config import ExperimentConfig, load_experiment, with_preprocessing
 from anomaly.bundle.store import model_files, refuse_to_overwrite, save_bundle
+from anomaly.cohort.planted_lesions import planted_scans
 from anomaly.cohort.splits import split_by_subject
-from anomaly.cohort.synthetic import planted_scans
 from anomaly.cohort.table import ScanRecord
 from anomaly.cohort.volumes import CohortVolumes
 from anomaly.core.errors import BundleError, CohortError

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from anomaly.cohort.synthetic import LesionKind
+from anomaly.cohort.planted_lesions import LesionKind
 from anomaly.core.config import Settings, annotated_yaml, load_extended_yaml, resolve_extends
 from anomaly.core.errors import ConfigError, unknown_name
 from anomaly.core.volume import Modality

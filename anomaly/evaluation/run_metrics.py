@@ -21,7 +21,7 @@ from anomaly.evaluation.labels import MatchedScans, Truth, match, read_labels
 from anomaly.evaluation.localisation import ScanLocalisation, oracle_threshold, recall_by_size
 from anomaly.evaluation.masks import localise_files
 from anomaly.runs.reader import read_run_json
-from anomaly.runs.tables import read_score_table
+from anomaly.runs.score_tables import read_score_table
 
 PER_SCAN_COLUMNS = (
     "scan_id",

@@ -25,9 +25,9 @@ from anomaly.io.bids import (
     warn_of_unmatched_participants,
 )
 from anomaly.io.contrast import wrong_kind_refusal
-from anomaly.io.dicom import read_series
+from anomaly.io.dicom_grouping import DicomSeries, group_series
 from anomaly.io.dicom_header import Header, damaged_header, read_header
-from anomaly.io.dicom_series import DicomSeries, group_series
+from anomaly.io.dicom_volume import read_series
 from anomaly.io.file_types import (
     FIRST_OF_PAIR,
     N_START_BYTES,

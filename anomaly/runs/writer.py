@@ -1,6 +1,6 @@
 """Write a run folder: its settings, and the template-space volumes of its scans.
 
-The result of a scan is written by :mod:`anomaly.runs.score_store`, the tables by :mod:`anomaly.runs.tables`.
+The result of a scan is written by :mod:`anomaly.runs.score_store`, the tables by :mod:`anomaly.runs.score_tables`.
 """
 
 from __future__ import annotations

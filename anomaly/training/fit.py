@@ -10,7 +10,7 @@ from functools import partial
 
 import torch
 
-from anomaly.cohort.synthetic import PlantedScan
+from anomaly.cohort.planted_lesions import PlantedScan
 from anomaly.core.errors import TrainingError
 from anomaly.core.image_views import VolumeSource
 from anomaly.models.base import ClosedFormDetector, Detector, Diagnostics, NetworkDetector

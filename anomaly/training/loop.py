@@ -24,7 +24,7 @@ from lightning.fabric.strategies import DDPStrategy
 from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor, nn
 
-from anomaly.cohort.synthetic import PlantedScan
+from anomaly.cohort.planted_lesions import PlantedScan
 from anomaly.core.errors import TrainingError
 from anomaly.core.files import sha256_of_json
 from anomaly.core.image_views import VolumeSource

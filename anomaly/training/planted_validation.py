@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn.metrics import average_precision_score
 
-from anomaly.cohort.synthetic import PlantedScan
+from anomaly.cohort.planted_lesions import PlantedScan
 from anomaly.core.running_moments import RunningMoments
 from anomaly.core.volume import FloatArray
 from anomaly.models.base import Detector

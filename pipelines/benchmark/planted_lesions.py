@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from anomaly.cohort.synthetic import (
+from anomaly.cohort.planted_lesions import (
     LESION_KINDS,
     LesionKind,
     draw_strength,

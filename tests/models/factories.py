@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anomaly.cohort.synthetic import PlantedScan
+from anomaly.cohort.planted_lesions import PlantedScan
 from anomaly.core.covariates import UNKNOWN_COVARIATES, covariates
 from anomaly.core.image_views import ImageView
 from anomaly.core.volume import FloatArray, Geometry, MaskArray

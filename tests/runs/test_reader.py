@@ -9,7 +9,7 @@ from anomaly.core.files import read_json, write_json
 from anomaly.core.results import ScanScore, ScanStatus
 from anomaly.runs.layout import score_path, volumes_path
 from anomaly.runs.reader import RunInfo, read_neighbours, read_run_info, read_score, read_scores, read_volumes
-from anomaly.runs.tables import write_tables
+from anomaly.runs.score_tables import write_tables
 from tests.reports.factory import REFERENCE
 
 

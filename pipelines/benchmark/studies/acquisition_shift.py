@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from anomaly.cohort.synthetic import PlantedScan
+from anomaly.cohort.planted_lesions import PlantedScan
 from anomaly.core.image_views import Array
 from anomaly.core.volume import FloatArray
 from anomaly.scoring.postprocess import smooth_inside

@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from anomaly.cohort.synthetic import LesionKind, PlantedScan
+from anomaly.cohort.planted_lesions import LesionKind, PlantedScan
 from anomaly.core.image_views import Array
 from anomaly.evaluation.localisation import dice_curve, oracle_threshold
 from anomaly.scoring.scorer import Scorer

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anomaly.cohort.synthetic import PlantedScan
+from anomaly.cohort.planted_lesions import PlantedScan
 from pipelines.benchmark.studies.acquisition_shift import CHANGES, acquisition_shift_table, apply_change
 from pipelines.benchmark.studies.common import load_benchmark_model, plant_held_out_scans, voxel_ap
 from tests.pipelines.cohorts import healthy

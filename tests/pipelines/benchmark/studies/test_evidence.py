@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import ndimage
 
-from anomaly.cohort.synthetic import PlantedScan
+from anomaly.cohort.planted_lesions import PlantedScan
 from pipelines.benchmark.studies.common import load_benchmark_model, plant_held_out_scans
 from pipelines.benchmark.studies.evidence import evidence_table
 from tests.pipelines.cohorts import healthy

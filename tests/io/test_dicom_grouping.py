@@ -13,8 +13,8 @@ from pydicom.uid import MediaStorageDirectoryStorage
 
 from anomaly.core.errors import ScanRefusedError
 from anomaly.core.volume import Modality
+from anomaly.io.dicom_grouping import group_series
 from anomaly.io.dicom_header import read_header
-from anomaly.io.dicom_series import group_series
 from anomaly.io.discover import ScanSource, discover
 from anomaly.io.stored_file import StoredFile
 from tests.io.dicom_factory import (

@@ -8,7 +8,7 @@ import pytest
 
 from anomaly.core.errors import DamagedFileError, InputError
 from anomaly.core.results import Neighbour, Region, ScanScore, ScanStatus
-from anomaly.runs.tables import read_score_table, to_frame, write_tables
+from anomaly.runs.score_tables import read_score_table, to_frame, write_tables
 
 REGION = Region(1, 1.25, 9.0, 6.0, (1.0, -2.0, 3.5), (4, 5, 6), "dark")
 SCORED = ScanScore(

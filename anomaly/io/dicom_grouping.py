@@ -1,8 +1,8 @@
 """Group DICOM files into series that are one scan each, or are refused with a reason.
 
-Only headers are read here; :mod:`anomaly.io.dicom` reads the pixels. A series is split if one SeriesInstanceUID
-has several images at the same position (echoes, magnitude and phase, repeats) or planes that cannot form one
-volume. A series of which a file is damaged or an image is missing is refused, never shortened.
+Only headers are read here; :mod:`anomaly.io.dicom_volume` reads the pixels. A series is split if one
+SeriesInstanceUID has several images at the same position (echoes, magnitude and phase, repeats) or planes that
+cannot form one volume. A series of which a file is damaged or an image is missing is refused, never shortened.
 """
 
 from __future__ import annotations

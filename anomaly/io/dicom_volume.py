@@ -21,6 +21,7 @@ from pydicom import Dataset, dcmread
 from anomaly.core.errors import ScanRefusedError
 from anomaly.core.volume import AffineArray, FloatArray, Geometry, MaskArray, Modality, ScanWarning, Volume
 from anomaly.io.dicom_completeness import damage_refusal
+from anomaly.io.dicom_grouping import DicomSeries
 from anomaly.io.dicom_header import Header, read_numbers, tolerant_pydicom
 from anomaly.io.dicom_pixels import (
     PixelFormat,
@@ -31,7 +32,6 @@ from anomaly.io.dicom_pixels import (
     rescaled,
     stored_zero,
 )
-from anomaly.io.dicom_series import DicomSeries
 from anomaly.io.dicom_zero_fill import count_blank_ends, zero_filled_slices
 from anomaly.io.stored_file import read_all, unreadable_error
 from anomaly.io.volume_checks import check_geometry, check_voxels

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from anomaly.cohort.synthetic import (
+from anomaly.cohort.planted_lesions import (
     LESION_KINDS,
     LESION_STRENGTHS,
     LesionKind,
