@@ -29,6 +29,7 @@ TEST_FILES_WITHOUT_A_MODULE: dict[str, str] = {
     "tests/robustness/test_full_disk.py": "every writer of files, where they cannot grow",
     "tests/robustness/test_interrupts.py": "the command score, interrupted",
     "tests/robustness/test_kill_matrix.py": "every command, killed at any file operation",
+    "tests/robustness/test_tampering.py": "runs, models and cohorts that were changed",
     "tests/robustness/test_two_writers.py": "commands that write the same folder at the same time",
     "tests/sample_data/test_make.py": "sample_data/make.py, outside both packages",
     "tests/test_documentation.py": "the documents",

@@ -74,13 +74,14 @@ def write_hashes(folder: Path, name: str, written: Mapping[str, str], files: Ite
     name
         File name of the list.
     written
-        Path → SHA-256 of the files that this call wrote.
+        Path → SHA-256 of the files that this call wrote; those that the list is not of are left out.
     files
         All files that the list is of. The earlier hash of a file that this call did not write is kept; one without
         a hash, left by a call that was interrupted, gets that of today.
     """
-    known = {**read_list(folder, name), **written}
-    new = [path for path in files if path.relative_to(folder).as_posix() not in known]
+    of_list = {path.relative_to(folder).as_posix(): path for path in files}
+    known = {**read_list(folder, name), **{file: value for file, value in written.items() if file in of_list}}
+    new = [path for file, path in of_list.items() if file not in known]
     text = canonical_json({**hash_files(folder, new), **known}) + "\n"
     if (folder / PENDING_FILES).is_file():
         note_pending(folder, {name: hashlib.sha256(text.encode()).hexdigest()})

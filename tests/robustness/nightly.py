@@ -2,7 +2,7 @@
 
 ::
 
-    python -m tests.robustness.nightly --mutants 10000
+    python -m tests.robustness.nightly --mutants 10000 --kills 100
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import argparse
 import logging
 import os
 import sys
+import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -26,10 +27,13 @@ from anomaly.core.files import write_text
 from anomaly.evaluation.tables import fill_tables, markdown
 from tests.conftest import REPOSITORY
 from tests.robustness.fuzzing import Outcome, Result, run_mutants
+from tests.robustness.kill_matrix import COMMANDS, KillMatrix
+from tests.robustness.tampering import CHANGES, READERS, read_damaged, tampered
 from tests.robustness.targets import TARGETS
 
 PAGE = REPOSITORY / "docs" / "robustness.md"
 MUTANTS_PER_TASK = 25
+FOLDER_KINDS = {"training": "cohort", "run": "run", "atlas": "model"}
 UNACCEPTABLE = (Outcome.SILENT, Outcome.CRASHED, Outcome.HUNG)
 
 
@@ -62,19 +66,75 @@ def explanation_table(results: Sequence[Result]) -> str:
     return markdown(pd.DataFrame(rows, columns=["input", "reason", "mutants"]))
 
 
+def kill(matrix: KillMatrix, n_kills: int, seed: int) -> tuple[str, list[str]]:
+    """Kill commands and continue them; return a markdown table, and what differed afterwards."""
+    counts, problems = Counter[str](), list[str]()
+    for one in track(list(matrix.kills(n_kills, seed)), "killing commands", console=Console(stderr=True)):
+        counts[one.verb] += 1
+        if different := matrix.differences(one):
+            problems.append(f"{one.verb} killed before operation {one.operation}: {', '.join(different)}")
+    rows = [
+        {"command": verb, "file operations": matrix.operations[verb], "kills": counts[verb],
+         "another result": sum(problem.startswith(f"{verb} ") for problem in problems)}
+        for verb in matrix.verbs
+    ]  # fmt: skip
+    return markdown(pd.DataFrame(rows)), problems
+
+
+def tamper(inputs: Path) -> tuple[str, list[str]]:
+    """Change every file of a run and a model; return a markdown table, and what was not noticed."""
+    rows, problems = [], []
+    for kind, name in (("run", "run"), ("model", "atlas")):
+        found = list(tampered(inputs / name))
+        for change in CHANGES:
+            noticed = [is_noticed for _, made, is_noticed in found if made == change]
+            rows.append({"folder": kind, "change": change, "files": len(noticed), "noticed": sum(noticed)})
+        problems += [
+            f"{kind}: {path} {change}: not noticed" for path, change, is_noticed in found if not is_noticed
+        ]
+    return markdown(pd.DataFrame(rows)), problems
+
+
+def damage(inputs: Path, n_mutants: int) -> tuple[str, list[str]]:
+    """Damage files of a cohort, a run and a model and read them; return a markdown table, and the crashes."""
+    rows, problems = [], []
+    for name, read in track(READERS.items(), "reading damaged results", console=Console(stderr=True)):
+        counts = read_damaged(inputs / name, read, range(n_mutants))
+        crashes = {outcome: n for outcome, n in counts.items() if outcome.startswith("crashed")}
+        rows.append({"folder": FOLDER_KINDS[name], "mutants": counts.total(), "read": counts["read"],
+                     "refused": counts["refused"], "crashed": sum(crashes.values())})  # fmt: skip
+        problems += [f"{name}: {n} mutants {outcome}" for outcome, n in crashes.items()]
+    return markdown(pd.DataFrame(rows)), problems
+
+
 def main() -> None:
     """Run everything, write the page, and end with 1 if any result is unacceptable."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--mutants", type=int, default=10_000)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=1, help="of the kills")
     parser.add_argument("--page", type=Path, default=PAGE)
     options = parser.parse_args()
     results = fuzz(options.mutants)
     tables = {"fuzzing": fuzz_table(results), "undetectable": explanation_table(results)}
+    problems = [
+        f"{result.target}, seed {result.seed}: {result.mutation}: {result.outcome} ({result.detail})"
+        for result in results
+        if result.outcome in UNACCEPTABLE
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        matrix = KillMatrix(Path(folder), list(COMMANDS))
+        for name, (table, found) in {
+            "kills": kill(matrix, options.kills, options.seed),
+            "tampering": tamper(matrix.inputs),
+            "damaged results": damage(matrix.inputs, options.mutants // 50),
+        }.items():
+            tables[name] = table
+            problems += found
     write_text(options.page, fill_tables(options.page.read_text(encoding="utf-8"), tables))
-    wrong = [result for result in results if result.outcome in UNACCEPTABLE]
-    for result in wrong:
-        print(f"{result.target}, seed {result.seed}: {result.mutation}: {result.outcome} ({result.detail})")
-    sys.exit(bool(wrong))
+    for problem in problems:
+        print(problem)
+    sys.exit(bool(problems))
 
 
 def _in_parallel(tasks: Sequence[tuple[int, range]]) -> Iterator[Result]:
