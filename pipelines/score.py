@@ -20,9 +20,17 @@ from anomaly.core.results import ScanScore, ScanStatus
 from anomaly.core.scan_result import ScanResult
 from anomaly.export.outputs import write_outputs
 from anomaly.inference.model import InferredScan, Model, load_model
-from anomaly.runs.layout import NOT_SCORED_TSV, PENDING_FILES, RUN_INFO, SCAN_FILES, SCORES_PARQUET, SCORES_TSV
+from anomaly.runs.layout import (
+    NOT_SCORED_TSV,
+    PENDING_FILES,
+    RUN_INFO,
+    SCAN_FILES,
+    SCORES_PARQUET,
+    SCORES_TSV,
+    score_path,
+)
 from anomaly.runs.reader import read_scores
-from anomaly.runs.score_store import ScoreStore
+from anomaly.runs.score_store import FILES, ScoreStore
 from anomaly.runs.score_tables import write_tables
 from anomaly.runs.seal import check_list, check_results, files_of_scan, note_pending, read_pending, write_hashes
 from anomaly.runs.writer import calibration_id, check_run_folder, write_run_info, write_template_volumes
@@ -177,7 +185,8 @@ class RunScoringJob(ScoringJob):
     def save(self, score: ScanScore, record: ScanRecord, **costs: float) -> ScanScore:
         """Keep a result in the run folder, note the hashes of the files of its scan, and return it."""
         saved = super().save(score, record, **costs)
-        hashes = hash_files(self.store.folder, files_of_scan(self.store.folder, saved))
+        result = score_path(self.store.folder, saved.scan_id)
+        hashes = {**saved.provenance[FILES], **hash_files(self.store.folder, [result])}
         note_pending(self.store.folder, hashes)
         self.written.update(hashes)
         return saved
