@@ -32,6 +32,7 @@ from anomaly.core.errors import AlphaTooSmallError, CohortError, ConfigError
 from anomaly.core.progress import Progress, no_progress
 from anomaly.core.provenance import user_name
 from anomaly.core.results import ScanScore, ScanStatus
+from anomaly.core.volume import Modality
 from anomaly.inference.model import Model
 from anomaly.models.device import choose_device
 from anomaly.runs.score_store import ScoreStore
@@ -138,7 +139,10 @@ def _healthy_scans(scans: ScanInput, bundle: Bundle) -> tuple[list[PreparedScanR
             if record.status is not ScanStatus.DUPLICATE:
                 not_accepted.append(_not_scored(record.scan_id, record))
         elif record.group in {"", "healthy"}:
-            accepted.append(scan)
+            if record.modality == Modality.T1W_CE and bundle.config.modality is Modality.T1W:
+                not_accepted.append(_with_agent(record))
+            else:
+                accepted.append(scan)
     if not accepted:
         why = "".join(f"; refused {scan['scan_id']}: {scan['reason']}" for scan in not_accepted[:1])
         raise CohortError(
@@ -146,6 +150,13 @@ def _healthy_scans(scans: ScanInput, bundle: Bundle) -> tuple[list[PreparedScanR
             f"{why}; give held-out healthy scans of that modality"
         )
     return accepted, not_accepted
+
+
+def _with_agent(record: ScanRecord) -> NotScored:
+    """Return why a T1w scan with contrast agent is no reference for scans without."""
+    reason = f"found a {record.modality} scan; expected a {Modality.T1W} scan"
+    remedy = "calibrate with scans before contrast agent"
+    return {"scan_id": record.scan_id, "status": ScanStatus.REFUSED.value, "reason": reason, "remedy": remedy}
 
 
 def _not_scored(scan_id: str, found: ScanRecord | ScanScore) -> NotScored:

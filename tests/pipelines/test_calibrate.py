@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from anomaly.calibration import record as calibrations
-from anomaly.cohort.table import read_records
+from anomaly.cohort.table import read_records, write_manifest
 from anomaly.core.errors import AlphaTooSmallError, CohortError, ConfigError, LeakageError
 from pipelines.calibrate import calibrate
 from tests.pipelines.cohorts import add_refused, add_warning, make_cohort
@@ -89,6 +90,20 @@ def test_refused_scans_are_named_with_reason_and_remedy(trained: Trained, tmp_pa
         {"scan_id": "sub-bad_T1w", "status": "refused", "reason": "found 4 axes; expected 3",
          "remedy": "give single volumes"}
     ]  # fmt: skip
+
+
+def test_healthy_scans_with_contrast_agent_are_no_reference_for_those_without(
+    trained: Trained, tmp_path: Path
+) -> None:
+    cohort = make_cohort(tmp_path / "cohort", range(200, 224))
+    records = read_records(cohort)
+    write_manifest(cohort, [replace(records[0], modality="T1ce"), *records[1:]])
+    model = Path(shutil.copytree(trained.model, tmp_path / "model"))
+
+    summary = calibrate(model, cohort, [0.05], "with one T1ce scan")
+
+    assert (summary["healthy_scans"], summary["refused"]) == (23, 1)
+    assert summary["not_scored"][0]["reason"] == "found a T1ce scan; expected a T1w scan"
 
 
 def test_warnings_of_the_healthy_scans_are_in_the_summary_and_the_record(trained: Trained, tmp_path: Path) -> None:
