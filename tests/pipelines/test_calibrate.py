@@ -55,10 +55,6 @@ def test_subjects_seen_in_training_are_refused(trained: Trained, tmp_path: Path)
 
 
 def test_a_scan_seen_in_training_under_another_name_is_refused(trained: Trained, tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    from anomaly.cohort.table import read_records, write_manifest
-
     cohort = make_cohort(tmp_path / "renamed", [*range(200, 224), 3])
     renamed = [replace(r, subject="sub-999") if r.subject == "sub-003" else r for r in read_records(cohort)]
     write_manifest(cohort, renamed)
