@@ -15,11 +15,12 @@ from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any
 
+from anomaly.core.signals import INTERRUPTS
+
 EXIT_OF_SIGNAL = 128
 """The exit code of a program that a signal ended is this plus the number of the signal."""
 
 _SPAWN = multiprocessing.get_context("spawn")  # fork is unsafe while numeric libraries run threads
-_INTERRUPTS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 class Interrupted(KeyboardInterrupt):
@@ -46,13 +47,13 @@ def interrupt_on_signals() -> None:
 
     A signal that is ignored, as ``nohup`` and background jobs of a shell ask for, stays ignored.
     """
-    for number in _INTERRUPTS:
+    for number in INTERRUPTS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
 
 
 def _interrupt(number: int, _: FrameType | None) -> None:
-    for each in _INTERRUPTS:
+    for each in INTERRUPTS:
         if signal.getsignal(each) is _interrupt:
             signal.signal(each, _end_at_once)
     raise Interrupted(number)
