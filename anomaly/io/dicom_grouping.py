@@ -313,7 +313,12 @@ def _with_damage_beside(series: DicomSeries, folders: set[str]) -> DicomSeries:
     """Return a series, with a warning if one of its folders has a damaged file of no known series."""
     if folders.isdisjoint(h.file.folder for h in series.headers):
         return series
-    return replace(series, warning="; ".join(filter(None, (series.warning, "a damaged file in its folder"))))
+    return with_warning(series, "a damaged file in its folder")
+
+
+def with_warning(series: DicomSeries, found: str) -> DicomSeries:
+    """Return a series with a further warning."""
+    return replace(series, warning="; ".join(filter(None, (series.warning, found))))
 
 
 def _refused_series(headers: list[Header], refusal: ScanRefusedError) -> DicomSeries:

@@ -25,7 +25,7 @@ from anomaly.io.bids import (
     warn_of_unmatched_participants,
 )
 from anomaly.io.contrast import wrong_kind_refusal
-from anomaly.io.dicom_grouping import DicomSeries, group_series
+from anomaly.io.dicom_grouping import DicomSeries, group_series, with_warning
 from anomaly.io.dicom_header import Header, damaged_header, read_header
 from anomaly.io.dicom_volume import read_series
 from anomaly.io.file_types import (
@@ -255,6 +255,8 @@ def _scans_in_tree(tree: Tree, origin: Path, participants: dict[Path, dict[str, 
         except ScanRefusedError as error:
             search.refused.append((entry.file, error))
     dicom = _dicom_scans(search.headers, origin)
+    if tree.is_zip and search.unopened:
+        dicom = [_in_damaged_zip(scan) for scan in dicom]
     of_series = {file for scan in dicom for file in scan.files}
     refused = [(file, error) for file, error in [*search.refused, *tree.problems] if file not in of_series]
     return _without_data_files(search.found) + dicom + _refused_files(refused, origin)
@@ -270,6 +272,7 @@ class _Search:
     found: list[ScanSource] = field(default_factory=list)
     headers: list[Header] = field(default_factory=list)
     refused: list[tuple[StoredFile, ScanRefusedError]] = field(default_factory=list)
+    unopened: list[StoredFile] = field(default_factory=list)
 
     def add(self, entry: FoundFile) -> None:
         """Add what a file is; raise ScanRefusedError if it is nothing that is read."""
@@ -295,6 +298,7 @@ class _Search:
         try:
             self.headers.append(_read_dicom_header(self.tree, file))
         except ScanRefusedError as error:  # it is missing from a series whose files are named like it
+            self.unopened.append(file)
             self.headers.append(replace(damaged_header(file, error.found), is_dicom=False))
             raise
 
@@ -304,6 +308,13 @@ class _Search:
                 "a zip inside a zip", "scans in one zip", "unpack the outer zip and give the folder"
             )
         self.found.extend(_scans_in_zip(file.path, self.origin, self.participants))
+
+
+def _in_damaged_zip(scan: ScanSource) -> ScanSource:
+    """Return a scan of a zip with a member that cannot be opened: its name, too, may be damaged."""
+    if scan.series is None:
+        return scan
+    return replace(scan, series=with_warning(scan.series, "a file in its zip that cannot be opened"))
 
 
 def _is_second_of_pair(entry: FoundFile, ending: str) -> bool:

@@ -122,6 +122,8 @@ def check_fields(header: NiftiHeader, affine: AffineArray) -> list[ScanWarning]:
     found = [*_scaling_warnings(fields), *_field_warnings(fields)]
     if int(fields["sform_code"]) > 0:
         found += [*_spacing_warnings(fields, affine), *_qform_warnings(header, affine)]
+    else:
+        found += _unused_sform_warnings(header, affine)
     return found
 
 
@@ -244,12 +246,28 @@ def _qform_warnings(header: NiftiHeader, affine: AffineArray) -> Iterator[ScanWa
     if np.linalg.det(qform[:3, :3]) * np.linalg.det(affine[:3, :3]) < 0:
         raise ScanRefusedError("contradictory_geometry", "an sform and a qform that are mirror images",
                                "one affine", _CONVERT_REMEDY)  # fmt: skip
-    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(header.shape) - 1)
-    by_sform, by_qform = (Geometry(header.shape, a).to_world(corners) for a in (affine, qform))
-    difference = float(np.linalg.norm(by_sform - by_qform, axis=1).max())
-    if difference > _MAX_AFFINE_DIFFERENCE * min(Geometry(header.shape, affine).spacing):
+    if (difference := _difference_mm(header, affine, qform)) > 0:
         yield ScanWarning("sform_qform", f"an sform and a qform that differ by up to {difference:.3g} mm",
                           "one affine", "check the orientation of the scan; the sform is used")  # fmt: skip
+
+
+def _unused_sform_warnings(header: NiftiHeader, qform: AffineArray) -> Iterator[ScanWarning]:
+    """Yield a warning if an sform is there, not declared as valid, and not that of the qform."""
+    sform = np.asarray(header.fields.get_sform(), dtype=np.float64)
+    if not np.isfinite(sform).all() or np.linalg.det(sform[:3, :3]) == 0:
+        return
+    if (difference := _difference_mm(header, qform, sform)) > 0:
+        found = f"an sform of code 0 that differs from the qform by up to {difference:.3g} mm"
+        yield ScanWarning("sform_qform", found, "one affine",
+                          "check the orientation of the scan; the qform is used")  # fmt: skip
+
+
+def _difference_mm(header: NiftiHeader, affine: AffineArray, other: AffineArray) -> float:
+    """Return the largest distance of a corner by two affines; 0 for a difference by rounding."""
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(header.shape) - 1)
+    first, second = (Geometry(header.shape, a).to_world(corners) for a in (affine, other))
+    difference = float(np.linalg.norm(first - second, axis=1).max())
+    return difference if difference > _MAX_AFFINE_DIFFERENCE * min(Geometry(header.shape, affine).spacing) else 0.0
 
 
 def _qform(fields: Any) -> AffineArray | None:

@@ -574,3 +574,13 @@ def test_the_cache_key_changes_with_what_is_known_of_the_image(tmp_path: Path) -
     assert ScanSource("a", **same, notes=("a note",)).cache_key() != plain.cache_key()
     refused = ScanSource("a", **same, refusal=ScanRefusedError("wrong_modality", "x", "y", "z"))
     assert refused.cache_key() != plain.cache_key()
+
+
+def test_a_series_in_a_zip_of_which_a_file_cannot_be_opened_is_marked(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "export.zip", make_series(6))
+    content = path.read_bytes()
+    directory = content.rindex(b"export/IM0005")  # the name in the directory of the zip; that before the file stays
+    path.write_bytes(content[:directory] + b"export'IM0005" + content[directory + 13 :])
+    series, damaged = discover([path])
+    assert [warning.found for warning in series.read().warnings] == ["a file in its zip that cannot be opened"]
+    assert damaged.refusal is not None

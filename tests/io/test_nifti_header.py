@@ -112,6 +112,7 @@ def test_an_image_with_several_volumes_is_refused() -> None:
         ({"quatern_b": 0.05}, "sform_qform"),
         ({"quatern_b": 3}, "sform_qform"),
         ({"quatern_b": np.nan}, "sform_qform"),
+        ({"sform_code": 0, "qoffset_x": 61}, "sform_qform"),
     ],
 )  # fmt: skip
 def test_a_contradiction_that_leaves_the_voxels_alone_is_a_warning(fields: dict[str, Any], code: str) -> None:

@@ -19,6 +19,7 @@ SHAPE = (12, 14, 10)
 NAME = "sub-01_T1w"
 HEADER_BYTES = 348  # of a NIfTI-1 file; four bytes that announce extensions follow, then the voxels
 SCALING_FIELDS = {"scl_slope", "scl_inter"}
+SCALING_BYTES = range(112, 120)  # of these fields
 SAME_SIZE_TYPE = {"datatype"}
 
 
@@ -103,19 +104,28 @@ def explain_plain_nifti(path: Path, mutation: Mutation) -> str:
 
 def explain_dicom(path: Path, mutation: Mutation) -> str:
     """Say what an uncompressed DICOM file cannot show."""
-    if mutation.offset is not None and mutation.offset >= OFFSET_OF_DICOM_PIXELS:
+    in_pixels = mutation.offset is not None and mutation.offset >= OFFSET_OF_DICOM_PIXELS
+    if in_pixels or mutation.field == "PixelData":
         return "pixels of an uncompressed file have no checksum"
     return ""
 
 
 def explain_pair(path: Path, mutation: Mutation) -> str:
     """Say what a pair of header and voxels cannot show."""
-    return "voxels of an uncompressed file have no checksum" if path.suffix == ".img" else ""
+    if path.suffix == ".img":
+        return "voxels of an uncompressed file have no checksum"
+    return explain_nifti_header(path, mutation)
+
+
+def is_compressed(path: Path) -> bool:
+    """Return whether the bytes of a file are not those of the header."""
+    return path.suffix == ".gz"
 
 
 def explain_nifti_header(path: Path, mutation: Mutation) -> str:
     """Say which other header is as valid as the one before."""
-    if mutation.field in SCALING_FIELDS:
+    is_scaling = mutation.offset is not None and mutation.offset in SCALING_BYTES and not is_compressed(path)
+    if is_scaling or mutation.field in SCALING_FIELDS:
         return "another valid scaling"
     if mutation.field in SAME_SIZE_TYPE:
         return "another type of the same size"
