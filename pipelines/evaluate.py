@@ -77,7 +77,7 @@ def evaluate(
     folder = output or run_dir / "evaluation"
     summary = _write(found, folder)
     run_dir, folder = run_dir.resolve(), folder.resolve()
-    files = list(folder.iterdir()) if folder.is_relative_to(run_dir) else []
+    files = [path for path in folder.glob("[!.]*") if folder.is_relative_to(run_dir)]  # the lock is hidden
     audit(run_dir, "evaluate", files=files, labels=labels_tsv.name, output=str(folder))
     return summary
 

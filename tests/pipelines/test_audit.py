@@ -16,7 +16,6 @@ from pipelines.calibrate import calibrate
 from pipelines.cli import app
 from pipelines.common import Exit
 from pipelines.ensemble import ensemble
-from pipelines.evaluate import evaluate
 from pipelines.report import report
 from pipelines.score import ScoreRequest, score
 from pipelines.train import train
@@ -197,9 +196,10 @@ def test_a_finished_run_that_is_overwritten_and_interrupted_can_be_continued(
 
 @pytest.mark.slow
 def test_pages_and_evaluations_are_sealed_too(run: Path, tmp_path: Path) -> None:
-    report(run, jobs=1)
-    (tmp_path / "labels.tsv").write_text("scan_id\tlabel\nsub-300_T1w\t0\nsub-301_T1w\t1\n", encoding="utf-8")
-    evaluate(run, tmp_path / "labels.tsv")
+    labels = tmp_path / "labels.tsv"
+    labels.write_text("scan_id\tlabel\nsub-300_T1w\t0\nsub-301_T1w\t1\n", encoding="utf-8")
+    for arguments in (["report", str(run), "--jobs", "1"], ["evaluate", str(run), "--labels", str(labels)]):
+        assert CliRunner().invoke(app, arguments).exit_code == Exit.DONE
     assert verify(run)["verified"]
     page = run / "sub-300_T1w" / "report.html"
     edit(page)
