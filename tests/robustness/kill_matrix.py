@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pipelines.audit import verify
 from pipelines.calibrate import calibrate
 from pipelines.cli import app
 from pipelines.score import ScoreRequest, score
@@ -63,6 +64,10 @@ COMMANDS: dict[str, list[str]] = {
     "evaluate": ["run", "--labels", "labels.tsv", "-q"],
 }
 """The arguments of each command, in a folder that :func:`make_inputs` filled."""
+
+
+SEALED = {"score": "output", "report": "run", "evaluate": "run"}
+"""The folder that `anomaly audit verify` must verify after each command."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +185,8 @@ class KillMatrix:
         for verb in verbs:
             self.expected[verb] = self._result(verb, count=count)
             self.operations[verb] = int(count.read_text()) - 1
+            if self.expected[verb].get("audit") is False:
+                raise RuntimeError(f"what {verb} leaves is not verified")
 
     def kills(self, number: int, seed: int) -> Iterator[Kill]:
         """Yield kills at random operations, in turn for each command."""
@@ -200,7 +207,10 @@ class KillMatrix:
             if code != -signal.SIGKILL:
                 raise RuntimeError(f"{verb} ended with {code} before operation {operation}")
         in_a_process(lambda: run_command(verb, self.work, count=count), self.log)
-        return snapshot(self.work)
+        found = snapshot(self.work)
+        if verb in SEALED:
+            found["audit"] = verify(self.work / SEALED[verb])["verified"]
+        return found
 
 
 def main() -> int:
