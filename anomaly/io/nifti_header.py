@@ -254,9 +254,7 @@ def _qform_warnings(header: NiftiHeader, affine: AffineArray) -> Iterator[ScanWa
 def _unused_sform_warnings(header: NiftiHeader, qform: AffineArray) -> Iterator[ScanWarning]:
     """Yield a warning if an sform is there, not declared as valid, and not that of the qform."""
     sform = np.asarray(header.fields.get_sform(), dtype=np.float64)
-    if not np.isfinite(sform).all() or np.linalg.det(sform[:3, :3]) == 0:
-        return
-    if (difference := _difference_mm(header, qform, sform)) > 0:
+    if sform[:3].any() and (difference := _difference_mm(header, qform, sform)) > 0:
         found = f"an sform of code 0 that differs from the qform by up to {difference:.3g} mm"
         yield ScanWarning("sform_qform", found, "one affine",
                           "check the orientation of the scan; the qform is used")  # fmt: skip
