@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from anomaly.calibration.drift import check_drift
 from anomaly.calibration.operating_point import operating_point
@@ -9,6 +10,7 @@ REFERENCE = np.random.default_rng(0).gamma(5.0, size=100)
 POINT = operating_point(REFERENCE, 0.05)
 
 
+@pytest.mark.slow
 def test_scans_from_the_same_population_show_no_shift() -> None:
     alarms = 0
     for seed in range(200):

@@ -68,6 +68,7 @@ def test_a_missing_volume_is_an_error_that_says_what_to_do(cohort: Path) -> None
         volumes[0]
 
 
+@pytest.mark.slow
 def test_reading_a_cohort_does_not_import_torch() -> None:
     code = "import sys, anomaly.cohort.volumes, anomaly.cohort.build; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

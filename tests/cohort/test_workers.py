@@ -32,6 +32,7 @@ def test_a_task_whose_process_crashes_once_is_tried_again(tmp_path: Path) -> Non
     assert list(run_in_order(die_once, tasks, lambda *_: -1, 2)) == [0, 1, 2, 4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", [0, 1])
 def test_numeric_libraries_use_one_thread(jobs: int) -> None:
     assert list(run_in_order(threads, [0], lambda *_: (0, 0), jobs)) == [(1, 1)]

@@ -42,6 +42,7 @@ def test_the_nearest_voxel_lies_inside_the_grid() -> None:
     assert template.nearest_index((-50.0, 0.0, 500.0)) == (0, 0, 5)
 
 
+@pytest.mark.slow
 def test_the_outline_holds_the_regions_of_the_table_and_no_other_place(
     volumes: TemplateVolumes, score: ScanScore
 ) -> None:

@@ -25,6 +25,8 @@ from pipelines.train import train
 from tests.pipelines.cohorts import OBLIQUE, SCAN, make_cohort
 from tests.pipelines.conftest import Trained
 
+pytestmark = pytest.mark.slow  # trains and scores
+
 
 @pytest.fixture(scope="module")
 def model(trained: Trained) -> Model:

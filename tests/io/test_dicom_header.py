@@ -50,6 +50,7 @@ def test_a_damaged_magic_does_not_hide_a_file() -> None:
     assert header.fault != ""
 
 
+@pytest.mark.slow
 def test_a_file_that_is_cut_before_its_pixels_has_a_fault_wherever_it_is_cut() -> None:
     content = encode(make_series(1)[0])
     n_header = content.index(b"\xe0\x7f\x10\x00")

@@ -115,6 +115,7 @@ def test_compressed_pixels_are_the_same_pixels(tmp_path: Path, syntax: str) -> N
     np.testing.assert_array_equal(plain.voxels, packed.voxels)
 
 
+@pytest.mark.slow
 def test_an_enhanced_multi_frame_image_reads_like_its_single_frames(tmp_path: Path) -> None:
     series = make_series(n_slices=6, orientation=OBLIQUE, step=2.5 * np.cross(OBLIQUE[:3], OBLIQUE[3:]))
     enhanced = LegacyConvertedEnhancedMRImage(series, uid("enhanced"), 9, uid("enhanced", 1), 1)

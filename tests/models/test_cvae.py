@@ -64,6 +64,7 @@ def error(detector: ConditionalVariationalAutoencoder, years: float, reported: T
     return float(evidence.maps["residual"][mask].abs().mean())
 
 
+@pytest.mark.slow
 def test_a_scan_is_rebuilt_best_for_its_own_age(trained: ConditionalVariationalAutoencoder) -> None:
     for right, wrong in ((YOUNG, OLD), (OLD, YOUNG)):
         years = float(right[0, 0])

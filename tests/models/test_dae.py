@@ -36,6 +36,7 @@ def test_a_volume_of_any_shape_is_padded_and_cropped() -> None:
     assert detector.reconstruct(images, images > 0).shape == images.shape
 
 
+@pytest.mark.slow
 def test_training_on_volumes_computes_the_atlas_and_every_map(tmp_path: Path) -> None:
     detector = new(change_logit_weight=1.0, components=2)
     training = TrainingSettings(steps=2, batch_size=1, validate_every=1, num_workers=1)

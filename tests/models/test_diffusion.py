@@ -225,6 +225,7 @@ def test_samples_are_what_the_network_predicts_for_x0(monkeypatch: pytest.Monkey
     torch.testing.assert_close(inside, torch.full_like(inside, float(0.3 * detector.sd + detector.mean)))
 
 
+@pytest.mark.slow
 def test_interpolation_restores_the_weighted_mean_of_two_images(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -193,6 +193,7 @@ def conditional(folder: Path) -> FAnoGAN:
     return detector
 
 
+@pytest.mark.slow
 def test_all_networks_of_a_conditional_model_use_age_and_sex(tmp_path: Path) -> None:
     detector = conditional(tmp_path)
     images, mask = slices(detector)
@@ -210,6 +211,7 @@ def test_all_networks_of_a_conditional_model_use_age_and_sex(tmp_path: Path) -> 
             assert unknown.isfinite().all()
 
 
+@pytest.mark.slow
 def test_a_conditional_model_works_for_unknown_subjects(tmp_path: Path) -> None:
     detector = conditional(tmp_path)
     images, mask = slices(detector)
@@ -252,6 +254,7 @@ def test_a_conditional_generator_makes_images_of_the_given_age(tmp_path: Path) -
     assert brightness[0] > 1.3 * brightness[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_conditional", [True, False])
 def test_other_covariates_than_age_and_sex_can_be_used(is_conditional: bool, tmp_path: Path) -> None:
     detector = new(conditional=is_conditional, covariates=[{"name": "kind", "values": 3}])
@@ -276,6 +279,7 @@ def test_samples_without_covariates_are_those_of_unknown_subjects(tmp_path: Path
     assert torch.equal(first, second)
 
 
+@pytest.mark.slow
 def test_interpolation_includes_the_condition(tmp_path: Path) -> None:
     detector = conditional(tmp_path)
     first, second = (slices(detector, seed)[0][:4] for seed in (0, 1))

@@ -15,6 +15,8 @@ from anomaly.training.run import FitRun
 from anomaly.training.settings import TrainingSettings
 from tests.models.factories import GRID, healthy_cohort, healthy_scan, images_of, planted_scan, step_info
 
+pytestmark = pytest.mark.slow  # trains models
+
 TRAINING = TrainingSettings(steps=4, batch_size=8, learning_rate=5e-3, warmup=0, validate_every=2, ema_decay=0.0)
 
 

@@ -228,6 +228,7 @@ def test_a_run_that_does_not_exist_is_not_made(tmp_path: Path, verb: list[str]) 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_summary_that_cannot_be_printed_is_one_line_and_exit_code_4() -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(

@@ -52,6 +52,7 @@ def copied(model: Path, to: Path) -> Path:
     return Path(shutil.copytree(model, to))
 
 
+@pytest.mark.slow
 def test_an_ensemble_does_not_need_the_folders_of_its_members(merged: Path, atlas: Path, pca: Path) -> None:
     bundle = open_bundle(merged)
     metadata = read_json(merged / "metadata.json")
@@ -116,6 +117,7 @@ def test_an_ensemble_gives_bit_identical_evidence_after_loading(merged: Path) ->
     assert first.scores == second.scores
 
 
+@pytest.mark.slow
 def test_a_scan_that_any_member_has_seen_does_not_calibrate(atlas: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path / "intensity.yaml", "intensity")
     train(config, make_cohort(tmp_path / "others", range(600, 615)), tmp_path / "intensity")

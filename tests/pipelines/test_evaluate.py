@@ -12,6 +12,8 @@ from anomaly.evaluation.run_metrics import EvaluationSettings
 from pipelines.evaluate import evaluate, read_per_scan
 from tests.pipelines.run_folder import make_run
 
+pytestmark = pytest.mark.slow  # evaluates runs
+
 FEW = EvaluationSettings(n_draws=50)
 
 

@@ -76,6 +76,7 @@ def test_a_page_is_made_again_if_the_software_changed_or_its_record_is_damaged(
     assert is_made_again()
 
 
+@pytest.mark.slow
 def test_a_page_that_cannot_be_written_stops_the_report(run_dir: Path) -> None:
     (run_dir / "sub-01_T1w" / "report.html").mkdir()
     with pytest.raises(OutputError, match=r"cannot write .*report.html"):

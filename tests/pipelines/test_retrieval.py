@@ -68,6 +68,7 @@ def test_a_training_scan_finds_itself_after_loading(model: Path) -> None:
     assert ages < set(range(40, 55))
 
 
+@pytest.mark.slow
 def test_the_similarities_of_held_out_healthy_scans_are_in_the_metadata(model: Path, run: Path) -> None:
     known = read_json(model / "metadata.json")["retrieval"]
     assert (known["by"], known["n_scans"], len(known["held_out_nearest"])) == ("cosine", 12, 3)

@@ -30,6 +30,7 @@ def test_correction_reduces_the_spread_of_white_matter() -> None:
     assert spread(corrected.voxels, white) < 0.6 * spread(volume.voxels, white)
 
 
+@pytest.mark.slow
 def test_the_field_is_positive_and_centred_on_one() -> None:
     volume, mask, _ = tilted()
     field = estimate_field(volume, mask, BiasFieldSettings(iterations=(10,)))

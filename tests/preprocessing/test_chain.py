@@ -19,6 +19,8 @@ from anomaly.preprocessing.grid import GridSettings, to_scan_grid
 from anomaly.preprocessing.registration import RegistrationSettings
 from tests.preprocessing.phantoms import brain, head, placement
 
+pytestmark = pytest.mark.slow  # prepares whole scans
+
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "preprocessing"
 COARSE = GridSettings(spacing_mm=4.0)
 FAST = ChainSettings(grid=COARSE, bias_field=BiasFieldSettings(iterations=(5,)))

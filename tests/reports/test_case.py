@@ -18,6 +18,8 @@ from anomaly.scoring.retrieval import middle_slices
 from tests.reports.factory import HOSTILE
 from tests.reports.pages import Page, external_addresses
 
+pytestmark = pytest.mark.slow  # draws pages
+
 NEIGHBOURS = (Neighbour("healthy scan 17, 54 years", 0.61, 16), Neighbour("healthy scan 2", -0.04, 1))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -51,6 +52,7 @@ def numbered_voxels(geometry: Geometry) -> npt.NDArray[np.float32]:
     return np.arange(np.prod(geometry.shape), dtype=np.float32).reshape(geometry.shape)
 
 
+@pytest.mark.slow
 @given(geometries())
 def test_indices_and_positions_are_inverse_to_each_other(geometry: Geometry) -> None:
     indices = np.argwhere(np.ones(geometry.shape, dtype=bool))

@@ -12,6 +12,8 @@ from torch import Tensor
 from anomaly.models.components.gan_diagnostics import Objective, gan_diagnostics
 from tests.models.factories import healthy_scan, unknown_covariates
 
+pytestmark = pytest.mark.slow  # trains models
+
 
 def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)

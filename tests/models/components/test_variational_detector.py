@@ -184,6 +184,7 @@ def test_a_dark_lesion_is_restored_brighter(trained: VariationalAutoencoder) -> 
     assert restoration[mask & ~lesion].abs().mean() < 0.5 * restoration[lesion].abs().mean()
 
 
+@pytest.mark.slow
 def test_the_total_variation_penalty_keeps_the_restoration_near_the_scan(trained: VariationalAutoencoder) -> None:
     images, mask = images_of(planted_scan(200).voxels, planted_scan(200).mask, trained.view)
     moved = []

@@ -73,6 +73,7 @@ def test_the_best_family_is_compared_with_the_best_baseline(written: Path) -> No
     assert line.endswith("| yes, better |")
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_compared_with_the_best_single_model_and_may_gain_nothing(written: Path) -> None:
     found = differences(written)["voxel_average_precision", "all", "dae"]
 

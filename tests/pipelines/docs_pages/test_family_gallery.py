@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from torch import Tensor
@@ -21,6 +22,7 @@ def test_the_figure_of_a_model_has_its_name(trained: Trained, tmp_path: Path) ->
     assert np.asarray(Image.open(path).convert("L")).std() > 10
 
 
+@pytest.mark.slow
 def test_a_figure_is_reproducible(trained: Trained) -> None:
     model = load_benchmark_model(trained.model, trained.training)
     first, second = (np.asarray(Image.open(io.BytesIO(draw(model, None))).convert("L")) for _ in range(2))

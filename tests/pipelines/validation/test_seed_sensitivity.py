@@ -65,6 +65,7 @@ def test_a_run_in_which_nothing_was_measured_has_missed(tmp_path: Path) -> None:
     assert nothing["missed"] == 1
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

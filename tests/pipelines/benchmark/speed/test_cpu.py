@@ -13,6 +13,7 @@ from pipelines.benchmark.tables import Measurement
 from tests.pipelines.conftest import Trained
 
 
+@pytest.mark.slow
 def test_a_cohort_is_repeated_to_any_number_of_scans(trained: Trained, tmp_path: Path) -> None:
     folder = cpu._copies(trained.training, tmp_path / "copies", 20)
     records = read_records(folder)

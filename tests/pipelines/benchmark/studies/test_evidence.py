@@ -20,6 +20,7 @@ def table(trained: Trained, lesion_shapes_folder: Path) -> pd.DataFrame:
     return evidence_table(model, plant_held_out_scans(model, lesion_shapes_folder)).set_index("evidence")
 
 
+@pytest.mark.slow
 def test_every_alternative_has_a_row_with_both_kinds_of_lesion(table: pd.DataFrame) -> None:
     assert table.columns.tolist() == ["dark, AP", "dark, best Dice", "bright, AP", "bright, best Dice"]
     assert table.index[0] == "as shipped"

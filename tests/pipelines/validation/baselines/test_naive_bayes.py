@@ -157,6 +157,7 @@ def test_every_pixel_alone_is_drawn_as_it_is_seen(images: RGBImages) -> None:
     assert (np.abs(apart) < 10 + 4.5 * noise).all()  # half a step between two of 16 grey levels is 8.5
 
 
+@pytest.mark.slow
 def test_a_sampled_image_is_no_avatar_though_each_of_its_pixels_is_one_of_an_avatar(images: RGBImages) -> None:
     coarse = np.rint(images / 17) * 17
     sampled_images = PixelNaiveBayes.fit(images, alpha=0).sample(50, np.random.default_rng(0))

@@ -20,6 +20,8 @@ from pipelines.validation.model_under_test import Dataset
 from tests.pipelines.validation import small_avatars
 from tests.pipelines.validation.small_datasets import Fake, small_digits, under_test
 
+pytestmark = pytest.mark.slow  # trains models
+
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:

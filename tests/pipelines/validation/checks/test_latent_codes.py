@@ -13,6 +13,8 @@ from pipelines.validation.checks.latent_codes import check_latent_codes, inpaint
 from pipelines.validation.model_under_test import Dataset
 from tests.pipelines.validation.small_datasets import small_digits, under_test
 
+pytestmark = pytest.mark.slow  # trains models
+
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:

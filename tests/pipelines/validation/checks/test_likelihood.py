@@ -12,6 +12,8 @@ from pipelines.validation.checks.likelihood import check_likelihood
 from pipelines.validation.model_under_test import Dataset
 from tests.pipelines.validation.small_datasets import small_digits, under_test
 
+pytestmark = pytest.mark.slow  # trains models
+
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:

@@ -20,6 +20,8 @@ from tests.pipelines.validation.small_avatars import (
     under_test,
 )
 
+pytestmark = pytest.mark.slow  # trains models
+
 
 def test_a_generator_that_samples_the_distribution_follows_both_rules(dataset: Dataset, tmp_path: Path) -> None:
     found = check_samples(under_test(dataset, Drawing(dataset, sampled_labels(dataset)), tmp_path)).measures

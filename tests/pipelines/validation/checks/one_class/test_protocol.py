@@ -23,6 +23,8 @@ from pipelines.validation.labelled_dataset import LabelledImages
 from pipelines.validation.settings import FamilyEntry, OneClassSettings
 from pipelines.validation.thresholds import Threshold
 
+pytestmark = pytest.mark.slow  # trains models
+
 SIZE = 8
 THRESHOLDS = {"one_normal.auroc": Threshold(min=0.5)}
 SETTINGS = OneClassSettings(digits=(0, 2), calibration=100, held_out=20, reference=30, alphas=(0.05, 0.1))

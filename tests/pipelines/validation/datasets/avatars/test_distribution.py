@@ -140,6 +140,7 @@ def test_samples_of_the_distribution_are_accepted_as_often_as_the_level_says() -
     assert np.mean(rejected) < LEVEL + 3 * np.sqrt(LEVEL * (1 - LEVEL) / 40)
 
 
+@pytest.mark.slow
 def test_samples_of_a_changed_distribution_are_rejected() -> None:
     # One in five long straight hairstyles becomes short: 0.46 → 0.37 of 500 avatars.
     def cut(combination: Attributes, i: int) -> Attributes:
