@@ -45,7 +45,6 @@ HASHED_FILES = ("config.yaml", "weights.safetensors", "reference.safetensors", T
 RETRIEVAL_INDEX = "retrieval.safetensors"  # only for families with a latent code, if scoring.retrieval is not 0
 ENSEMBLE = "ensemble"  # the value of "family" in the metadata of an ensemble
 MEMBERS = "members"
-MODEL_CARD = "MODEL_CARD.md"
 
 
 @dataclass(frozen=True, eq=False)

@@ -270,11 +270,7 @@ def load(model_dir: Path, calibration_id: str) -> Calibration:
     """
     found = {record.calibration_id: record for record in records(model_dir)}
     if calibration_id not in found:
-        raise UncalibratedError(
-            unknown_name("calibration", calibration_id, list(found))
-            if found
-            else _no_calibration_message(model_dir)
-        )
+        raise UncalibratedError(_missing("calibration", calibration_id, list(found), model_dir))
     record, reference = found[calibration_id], _reference_of(model_dir, calibration_id)
     if reference.empty or _hash_of_scores(reference) != record.reference_sha256:
         raise BundleError(
@@ -304,9 +300,7 @@ def for_alpha(model_dir: Path, alpha: float) -> Calibration:
     fitting = [record for record in found if np.isclose(record.alpha, alpha, rtol=1e-9)]
     if not fitting:
         rates = sorted({f"{record.alpha:g}" for record in found})
-        raise UncalibratedError(
-            unknown_name("alpha", f"{alpha:g}", rates) if found else _no_calibration_message(model_dir)
-        )
+        raise UncalibratedError(_missing("alpha", f"{alpha:g}", rates, model_dir))
     return load(model_dir, fitting[-1].calibration_id)
 
 

@@ -28,7 +28,7 @@ def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint, and compare its contents with their check sums.
+    """Read a checkpoint, and compare its contents with their checksums.
 
     Raises
     ------
@@ -39,7 +39,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             altered = archive.testzip()
         if altered is not None:
-            raise zipfile.BadZipFile(f"the check sum of {altered} is wrong")
+            raise zipfile.BadZipFile(f"the checksum of {altered} is wrong")
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except _DAMAGE as error:
         found = str(error).partition("\n")[0]
