@@ -56,6 +56,7 @@ def test_a_setting_is_read_under_its_earlier_name(family: str, old: str, new: st
     assert settings.model_dump()[new] == value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "values"),
     [

@@ -83,6 +83,7 @@ def test_a_run_without_a_metric_is_not_the_best_at_it() -> None:
     assert found.best("voxel_average_precision", ["b"]) is None
 
 
+@pytest.mark.slow
 def test_the_value_of_several_trainings_is_their_mean_with_a_standard_deviation() -> None:
     trainings = [per_scan(0.1, seed) for seed in range(3)]
     trainings[2]["score"] += np.random.default_rng(5).normal(0, 2, 30)

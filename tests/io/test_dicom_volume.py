@@ -143,6 +143,7 @@ def test_gantry_tilt_is_part_of_the_affine(tmp_path: Path) -> None:
     assert abs(np.dot(j, k)) > 0.1 * np.linalg.norm(j) * np.linalg.norm(k), "the slices are shifted, not turned"
 
 
+@pytest.mark.slow
 def test_tilted_slices_agree_with_the_image_that_dcm2niix_corrected(tmp_path: Path) -> None:
     folder = write_series(tmp_path / "series", _tilted())
     corrected = next(i for name, i in with_dcm2niix(folder, tmp_path / "reference").items() if "Tilt" in name)

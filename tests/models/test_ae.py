@@ -54,6 +54,7 @@ def test_what_is_minimised_can_be_chosen(name: LossName) -> None:
     assert all((values[~mask] == 0).all() for values in maps.values())
 
 
+@pytest.mark.slow
 def test_a_linear_autoencoder_learns_the_principal_subspace() -> None:
     """Bourlard & Kamp 1988; Baldi & Hornik 1989."""
     rng = torch.Generator().manual_seed(0)

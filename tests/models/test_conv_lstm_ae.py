@@ -115,6 +115,7 @@ def test_the_reconstruction_depends_on_every_slice(cell: str) -> None:
     assert slope.abs().sum(dim=(0, 2, 3)).min() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", CELLS)
 def test_the_reconstruction_depends_on_the_latent_only(cell: str) -> None:
     detector = new(cell, neighbours=1, latent_size=3)

@@ -268,6 +268,7 @@ def test_noise_is_continuous_across_neighbouring_slices() -> None:
     assert across < 0.4 * between_images
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [PATCH, {"view": {"kind": "slice", "neighbours": 1}, "space_to_depth": 2}])
 def test_patches_and_slabs_can_be_trained_on(changes: dict[str, Any], tmp_path: Path) -> None:
     detector = new(noise="coarse", masked="patch", **changes)

@@ -79,6 +79,7 @@ def test_validation_waits_until_the_encoder_has_been_trained_for_a_while() -> No
     assert detector.ready_to_validate(1, 1)
 
 
+@pytest.mark.slow
 def test_images_come_from_the_moving_average_of_the_generator(tmp_path: Path) -> None:
     detector = new()
     trained(detector, tmp_path)
@@ -150,12 +151,14 @@ def test_a_latent_as_large_as_the_image_is_refused(tmp_path: Path) -> None:
         trained(new(latent_size=16 * 20), tmp_path)
 
 
+@pytest.mark.slow
 def test_3d_patches_can_be_trained_on(tmp_path: Path) -> None:
     detector = new(view={"kind": "patch", "size": (8, 8, 8)})
     trained(detector, tmp_path)
     assert detector.sample(2, torch.Generator().manual_seed(0)).shape == (2, 1, 8, 8, 8)
 
 
+@pytest.mark.slow
 def test_all_networks_can_be_trained_in_bfloat16(tmp_path: Path) -> None:
     detector = new()
     before = {name: value.clone() for name, value in detector.network.named_parameters()}
@@ -173,6 +176,7 @@ class Collapsed(FAnoGAN):
         return torch.zeros_like(super().random_codes(n, rng))
 
 
+@pytest.mark.slow
 def test_mode_collapse_is_reported_in_log_and_notes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         notes = trained(new(Collapsed), tmp_path)
@@ -182,6 +186,7 @@ def test_mode_collapse_is_reported_in_log_and_notes(tmp_path: Path, caplog: pyte
     assert log["distinct"].dropna().tolist() == [0, 0]
 
 
+@pytest.mark.slow
 def test_no_mode_collapse_is_reported_for_varied_images(tmp_path: Path) -> None:
     notes = trained(new(), tmp_path)
     assert not any("mode collapse" in note for note in notes)
@@ -224,6 +229,7 @@ def test_a_conditional_model_works_for_unknown_subjects(tmp_path: Path) -> None:
     assert detector.sample(2, torch.Generator().manual_seed(0)).isfinite().all()
 
 
+@pytest.mark.slow
 def test_ages_are_standardised_by_those_of_the_training_subjects(tmp_path: Path) -> None:
     conditioning = conditional(tmp_path).network.conditioning
     assert conditioning is not None
@@ -270,6 +276,7 @@ def test_other_covariates_than_age_and_sex_can_be_used(is_conditional: bool, tmp
     assert torch.equal(first, second) == (not is_conditional)
 
 
+@pytest.mark.slow
 def test_samples_without_covariates_are_those_of_unknown_subjects(tmp_path: Path) -> None:
     detector = conditional(tmp_path)
     assert detector.is_conditional

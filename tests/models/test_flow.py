@@ -108,6 +108,7 @@ def test_the_density_of_two_numbers_integrates_to_one() -> None:
     assert abs(float(log_density.exp().sum()) * cell - 1) < 1e-2
 
 
+@pytest.mark.slow
 def test_a_trained_flow_beats_the_gaussian_on_a_curve() -> None:
     rng = torch.Generator().manual_seed(0)
     first = torch.randn(256, generator=rng)
@@ -265,6 +266,7 @@ def test_views_that_a_flow_cannot_model_are_refused(view: dict[str, Any], messag
         FlowSettings.parse({"family": "flow", "view": view}, "model")
 
 
+@pytest.mark.slow
 def test_training_makes_healthy_scans_more_likely(tmp_path: Path) -> None:
     detector = new(hidden=16, noise_sd=0.01)
     images, mask = images_of(*healthy_scan(50), detector.view)

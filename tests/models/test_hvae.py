@@ -244,6 +244,7 @@ def test_the_bound_with_one_sample_is_an_estimate_of_the_elbo() -> None:
     torch.testing.assert_close(bound, expected)
 
 
+@pytest.mark.slow
 def test_the_importance_bound_rises_with_the_number_of_samples() -> None:
     detector = with_random_weights(noise_sd=1.0)
     images, mask = images_of(*healthy_scan(0), detector.view)

@@ -99,6 +99,7 @@ def test_a_bernoulli_model_returns_probabilities_and_their_elbo() -> None:
     torch.testing.assert_close(evidence.terms["negative_elbo"], evidence.terms["kl"] - likelihood)
 
 
+@pytest.mark.slow
 def test_a_bernoulli_model_learns_what_is_black_and_what_is_white(tmp_path: Path) -> None:
     detector = small_vae(likelihood="bernoulli")
     plain = AugmentationSettings(flip=0, deform=0, gamma=0, brightness=0, bias_field=0, noise=0, blur=0)

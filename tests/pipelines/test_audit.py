@@ -209,6 +209,7 @@ def test_pages_and_evaluations_are_sealed_too(run: Path, tmp_path: Path) -> None
     assert disagreeing(run) == {"evaluation/metrics.json"}
 
 
+@pytest.mark.slow
 def test_a_new_calibration_and_an_ensemble_are_sealed(trained: Trained, model: Path, tmp_path: Path) -> None:
     calibrate(model, trained.holdout, [0.2], "again")
     assert verify(model)["verified"]

@@ -47,6 +47,7 @@ def test_too_few_healthy_scans_for_an_alpha_are_refused_before_anything_is_score
     assert calibrations.records(trained.model) == before
 
 
+@pytest.mark.slow
 def test_subjects_seen_in_training_are_refused(trained: Trained, tmp_path: Path) -> None:
     seen = make_cohort(tmp_path / "seen", [*range(200, 224), 3])
 
@@ -74,6 +75,7 @@ def test_an_alpha_outside_0_to_1_is_refused_before_anything_is_scored(trained: T
         calibrate(trained.model, trained.holdout, [0.05, alpha], "in per cent")
 
 
+@pytest.mark.slow
 def test_refused_scans_are_named_with_reason_and_remedy(trained: Trained, tmp_path: Path) -> None:
     cohort = make_cohort(tmp_path / "cohort", range(200, 224))
     add_refused(cohort, read_records(cohort))
@@ -88,6 +90,7 @@ def test_refused_scans_are_named_with_reason_and_remedy(trained: Trained, tmp_pa
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_healthy_scans_with_contrast_agent_are_no_reference_for_those_without(
     trained: Trained, tmp_path: Path
 ) -> None:
@@ -102,6 +105,7 @@ def test_healthy_scans_with_contrast_agent_are_no_reference_for_those_without(
     assert summary["not_scored"][0]["reason"] == "found a T1ce scan; expected a T1w scan"
 
 
+@pytest.mark.slow
 def test_warnings_of_the_healthy_scans_are_in_the_summary_and_the_record(trained: Trained, tmp_path: Path) -> None:
     cohort = make_cohort(tmp_path / "cohort", range(200, 224))
     add_warning(cohort, "found 27 different values; expected at least 40")
@@ -134,6 +138,7 @@ def test_a_scan_that_fails_is_named_and_the_others_calibrate(trained: Trained, t
     assert [(scan["scan_id"], scan["status"]) for scan in summary["not_scored"]] == [("sub-211_T1w", "failed")]
 
 
+@pytest.mark.slow
 def test_an_interrupted_calibration_does_not_score_a_scan_twice(trained: Trained, tmp_path: Path) -> None:
     cohort = make_cohort(tmp_path / "cohort", range(200, 224))
     model = Path(shutil.copytree(trained.model, tmp_path / "model"))

@@ -55,6 +55,7 @@ def test_help_imports_no_numerical_library() -> None:
     assert _imported_by([["--help"]], "numpy", "pandas", "pydantic", "torch") == set()
 
 
+@pytest.mark.slow
 def test_help_of_a_command_and_info_import_no_large_library() -> None:
     assert _imported_by([["info"], ["train", "--help"]], "torch", "monai", "SimpleITK", "pandas") == set()
 

@@ -137,6 +137,7 @@ def test_an_altered_ensemble_is_refused(merged: Path, tmp_path: Path, name: str)
         open_bundle(model)
 
 
+@pytest.mark.slow
 def test_members_must_share_their_preprocessing(trained: Trained, atlas: Path, tmp_path: Path) -> None:
     cohort = make_cohort(tmp_path / "cohort", range(15))
     config, described = yaml.safe_load(trained.config.read_text()), read_json(cohort / "cohort.json")

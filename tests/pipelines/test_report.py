@@ -124,6 +124,7 @@ def test_wrong_arguments_are_refused_before_anything_is_made(tmp_path: Path) -> 
         report(tmp_path)
 
 
+@pytest.mark.slow
 def test_importing_the_pipeline_imports_nothing_heavy() -> None:
     heavy = "{'torch', 'matplotlib', 'nilearn', 'pandas'}"
     code = f"import sys, pipelines.report; print(*sorted({heavy} & sys.modules.keys()))"

@@ -56,6 +56,7 @@ def run(model: Path, new: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return output
 
 
+@pytest.mark.slow
 def test_a_training_scan_finds_itself_after_loading(model: Path) -> None:
     bundle = load_bundle(model)
     index = bundle.scorer.index

@@ -98,6 +98,7 @@ def test_a_flagged_region_is_listed_in_both_spaces_with_its_polarity(run: Path) 
     np.testing.assert_allclose(region["mni_mm"], world[:3], atol=0.1)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_continues_to_the_same_result(
     run: Path, trained: Trained, cohort: Path, abnormal: Path, tmp_path: Path
 ) -> None:
@@ -181,6 +182,7 @@ def test_a_scan_unlike_the_training_scans_is_refused(trained: Trained, tmp_path:
     assert summary["not_scored"][0]["reason"].startswith("found a correlation of -")
 
 
+@pytest.mark.slow
 def test_a_scan_as_from_another_scanner_is_scored_with_a_warning(trained: Trained, tmp_path: Path) -> None:
     train(trained.config, make_cohort(tmp_path / "training", range(500, 530)), tmp_path / "model")
     new = make_cohort(tmp_path / "new", [600, 601])
@@ -231,6 +233,7 @@ def test_a_result_without_todays_warnings_is_made_again(trained: Trained, tmp_pa
     assert table(tmp_path / "run").loc["sub-330_T1w", "warnings"].startswith("found 27")
 
 
+@pytest.mark.slow
 def test_the_rows_of_earlier_sources_stay_in_the_run(trained: Trained, tmp_path: Path) -> None:
     for numbers in ([340, 341], [342], [341, 343]):
         cohort = make_cohort(tmp_path / f"cohort{numbers[0]}", numbers)
@@ -244,6 +247,7 @@ def test_the_rows_of_earlier_sources_stay_in_the_run(trained: Trained, tmp_path:
     assert pd.read_csv(tmp_path / "run" / "refused_failed.tsv", sep="\t")["scan_id"].tolist() == ["sub-bad_T1w"]
 
 
+@pytest.mark.slow
 def test_two_scans_of_one_name_are_both_scored(trained: Trained, tmp_path: Path) -> None:
     first, second = make_cohort(tmp_path / "a", [350]), make_cohort(tmp_path / "b", [351])
     write_manifest(second, [replace(read_records(second)[0], scan_id="sub-350_T1w")])
@@ -280,6 +284,7 @@ def test_a_split_that_no_scan_has_is_an_error_that_lists_the_splits(trained: Tra
     assert not (tmp_path / "run" / "run.json").exists()
 
 
+@pytest.mark.slow
 def test_a_model_that_would_run_a_program_scores_with_consent_only(trained: Trained, tmp_path: Path) -> None:
     config = yaml.safe_load(trained.config.read_text(encoding="utf-8"))
     config["preprocessing"]["brain_mask"]["command"] = "extract -i {input} -m {mask}"

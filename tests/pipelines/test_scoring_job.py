@@ -130,6 +130,7 @@ def test_an_interrupt_finishes_the_files_of_the_scans_before(
     assert [path.parent.name for path in store.folder.glob("*/score.json")] == ["sub-300_T1w"]
 
 
+@pytest.mark.slow
 def test_the_networks_do_not_wait_for_the_files_of_the_scan_before(model: Model, tmp_path: Path) -> None:
     scans = scans_of(make_cohort(tmp_path / "cohort", [300, 301]), model)
     job = DeclaredScoreJob(model, ScoreStore(tmp_path / "run"))

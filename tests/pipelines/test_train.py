@@ -77,6 +77,7 @@ def test_two_trainings_of_one_seed_agree(trained: Trained, tmp_path: Path) -> No
         assert first[name] == second[name]
 
 
+@pytest.mark.slow
 def test_a_finished_training_leaves_its_logs_and_no_checkpoints(trained: Trained, tmp_path: Path) -> None:
     config = yaml.safe_load(write_config(tmp_path / "ae.yaml", "ae", channels=[8, 16], latent_size=4).read_text())
     (tmp_path / "ae.yaml").write_text(yaml.safe_dump(config | {"training": {"steps": 2, "validate_every": 2}}))
@@ -126,6 +127,7 @@ def test_too_few_subjects_are_refused(subjects: int, family: str, tmp_path: Path
         train(config, make_cohort(tmp_path / "cohort", range(subjects)), tmp_path / "model", device="cpu")
 
 
+@pytest.mark.slow
 def test_three_subjects_are_the_least_a_network_learns_from(tmp_path: Path) -> None:
     config = yaml.safe_load(write_config(tmp_path / "ae.yaml", "ae", channels=[8, 16], latent_size=4).read_text())
     (tmp_path / "ae.yaml").write_text(yaml.safe_dump(config | {"training": {"steps": 2, "validate_every": 2}}))

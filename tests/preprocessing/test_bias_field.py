@@ -48,6 +48,7 @@ def test_ct_is_not_changed() -> None:
     assert correct_bias(volume, mask, BiasFieldSettings()) is volume
 
 
+@pytest.mark.slow
 def test_the_same_scan_gives_the_same_field() -> None:
     volume, mask, _ = tilted()
     settings = BiasFieldSettings(iterations=(10,))

@@ -28,12 +28,14 @@ def program(tmp_path: Path) -> str:
     return f"{sys.executable} {path} {{input}} {{mask}}"
 
 
+@pytest.mark.slow
 def test_the_mask_of_the_program_is_the_brain_mask(program: str) -> None:
     volume, mask = brain()
     assert np.array_equal(extract_with_command(volume, program, 60), (volume.voxels > 15) & (volume.voxels < 110))
     assert mask.any()
 
 
+@pytest.mark.slow
 def test_auto_prefers_the_users_program_for_heads(program: str) -> None:
     volume, _ = head()
     settings = BrainMaskSettings(command=program)

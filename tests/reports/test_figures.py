@@ -26,6 +26,7 @@ def test_the_same_scan_gives_the_same_bytes(run: RunInfo, score: ScanScore, volu
     assert slices[0] == slices[1]
 
 
+@pytest.mark.slow
 def test_evidence_and_outline_stand_on_the_evidence_column_only(
     run: RunInfo, score: ScanScore, volumes: TemplateVolumes
 ) -> None:
@@ -51,6 +52,7 @@ def test_a_mosaic_and_a_thumbnail_are_small(run: RunInfo, volumes: TemplateVolum
     assert len(figures.thumbnail(volumes, run.display, (0.0, 0.0, 0.0))) < 8_000
 
 
+@pytest.mark.slow
 def test_similar_scans_stand_beside_the_scan_and_only_the_scan_is_outlined(
     run: RunInfo, volumes: TemplateVolumes
 ) -> None:
@@ -87,6 +89,7 @@ def test_the_right_of_a_similar_scan_is_drawn_on_the_left_and_its_front_up(
     assert rows[letters_aside].mean() < beside.shape[0] / 6  # the upper half of the first of three rows
 
 
+@pytest.mark.slow
 def test_a_distribution_is_drawn_with_and_without_reference_and_with_extreme_scores() -> None:
     for reference, threshold, scores in (
         ([1.0, 1.2, 1.4], 1.4, [(1.1, False), (2.0, True)]),

@@ -27,6 +27,7 @@ def test_a_case_is_a_pdf_and_the_same_bytes_twice(
     assert first.stat().st_size < 5_000_000
 
 
+@pytest.mark.slow
 def test_a_worklist_is_a_pdf_whatever_its_scans_are_called(run: RunInfo, tmp_path: Path) -> None:
     rows = [WorklistRow(scan_score(HOSTILE, 3.0)), *(WorklistRow(scan_score(f"s{i}", 2.0)) for i in range(60))]
     path = tmp_path / "index.pdf"

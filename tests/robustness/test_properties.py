@@ -69,6 +69,7 @@ def test_reorientation_keeps_every_voxel_at_its_position(geometry: Geometry) -> 
     assert np.array_equal(to_ras(turned).voxels, turned.voxels)
 
 
+@pytest.mark.slow
 @given(geometries())
 def test_a_written_scan_is_read_as_it_was(geometry: Geometry) -> None:
     voxels = numbered_voxels(geometry)

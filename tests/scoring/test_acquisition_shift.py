@@ -33,6 +33,7 @@ def p_value(reference: AcquisitionReference, voxels: FloatArray) -> float:
     return found.p_value
 
 
+@pytest.mark.slow
 def test_p_values_of_scans_of_the_same_scanner_are_uniform(reference: AcquisitionReference) -> None:
     found = np.array([p_value(reference, scan(seed)) for seed in range(1000, 1200)])
     assert np.mean(found < ALPHA) <= 0.01

@@ -90,6 +90,7 @@ def test_the_penalty_is_taken_between_real_and_generated_images() -> None:
     assert float(penalty) == pytest.approx((math.sqrt(9) - 1) ** 2)
 
 
+@pytest.mark.slow
 def test_the_penalty_makes_the_critic_nearly_1_lipschitz() -> None:
     torch.manual_seed(0)
     critic = ImageCritic(1, CHANNELS, 1, (8, 8))

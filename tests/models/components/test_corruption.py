@@ -135,6 +135,7 @@ def test_masking_changes_only_the_masked_cubes(
         assert after[masked].std() < before[masked].std()
 
 
+@pytest.mark.slow
 def test_a_masked_cube_extends_through_the_slices_of_a_slab_and_some_images_are_not_masked() -> None:
     images, mask = everything(VIEWS[1])
     settings = CorruptionSettings(

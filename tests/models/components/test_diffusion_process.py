@@ -32,6 +32,7 @@ def images_and_noise() -> tuple[torch.Tensor, torch.Tensor]:
     return tuple(torch.randn(3, 1, 6, 8, generator=generator(seed)) for seed in (1, 2))  # type: ignore[return-value]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_many_small_steps_have_the_moments_of_one_large_step(schedule: Schedule) -> None:
     process = DiffusionProcess(1000, schedule, "epsilon")
@@ -143,6 +144,7 @@ def test_noise_has_mean_zero_and_standard_deviation_one(kind: Noise, shape: tupl
     torch.testing.assert_close(noise.flatten(1).std(1), torch.ones(2), atol=0.03, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["coarse", "simplex"])
 def test_noise_has_the_requested_grain(kind: Noise) -> None:
     def autocorrelation(distance: int, grain: float) -> float:

@@ -145,6 +145,7 @@ def test_the_importance_bound_is_the_evidence_where_the_posterior_is_exact() -> 
     torch.testing.assert_close(bound, toy.log_evidence(images), rtol=1e-3, atol=0.05)
 
 
+@pytest.mark.slow
 def test_the_importance_bound_rises_to_the_evidence_with_the_number_of_samples() -> None:
     toy = Linear(widen=4.0)
     images, mask = toy.images()

@@ -16,6 +16,7 @@ from tests.models.factories import GRID as MODEL_GRID
 from tests.pipelines.conftest import Trained
 
 
+@pytest.mark.slow
 def test_the_figure_of_a_model_has_its_name(trained: Trained, tmp_path: Path) -> None:
     (path,) = gallery([trained.model], trained.training, None, tmp_path)
     assert path == tmp_path / f"{trained.model.name}.png"

@@ -22,6 +22,7 @@ def dataset() -> Dataset:
     return small_dataset()
 
 
+@pytest.mark.slow
 def test_novel_test_images_equal_no_training_image(dataset: Dataset, tmp_path: Path) -> None:
     model = under_test(dataset, Noise(), tmp_path)
     known = {tuple(row) for row in dataset.train.labels}

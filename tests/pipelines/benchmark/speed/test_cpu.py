@@ -29,6 +29,7 @@ def test_the_share_of_time_in_the_network_is_between_none_and_all(trained: Train
     assert 0 <= float(row.value.rstrip("%")) <= 100
 
 
+@pytest.mark.slow
 def test_peak_memory_is_that_of_the_command() -> None:
     small, large = (cpu._peak_mebibytes([sys.executable, "-c", f"b'x' * {n}"]) for n in (1, 300 * 2**20))
     assert large - small == pytest.approx(300, abs=30)

@@ -27,6 +27,7 @@ def test_the_peak_rate_is_that_of_exactly_this_chip(name: str, bf16: float | Non
     assert (peak_rate(name, "bf16"), peak_rate(name, "32")) == (bf16, float32)
 
 
+@pytest.mark.slow
 def test_a_row_holds_the_speed_of_training_and_scoring() -> None:
     table = speed_table(["ae-small"], ["32"], ["eager"], "cpu", steps=2)
     row = table.iloc[0]

@@ -14,6 +14,7 @@ from tests.pipelines.conftest import Trained
 RANDOM_CHANGES = ("noise, SD 0.05", "bias field, ± 10 %")
 
 
+@pytest.mark.slow
 def test_every_model_scores_the_same_changed_scans(trained: Trained, lesion_shapes_folder: Path) -> None:
     models = {"first": trained.model, "second": trained.model}
     table = acquisition_shift_table(models, trained.training, lesion_shapes_folder).set_index("scans")

@@ -84,6 +84,7 @@ def test_hidden_hair_says_nothing_about_hair_colours() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10))
 def test_ten_new_combinations_differ_from_the_fifty_and_from_one_another(seed: int) -> None:
     observed = observed_combinations(seed)
@@ -178,6 +179,7 @@ def test_the_entropy_of_pixels_is_hundreds_of_times_that_of_attributes(images: R
     assert 1800 < PixelNaiveBayes.fit(images).entropy() < 2200
 
 
+@pytest.mark.slow
 def test_impossible_pixels_are_mostly_less_probable_than_avatars(images: RGBImages) -> None:
     model = PixelNaiveBayes.fit(images)
     inside = -model.log_likelihood(render_many(sample(60, 2), 32))
