@@ -25,7 +25,7 @@ from anomaly.io.bids import (
     warn_of_unmatched_participants,
 )
 from anomaly.io.contrast import wrong_kind_refusal
-from anomaly.io.dicom_grouping import DicomSeries, group_series, with_warning
+from anomaly.io.dicom_grouping import DicomSeries, group_series, with_problems_beside
 from anomaly.io.dicom_header import Header, damaged_header, read_header
 from anomaly.io.dicom_volume import read_series
 from anomaly.io.file_types import (
@@ -199,24 +199,26 @@ def _manifest_scans(row: ManifestRow, participants: dict[Path, dict[str, Partici
     found = _scans_at_path(row.path, participants) if os.path.lexists(row.path) else [_missing_file(row.path)]
     return [
         replace(
-            scan,
+            _with_named_modality(scan, row.modality),
             subject=row.subject or scan.subject,
             session=row.session or scan.session,
-            modality=row.modality if row.modality is not Modality.UNKNOWN else scan.modality,
             group=row.group or scan.group,
             split=row.split or scan.split,
             age=row.age if row.age is not None else scan.age,
             sex=row.sex or scan.sex,
             lesion_mask=row.mask or scan.lesion_mask,
-            refusal=None if _is_refused_by_name(scan) and row.modality is not Modality.UNKNOWN else scan.refusal,
             is_subject_named=bool(row.subject) or scan.is_subject_named,
         )
         for scan in found
     ]
 
 
-def _is_refused_by_name(scan: ScanSource) -> bool:
-    return scan.refusal is not None and scan.refusal.code in {"wrong_modality", "not_a_scan"}
+def _with_named_modality(scan: ScanSource, modality: Modality) -> ScanSource:
+    """Return a scan with the modality that a manifest names, whatever its name or header say of its kind."""
+    if modality is Modality.UNKNOWN:
+        return scan
+    is_refused_by_kind = scan.refusal is not None and scan.refusal.code in {"wrong_modality", "not_a_scan"}
+    return replace(scan, modality=modality, refusal=None if is_refused_by_kind else scan.refusal)
 
 
 def _missing_file(path: Path) -> ScanSource:
@@ -314,7 +316,7 @@ def _in_damaged_zip(scan: ScanSource) -> ScanSource:
     """Return a scan of a zip with a member that cannot be opened: its name, too, may be damaged."""
     if scan.series is None:
         return scan
-    return replace(scan, series=with_warning(scan.series, "a file in its zip that cannot be opened"))
+    return replace(scan, series=with_problems_beside(scan.series, ["a file in its zip that cannot be opened"]))
 
 
 def _is_second_of_pair(entry: FoundFile, ending: str) -> bool:
@@ -335,23 +337,24 @@ def _read_dicom_header(tree: Tree, file: StoredFile) -> Header:
 
 
 def _dicom_scans(headers: Sequence[Header], origin: Path) -> list[ScanSource]:
-    return [
-        ScanSource(
-            scan_id=series.scan_id,
-            files=series.files,
-            origin=origin,
-            fragment=series.scan_id,
-            subject=series.subject,
-            session=series.session,
-            modality=series.kind.modality,
-            age=series.headers[0].age,
-            sex=series.headers[0].sex,
-            series=series,
-            refusal=series.refusal or wrong_kind_refusal(series.kind, "header"),
-            notes=series.kind.notes,
-        )
-        for series in group_series(headers)
-    ]
+    return [_dicom_scan(series, origin) for series in group_series(headers)]
+
+
+def _dicom_scan(series: DicomSeries, origin: Path) -> ScanSource:
+    return ScanSource(
+        scan_id=series.scan_id,
+        files=series.files,
+        origin=origin,
+        fragment=series.scan_id,
+        subject=series.subject,
+        session=series.session,
+        modality=series.modality,
+        age=series.headers[0].age,
+        sex=series.headers[0].sex,
+        series=series,
+        refusal=series.refusal or wrong_kind_refusal(series.kind, "header"),
+        notes=series.kind.notes,
+    )
 
 
 def _image_scan(file: StoredFile, participants: dict[Path, dict[str, Participant]]) -> ScanSource:
@@ -468,18 +471,23 @@ def _join_series(scans: Sequence[ScanSource]) -> list[ScanSource]:
 
 def _regrouped(parts: Sequence[ScanSource]) -> list[ScanSource]:
     headers = {h.file: h for part in parts if part.series for h in part.series.headers}
-    known = {frozenset(part.files): part for part in parts}
     return [
-        known.get(frozenset(series.files)) or _with_series(max(parts, key=_n_known_facts), series)
+        _joined(series, [part for part in parts if not set(part.files).isdisjoint(series.files)])
         for series in group_series([headers[file] for file in sorted(headers)])
     ]
 
 
-def _with_series(scan: ScanSource, series: DicomSeries) -> ScanSource:
-    return replace(
-        scan, scan_id=series.scan_id, files=series.files, fragment=series.scan_id, series=series,
-        refusal=series.refusal,
+def _joined(series: DicomSeries, parts: Sequence[ScanSource]) -> ScanSource:
+    """Return the scan of a series from the sources that hold parts of it, with what a manifest says of a part."""
+    problems = [problem for part in parts if part.series for problem in part.series.problems_beside]
+    best = max(parts, key=_n_known_facts)
+    scan = replace(
+        _dicom_scan(with_problems_beside(series, problems), best.origin),
+        subject=best.subject, session=best.session, group=best.group, split=best.split, age=best.age, sex=best.sex,
+        lesion_mask=best.lesion_mask,
     )  # fmt: skip
+    named = [p.modality for p in parts if p.series is not None and p.modality is not p.series.modality]
+    return _with_named_modality(scan, named[0] if named else Modality.UNKNOWN)
 
 
 def _n_known_facts(scan: ScanSource) -> int:

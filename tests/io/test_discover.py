@@ -18,7 +18,7 @@ from anomaly.core.volume import Modality
 from anomaly.export.nifti import write_nifti
 from anomaly.io.discover import ScanSource, discover
 from tests.conftest import make_volume
-from tests.io.dicom_factory import make_series, write_series, write_zip
+from tests.io.dicom_factory import make_series, uid, write_series, write_zip
 from tests.io.image_factory import rotated, voxels, write_by_itk
 
 
@@ -493,6 +493,64 @@ def test_a_series_of_another_kind_is_refused(tmp_path: Path, values: dict, found
     with pytest.raises(ScanRefusedError) as caught:
         scan.read()
     assert (caught.value.code, caught.value.found) == ("wrong_modality", found)
+
+
+def in_two_folders(folder: Path, series: list[Any]) -> list[Path]:
+    half = len(series) // 2
+    return [write_series(folder / "a", series[:half]), write_series(folder / "b", series[half:])]
+
+
+def test_a_series_of_another_kind_in_two_sources_is_refused(tmp_path: Path) -> None:
+    (scan,) = discover(in_two_folders(tmp_path, make_series(SeriesDescription="DWI b1000 trace")))
+    assert len(scan.files) == 6
+    assert scan.refusal is not None
+    assert scan.refusal.code == "wrong_modality"
+
+
+def test_notes_on_a_series_in_two_sources_travel_with_it(tmp_path: Path) -> None:
+    (scan,) = discover(in_two_folders(tmp_path, make_series(SeriesDescription="Sag T1 FLAIR")))
+    assert scan.modality is Modality.T1W
+    assert scan.notes == discover([tmp_path])[0].notes != ()
+
+
+@pytest.mark.parametrize("rows", ["a,T1w\nb,T1w\n", "a,T1w\nb,\n", "a,\nb,T1w\n"])
+def test_a_manifest_overrides_the_kind_of_a_series_in_two_sources(tmp_path: Path, rows: str) -> None:
+    in_two_folders(tmp_path, make_series(SeriesDescription="T1 MAP"))
+    (tmp_path / "manifest.csv").write_text(f"path,modality\n{rows}")
+    (scan,) = discover([tmp_path / "manifest.csv"])
+    assert (scan.modality, scan.refusal, len(scan.files)) == (Modality.T1W, None, 6)
+    assert scan.read().modality is Modality.T1W
+
+
+def test_a_manifest_does_not_override_that_a_series_in_two_sources_is_no_scan(tmp_path: Path) -> None:
+    series = make_series(8, SeriesDescription="T1 MAP")
+    for ds in series[:4]:
+        ds.PatientID = "another"
+    in_two_folders(tmp_path, series)
+    (tmp_path / "manifest.csv").write_text("path,modality\na,T1w\nb,T1w\n")
+    (scan,) = discover([tmp_path / "manifest.csv"])
+    assert scan.refusal is not None
+    assert scan.refusal.code == "mixed_patients"
+
+
+def test_a_volume_in_each_of_two_sources_is_judged_with_the_whole_series(tmp_path: Path) -> None:
+    volumes = [make_series(6, seed=echo, EchoTime=10.0 * (echo + 1), NumberOfSeriesRelatedInstances=12,
+                           ImageType=["ORIGINAL", "PRIMARY"]) for echo in range(2)]  # fmt: skip
+    for ds in volumes[1]:
+        ds.InstanceNumber += 6
+        ds.SOPInstanceUID = uid("second echo", ds.SOPInstanceUID)
+    scans = discover(in_two_folders(tmp_path, volumes[0] + volumes[1]))
+    assert [(len(scan.files), scan.refusal) for scan in scans] == [(6, None), (6, None)]
+
+
+def test_warnings_on_the_sources_of_a_series_travel_with_it_once(tmp_path: Path) -> None:
+    series, other = make_series(8), make_series(3, SeriesInstanceUID="1.2.3", start=(0, 0, 900))
+    folders = [
+        write_series(tmp_path / name, [*part, *other, b"damaged"])
+        for name, part in {"a": series[:4], "b": series[4:]}.items()
+    ]
+    joined = [scan for scan in discover(folders) if len(scan.files) > 3]
+    assert [scan.series.warning for scan in joined if scan.series] == ["a damaged file in its folder"]
 
 
 def test_a_scan_after_contrast_agent_is_a_modality_of_its_own(tmp_path: Path) -> None:
