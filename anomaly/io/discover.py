@@ -224,8 +224,7 @@ def _with_named_modality(scan: ScanSource, modality: Modality) -> ScanSource:
 def _missing_file(path: Path) -> ScanSource:
     refusal = ScanRefusedError("missing_file", "no file at the path the manifest gives", "an existing file",
                                "correct the path; it is relative to the manifest")  # fmt: skip
-    shown = _printable(path)
-    return ScanSource(parse_scan_name(shown).scan_id, (StoredFile(path),), shown, refusal=refusal)
+    return _refused_file(StoredFile(path), path, refusal)
 
 
 def _scans_in_zip(path: Path, origin: Path, participants: dict[Path, dict[str, Participant]]) -> list[ScanSource]:
@@ -420,10 +419,10 @@ def _refused_file(file: StoredFile, origin: Path, refusal: ScanRefusedError) -> 
     Names of images are written down. Those of DICOM files and archives may contain patient names, so they are not.
     """
     ending = ending_of(file.name)
-    if ending in READ_ENDINGS or (ending in UNREAD_ENDINGS and not UNREAD_ENDINGS[ending].is_archive):
+    if ending in READ_ENDINGS or (ending in UNREAD_ENDINGS and not UNREAD_ENDINGS[ending].may_name_patient):
         return replace(_scan_by_name(file), refusal=refusal)
     shown = _printable(origin)
-    name = safe_file_name(shown.stem) if file.path == origin else f"{safe_file_name(shown.name)}_unreadable"
+    name = "unreadable" if file.path == origin else f"{safe_file_name(shown.name)}_unreadable"
     return ScanSource(name, (file,), shown, subject=name, refusal=refusal)
 
 

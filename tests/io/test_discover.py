@@ -231,6 +231,35 @@ def test_a_file_that_may_hold_a_scan_and_is_not_read_is_refused_by_name(
     assert scan.cache_key()
 
 
+@pytest.mark.parametrize("place", ["folder", "zip", "named"])
+@pytest.mark.parametrize(
+    "ending",
+    [".dcm.gz", ".dcm.bz2", ".ima.gz", ".IMA.GZ", ".dicom.xz",
+     ".dcm.part", ".dcm.crdownload", ".zip.part", ".zip.crdownload",
+     ".tar.gz", ".rar", ".zip", ".dcm"],
+)  # fmt: skip
+def test_the_name_of_a_file_that_may_name_the_patient_is_not_written_down(
+    tmp_path: Path, ending: str, place: str
+) -> None:
+    file = tmp_path / "in" / "DOE^JANE_19700101" / f"DOE_JANE{ending}"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"content")
+    if place == "zip":
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+            archive.write(file, f"DOE^JANE/{file.name}")
+    source = {"folder": tmp_path / "in", "zip": tmp_path / "a.zip", "named": file}[place]
+    written = [(scan.scan_id, scan.subject, scan.session, scan.fragment) for scan in discover([source])]
+    assert "DOE" not in str(written)
+    assert all(scan.origin == source for scan in discover([source]))
+
+
+@pytest.mark.parametrize("name", ["DOE_JANE.dcm", "DOE_JANE.zip", "DOE_JANE"])
+def test_the_name_of_a_missing_file_that_may_name_the_patient_is_no_id(tmp_path: Path, name: str) -> None:
+    (tmp_path / "manifest.csv").write_text(f"path\n{name}\n")
+    (scan,) = discover([tmp_path / "manifest.csv"])
+    assert (scan.scan_id, scan.subject, scan.origin) == ("unreadable", "unreadable", tmp_path / name)
+
+
 def test_a_pair_is_one_scan(tmp_path: Path) -> None:
     volume = make_volume()
     nib.Nifti1Pair(volume.voxels, volume.geometry.affine).to_filename(tmp_path / "sub-1_T1w.img")
