@@ -239,8 +239,9 @@ def _scans_in_zip(path: Path, origin: Path, participants: dict[Path, dict[str, P
             check_regular(path)
             with reading():
                 archive = stack.enter_context(zipfile.ZipFile(path))
-        except ScanRefusedError:
-            return [_refused_file(file, origin, _content_error(file, "a complete zip"))]
+        except ScanRefusedError as error:
+            refusal = error if error.is_transient else _content_error(file, "a complete zip")
+            return [_refused_file(file, origin, refusal)]
         found = _scans_in_tree(ZipTree(archive, path), origin, participants)
     nothing = unreadable_error("a zip without a scan", "scans in it", "check that the zip is the right one")
     return found or [_refused_file(file, origin, nothing)]
@@ -300,7 +301,8 @@ class _Search:
             self.headers.append(_read_dicom_header(self.tree, file))
         except ScanRefusedError as error:  # it is missing from a series whose files are named like it
             self.unopened.append(file)
-            self.headers.append(replace(damaged_header(file, error.found), is_dicom=False))
+            damaged = damaged_header(file, error.found)
+            self.headers.append(replace(damaged, is_dicom=False, is_fault_transient=error.is_transient))
             raise
 
     def _add_zip(self, file: StoredFile) -> None:
@@ -401,14 +403,14 @@ def _user_named_image(file: StoredFile, participants: dict[Path, dict[str, Parti
 
 def _refused_files(refused: Sequence[tuple[StoredFile, ScanRefusedError]], origin: Path) -> list[ScanSource]:
     """Return one scan for all files that are refused for the same reason, as their names are not written down."""
-    by_reason: dict[str, list[tuple[StoredFile, ScanRefusedError]]] = defaultdict(list)
+    by_reason: dict[tuple[str, bool], list[tuple[StoredFile, ScanRefusedError]]] = defaultdict(list)
     for file, error in refused:
-        by_reason[str(error)].append((file, error))
+        by_reason[str(error), error.is_transient].append((file, error))
     scans = []
     for alike in by_reason.values():
         file, error = alike[0]
         found = error.found if len(alike) == 1 else f"{len(alike)} files, each of them {error.found}"
-        counted = ScanRefusedError(error.code, found, error.expected, error.remedy)
+        counted = ScanRefusedError(error.code, found, error.expected, error.remedy, error.is_transient)
         scans.append(replace(_refused_file(file, origin, counted), files=tuple(other for other, _ in alike)))
     return scans
 

@@ -16,7 +16,7 @@ from anomaly.cohort.record import ScanRecord, record_path
 from anomaly.core.results import ScanStatus
 from anomaly.core.volume import Modality, Volume
 from anomaly.io.discover import ScanSource, discover
-from anomaly.io.stored_file import unreadable_error
+from anomaly.io.stored_file import reading
 from anomaly.qc.checks import QcSettings
 from tests.cohort.factory import LENIENT, FakeChain, FakeSettings, put_scans
 
@@ -60,7 +60,9 @@ def test_a_scan_that_may_be_readable_later_has_failed_and_one_that_is_damaged_is
     scan: ScanSource, spec: PreparationSpec, monkeypatch: pytest.MonkeyPatch, error: Exception, status: ScanStatus
 ) -> None:
     def read(_: ScanSource) -> Volume:
-        raise unreadable_error("a file that cannot be read") from error
+        with reading():
+            raise error
+        raise AssertionError("the error is turned into a refusal")
 
     monkeypatch.setattr(ScanSource, "read", read)
     record = prepare(scan, spec)
