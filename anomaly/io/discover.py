@@ -13,7 +13,7 @@ from pathlib import Path
 
 from anomaly.core.errors import InputError, ScanRefusedError
 from anomaly.core.files import sha256_of_json
-from anomaly.core.volume import Modality, Volume
+from anomaly.core.volume import Modality, ScanWarning, Volume
 from anomaly.io.bids import (
     Participant,
     find_lesion_mask,
@@ -101,7 +101,12 @@ class ScanSource:
             volume = read_series(self.series, self.scan_id, self.modality)
         else:
             volume = read_image(self.files[0], self.scan_id, self.modality)
-        return replace(volume, meta={**volume.meta, "notes": self.notes}) if self.notes else volume
+        return replace(volume, warnings=(*volume.warnings, *map(self._note_warning, self.notes)))
+
+    def _note_warning(self, note: str) -> ScanWarning:
+        kind = f" {self.modality.value}" if self.modality is not Modality.UNKNOWN else ""
+        remedy = "check that the image is meant to be scored"
+        return ScanWarning("kind_of_image", note, f"a plain{kind} scan", remedy)
 
     def cache_key(self) -> str:
         """Return the SHA-256 of the files' names, sizes and times, and of what is known of the image."""

@@ -591,12 +591,21 @@ def test_a_scan_after_contrast_agent_is_a_modality_of_its_own(tmp_path: Path) ->
 def test_notes_on_the_image_travel_with_the_scan(tmp_path: Path) -> None:
     series = make_series(SeriesDescription="Sag T1 FLAIR", ImageType=["DERIVED", "SECONDARY", "MPR"])
     (scan,) = discover([write_series(tmp_path / "series", series)])
-    assert scan.read().modality is Modality.T1W
-    assert scan.read().meta["notes"] == scan.notes
+    volume = scan.read()
+    assert volume.modality is Modality.T1W
+    assert tuple(warning.found for warning in volume.warnings) == scan.notes
+    assert {(w.code, w.expected) for w in volume.warnings} == {("kind_of_image", "a plain T1w scan")}
     assert [note.split()[0:3] for note in scan.notes] == [
         ["a", "T1-weighted", "inversion"],
         ["a", "reformat", "of"],
     ]
+
+
+def test_notes_on_an_image_of_unknown_modality_name_none(tmp_path: Path) -> None:
+    series = make_series(SeriesDescription="head", ImageType=["DERIVED", "SECONDARY", "MPR"])
+    (scan,) = discover([write_series(tmp_path / "series", series)])
+    assert scan.modality is Modality.UNKNOWN
+    assert [warning.expected for warning in scan.read().warnings] == ["a plain scan"]
 
 
 def test_a_manifest_overrides_what_name_and_header_say(tmp_path: Path) -> None:
