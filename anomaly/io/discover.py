@@ -109,13 +109,17 @@ class ScanSource:
         return ScanWarning("kind_of_image", note, f"a plain{kind} scan", remedy)
 
     def cache_key(self) -> str:
-        """Return the SHA-256 of the files' names, sizes and times, and of what is known of the image."""
+        """Return the SHA-256 of the files' names, sizes and times, and of what is known of the image.
+
+        The warning of a series is part of it, because it may depend on other files in its folder or zip.
+        """
         try:
             files = [file.cache_key() for file in self.files]
         except (OSError, ValueError):  # it is gone, or no file can have such a path
             files = [[str(file.path), file.member] for file in self.files]
         refusal = [self.refusal.code] if self.refusal is not None else []
-        return sha256_of_json([files, self.modality.value, *self.notes, *refusal])
+        warning = [self.series.warning] if self.series is not None and self.series.warning else []
+        return sha256_of_json([files, self.modality.value, *self.notes, *refusal, *warning])
 
 
 def discover(sources: Iterable[Path | str], modality: Modality = Modality.UNKNOWN) -> list[ScanSource]:

@@ -672,6 +672,19 @@ def test_the_cache_key_changes_with_what_is_known_of_the_image(tmp_path: Path) -
     assert refused.cache_key() != plain.cache_key()
 
 
+def test_the_cache_key_changes_with_a_damaged_file_beside_the_series(tmp_path: Path) -> None:
+    folder = write_series(tmp_path, make_series(6))
+    write_series(folder / "other", make_series(3, SeriesInstanceUID="1.2.3"))
+    for path in (folder / "other").iterdir():
+        path.rename(folder / f"other_{path.name}")
+    (plain, _) = discover([folder])
+    (folder / "damaged.dcm").write_bytes(b"damaged")
+    marked = next(scan for scan in discover([folder]) if scan.files == plain.files)
+    assert marked.cache_key() != plain.cache_key()
+    (folder / "damaged.dcm").unlink()
+    assert discover([folder])[0].cache_key() == plain.cache_key()
+
+
 def test_a_series_in_a_zip_of_which_a_file_cannot_be_opened_is_marked(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "export.zip", make_series(6))
     content = path.read_bytes()
