@@ -136,7 +136,8 @@ def discover(sources: Iterable[Path | str], modality: Modality = Modality.UNKNOW
     Raises
     ------
     InputError
-        If a source does not exist, or no source contains a scan.
+        If a source does not exist, no source contains a scan, or a manifest or ``participants.tsv`` cannot be read
+        as a table.
     """
     paths = [Path(source) for source in sources]
     participants: dict[Path, dict[str, Participant]] = {}
@@ -257,7 +258,13 @@ def _scans_in_zip(path: Path, origin: Path, participants: dict[Path, dict[str, P
 
 
 def _scans_in_tree(tree: Tree, origin: Path, participants: dict[Path, dict[str, Participant]]) -> list[ScanSource]:
-    """Return the scans of a folder or zip. The error of one file is one row, and never stops the others."""
+    """Return the scans of a folder or zip. The error of one image or DICOM file is one row, and stops no other.
+
+    Raises
+    ------
+    InputError
+        If a ``participants.tsv`` cannot be read as a table; this ends the batch.
+    """
     search = _Search(tree, origin, participants)
     for entry in find_files(tree):
         try:
