@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 import traceback
@@ -23,14 +22,6 @@ from anomaly.export.nifti import write_nifti
 from anomaly.io.discover import ScanSource
 from anomaly.qc.checks import Level, QcSettings, check, check_modality, raise_first_refusal
 from anomaly.qc.metrics import image_quality_metrics
-
-READ_ERRORS = frozenset(
-    {
-        errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EMFILE,
-        errno.ENFILE,
-    }
-)  # fmt: skip
-"""Errors that may be gone at the next try; the scan has then failed, and is not refused."""
 
 RECORD_FORMAT = 1  # increase when records of earlier versions must not be reused
 
@@ -173,7 +164,7 @@ def _try_to_prepare(scan: ScanSource, spec: PreparationSpec) -> ScanRecord:
     try:
         _prepare(progress, scan, spec)
     except ScanRefusedError as error:
-        if _may_be_readable_later(error):
+        if error.is_transient:
             remedy = "make the file readable, then run the same command again"
             return progress.record.with_status(ScanStatus.FAILED, error.code, error.reason, remedy)
         return progress.record.with_status(ScanStatus.REFUSED, error.code, error.reason, error.remedy)
@@ -190,12 +181,6 @@ def _try_to_prepare(scan: ScanSource, spec: PreparationSpec) -> ScanRecord:
             "report this as a bug, with the reason",
         )  # fmt: skip
     return progress.record
-
-
-def _may_be_readable_later(refusal: ScanRefusedError) -> bool:
-    """Return whether a scan was refused because of the disk, the network or permissions, not because of itself."""
-    cause = refusal.__cause__
-    return isinstance(cause, OSError) and cause.errno in READ_ERRORS
 
 
 @dataclass

@@ -36,14 +36,17 @@ class ScanRefusedError(AnomalyError):
         Stable machine-readable reason, e.g. ``"not_3d"``, to filter by.
     found, expected, remedy
         One clause each, without patient identifiers.
+    is_transient
+        Whether the disk, the network or permissions are the reason, and not the scan: it may be readable later.
     """
 
-    def __init__(self, code: str, found: str, expected: str, remedy: str) -> None:
+    def __init__(self, code: str, found: str, expected: str, remedy: str, is_transient: bool = False) -> None:
         self.code = code
         self.found = found
         self.expected = expected
         self.remedy = remedy
-        super().__init__(code, found, expected, remedy)
+        self.is_transient = is_transient
+        super().__init__(code, found, expected, remedy, is_transient)
 
     @property
     def reason(self) -> str:

@@ -64,7 +64,8 @@ def damage_refusal(damaged: Sequence[Header], n_files: int, numbers: Sequence[in
     more = "; …" if len(faults) > _MAX_FAULTS_NAMED else ""
     found = f"{len(faults)} of {n_files} files damaged ({'; '.join(faults[:_MAX_FAULTS_NAMED])}{more})"
     return ScanRefusedError("unreadable", found, "a series of which every file is readable",
-                            "copy or export the series again")  # fmt: skip
+                            "copy or export the series again",
+                            any(h.is_fault_transient for h in damaged))  # fmt: skip
 
 
 def have_repeated_positions(headers: Sequence[Header]) -> bool:

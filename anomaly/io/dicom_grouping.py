@@ -51,8 +51,10 @@ class DicomSeries:
         Pseudonyms of patient, study and series.
     refusal
         Why the files are not a scan; None if they are one.
-    warning
+    signs_of_loss
         Signs that images are missing, which do not prove it; empty if there are none.
+    problems_beside
+        What is wrong with other files in its folder or zip.
     """
 
     headers: tuple[Header, ...]
@@ -61,7 +63,13 @@ class DicomSeries:
     session: str
     acquisition: str
     refusal: ScanRefusedError | None = field(default=None, compare=False)
-    warning: str = ""
+    signs_of_loss: str = ""
+    problems_beside: tuple[str, ...] = ()
+
+    @property
+    def warning(self) -> str:
+        """Why the files may not be the complete scan; empty if nothing says so."""
+        return "; ".join(filter(None, (self.signs_of_loss, *self.problems_beside)))
 
     @property
     def modality(self) -> Modality:
@@ -223,7 +231,7 @@ def _checked(series: DicomSeries, of_uid: Sequence[Header]) -> DicomSeries:
     if series.refusal is not None:
         return series
     refusal = missing_images(series.headers, of_uid)
-    return replace(series, refusal=refusal, warning=signs_of_missing_images(series.headers, of_uid))
+    return replace(series, refusal=refusal, signs_of_loss=signs_of_missing_images(series.headers, of_uid))
 
 
 def _is_localizer(header: Header) -> bool:
@@ -313,12 +321,12 @@ def _with_damage_beside(series: DicomSeries, folders: set[str]) -> DicomSeries:
     """Return a series, with a warning if one of its folders has a damaged file of no known series."""
     if folders.isdisjoint(h.file.folder for h in series.headers):
         return series
-    return with_warning(series, "a damaged file in its folder")
+    return with_problems_beside(series, ["a damaged file in its folder"])
 
 
-def with_warning(series: DicomSeries, found: str) -> DicomSeries:
-    """Return a series with a further warning."""
-    return replace(series, warning="; ".join(filter(None, (series.warning, found))))
+def with_problems_beside(series: DicomSeries, problems: Iterable[str]) -> DicomSeries:
+    """Return a series with further problems of other files in its folder or zip, each once."""
+    return replace(series, problems_beside=tuple(dict.fromkeys([*series.problems_beside, *problems])))
 
 
 def _refused_series(headers: list[Header], refusal: ScanRefusedError) -> DicomSeries:

@@ -26,7 +26,7 @@ from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, VR
 from anomaly.io.contrast import CONTRAST_TAGS, classify_header
 from anomaly.io.file_types import DICOM_ENDINGS, ending_of
 from anomaly.io.series_words import ImageKind
-from anomaly.io.stored_file import StoredFile
+from anomaly.io.stored_file import StoredFile, is_transient
 from anomaly.io.vocabulary import parse_dicom_age, parse_sex
 
 _START_BYTES = 512
@@ -92,6 +92,8 @@ class Header:
     ----------
     fault
         What is wrong with the file; empty if nothing is.
+    is_fault_transient
+        Whether the file may be readable later.
     is_dicom
         Whether the content or the ending of the file is that of DICOM.
     series
@@ -119,6 +121,7 @@ class Header:
     subject_key: str = ""
     session_key: str = ""
     fault: str = ""
+    is_fault_transient: bool = False
     is_dicom: bool = True
     patient: str = ""
     study: str = ""
@@ -174,6 +177,11 @@ def read_header(file: StoredFile, content: bytes | io.BufferedIOBase | Any) -> H
     -------
     Header
         If the file is damaged or not DICOM, the header says so.
+
+    Raises
+    ------
+    OSError
+        If the bytes cannot be read now, and may be later.
     """
     stream = io.BytesIO(content) if isinstance(content, bytes) else content
     starts_as_dicom = False
@@ -184,7 +192,9 @@ def read_header(file: StoredFile, content: bytes | io.BufferedIOBase | Any) -> H
             return damaged_header(file, "not DICOM" if start else "empty")
         stream.seek(0)
         return _read_elements(file, stream)
-    except Exception:  # noqa: BLE001 - parsers raise all kinds of errors on damaged data
+    except Exception as error:
+        if is_transient(error):
+            raise
         return damaged_header(file, "cut or damaged", starts_as_dicom)
 
 

@@ -256,14 +256,14 @@ def _decode_files(headers: Sequence[Header]) -> list[Slice]:
 
 
 def _read_files(headers: Sequence[Header]) -> Iterator[tuple[Header, bytes]]:
-    """Yield the content of each file; no bytes for one that cannot be read."""
+    """Yield the content of each file; no bytes for one that is damaged."""
     rest = list(headers)
     while rest:
         try:
             for _, content in read_all([h.file for h in rest]):
                 yield rest.pop(0), content
         except (ScanRefusedError, zlib.error) as error:
-            if isinstance(error, ScanRefusedError) and error.code != "unreadable":
+            if isinstance(error, ScanRefusedError) and (error.code != "unreadable" or error.is_transient):
                 raise
             yield rest.pop(0), b""
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from anomaly.core.errors import InputError, ScanRefusedError
 from anomaly.core.files import sha256_of_json
-from anomaly.core.volume import Modality, Volume
+from anomaly.core.volume import Modality, ScanWarning, Volume
 from anomaly.io.bids import (
     Participant,
     find_lesion_mask,
@@ -25,7 +25,7 @@ from anomaly.io.bids import (
     warn_of_unmatched_participants,
 )
 from anomaly.io.contrast import wrong_kind_refusal
-from anomaly.io.dicom_grouping import DicomSeries, group_series, with_warning
+from anomaly.io.dicom_grouping import DicomSeries, group_series, with_problems_beside
 from anomaly.io.dicom_header import Header, damaged_header, read_header
 from anomaly.io.dicom_volume import read_series
 from anomaly.io.file_types import (
@@ -101,16 +101,25 @@ class ScanSource:
             volume = read_series(self.series, self.scan_id, self.modality)
         else:
             volume = read_image(self.files[0], self.scan_id, self.modality)
-        return replace(volume, meta={**volume.meta, "notes": self.notes}) if self.notes else volume
+        return replace(volume, warnings=(*volume.warnings, *map(self._note_warning, self.notes)))
+
+    def _note_warning(self, note: str) -> ScanWarning:
+        kind = f" {self.modality.value}" if self.modality is not Modality.UNKNOWN else ""
+        remedy = "check that the image is meant to be scored"
+        return ScanWarning("kind_of_image", note, f"a plain{kind} scan", remedy)
 
     def cache_key(self) -> str:
-        """Return the SHA-256 of the files' names, sizes and times, and of what is known of the image."""
+        """Return the SHA-256 of the files' names, sizes and times, and of what is known of the image.
+
+        The warning of a series is part of it, because it may depend on other files in its folder or zip.
+        """
         try:
             files = [file.cache_key() for file in self.files]
         except (OSError, ValueError):  # it is gone, or no file can have such a path
             files = [[str(file.path), file.member] for file in self.files]
         refusal = [self.refusal.code] if self.refusal is not None else []
-        return sha256_of_json([files, self.modality.value, *self.notes, *refusal])
+        warning = [self.series.warning] if self.series is not None and self.series.warning else []
+        return sha256_of_json([files, self.modality.value, *self.notes, *refusal, *warning])
 
 
 def discover(sources: Iterable[Path | str], modality: Modality = Modality.UNKNOWN) -> list[ScanSource]:
@@ -127,7 +136,8 @@ def discover(sources: Iterable[Path | str], modality: Modality = Modality.UNKNOW
     Raises
     ------
     InputError
-        If a source does not exist, or no source contains a scan.
+        If a source does not exist, no source contains a scan, or a manifest or ``participants.tsv`` cannot be read
+        as a table.
     """
     paths = [Path(source) for source in sources]
     participants: dict[Path, dict[str, Participant]] = {}
@@ -199,31 +209,32 @@ def _manifest_scans(row: ManifestRow, participants: dict[Path, dict[str, Partici
     found = _scans_at_path(row.path, participants) if os.path.lexists(row.path) else [_missing_file(row.path)]
     return [
         replace(
-            scan,
+            _with_named_modality(scan, row.modality),
             subject=row.subject or scan.subject,
             session=row.session or scan.session,
-            modality=row.modality if row.modality is not Modality.UNKNOWN else scan.modality,
             group=row.group or scan.group,
             split=row.split or scan.split,
             age=row.age if row.age is not None else scan.age,
             sex=row.sex or scan.sex,
             lesion_mask=row.mask or scan.lesion_mask,
-            refusal=None if _is_refused_by_name(scan) and row.modality is not Modality.UNKNOWN else scan.refusal,
             is_subject_named=bool(row.subject) or scan.is_subject_named,
         )
         for scan in found
     ]
 
 
-def _is_refused_by_name(scan: ScanSource) -> bool:
-    return scan.refusal is not None and scan.refusal.code in {"wrong_modality", "not_a_scan"}
+def _with_named_modality(scan: ScanSource, modality: Modality) -> ScanSource:
+    """Return a scan with the modality that a manifest names, whatever its name or header say of its kind."""
+    if modality is Modality.UNKNOWN:
+        return scan
+    is_refused_by_kind = scan.refusal is not None and scan.refusal.code in {"wrong_modality", "not_a_scan"}
+    return replace(scan, modality=modality, refusal=None if is_refused_by_kind else scan.refusal)
 
 
 def _missing_file(path: Path) -> ScanSource:
     refusal = ScanRefusedError("missing_file", "no file at the path the manifest gives", "an existing file",
                                "correct the path; it is relative to the manifest")  # fmt: skip
-    shown = _printable(path)
-    return ScanSource(parse_scan_name(shown).scan_id, (StoredFile(path),), shown, refusal=refusal)
+    return _refused_file(StoredFile(path), path, refusal)
 
 
 def _scans_in_zip(path: Path, origin: Path, participants: dict[Path, dict[str, Participant]]) -> list[ScanSource]:
@@ -238,15 +249,22 @@ def _scans_in_zip(path: Path, origin: Path, participants: dict[Path, dict[str, P
             check_regular(path)
             with reading():
                 archive = stack.enter_context(zipfile.ZipFile(path))
-        except ScanRefusedError:
-            return [_refused_file(file, origin, _content_error(file, "a complete zip"))]
+        except ScanRefusedError as error:
+            refusal = error if error.is_transient else _content_error(file, "a complete zip")
+            return [_refused_file(file, origin, refusal)]
         found = _scans_in_tree(ZipTree(archive, path), origin, participants)
     nothing = unreadable_error("a zip without a scan", "scans in it", "check that the zip is the right one")
     return found or [_refused_file(file, origin, nothing)]
 
 
 def _scans_in_tree(tree: Tree, origin: Path, participants: dict[Path, dict[str, Participant]]) -> list[ScanSource]:
-    """Return the scans of a folder or zip. The error of one file is one row, and never stops the others."""
+    """Return the scans of a folder or zip. The error of one image or DICOM file is one row, and stops no other.
+
+    Raises
+    ------
+    InputError
+        If a ``participants.tsv`` cannot be read as a table; this ends the batch.
+    """
     search = _Search(tree, origin, participants)
     for entry in find_files(tree):
         try:
@@ -299,7 +317,8 @@ class _Search:
             self.headers.append(_read_dicom_header(self.tree, file))
         except ScanRefusedError as error:  # it is missing from a series whose files are named like it
             self.unopened.append(file)
-            self.headers.append(replace(damaged_header(file, error.found), is_dicom=False))
+            damaged = damaged_header(file, error.found)
+            self.headers.append(replace(damaged, is_dicom=False, is_fault_transient=error.is_transient))
             raise
 
     def _add_zip(self, file: StoredFile) -> None:
@@ -314,7 +333,7 @@ def _in_damaged_zip(scan: ScanSource) -> ScanSource:
     """Return a scan of a zip with a member that cannot be opened: its name, too, may be damaged."""
     if scan.series is None:
         return scan
-    return replace(scan, series=with_warning(scan.series, "a file in its zip that cannot be opened"))
+    return replace(scan, series=with_problems_beside(scan.series, ["a file in its zip that cannot be opened"]))
 
 
 def _is_second_of_pair(entry: FoundFile, ending: str) -> bool:
@@ -335,23 +354,24 @@ def _read_dicom_header(tree: Tree, file: StoredFile) -> Header:
 
 
 def _dicom_scans(headers: Sequence[Header], origin: Path) -> list[ScanSource]:
-    return [
-        ScanSource(
-            scan_id=series.scan_id,
-            files=series.files,
-            origin=origin,
-            fragment=series.scan_id,
-            subject=series.subject,
-            session=series.session,
-            modality=series.kind.modality,
-            age=series.headers[0].age,
-            sex=series.headers[0].sex,
-            series=series,
-            refusal=series.refusal or wrong_kind_refusal(series.kind, "header"),
-            notes=series.kind.notes,
-        )
-        for series in group_series(headers)
-    ]
+    return [_dicom_scan(series, origin) for series in group_series(headers)]
+
+
+def _dicom_scan(series: DicomSeries, origin: Path) -> ScanSource:
+    return ScanSource(
+        scan_id=series.scan_id,
+        files=series.files,
+        origin=origin,
+        fragment=series.scan_id,
+        subject=series.subject,
+        session=series.session,
+        modality=series.modality,
+        age=series.headers[0].age,
+        sex=series.headers[0].sex,
+        series=series,
+        refusal=series.refusal or wrong_kind_refusal(series.kind, "header"),
+        notes=series.kind.notes,
+    )
 
 
 def _image_scan(file: StoredFile, participants: dict[Path, dict[str, Participant]]) -> ScanSource:
@@ -399,14 +419,14 @@ def _user_named_image(file: StoredFile, participants: dict[Path, dict[str, Parti
 
 def _refused_files(refused: Sequence[tuple[StoredFile, ScanRefusedError]], origin: Path) -> list[ScanSource]:
     """Return one scan for all files that are refused for the same reason, as their names are not written down."""
-    by_reason: dict[str, list[tuple[StoredFile, ScanRefusedError]]] = defaultdict(list)
+    by_reason: dict[tuple[str, bool], list[tuple[StoredFile, ScanRefusedError]]] = defaultdict(list)
     for file, error in refused:
-        by_reason[str(error)].append((file, error))
+        by_reason[str(error), error.is_transient].append((file, error))
     scans = []
     for alike in by_reason.values():
         file, error = alike[0]
         found = error.found if len(alike) == 1 else f"{len(alike)} files, each of them {error.found}"
-        counted = ScanRefusedError(error.code, found, error.expected, error.remedy)
+        counted = ScanRefusedError(error.code, found, error.expected, error.remedy, error.is_transient)
         scans.append(replace(_refused_file(file, origin, counted), files=tuple(other for other, _ in alike)))
     return scans
 
@@ -417,10 +437,10 @@ def _refused_file(file: StoredFile, origin: Path, refusal: ScanRefusedError) -> 
     Names of images are written down. Those of DICOM files and archives may contain patient names, so they are not.
     """
     ending = ending_of(file.name)
-    if ending in READ_ENDINGS or (ending in UNREAD_ENDINGS and not UNREAD_ENDINGS[ending].is_archive):
+    if ending in READ_ENDINGS or (ending in UNREAD_ENDINGS and not UNREAD_ENDINGS[ending].may_name_patient):
         return replace(_scan_by_name(file), refusal=refusal)
     shown = _printable(origin)
-    name = safe_file_name(shown.stem) if file.path == origin else f"{safe_file_name(shown.name)}_unreadable"
+    name = "unreadable" if file.path == origin else f"{safe_file_name(shown.name)}_unreadable"
     return ScanSource(name, (file,), shown, subject=name, refusal=refusal)
 
 
@@ -468,18 +488,23 @@ def _join_series(scans: Sequence[ScanSource]) -> list[ScanSource]:
 
 def _regrouped(parts: Sequence[ScanSource]) -> list[ScanSource]:
     headers = {h.file: h for part in parts if part.series for h in part.series.headers}
-    known = {frozenset(part.files): part for part in parts}
     return [
-        known.get(frozenset(series.files)) or _with_series(max(parts, key=_n_known_facts), series)
+        _joined(series, [part for part in parts if not set(part.files).isdisjoint(series.files)])
         for series in group_series([headers[file] for file in sorted(headers)])
     ]
 
 
-def _with_series(scan: ScanSource, series: DicomSeries) -> ScanSource:
-    return replace(
-        scan, scan_id=series.scan_id, files=series.files, fragment=series.scan_id, series=series,
-        refusal=series.refusal,
+def _joined(series: DicomSeries, parts: Sequence[ScanSource]) -> ScanSource:
+    """Return the scan of a series from the sources that hold parts of it, with what a manifest says of a part."""
+    problems = [problem for part in parts if part.series for problem in part.series.problems_beside]
+    best = max(parts, key=_n_known_facts)
+    scan = replace(
+        _dicom_scan(with_problems_beside(series, problems), best.origin),
+        subject=best.subject, session=best.session, group=best.group, split=best.split, age=best.age, sex=best.sex,
+        lesion_mask=best.lesion_mask,
     )  # fmt: skip
+    named = [p.modality for p in parts if p.series is not None and p.modality is not p.series.modality]
+    return _with_named_modality(scan, named[0] if named else Modality.UNKNOWN)
 
 
 def _n_known_facts(scan: ScanSource) -> int:

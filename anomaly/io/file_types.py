@@ -32,13 +32,14 @@ class UnreadType:
         What it is, one clause with its article.
     remedy
         How to make a file of it that is read.
-    is_archive
-        Whether it may hold many files. The names of archives are not written down: they may contain a patient name.
+    may_name_patient
+        Whether its name may contain that of a patient, as those of DICOM files and archives do. Such a name is not
+        written down.
     """
 
     description: str
     remedy: str
-    is_archive: bool = False
+    may_name_patient: bool = False
 
 
 READ_ENDINGS = {
@@ -49,6 +50,8 @@ READ_ENDINGS = {
     ".nrrd": ImageFormat.NRRD, ".nhdr": ImageFormat.NRRD,
     ".mha": ImageFormat.METAIMAGE, ".mhd": ImageFormat.METAIMAGE,
 }  # fmt: skip
+
+DICOM_ENDINGS = (".dcm", ".ima", ".dicom")
 
 _UNREAD_KINDS = {
     (".par", ".rec"): UnreadType("a Philips PAR/REC image", f"{CONVERT_REMEDY}, for example with dcm2niix"),
@@ -63,16 +66,17 @@ _UNREAD_KINDS = {
     (".nii.bz2", ".nii.xz", ".nii.zst", ".nii.lz4", ".nii.z", ".nii.lzma"):
         UnreadType("a NIfTI file under another compression than gzip", _DECOMPRESS_REMEDY),
     (".nia", ".ni.gz"): UnreadType("an image under an unusual NIfTI ending", CONVERT_REMEDY),
-    (".dcm.gz", ".dcm.bz2", ".dcm.xz", ".dcm.zst", ".ima.gz"):
-        UnreadType("a compressed DICOM file", "decompress it"),
+    tuple(dicom + compressed for dicom in DICOM_ENDINGS for compressed in (".gz", ".bz2", ".xz", ".zst")):
+        UnreadType("a compressed DICOM file", "decompress it", may_name_patient=True),
     (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".tar.z"):
-        UnreadType("a tar archive", _UNPACK_REMEDY, is_archive=True),
-    (".7z",): UnreadType("a 7z archive", _UNPACK_REMEDY, is_archive=True),
-    (".rar",): UnreadType("a RAR archive", _UNPACK_REMEDY, is_archive=True),
-    (".iso",): UnreadType("a disc image", "copy the files from it and give the folder", is_archive=True),
-    (".nii.part", ".nii.gz.part", ".nii.gz.crdownload", ".nii.crdownload", ".nii.gz.tmp", ".nii.tmp",
-     ".zip.part", ".zip.crdownload", ".dcm.part", ".dcm.crdownload"):
+        UnreadType("a tar archive", _UNPACK_REMEDY, may_name_patient=True),
+    (".7z",): UnreadType("a 7z archive", _UNPACK_REMEDY, may_name_patient=True),
+    (".rar",): UnreadType("a RAR archive", _UNPACK_REMEDY, may_name_patient=True),
+    (".iso",): UnreadType("a disc image", "copy the files from it and give the folder", may_name_patient=True),
+    (".nii.part", ".nii.gz.part", ".nii.gz.crdownload", ".nii.crdownload", ".nii.gz.tmp", ".nii.tmp"):
         UnreadType("an unfinished download or copy", "copy the file again"),
+    (".zip.part", ".zip.crdownload", ".dcm.part", ".dcm.crdownload"):
+        UnreadType("an unfinished download or copy", "copy the file again", may_name_patient=True),
 }  # fmt: skip
 UNREAD_ENDINGS = {ending: kind for endings, kind in _UNREAD_KINDS.items() for ending in endings}
 
@@ -81,8 +85,6 @@ FIRST_OF_PAIR = {
     ".hdr": (".img", ".img.gz"), ".hdr.gz": (".img", ".img.gz"), ".rec": (".par",),
     ".brik": (".head",), ".brik.gz": (".head",), ".brik.bz2": (".head",),
 }  # fmt: skip
-
-DICOM_ENDINGS = (".dcm", ".ima", ".dicom")
 
 # Files that are no scans, and are not opened.
 OTHER_ENDINGS = (

@@ -23,6 +23,12 @@ MAX_DEFLATE_RATIO = 1032  # no deflate stream is longer, decompressed, than this
 READ_ERRORS = (
     OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError, KeyError, ValueError,
 )  # fmt: skip
+TRANSIENT_ERRNOS = frozenset(
+    {
+        errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EMFILE,
+        errno.ENFILE,
+    }
+)  # fmt: skip
 _CHUNK_BYTES = 1 << 22
 _N_OVERRUN_BYTES = 1 << 16  # read beyond the expected end, to say how long a file is or meet its wrong checksum
 _COPY_REMEDY = "copy or export the scan again"
@@ -120,7 +126,12 @@ def reading() -> Iterator[None]:
     try:
         yield
     except READ_ERRORS as error:
-        raise unreadable_error(_describe_error(error)) from error
+        raise _reading_error(error) from error
+
+
+def is_transient(error: BaseException) -> bool:
+    """Return whether the same file may be readable at the next try."""
+    return isinstance(error, OSError) and error.errno in TRANSIENT_ERRNOS
 
 
 def read_stream(stream: IO[bytes], n_bytes: int, n_spare: int = 0, start: bytes = b"") -> bytes:
@@ -194,8 +205,8 @@ def check_regular(path: Path) -> None:
 def _missing_error(path: Path, error: OSError) -> ScanRefusedError:
     if error.errno == errno.ELOOP:
         return unreadable_error("a link that leads back to itself", "a file", "give the file itself")
-    if not path.is_symlink():
-        return unreadable_error(_describe_error(error))
+    if is_transient(error) or not path.is_symlink():
+        return _reading_error(error)
     if "annex/objects" in os.readlink(path):  # noqa: PTH115 - its text, which need not be a path
         return unreadable_error("a git-annex link whose content is not here", "the content of the file",
                                 "run `git annex get` (or `datalad get`) on it")  # fmt: skip
@@ -239,16 +250,23 @@ def _describe_error(error: BaseException) -> str:
     return f"a file that cannot be read ({type(error).__name__})"
 
 
+def _reading_error(error: BaseException) -> ScanRefusedError:
+    return unreadable_error(_describe_error(error), is_transient=is_transient(error))
+
+
 def length_error(found: str, n_expected: int) -> ScanRefusedError:
     """Return the error of a file that is longer or shorter than its header says."""
     return unreadable_error(f"{found} bytes of image", f"{n_expected:,} bytes, as the header says", _COPY_REMEDY)
 
 
 def unreadable_error(
-    found: str, expected: str = "a complete image file or DICOM series", remedy: str = _COPY_REMEDY
+    found: str,
+    expected: str = "a complete image file or DICOM series",
+    remedy: str = _COPY_REMEDY,
+    is_transient: bool = False,
 ) -> ScanRefusedError:
     """Return the error of a file that cannot be read."""
-    return ScanRefusedError("unreadable", found, expected, remedy)
+    return ScanRefusedError("unreadable", found, expected, remedy, is_transient)
 
 
 def too_large_error(n_bytes: int) -> ScanRefusedError:

@@ -17,7 +17,7 @@ from typing import IO, Protocol
 from pathspec import GitIgnoreSpec
 
 from anomaly.core.errors import ScanRefusedError
-from anomaly.io.stored_file import StoredFile, open_file, read_stream, unreadable_error
+from anomaly.io.stored_file import StoredFile, is_transient, open_file, read_stream, unreadable_error
 
 _OUTPUT_MARKERS = ("cohort.json", "run.json")
 _BIDS_SIDE_FOLDERS = {"derivatives", "sourcedata", "code", "stimuli"}
@@ -114,7 +114,7 @@ class FolderTree:
     def _add_problem(self, error: OSError) -> None:
         found = "no permission" if isinstance(error, PermissionError) else type(error).__name__
         refusal = unreadable_error(f"a folder that cannot be opened ({found})", "a folder of scans",
-                                   "give yourself access to it, or leave it out")  # fmt: skip
+                                   "give yourself access to it, or leave it out", is_transient(error))  # fmt: skip
         self.problems.append((StoredFile(Path(error.filename or self.root)), refusal))
 
 
@@ -217,7 +217,8 @@ def _read_ignore_file(tree: Tree, listing: Listing, ignored: _IgnoredPaths) -> N
             ignored.add(listing.path, read_stream(stream, n_bytes).decode("utf-8-sig", "replace"))
     except ScanRefusedError as error:
         refusal = unreadable_error(f"a {_BIDS_IGNORE} file that cannot be read: {error.found}",
-                                   "patterns of file names, one a line", "correct or remove it")  # fmt: skip
+                                   "patterns of file names, one a line", "correct or remove it",
+                                   error.is_transient)  # fmt: skip
         tree.problems.append((file, refusal))
 
 

@@ -137,9 +137,6 @@ def _check_header(volume: Volume) -> Iterator[Finding]:
     if part and not any(word in part for word in _HEAD_KEYWORDS):
         yield Finding(Level.WARNING, "body_part", f"body part {part.title()!r} in the header", "a head",
                       "check that the scan shows a head")  # fmt: skip
-    for note in volume.meta.get("notes", ()):
-        yield Finding(Level.WARNING, "kind_of_image", note, f"a plain {volume.modality.value} scan",
-                      "check that the image is meant to be scored")  # fmt: skip
     assumed = volume.meta.get("assumed", "")
     if assumed:
         yield Finding(Level.WARNING, "modality_assumed", "no modality in name or header",

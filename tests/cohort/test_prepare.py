@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import gzip
 from dataclasses import replace
@@ -16,7 +17,7 @@ from anomaly.cohort.record import ScanRecord, record_path
 from anomaly.core.results import ScanStatus
 from anomaly.core.volume import Modality, Volume
 from anomaly.io.discover import ScanSource, discover
-from anomaly.io.stored_file import unreadable_error
+from anomaly.io.stored_file import reading, unreadable_error
 from anomaly.qc.checks import QcSettings
 from tests.cohort.factory import LENIENT, FakeChain, FakeSettings, put_scans
 
@@ -60,12 +61,24 @@ def test_a_scan_that_may_be_readable_later_has_failed_and_one_that_is_damaged_is
     scan: ScanSource, spec: PreparationSpec, monkeypatch: pytest.MonkeyPatch, error: Exception, status: ScanStatus
 ) -> None:
     def read(_: ScanSource) -> Volume:
-        raise unreadable_error("a file that cannot be read") from error
+        with reading():
+            raise error
+        raise AssertionError("the error is turned into a refusal")
 
     monkeypatch.setattr(ScanSource, "read", read)
     record = prepare(scan, spec)
     assert (record.status, record.reason_code) == (status, "unreadable")
     assert ("make the file readable" in record.remedy) is (status is ScanStatus.FAILED)
+
+
+def test_a_scan_that_was_found_unreadable_for_now_has_failed_in_a_worker_process_too(
+    scan: ScanSource, spec: PreparationSpec
+) -> None:
+    refusal = unreadable_error("a file that cannot be read", is_transient=True)
+    sent = copy.deepcopy(
+        replace(scan, refusal=refusal)
+    )  # as pickle rebuilds it, from its arguments and without cause
+    assert prepare(sent, spec).status is ScanStatus.FAILED
 
 
 def test_a_scan_whose_worker_crashed_is_recorded_as_failed(scan: ScanSource, spec: PreparationSpec) -> None:

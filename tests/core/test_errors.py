@@ -34,14 +34,11 @@ def test_a_refusal_states_what_was_found_what_was_expected_and_what_to_do() -> N
 
 
 def test_a_refusal_can_be_rebuilt_from_its_arguments_as_another_process_does() -> None:
-    error = copy.copy(ScanRefusedError("not_3d", "4 axes", "3 axes", "export one volume"))
+    error = copy.copy(ScanRefusedError("unreadable", "a", "b", "c", is_transient=True))
 
-    assert (error.code, error.found, error.expected, error.remedy) == (
-        "not_3d",
-        "4 axes",
-        "3 axes",
-        "export one volume",
-    )
+    assert (error.code, error.found, error.expected, error.remedy) == ("unreadable", "a", "b", "c")
+    assert error.is_transient
+    assert not copy.copy(ScanRefusedError("not_3d", "4 axes", "3 axes", "export one volume")).is_transient
 
 
 def test_the_message_for_an_unknown_name_lists_the_valid_ones_in_order() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import subprocess
 import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import highdicom
 import nibabel as nib
@@ -35,6 +38,25 @@ def refusal(folder: Path) -> ScanRefusedError:
     with pytest.raises(ScanRefusedError) as caught:
         scan.read()
     return caught.value
+
+
+class _FailingFile(io.FileIO):
+    def readinto(self, _: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+
+def fail_to_open(monkeypatch: pytest.MonkeyPatch, path: Path, opens: bool = False) -> None:
+    """Let a file fail with an input/output error: when it is opened, or when its bytes are read."""
+    real = Path.open
+
+    def failing(file: Path, *arguments: Any, **keywords: Any) -> Any:
+        if file != path:
+            return real(file, *arguments, **keywords)
+        if opens:
+            return io.BufferedReader(_FailingFile(path))
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "open", failing)
 
 
 def with_dcm2niix(source: Path, output: Path, *options: str) -> dict[str, nib.Nifti1Image]:
@@ -272,6 +294,29 @@ def test_a_member_of_a_zip_with_a_wrong_checksum_refuses_the_series(tmp_path: Pa
     content[len(content) * 9 // 10 - 200] ^= 0xFF
     path.write_bytes(bytes(content))
     assert refusal(path).found.startswith("1 of 3 files damaged")
+
+
+def test_a_file_that_cannot_be_read_now_does_not_make_the_series_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (scan,) = discover([write_series(tmp_path / "series", make_series())])
+    fail_to_open(monkeypatch, scan.files[2].path)
+    with pytest.raises(ScanRefusedError) as caught:
+        scan.read()
+    assert (caught.value.code, caught.value.is_transient) == ("unreadable", True)
+    monkeypatch.undo()
+    assert scan.read().voxels.shape == (10, 8, 6)
+
+
+@pytest.mark.parametrize("opens", [False, True], ids=["open", "read"])
+def test_a_header_that_cannot_be_read_now_refuses_the_series_for_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opens: bool
+) -> None:
+    folder = write_series(tmp_path / "series", make_series())
+    fail_to_open(monkeypatch, sorted(folder.iterdir())[2], opens)
+    error = refusal(folder)
+    assert error.found.startswith("1 of 6 files damaged")
+    assert error.is_transient
 
 
 @pytest.mark.parametrize("number", [0, 3, 5])

@@ -18,7 +18,7 @@ from anomaly.core.volume import Modality
 from anomaly.export.nifti import write_nifti
 from anomaly.io.discover import ScanSource, discover
 from tests.conftest import make_volume
-from tests.io.dicom_factory import make_series, write_series, write_zip
+from tests.io.dicom_factory import make_series, uid, write_series, write_zip
 from tests.io.image_factory import rotated, voxels, write_by_itk
 
 
@@ -229,6 +229,35 @@ def test_a_file_that_may_hold_a_scan_and_is_not_read_is_refused_by_name(
     assert scan.refusal is not None
     assert (scan.refusal.code, scan.refusal.found) == ("unsupported_format", found)
     assert scan.cache_key()
+
+
+@pytest.mark.parametrize("place", ["folder", "zip", "named"])
+@pytest.mark.parametrize(
+    "ending",
+    [".dcm.gz", ".dcm.bz2", ".ima.gz", ".IMA.GZ", ".dicom.xz",
+     ".dcm.part", ".dcm.crdownload", ".zip.part", ".zip.crdownload",
+     ".tar.gz", ".rar", ".zip", ".dcm"],
+)  # fmt: skip
+def test_the_name_of_a_file_that_may_name_the_patient_is_not_written_down(
+    tmp_path: Path, ending: str, place: str
+) -> None:
+    file = tmp_path / "in" / "DOE^JANE_19700101" / f"DOE_JANE{ending}"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"content")
+    if place == "zip":
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+            archive.write(file, f"DOE^JANE/{file.name}")
+    source = {"folder": tmp_path / "in", "zip": tmp_path / "a.zip", "named": file}[place]
+    written = [(scan.scan_id, scan.subject, scan.session, scan.fragment) for scan in discover([source])]
+    assert "DOE" not in str(written)
+    assert all(scan.origin == source for scan in discover([source]))
+
+
+@pytest.mark.parametrize("name", ["DOE_JANE.dcm", "DOE_JANE.zip", "DOE_JANE"])
+def test_the_name_of_a_missing_file_that_may_name_the_patient_is_no_id(tmp_path: Path, name: str) -> None:
+    (tmp_path / "manifest.csv").write_text(f"path\n{name}\n")
+    (scan,) = discover([tmp_path / "manifest.csv"])
+    assert (scan.scan_id, scan.subject, scan.origin) == ("unreadable", "unreadable", tmp_path / name)
 
 
 def test_a_pair_is_one_scan(tmp_path: Path) -> None:
@@ -495,6 +524,64 @@ def test_a_series_of_another_kind_is_refused(tmp_path: Path, values: dict, found
     assert (caught.value.code, caught.value.found) == ("wrong_modality", found)
 
 
+def in_two_folders(folder: Path, series: list[Any]) -> list[Path]:
+    half = len(series) // 2
+    return [write_series(folder / "a", series[:half]), write_series(folder / "b", series[half:])]
+
+
+def test_a_series_of_another_kind_in_two_sources_is_refused(tmp_path: Path) -> None:
+    (scan,) = discover(in_two_folders(tmp_path, make_series(SeriesDescription="DWI b1000 trace")))
+    assert len(scan.files) == 6
+    assert scan.refusal is not None
+    assert scan.refusal.code == "wrong_modality"
+
+
+def test_notes_on_a_series_in_two_sources_travel_with_it(tmp_path: Path) -> None:
+    (scan,) = discover(in_two_folders(tmp_path, make_series(SeriesDescription="Sag T1 FLAIR")))
+    assert scan.modality is Modality.T1W
+    assert scan.notes == discover([tmp_path])[0].notes != ()
+
+
+@pytest.mark.parametrize("rows", ["a,T1w\nb,T1w\n", "a,T1w\nb,\n", "a,\nb,T1w\n"])
+def test_a_manifest_overrides_the_kind_of_a_series_in_two_sources(tmp_path: Path, rows: str) -> None:
+    in_two_folders(tmp_path, make_series(SeriesDescription="T1 MAP"))
+    (tmp_path / "manifest.csv").write_text(f"path,modality\n{rows}")
+    (scan,) = discover([tmp_path / "manifest.csv"])
+    assert (scan.modality, scan.refusal, len(scan.files)) == (Modality.T1W, None, 6)
+    assert scan.read().modality is Modality.T1W
+
+
+def test_a_manifest_does_not_override_that_a_series_in_two_sources_is_no_scan(tmp_path: Path) -> None:
+    series = make_series(8, SeriesDescription="T1 MAP")
+    for ds in series[:4]:
+        ds.PatientID = "another"
+    in_two_folders(tmp_path, series)
+    (tmp_path / "manifest.csv").write_text("path,modality\na,T1w\nb,T1w\n")
+    (scan,) = discover([tmp_path / "manifest.csv"])
+    assert scan.refusal is not None
+    assert scan.refusal.code == "mixed_patients"
+
+
+def test_a_volume_in_each_of_two_sources_is_judged_with_the_whole_series(tmp_path: Path) -> None:
+    volumes = [make_series(6, seed=echo, EchoTime=10.0 * (echo + 1), NumberOfSeriesRelatedInstances=12,
+                           ImageType=["ORIGINAL", "PRIMARY"]) for echo in range(2)]  # fmt: skip
+    for ds in volumes[1]:
+        ds.InstanceNumber += 6
+        ds.SOPInstanceUID = uid("second echo", ds.SOPInstanceUID)
+    scans = discover(in_two_folders(tmp_path, volumes[0] + volumes[1]))
+    assert [(len(scan.files), scan.refusal) for scan in scans] == [(6, None), (6, None)]
+
+
+def test_warnings_on_the_sources_of_a_series_travel_with_it_once(tmp_path: Path) -> None:
+    series, other = make_series(8), make_series(3, SeriesInstanceUID="1.2.3", start=(0, 0, 900))
+    folders = [
+        write_series(tmp_path / name, [*part, *other, b"damaged"])
+        for name, part in {"a": series[:4], "b": series[4:]}.items()
+    ]
+    joined = [scan for scan in discover(folders) if len(scan.files) > 3]
+    assert [scan.series.warning for scan in joined if scan.series] == ["a damaged file in its folder"]
+
+
 def test_a_scan_after_contrast_agent_is_a_modality_of_its_own(tmp_path: Path) -> None:
     write_series(tmp_path / "dicom", make_series(ContrastBolusAgent="Gadovist"))
     put(tmp_path / "sub-01_ce-gd_T1w.nii.gz")
@@ -504,12 +591,21 @@ def test_a_scan_after_contrast_agent_is_a_modality_of_its_own(tmp_path: Path) ->
 def test_notes_on_the_image_travel_with_the_scan(tmp_path: Path) -> None:
     series = make_series(SeriesDescription="Sag T1 FLAIR", ImageType=["DERIVED", "SECONDARY", "MPR"])
     (scan,) = discover([write_series(tmp_path / "series", series)])
-    assert scan.read().modality is Modality.T1W
-    assert scan.read().meta["notes"] == scan.notes
+    volume = scan.read()
+    assert volume.modality is Modality.T1W
+    assert tuple(warning.found for warning in volume.warnings) == scan.notes
+    assert {(w.code, w.expected) for w in volume.warnings} == {("kind_of_image", "a plain T1w scan")}
     assert [note.split()[0:3] for note in scan.notes] == [
         ["a", "T1-weighted", "inversion"],
         ["a", "reformat", "of"],
     ]
+
+
+def test_notes_on_an_image_of_unknown_modality_name_none(tmp_path: Path) -> None:
+    series = make_series(SeriesDescription="head", ImageType=["DERIVED", "SECONDARY", "MPR"])
+    (scan,) = discover([write_series(tmp_path / "series", series)])
+    assert scan.modality is Modality.UNKNOWN
+    assert [warning.expected for warning in scan.read().warnings] == ["a plain scan"]
 
 
 def test_a_manifest_overrides_what_name_and_header_say(tmp_path: Path) -> None:
@@ -574,6 +670,19 @@ def test_the_cache_key_changes_with_what_is_known_of_the_image(tmp_path: Path) -
     assert ScanSource("a", **same, notes=("a note",)).cache_key() != plain.cache_key()
     refused = ScanSource("a", **same, refusal=ScanRefusedError("wrong_modality", "x", "y", "z"))
     assert refused.cache_key() != plain.cache_key()
+
+
+def test_the_cache_key_changes_with_a_damaged_file_beside_the_series(tmp_path: Path) -> None:
+    folder = write_series(tmp_path, make_series(6))
+    write_series(folder / "other", make_series(3, SeriesInstanceUID="1.2.3"))
+    for path in (folder / "other").iterdir():
+        path.rename(folder / f"other_{path.name}")
+    (plain, _) = discover([folder])
+    (folder / "damaged.dcm").write_bytes(b"damaged")
+    marked = next(scan for scan in discover([folder]) if scan.files == plain.files)
+    assert marked.cache_key() != plain.cache_key()
+    (folder / "damaged.dcm").unlink()
+    assert discover([folder])[0].cache_key() == plain.cache_key()
 
 
 def test_a_series_in_a_zip_of_which_a_file_cannot_be_opened_is_marked(tmp_path: Path) -> None:

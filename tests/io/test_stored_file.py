@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import zipfile
 from pathlib import Path
@@ -133,6 +134,22 @@ def test_a_file_that_may_not_be_read_is_refused(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "a.nii").write_bytes(b"1")
     monkeypatch.setattr(Path, "open", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
     assert "no permission" in refusal(StoredFile(tmp_path / "a.nii")).found
+
+
+@pytest.mark.parametrize(
+    ("number", "is_transient"),
+    [(errno.EIO, True), (errno.ESTALE, True), (errno.EACCES, True), (errno.ENOENT, False)],
+)
+@pytest.mark.parametrize("method", ["stat", "open"])
+@pytest.mark.parametrize("name", ["file", "link"])
+def test_a_refusal_says_whether_the_file_may_be_readable_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, method: str, number: int, is_transient: bool
+) -> None:
+    (tmp_path / "file").write_bytes(b"1")
+    (tmp_path / "link").symlink_to("file")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, method, lambda *_, **__: (_ for _ in ()).throw(OSError(number, "x")))
+        assert refusal(StoredFile(tmp_path / name)).is_transient is is_transient
 
 
 def test_a_name_that_no_file_can_have_is_refused(tmp_path: Path) -> None:

@@ -169,9 +169,3 @@ def test_a_model_for_scans_after_contrast_agent_accepts_only_those() -> None:
     assert findings(brain(Modality.T1W_CE), Modality.T1W_CE) == []
     assert codes(brain(Modality.T1W), Modality.T1W_CE) == ["wrong_modality"]
     assert codes(brain(Modality.T1W_CE), Modality.T2W) == ["wrong_modality"]
-
-
-def test_notes_on_the_image_are_warnings() -> None:
-    (finding,) = findings(replace(brain(), meta={"notes": ("a reformat of the acquired images",)}), Modality.T1W)
-    assert (finding.level, finding.code) == (Level.WARNING, "kind_of_image")
-    assert finding.message == "found a reformat of the acquired images; expected a plain T1w scan"
