@@ -12,15 +12,16 @@ that was noted elsewhere.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from anomaly.core.files import canonical_json, make_folder, output_error, read_json, sha256_of_file, sha256_of_json
+from anomaly.core.files import canonical_json, output_error, read_json, sha256_of_file, sha256_of_json
+from anomaly.core.locks import appending
 
 AUDIT_LOG = "audit.jsonl"
 NO_FILE = "no such file"
@@ -134,16 +135,16 @@ def append_entry(folder: Path, entry: Mapping[str, Any]) -> None:
     OutputError
         The log cannot be written.
     """
-    make_folder(folder)
-    try:
-        _append(folder / AUDIT_LOG, entry)
-    except OSError as error:
-        raise output_error(folder / AUDIT_LOG, error) from error
+    path = folder / AUDIT_LOG
+    with appending(path):
+        try:
+            _append(path, entry)
+        except OSError as error:
+            raise output_error(path, error) from error
 
 
 def _append(path: Path, entry: Mapping[str, Any]) -> None:
     with path.open("a+b") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
         stream.seek(0)
         before = stream.read()
         if before and not before.endswith(b"\n"):
@@ -151,6 +152,8 @@ def _append(path: Path, entry: Mapping[str, Any]) -> None:
         chained = {**entry, "previous": _sha256(_lines(before)[-1]) if before else ""}
         line = canonical_json({**chained, "sha256": sha256_of_json(chained)})
         stream.write(line.encode() + b"\n")
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def hash_files(folder: Path, files: Iterable[Path]) -> dict[str, str]:

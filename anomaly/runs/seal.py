@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from anomaly.core.audit_log import disagreements, hash_files, read_audit_log, read_list
 from anomaly.core.errors import InputError
-from anomaly.core.files import canonical_json, write_text
+from anomaly.core.files import canonical_json, output_error, write_text
 from anomaly.core.results import ScanScore
 from anomaly.runs.layout import PENDING_FILES, SCAN_FILES, SCAN_SCORE, score_path, volumes_path
 
@@ -36,9 +37,21 @@ def check_list(folder: Path, name: str) -> None:
 
 
 def note_pending(folder: Path, hashes: Mapping[str, str]) -> None:
-    """Note the hashes of files that were just written."""
-    with (folder / PENDING_FILES).open("a", encoding="ascii") as stream:
-        stream.write(f"\n{canonical_json(dict(hashes))}\n")  # the line before may be cut
+    """Note the hashes of files that were just written.
+
+    Raises
+    ------
+    OutputError
+        They cannot be written.
+    """
+    path = folder / PENDING_FILES
+    try:
+        with path.open("a", encoding="ascii") as stream:
+            stream.write(f"\n{canonical_json(dict(hashes))}\n")  # the line before may be cut
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        raise output_error(path, error) from error
 
 
 def read_pending(folder: Path) -> dict[str, str]:

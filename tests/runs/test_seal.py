@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
 from anomaly.core.audit_log import append_entry, hash_files, read_list
-from anomaly.core.errors import InputError
+from anomaly.core.errors import InputError, OutputError
 from anomaly.core.results import ScanScore, ScanStatus
 from anomaly.runs.layout import PENDING_FILES, SCAN_FILES
 from anomaly.runs.seal import check_list, check_results, files_of_scan, note_pending, read_pending, write_hashes
@@ -79,3 +81,19 @@ def test_a_list_that_was_written_just_before_the_end_is_accepted(run: Path) -> N
     note_pending(run, {"a/score.json": "1"})
     write_hashes(run, SCAN_FILES, {"a/score.json": "1"}, [])
     check_list(run, SCAN_FILES)
+
+
+def test_a_full_disk_stops_the_run_and_names_the_file(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fsync(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OutputError, match=rf"cannot write .*{PENDING_FILES}: No space left"):
+        note_pending(run, {"a": "1"})
+
+
+def test_pending_hashes_are_on_the_disk_before_the_run_goes_on(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: sizes.append(os.fstat(descriptor).st_size))
+    note_pending(run, {"a": "1"})
+    assert sizes == [(run / PENDING_FILES).stat().st_size]
