@@ -99,6 +99,9 @@ class _Reader:
         except (ValueError, TypeError):
             self.disagreements.append(Disagreement(where, "no JSON object", "an entry"))
             return
+        if wrong := _wrong_fields(entry):
+            self.disagreements.append(Disagreement(where, f"{', '.join(wrong)} of another type", "an entry"))
+            return
         self.entries.append(entry)
         if "previous" not in entry and self.unchained == len(self.hashes) - 1:
             self.unchained += 1
@@ -161,6 +164,11 @@ def hash_files(folder: Path, files: Iterable[Path]) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): sha256_of_file(path) for path in files if path.is_file()}
 
 
+def hash_of_file(folder: Path, name: str) -> str:
+    """Return the SHA-256 of a file in a folder; ``NO_FILE`` if there is none."""
+    return sha256_of_file(folder / name) if (folder / name).is_file() else NO_FILE
+
+
 def read_list(folder: Path, name: str) -> dict[str, str]:
     """Read a list of hashes, path → SHA-256; empty if there is none."""
     path = folder / name
@@ -169,10 +177,25 @@ def read_list(folder: Path, name: str) -> dict[str, str]:
 
 def disagreements(folder: Path, sealed: Mapping[str, str]) -> list[Disagreement]:
     """Return the sealed files that are missing or not as they were written."""
-    found = {
-        name: sha256_of_file(folder / name) if (folder / name).is_file() else NO_FILE for name in sorted(sealed)
-    }
+    found = {name: hash_of_file(folder, name) for name in sorted(sealed)}
     return [Disagreement(name, found[name], sealed[name]) for name in found if found[name] != sealed[name]]
+
+
+def are_texts(values: Iterable[Any]) -> bool:
+    """Return whether all values are texts."""
+    return all(isinstance(value, str) for value in values)
+
+
+def _wrong_fields(entry: Mapping[str, Any]) -> list[str]:
+    """Return the fields of an entry that are not of the type that commands write."""
+    files, lists = entry.get("files", {}), entry.get("lists", [])
+    is_right = {
+        "verb": are_texts([entry.get("verb", None if "event" in entry else "")]),
+        "event": are_texts([entry.get("event", "")]),
+        "files": isinstance(files, dict) and are_texts(files.values()),
+        "lists": isinstance(lists, list) and are_texts(lists),
+    }
+    return [name for name, right in is_right.items() if not right]
 
 
 def _lines(content: bytes) -> list[bytes]:

@@ -13,7 +13,15 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from anomaly.core.audit_log import disagreements, hash_files, read_audit_log, read_list
+from anomaly.core.audit_log import (
+    NO_FILE,
+    are_texts,
+    disagreements,
+    hash_files,
+    hash_of_file,
+    read_audit_log,
+    read_list,
+)
 from anomaly.core.errors import InputError
 from anomaly.core.files import canonical_json, output_error, write_text
 from anomaly.core.results import ScanScore
@@ -28,8 +36,10 @@ def files_of_scan(folder: Path, result: ScanScore) -> list[Path]:
 
 def check_list(folder: Path, name: str) -> None:
     """Raise InputError if a list of hashes is not as it was written."""
-    sealed = {**read_audit_log(folder).sealed, **read_pending(folder)}
-    if name in sealed and disagreements(folder, {name: sealed[name]}):
+    sealed = read_audit_log(folder).sealed.get(name)
+    pending = {value for file, value in pending_hashes(folder) if file == name}
+    accepted = pending | {sealed or NO_FILE}  # a call may have been killed before or after it wrote the list
+    if (sealed or pending) and hash_of_file(folder, name) not in accepted:
         raise InputError(
             f"{folder / name} was changed after it was written, so that the results it lists cannot be verified; "
             "restore it, or choose another folder; `anomaly audit verify` lists what disagrees"
@@ -56,11 +66,25 @@ def note_pending(folder: Path, hashes: Mapping[str, str]) -> None:
 
 def read_pending(folder: Path) -> dict[str, str]:
     """Return path → SHA-256 of what a call wrote that was interrupted; empty if the last call finished."""
+    return dict(pending_hashes(folder))
+
+
+def pending_hashes(folder: Path) -> list[tuple[str, str]]:
+    """Return path and SHA-256 as an interrupted call noted them, in order; a path may occur several times."""
     path = folder / PENDING_FILES
     if not path.is_file() or "score" not in read_audit_log(folder).interrupted:
+        return []
+    lines = path.read_text(encoding="ascii", errors="replace").splitlines()
+    return [pair for line in lines for pair in _noted(line).items()]
+
+
+def _noted(line: str) -> dict[str, str]:
+    """Return the hashes in a line; none if it was cut or damaged."""
+    try:
+        found = json.loads(line)
+    except ValueError:
         return {}
-    lines = path.read_text(encoding="ascii").splitlines()
-    return {name: value for line in lines if line.endswith("}") for name, value in json.loads(line).items()}
+    return found if isinstance(found, dict) and are_texts(found.values()) else {}
 
 
 def check_results(folder: Path, pending: Mapping[str, str]) -> None:

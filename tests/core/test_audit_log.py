@@ -170,3 +170,31 @@ def test_an_entry_is_on_the_disk_before_the_command_goes_on(
     monkeypatch.setattr(os, "fsync", lambda descriptor: sizes.append(os.fstat(descriptor).st_size))
     log = write_log(tmp_path, "a")
     assert sizes == [log.stat().st_size]
+
+
+@pytest.mark.parametrize(
+    ("line", "fields"),
+    [
+        ('{"event":"started"}', "verb"),
+        ('{"verb":["score"],"event":"started"}', "verb"),
+        ('{"verb":"score","event":{}}', "event"),
+        ('{"verb":"score","files":["a"]}', "files"),
+        ('{"verb":"score","files":{"a":1}}', "files"),
+        ('{"verb":"score","lists":"files.json"}', "lists"),
+        ('{"verb":"score","files":null,"lists":[null]}', "files, lists"),
+    ],
+)
+def test_a_line_with_fields_of_another_type_is_a_disagreement(tmp_path: Path, line: str, fields: str) -> None:
+    log = write_log(tmp_path, "a")
+    rewrite(log, [*lines_of(log), line])
+    append_entry(tmp_path, {"verb": "b"})
+    found = read_audit_log(tmp_path)
+    assert found.disagreements == (Disagreement("audit.jsonl, line 2", f"{fields} of another type", "an entry"),)
+    assert (found.sealed, found.lists, found.interrupted, len(found.entries)) == ({}, [], [], 2)
+
+
+@pytest.mark.parametrize("line", [b"\xff\xfe", b"[]", b"7", b"null", b'{"a":', b""])
+def test_a_line_that_is_no_entry_is_a_disagreement(tmp_path: Path, line: bytes) -> None:
+    log = write_log(tmp_path, "a")
+    log.write_bytes(log.read_bytes() + line + b"\n")
+    assert "audit.jsonl, line 2" in places(tmp_path)

@@ -97,3 +97,48 @@ def test_pending_hashes_are_on_the_disk_before_the_run_goes_on(run: Path, monkey
     monkeypatch.setattr(os, "fsync", lambda descriptor: sizes.append(os.fstat(descriptor).st_size))
     note_pending(run, {"a": "1"})
     assert sizes == [(run / PENDING_FILES).stat().st_size]
+
+
+def test_lines_of_pending_hashes_that_were_damaged_are_passed_over(run: Path) -> None:
+    append_entry(run, {"verb": "score", "event": "started"})
+    note_pending(run, {"a": "1"})
+    with (run / PENDING_FILES).open("ab") as stream:
+        stream.write(b'\xff\xfe}\n{"b": }\n[1]\n{"c": 2}\n{"d": null}\n7\n')
+    note_pending(run, {"e": "3"})
+    assert read_pending(run) == {"a": "1", "e": "3"}
+
+
+def killed_before_the_list_is_written(folder: Path, monkeypatch: pytest.MonkeyPatch, result: str) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("anomaly.runs.seal.write_text", lambda path, text: None)
+        write_hashes(folder, SCAN_FILES, {"a/score.json": result}, files_of_scan(folder, RESULT))
+
+
+def test_a_kill_just_before_the_list_is_written_leaves_the_earlier_one(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append_entry(run, {"verb": "score", "event": "started"})
+    note_pending(run, {"a/score.json": "1"})
+    killed_before_the_list_is_written(run, monkeypatch, "1")
+    check_list(run, SCAN_FILES)
+    write_hashes(run, SCAN_FILES, {"a/score.json": "1"}, files_of_scan(run, RESULT))
+    killed_before_the_list_is_written(run, monkeypatch, "2")  # the list is neither the earliest nor the latest
+    check_list(run, SCAN_FILES)
+    (run / SCAN_FILES).write_text("{}", encoding="utf-8")
+    with pytest.raises(InputError, match="was changed after it was written"):
+        check_list(run, SCAN_FILES)
+    (run / SCAN_FILES).unlink()
+    with pytest.raises(InputError, match="was changed after it was written"):
+        check_list(run, SCAN_FILES)
+
+
+def test_a_kill_just_before_the_first_list_is_written_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append_entry(tmp_path, {"verb": "score", "event": "started"})
+    note_pending(tmp_path, {"a/score.json": "1"})
+    killed_before_the_list_is_written(tmp_path, monkeypatch, "1")
+    check_list(tmp_path, SCAN_FILES)
+    (tmp_path / SCAN_FILES).write_text("{}", encoding="utf-8")
+    with pytest.raises(InputError, match="was changed after it was written"):
+        check_list(tmp_path, SCAN_FILES)
