@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -150,6 +151,34 @@ def test_a_result_that_was_edited_is_not_scored_on(run: Path, trained: Trained, 
     more = make_cohort(tmp_path / "more", [302])
     with pytest.raises(InputError, match=r"changed after they were written \(sub-300_T1w/score\.json\)"):
         score(ScoreRequest(trained.model, (more,), run, alpha=0.05))
+
+
+def test_a_result_that_no_command_wrote_is_never_sealed(run: Path, trained: Trained, tmp_path: Path) -> None:
+    forged = run / "forged" / "score.json"
+    write_json(forged, read_json(run / "sub-300_T1w" / "score.json") | {"scan_id": "forged", "outputs": {}})
+    request = ScoreRequest(trained.model, (make_cohort(tmp_path / "more", [302]),), run, alpha=0.05)
+    for again in (request, replace(request, overwrite=True)):
+        with pytest.raises(InputError, match=r"written by no command \(forged/score\.json\)"):
+            score(again)
+    assert verify(run)["not_sealed"] == ["forged/score.json"]
+
+
+def test_a_result_that_was_damaged_is_made_again(finished: Path, run: Path, trained: Trained) -> None:
+    (run / "sub-300_T1w" / "score.json").write_text('{"scan_id": ', encoding="utf-8")
+    found = score(ScoreRequest(trained.model, (finished.parent / "cohort",), run, alpha=0.05))
+    assert (found["scored"], found["failed"]) == (2, 0)
+    assert verify(run)["verified"]
+
+
+def test_overwriting_checks_the_results_that_it_keeps(finished: Path, run: Path, trained: Trained) -> None:
+    for name in ("sub-300_T1w/score.json", "sub-bad_T1w/score.json"):
+        write_json(run / name, read_json(run / name) | {"warnings": ["edited"]})
+    request = ScoreRequest(trained.model, (finished.parent / "cohort",), run, alpha=0.05, overwrite=True)
+    with pytest.raises(InputError, match=r"changed after they were written \(sub-bad_T1w/score\.json\)"):
+        score(request)
+    shutil.copy(finished / "sub-bad_T1w" / "score.json", run / "sub-bad_T1w")
+    score(request)
+    assert verify(run)["verified"]
 
 
 def test_a_later_call_does_not_seal_what_was_changed_before(run: Path, trained: Trained, tmp_path: Path) -> None:
