@@ -17,6 +17,7 @@ from pipelines.calibrate import calibrate
 from pipelines.cli import app
 from pipelines.common import Exit
 from pipelines.ensemble import ensemble
+from pipelines.evaluate import evaluate
 from pipelines.report import report
 from pipelines.score import ScoreRequest, score
 from pipelines.train import train
@@ -236,6 +237,20 @@ def test_pages_and_evaluations_are_sealed_too(run: Path, tmp_path: Path) -> None
     assert disagreeing(run) == {"sub-300_T1w/report.html", "evaluation/metrics.json"}
     report(run, jobs=1)  # makes a page that was edited again
     assert disagreeing(run) == {"evaluation/metrics.json"}
+
+
+@pytest.mark.slow
+def test_an_evaluation_seals_only_what_it_wrote(run: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "labels.tsv"
+    labels.write_text("scan_id\tlabel\nsub-300_T1w\t0\nsub-301_T1w\t1\n", encoding="utf-8")
+    evaluate(run, labels)
+    edit(run / "evaluation" / "roc.png")
+    (run / "evaluation" / "added.png").touch()
+    labels.write_text("scan_id\tlabel\nsub-300_T1w\t0\nsub-301_T1w\t0\n", encoding="utf-8")
+    evaluate(run, labels)  # with one class there is no ROC curve
+    found = verify(run)
+    assert disagreeing(run) == {"evaluation/roc.png"}
+    assert found["not_sealed"] == ["evaluation/added.png"]
 
 
 def test_a_new_calibration_and_an_ensemble_are_sealed(trained: Trained, model: Path, tmp_path: Path) -> None:
