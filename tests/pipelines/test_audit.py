@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from anomaly.core.errors import InputError
+from anomaly.core.errors import BundleError, InputError
 from anomaly.core.files import read_json, sha256_of_file, write_json
 from pipelines.audit import verify
 from pipelines.calibrate import calibrate
@@ -261,6 +262,55 @@ def test_a_new_calibration_and_an_ensemble_are_sealed(trained: Trained, model: P
     assert verify(tmp_path / "both")["verified"]
     edit(tmp_path / "both" / "members" / "intensity" / "weights.safetensors")
     assert disagreeing(tmp_path / "both") == {"members/intensity/weights.safetensors"}
+
+
+def killed(*arguments: object, **facts: object) -> None:
+    raise KeyboardInterrupt
+
+
+def kill_at_the_end(monkeypatch: pytest.MonkeyPatch, verb: str, call: Callable[[], object]) -> None:
+    """Run a command that is killed when it notes in the audit log that it has finished."""
+    module = importlib.import_module(f"pipelines.{verb}")
+    note = module.audit
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            module, "audit", lambda *a, **facts: (note if facts["event"] == "started" else killed)(*a, **facts)
+        )
+        with pytest.raises(KeyboardInterrupt):
+            call()
+
+
+def test_a_calibration_that_was_killed_is_sealed_by_the_next(
+    trained: Trained, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        kill_at_the_end(monkeypatch, "calibrate", lambda: calibrate(model, trained.holdout, [0.2], "killed"))
+    found = verify(model)
+    assert (found["verified"], found["interrupted"], len(found["not_sealed"])) == (False, "calibrate", 2)
+    calibrate(model, trained.holdout, [0.2], "again")
+    found = verify(model)
+    assert (found["verified"], found["interrupted"], found["not_sealed"]) == (True, None, [])
+
+
+def test_a_calibration_that_was_killed_and_edited_stops_the_next(
+    trained: Trained, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kill_at_the_end(monkeypatch, "calibrate", lambda: calibrate(model, trained.holdout, [0.2], "killed"))
+    left = model / verify(model)["not_sealed"][0]
+    write_json(left, read_json(left) | {"threshold": 0.0})
+    with pytest.raises(BundleError, match="threshold"):
+        calibrate(model, trained.holdout, [0.2], "again")
+
+
+def test_a_copied_calibration_is_never_sealed(trained: Trained, model: Path) -> None:
+    other = Path(shutil.copytree(model, model.with_name("other")))
+    calibrate(other, trained.holdout, [0.3], "elsewhere")
+    name = (
+        set(other.glob("calibrations/*")) - {other / path.relative_to(model) for path in model.glob("*/*")}
+    ).pop()
+    shutil.copy(name, model / "calibrations")
+    calibrate(model, trained.holdout, [0.2], "again")
+    assert verify(model)["not_sealed"] == [f"calibrations/{name.name}"]
 
 
 def test_a_folder_of_an_earlier_version_says_that_nothing_can_be_verified(run: Path) -> None:

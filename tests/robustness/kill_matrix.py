@@ -66,7 +66,7 @@ COMMANDS: dict[str, list[str]] = {
 """The arguments of each command, in a folder that :func:`make_inputs` filled."""
 
 
-SEALED = {"score": "output", "report": "run", "evaluate": "run"}
+SEALED = {"calibrate": "intensity", "score": "output", "report": "run", "evaluate": "run"}
 """The folder that `anomaly audit verify` must verify after each command."""
 
 
