@@ -313,6 +313,43 @@ def test_a_copied_calibration_is_never_sealed(trained: Trained, model: Path) -> 
     assert verify(model)["not_sealed"] == [f"calibrations/{name.name}"]
 
 
+def test_a_training_that_was_killed_at_the_end_is_finished_by_the_same_call(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, output = write_config(tmp_path / "atlas.yaml"), tmp_path / "model"
+    kill_at_the_end(monkeypatch, "train", lambda: train(config, trained.training, output))
+    before = read_json(output / "metadata.json")
+    assert (verify(output)["verified"], verify(output)["interrupted"]) == (False, "train")
+    other = write_config(tmp_path / "intensity.yaml", "intensity")
+    with pytest.raises(BundleError, match="already holds a model"):
+        train(other, trained.training, output)
+    summary = train(config, trained.training, output)
+    assert (summary["model_id"], summary["family"]) == (before["model_id"], "atlas")
+    assert summary["train_scans"] + summary["validation_scans"] == 15
+    assert read_json(output / "metadata.json") == before
+    assert (verify(output)["verified"], verify(output)["interrupted"]) == (True, None)
+    with pytest.raises(BundleError, match="already holds a model"):
+        train(config, trained.training, output)
+
+
+def test_an_ensemble_that_was_killed_at_the_end_is_finished_by_the_same_call(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(write_config(tmp_path / "intensity.yaml", "intensity"), trained.training, tmp_path / "intensity")
+    models, output = [trained.model, tmp_path / "intensity"], tmp_path / "both"
+    kill_at_the_end(monkeypatch, "ensemble", lambda: ensemble(models, output))
+    assert (verify(output)["verified"], verify(output)["interrupted"]) == (False, "ensemble")
+    edited = Path(shutil.copytree(output, tmp_path / "edited" / "both"))
+    write_json(edited / "metadata.json", read_json(edited / "metadata.json") | {"name": "edited"})
+    with pytest.raises(BundleError, match="altered or damaged"):
+        ensemble(models, edited)
+    summary = ensemble(models, output)
+    assert summary["members"] == "model, intensity"
+    assert (verify(output)["verified"], verify(output)["interrupted"]) == (True, None)
+    with pytest.raises(BundleError, match="already holds a model"):
+        ensemble(models, output)
+
+
 def test_a_folder_of_an_earlier_version_says_that_nothing_can_be_verified(run: Path) -> None:
     (run / "audit.jsonl").write_text('{"verb": "score"}\n', encoding="utf-8")
     with pytest.raises(InputError, match=r"a log without a chain, expected a chained log\. An earlier version"):
