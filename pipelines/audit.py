@@ -8,7 +8,7 @@ from typing import Any
 
 from anomaly.core.audit_log import AUDIT_LOG, Disagreement, disagreements, read_audit_log, read_list
 from anomaly.core.errors import InputError
-from anomaly.runs.seal import read_pending
+from anomaly.runs.seal import pending_hashes
 
 RESULTS = {
     "run": (
@@ -59,8 +59,8 @@ def verify(folder: Path, head: str | None = None) -> dict[str, Any]:
         path: value for name in log.lists if name not in damaged for path, value in read_list(folder, name).items()
     }
     wrong += disagreements(folder, {path: value for path, value in listed.items() if path not in log.sealed})
-    sealed, pending = {**listed, **log.sealed}, read_pending(folder)
-    rewritten = {one.file for one in wrong if pending.get(one.file) == one.found}
+    sealed, pending = {**listed, **log.sealed}, set(pending_hashes(folder))
+    rewritten = {one.file for one in wrong if (one.file, one.found) in pending}
     wrong = [one for one in wrong if one.file not in rewritten]
     not_sealed = sorted(rewritten | set(_results(folder, kind)) - set(sealed))
     return {

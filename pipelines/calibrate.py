@@ -23,11 +23,14 @@ from anomaly.calibration.record import (
     VoxelOperatingPoint,
     append,
     check_leakage,
+    load,
     record_path,
     reference_path,
 )
 from anomaly.calibration.record import calibrate as make_calibration
+from anomaly.calibration.record import records as saved_records
 from anomaly.cohort.table import ScanRecord
+from anomaly.core.audit_log import read_audit_log
 from anomaly.core.errors import AlphaTooSmallError, CohortError, ConfigError
 from anomaly.core.progress import Progress, no_progress
 from anomaly.core.provenance import user_name
@@ -98,12 +101,15 @@ def calibrate(
         The reason is empty, or an alpha is not between 0 and 1.
     CohortError
         No healthy scan can be scored.
+    BundleError
+        The model, or a calibration that an interrupted call left, was altered.
     """
     if not reason.strip():
         raise ConfigError("a calibration needs a reason (--reason): why, and for which scanner and population")
     if wrong := [alpha for alpha in alphas if not 0 < alpha < 1]:
         raise ConfigError(f"found --alpha {wrong[0]:g}; expected a share between 0 and 1, e.g. 0.05 for 5 %")
     bundle = open_bundle(model, choose_device(device), allow_command=allow_command)
+    left = _left_unsealed(model)
     work = model / "calibration_scans"
     with closing(open_scans([cohort], work / "ingested", bundle.config, jobs, split=SPLIT)) as scans:
         accepted, not_accepted = _healthy_scans(scans, bundle)
@@ -111,10 +117,11 @@ def calibrate(
         job = CalibrationJob(Model(bundle), ScoreStore(work / "scored" / bundle.model_id))
         healthy, not_scored = _score(job, accepted, progress)
     purpose = Purpose(user_name(), reason, _scope(bundle, cohort, healthy), bundle.model_id)
+    audit(model, "calibrate", event="started", model_id=bundle.model_id)
     records = _append(model, bundle, healthy, alphas, purpose)
     ids = [record.calibration_id for record in records]
-    written = [reference_path(model), *(record_path(model, name) for name in ids)]
-    audit(model, "calibrate", files=written, model_id=bundle.model_id, calibrations=ids)
+    written = [reference_path(model), *(record_path(model, name) for name in (*left, *ids))]
+    audit(model, "calibrate", files=written, event="finished", model_id=bundle.model_id, calibrations=[*left, *ids])
     return {
         "model_id": bundle.model_id,
         "healthy_scans": len(healthy),
@@ -128,6 +135,22 @@ def calibrate(
         ],
         "not_scored": [*not_accepted, *not_scored],
     }
+
+
+def _left_unsealed(model: Path) -> list[str]:
+    """Return the ids of the calibrations that a call appended before it was interrupted.
+
+    Raises
+    ------
+    BundleError
+        One of them does not agree with its hashes or its reference scores.
+    """
+    log = read_audit_log(model)
+    if "calibrate" not in log.interrupted:
+        return []
+    sealed = {model / name for name in log.sealed}
+    ids = [record.calibration_id for record in saved_records(model)]
+    return [load(model, name).record.calibration_id for name in ids if record_path(model, name) not in sealed]
 
 
 def _healthy_scans(scans: ScanInput, bundle: Bundle) -> tuple[list[PreparedScanRef], list[NotScored]]:

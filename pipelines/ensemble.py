@@ -8,8 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from anomaly.bundle.card import ensemble_card
-from anomaly.bundle.ensemble import EnsembleConfig, save_ensemble
-from anomaly.bundle.store import MEMBERS, TrainedBundle, load_bundle, model_files
+from anomaly.bundle.ensemble import EnsembleConfig, refuse_unlike, save_ensemble
+from anomaly.bundle.store import (
+    MEMBERS,
+    TrainedBundle,
+    interrupted_model,
+    load_bundle,
+    model_files,
+    refuse_to_overwrite,
+)
 from anomaly.core.errors import BundleError
 from anomaly.core.provenance import now, user_name
 from anomaly.core.versions import software_versions
@@ -41,19 +48,32 @@ def ensemble(models: Sequence[Path], output: Path, merge: MergeSettings | None =
     members = {name: load_bundle(path) for name, path in _named(models).items()}
     config = _config(output.resolve().name, members, merge or MergeSettings())
     EnsembleScorer({name: m.scorer for name, m in members.items()}, config.merge, config.scoring)  # raises if unfit
+    left = interrupted_model(output, "ensemble", config)
+    if left and left["members"] == {name: member.model_id for name, member in members.items()}:
+        return _finish(output, config, left)
+    refuse_to_overwrite(output)
+    refuse_unlike(members)
+    audit(output, "ensemble", event="started")
     facts = _facts(config, list(members.values()))
     model_id = save_ensemble(
         output, config, members, facts, lambda model_id: ensemble_card(config, model_id, facts)
     )
-    files = [*model_files(output), *(path for name in members for path in model_files(output / MEMBERS / name))]
-    audit(output, "ensemble", files=files, model_id=model_id)
+    return _finish(output, config, facts | {"model_id": model_id})
+
+
+def _finish(output: Path, config: EnsembleConfig, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Seal the files of an ensemble that is complete, and return the summary."""
+    model_id = metadata["model_id"]
+    folders = [output, *(output / MEMBERS / name for name in config.members)]
+    files = [path for folder in folders for path in model_files(folder)]
+    audit(output, "ensemble", files=files, event="finished", model_id=model_id)
     return {
         "model_id": model_id,
         "model": str(output),
-        "members": ", ".join(members),
+        "members": ", ".join(config.members),
         "merged_by": config.merge.how,
         "p_values": config.merge.p_values,
-        "parameters": facts["training"]["n_parameters"],
+        "parameters": metadata["training"]["n_parameters"],
     }
 
 

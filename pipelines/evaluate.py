@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from anomaly.calibration.operating_point import FPRCheck, beta_binomial_band, clopper_pearson
 from anomaly.core.aliases import PER_SCAN_TABLE
@@ -75,11 +76,12 @@ def evaluate(
         run_dir, labels_tsv, masks_dir, settings=settings or EvaluationSettings(), progress=progress
     )
     folder = output or run_dir / "evaluation"
-    summary = _write(found, folder)
-    run_dir, folder = run_dir.resolve(), folder.resolve()
-    files = [path for path in folder.glob("[!.]*") if folder.is_relative_to(run_dir)]  # the lock is hidden
-    audit(run_dir, "evaluate", files=files, labels=labels_tsv.name, output=str(folder))
-    return summary
+    metrics = _metrics(found)
+    written = [path.resolve() for path in _write(found, metrics, folder)]
+    run = run_dir.resolve()
+    files = [path for path in written if path.is_relative_to(run)]
+    audit(run, "evaluate", files=files, labels=labels_tsv.name, output=str(folder.resolve()))
+    return {**_headline(found), "report": str(folder / "results.md"), "metrics": metrics}
 
 
 def read_per_scan(evaluation_dir: Path) -> pd.DataFrame:
@@ -93,18 +95,18 @@ def read_per_scan(evaluation_dir: Path) -> pd.DataFrame:
         raise DamagedFileError(f"{path} is damaged ({error}); run the same `anomaly evaluate` again") from error
 
 
-def _write(found: Evaluation, folder: Path) -> dict[str, Any]:
-    """Write all files of an evaluation and return the summary."""
-    metrics = _metrics(found)
+def _write(found: Evaluation, metrics: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Write all files of an evaluation and return their paths."""
+    tables = {"metrics.tsv": number_table({**found.detection, "localisation": found.localisation})}
+    tables["per_scan.tsv"] = found.per_scan
     write_json(folder / "metrics.json", metrics)
-    rows = {**found.detection, "localisation": found.localisation}
-    _write_table(number_table(rows), folder / "metrics.tsv")
-    _write_table(found.per_scan, folder / "per_scan.tsv")
+    for name, table in tables.items():
+        _write_table(table, folder / name)
     with atomic_path(folder / "per_scan.parquet") as temporary:
         found.per_scan.to_parquet(temporary, index=False)
     write_text(folder / "results.md", _markdown(found))
-    _write_figures(found, folder)
-    return {**_headline(found), "report": str(folder / "results.md"), "metrics": metrics}
+    texts = [folder / name for name in ("metrics.json", *tables, "per_scan.parquet", "results.md")]
+    return [*texts, *_write_figures(found, folder)]
 
 
 def _write_table(table: pd.DataFrame, path: Path) -> None:
@@ -215,14 +217,17 @@ def _recall_table(recall: Mapping[str, tuple[int, int]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _write_figures(found: Evaluation, folder: Path) -> None:
+def _write_figures(found: Evaluation, folder: Path) -> list[Path]:
     scored = found.per_scan[found.per_scan["score"].notna()]
+    figures: dict[str, Figure] = {}
     if scored["is_abnormal"].nunique() == 2:
         curves = {next(iter(found.detection)): (scored["is_abnormal"].to_numpy(), scored["score"].to_numpy())}
-        save(roc_figure(curves), folder / "roc.png")
-        save(precision_recall_figure(curves), folder / "precision_recall.png")
+        figures |= {"roc.png": roc_figure(curves), "precision_recall.png": precision_recall_figure(curves)}
     if found.fpr_checks:
-        save(calibration_figure(_calibration_curve(found)), folder / "calibration.png")
+        figures["calibration.png"] = calibration_figure(_calibration_curve(found))
+    for name, figure in figures.items():
+        save(figure, folder / name)
+    return [folder / name for name in figures]
 
 
 def _calibration_curve(found: Evaluation) -> CalibrationCurve:

@@ -96,6 +96,8 @@ def score(request: ScoreRequest, progress: Progress = no_progress) -> dict[str, 
     BundleError
         The model is damaged, or the run folder holds results of another model or calibration. With ``overwrite``:
         of scans that are not among the sources.
+    InputError
+        A result that the run keeps was changed after it was written, or no command wrote it.
     UncalibratedError
         A calibration was asked for that does not exist.
     """
@@ -117,6 +119,8 @@ def score(request: ScoreRequest, progress: Progress = no_progress) -> dict[str, 
         open_scans(request.sources, work, bundle.config, request.jobs, split=request.split, split_required=True)
     ) as scans:
         _check_replaced(output, model, scans.scan_ids)
+        if request.overwrite:
+            check_results(output, job.written, replaced=scans.scan_ids)
         _start(model, job)
         named = with_distinct_names(scans, job.store, model.model_id, model.calibration_id)
         results = list(job.run(named, scans.total, progress))

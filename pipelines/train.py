@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 
 from anomaly.bundle.card import model_card
 from anomaly.bundle.config import ExperimentConfig, load_experiment, with_preprocessing
-from anomaly.bundle.store import model_files, refuse_to_overwrite, save_bundle
+from anomaly.bundle.store import interrupted_model, model_files, refuse_to_overwrite, save_bundle
 from anomaly.cohort.planted_lesions import planted_scans
 from anomaly.cohort.splits import split_by_subject
 from anomaly.cohort.table import ScanRecord
@@ -35,6 +35,7 @@ INTENDED_USE = (
     "radiologist. Not for diagnosis, not for ruling out disease."
 )
 
+CHECKPOINTS = "training"  # folder of logs and checkpoints in that of the model
 MIN_SUBJECTS = 3  # two for training, one to choose the checkpoint
 
 
@@ -62,7 +63,8 @@ def train(
         An ingested cohort. Only healthy scans of the split ``train`` are used, or all healthy scans without splits.
     output
         The bundle folder. Logs and checkpoints are written to ``output/training``. An interrupted call continues
-        from the checkpoints. They are removed when the model is complete.
+        from the checkpoints. They are removed when the model is complete. A call that was interrupted after that
+        is finished, if the config is the same.
     devices
         Number of devices that train together; each adds its own batch to every step.
     compiled
@@ -79,6 +81,8 @@ def train(
         experiment = with_preprocessing(
             experiment, load_chain_settings(find_config(preprocessing, "preprocessing"), chains)
         )
+    if left := interrupted_model(output, "train", experiment):
+        return _finish(output, left)
     refuse_to_overwrite(output)
     records = healthy_records(cohort, experiment, split="train")
     training, validation = hold_out(records, experiment.validation_fraction)
@@ -86,7 +90,7 @@ def train(
     settings = experiment.training or TrainingSettings()
     detector = create(experiment.model_settings(), volumes.grid)
     run = FitRun(
-        folder=output / "training", training=settings, seed=settings.seed if seed is None else seed, device=device,
+        folder=output / CHECKPOINTS, training=settings, seed=settings.seed if seed is None else seed, device=device,
         devices=devices, compile=compiled, progress=progress,
     )  # fmt: skip
     report = fit(detector, volumes, list(planted_scans(held_out, seed=0, kinds=experiment.lesion_kinds)), run)
@@ -97,21 +101,29 @@ def train(
     facts = _facts(experiment, training, validation, report, run)
     facts |= {"display": display, "retrieval": _retrieval(scorer, held_out)}
     seen = [(record.subject, record.content_hash) for record in records]
+    audit(output, "train", event="started")
     model_id = save_bundle(
         output, experiment, scorer, seen, facts, lambda model_id: model_card(experiment, model_id, facts)
     )
-    audit(output, "train", files=model_files(output), model_id=model_id)
-    for checkpoint in (*run.folder.glob("*.ckpt"), *run.folder.glob("*.safetensors")):
+    return _finish(output, facts | {"model_id": model_id})
+
+
+def _finish(output: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Remove the checkpoints of a model that is complete, seal its files, and return the summary."""
+    folder, model_id = output / CHECKPOINTS, metadata["model_id"]
+    for checkpoint in (*folder.glob("*.ckpt"), *folder.glob("*.safetensors")):
         checkpoint.unlink()
+    audit(output, "train", files=model_files(output), event="finished", model_id=model_id)
+    data, training = metadata["data"], metadata["training"]
     return {
         "model_id": model_id,
         "model": str(output),
-        "family": experiment.model["family"],
-        "train_scans": len(training),
-        "validation_scans": len(validation),
-        "steps": report.steps,
-        "seconds": round(report.seconds, 1),
-        "parameters": report.n_parameters,
+        "family": metadata["family"],
+        "train_scans": data["n_train"],
+        "validation_scans": data["n_validation"],
+        "steps": training["steps"],
+        "seconds": round(training["seconds"], 1),
+        "parameters": training["n_parameters"],
     }
 
 

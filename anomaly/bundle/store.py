@@ -24,6 +24,7 @@ from safetensors.torch import save_file as save_tensors
 from anomaly.bundle.config import ExperimentConfig, ModelConfig
 from anomaly.bundle.training_subjects import TrainingSubjects
 from anomaly.core.aliases import current_metadata, current_weights
+from anomaly.core.audit_log import read_audit_log
 from anomaly.core.config import dump_yaml, load_yaml
 from anomaly.core.errors import BundleError
 from anomaly.core.files import atomic_path, read_json, sha256_of_file, sha256_of_json, write_json, write_text
@@ -167,6 +168,27 @@ def refuse_to_overwrite(folder: Path) -> None:
     """Raise BundleError if a folder holds a model."""
     if (folder / METADATA).exists():
         raise BundleError(f"{folder} already holds a model; choose another output folder")
+
+
+def interrupted_model(folder: Path, verb: str, config: ModelConfig) -> dict[str, Any] | None:
+    """Return the metadata of a model that a call wrote completely, and was interrupted before it noted the end.
+
+    None if there is none, or if it is of another config.
+
+    Parameters
+    ----------
+    verb
+        The command, as the audit log of the folder names it.
+
+    Raises
+    ------
+    BundleError
+        The model was altered.
+    """
+    if verb not in read_audit_log(folder).interrupted or not (folder / METADATA).exists():
+        return None
+    metadata = verified_metadata(folder)
+    return metadata if (folder / "config.yaml").read_text(encoding="utf-8") == dump_yaml(config) else None
 
 
 def load_bundle(folder: Path, device: str = "cpu") -> TrainedBundle:

@@ -221,8 +221,7 @@ def plant_in_scan(
     planted = plant(volume.voxels, inside, moved, kind, strength, rng, edge_voxels=edge)
     label = {"kind": kind, "strength": strength, "ml": float(planted.lesion.sum() * volume.geometry.voxel_ml)}
     meta = {**volume.meta, "synthetic_lesion": label}
-    scan = Volume(planted.voxels, volume.geometry, volume.scan_id, volume.modality, meta)
-    return scan, planted.lesion
+    return replace(volume, voxels=planted.voxels, meta=meta), planted.lesion
 
 
 def planted_scans(

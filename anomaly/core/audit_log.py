@@ -12,15 +12,16 @@ that was noted elsewhere.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from anomaly.core.files import canonical_json, make_folder, output_error, read_json, sha256_of_file, sha256_of_json
+from anomaly.core.files import canonical_json, output_error, read_json, sha256_of_file, sha256_of_json
+from anomaly.core.locks import appending
 
 AUDIT_LOG = "audit.jsonl"
 NO_FILE = "no such file"
@@ -98,6 +99,9 @@ class _Reader:
         except (ValueError, TypeError):
             self.disagreements.append(Disagreement(where, "no JSON object", "an entry"))
             return
+        if wrong := _wrong_fields(entry):
+            self.disagreements.append(Disagreement(where, f"{', '.join(wrong)} of another type", "an entry"))
+            return
         self.entries.append(entry)
         if "previous" not in entry and self.unchained == len(self.hashes) - 1:
             self.unchained += 1
@@ -134,16 +138,16 @@ def append_entry(folder: Path, entry: Mapping[str, Any]) -> None:
     OutputError
         The log cannot be written.
     """
-    make_folder(folder)
-    try:
-        _append(folder / AUDIT_LOG, entry)
-    except OSError as error:
-        raise output_error(folder / AUDIT_LOG, error) from error
+    path = folder / AUDIT_LOG
+    with appending(path):
+        try:
+            _append(path, entry)
+        except OSError as error:
+            raise output_error(path, error) from error
 
 
 def _append(path: Path, entry: Mapping[str, Any]) -> None:
     with path.open("a+b") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
         stream.seek(0)
         before = stream.read()
         if before and not before.endswith(b"\n"):
@@ -151,11 +155,18 @@ def _append(path: Path, entry: Mapping[str, Any]) -> None:
         chained = {**entry, "previous": _sha256(_lines(before)[-1]) if before else ""}
         line = canonical_json({**chained, "sha256": sha256_of_json(chained)})
         stream.write(line.encode() + b"\n")
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def hash_files(folder: Path, files: Iterable[Path]) -> dict[str, str]:
     """Return path relative to the folder → SHA-256 of files; what is no file is left out."""
     return {path.relative_to(folder).as_posix(): sha256_of_file(path) for path in files if path.is_file()}
+
+
+def hash_of_file(folder: Path, name: str) -> str:
+    """Return the SHA-256 of a file in a folder; ``NO_FILE`` if there is none."""
+    return sha256_of_file(folder / name) if (folder / name).is_file() else NO_FILE
 
 
 def read_list(folder: Path, name: str) -> dict[str, str]:
@@ -166,10 +177,25 @@ def read_list(folder: Path, name: str) -> dict[str, str]:
 
 def disagreements(folder: Path, sealed: Mapping[str, str]) -> list[Disagreement]:
     """Return the sealed files that are missing or not as they were written."""
-    found = {
-        name: sha256_of_file(folder / name) if (folder / name).is_file() else NO_FILE for name in sorted(sealed)
-    }
+    found = {name: hash_of_file(folder, name) for name in sorted(sealed)}
     return [Disagreement(name, found[name], sealed[name]) for name in found if found[name] != sealed[name]]
+
+
+def are_texts(values: Iterable[Any]) -> bool:
+    """Return whether all values are texts."""
+    return all(isinstance(value, str) for value in values)
+
+
+def _wrong_fields(entry: Mapping[str, Any]) -> list[str]:
+    """Return the fields of an entry that are not of the type that commands write."""
+    files, lists = entry.get("files", {}), entry.get("lists", [])
+    is_right = {
+        "verb": are_texts([entry.get("verb", None if "event" in entry else "")]),
+        "event": are_texts([entry.get("event", "")]),
+        "files": isinstance(files, dict) and are_texts(files.values()),
+        "lists": isinstance(lists, list) and are_texts(lists),
+    }
+    return [name for name, right in is_right.items() if not right]
 
 
 def _lines(content: bytes) -> list[bytes]:

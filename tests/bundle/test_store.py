@@ -9,12 +9,14 @@ from safetensors.torch import load_file, save_file
 
 from anomaly.bundle.store import (
     TrainedBundle,
+    interrupted_model,
     load_bundle,
     refuse_to_overwrite,
     save_bundle,
     verified_metadata,
     write_metadata,
 )
+from anomaly.core.audit_log import append_entry
 from anomaly.core.errors import BundleError, DamagedFileError
 from anomaly.core.files import read_json, sha256_of_file, sha256_of_json, write_json
 from anomaly.models.registry import create
@@ -185,3 +187,26 @@ def test_an_ensemble_is_no_trained_model(tmp_path: Path) -> None:
         BundleError, match=r"is an ensemble, expected a trained model; give its members: .*/members/a"
     ):
         load_bundle(tmp_path)
+
+
+def test_a_complete_model_is_interrupted_until_the_audit_log_notes_the_end(copied: Path) -> None:
+    config = load_bundle(copied).config
+    assert interrupted_model(copied, "train", config) is None
+    append_entry(copied, {"verb": "train", "event": "started"})
+    found = interrupted_model(copied, "train", config)
+    assert found is not None
+    assert found["model_id"] == read_json(copied / "metadata.json")["model_id"]
+    assert interrupted_model(copied, "ensemble", config) is None
+    assert interrupted_model(copied, "train", config.model_copy(update={"name": "other"})) is None
+    append_entry(copied, {"verb": "train", "event": "finished"})
+    assert interrupted_model(copied, "train", config) is None
+
+
+def test_an_interrupted_model_that_was_altered_is_refused_and_one_without_metadata_is_none(copied: Path) -> None:
+    config = load_bundle(copied).config
+    append_entry(copied, {"verb": "train", "event": "started"})
+    (copied / "weights.safetensors").write_bytes(b"altered")
+    with pytest.raises(BundleError, match="altered or damaged"):
+        interrupted_model(copied, "train", config)
+    (copied / "metadata.json").unlink()
+    assert interrupted_model(copied, "train", config) is None

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -148,3 +150,51 @@ def test_a_log_that_cannot_be_written_is_an_output_error(tmp_path: Path) -> None
     (tmp_path / AUDIT_LOG).mkdir()
     with pytest.raises(OutputError, match="cannot write"):
         append_entry(tmp_path, {"verb": "score"})
+
+
+@pytest.mark.filterwarnings("ignore:flock not supported:UserWarning")
+def test_a_file_system_without_locks_can_hold_a_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    log = write_log(tmp_path, "a", "b")
+    assert [entry["verb"] for entry in read_audit_log(tmp_path).entries] == ["a", "b"]
+    assert list(tmp_path.iterdir()) == [log]
+
+
+def test_an_entry_is_on_the_disk_before_the_command_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: sizes.append(os.fstat(descriptor).st_size))
+    log = write_log(tmp_path, "a")
+    assert sizes == [log.stat().st_size]
+
+
+@pytest.mark.parametrize(
+    ("line", "fields"),
+    [
+        ('{"event":"started"}', "verb"),
+        ('{"verb":["score"],"event":"started"}', "verb"),
+        ('{"verb":"score","event":{}}', "event"),
+        ('{"verb":"score","files":["a"]}', "files"),
+        ('{"verb":"score","files":{"a":1}}', "files"),
+        ('{"verb":"score","lists":"files.json"}', "lists"),
+        ('{"verb":"score","files":null,"lists":[null]}', "files, lists"),
+    ],
+)
+def test_a_line_with_fields_of_another_type_is_a_disagreement(tmp_path: Path, line: str, fields: str) -> None:
+    log = write_log(tmp_path, "a")
+    rewrite(log, [*lines_of(log), line])
+    append_entry(tmp_path, {"verb": "b"})
+    found = read_audit_log(tmp_path)
+    assert found.disagreements == (Disagreement("audit.jsonl, line 2", f"{fields} of another type", "an entry"),)
+    assert (found.sealed, found.lists, found.interrupted, len(found.entries)) == ({}, [], [], 2)
+
+
+@pytest.mark.parametrize("line", [b"\xff\xfe", b"[]", b"7", b"null", b'{"a":', b""])
+def test_a_line_that_is_no_entry_is_a_disagreement(tmp_path: Path, line: bytes) -> None:
+    log = write_log(tmp_path, "a")
+    log.write_bytes(log.read_bytes() + line + b"\n")
+    assert "audit.jsonl, line 2" in places(tmp_path)

@@ -1,21 +1,24 @@
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from anomaly.core.errors import InputError
+from anomaly.core.errors import BundleError, InputError
 from anomaly.core.files import read_json, sha256_of_file, write_json
 from pipelines.audit import verify
 from pipelines.calibrate import calibrate
 from pipelines.cli import app
 from pipelines.common import Exit
 from pipelines.ensemble import ensemble
+from pipelines.evaluate import evaluate
 from pipelines.report import report
 from pipelines.score import ScoreRequest, score
 from pipelines.train import train
@@ -152,6 +155,34 @@ def test_a_result_that_was_edited_is_not_scored_on(run: Path, trained: Trained, 
         score(ScoreRequest(trained.model, (more,), run, alpha=0.05))
 
 
+def test_a_result_that_no_command_wrote_is_never_sealed(run: Path, trained: Trained, tmp_path: Path) -> None:
+    forged = run / "forged" / "score.json"
+    write_json(forged, read_json(run / "sub-300_T1w" / "score.json") | {"scan_id": "forged", "outputs": {}})
+    request = ScoreRequest(trained.model, (make_cohort(tmp_path / "more", [302]),), run, alpha=0.05)
+    for again in (request, replace(request, overwrite=True)):
+        with pytest.raises(InputError, match=r"written by no command \(forged/score\.json\)"):
+            score(again)
+    assert verify(run)["not_sealed"] == ["forged/score.json"]
+
+
+def test_a_result_that_was_damaged_is_made_again(finished: Path, run: Path, trained: Trained) -> None:
+    (run / "sub-300_T1w" / "score.json").write_text('{"scan_id": ', encoding="utf-8")
+    found = score(ScoreRequest(trained.model, (finished.parent / "cohort",), run, alpha=0.05))
+    assert (found["scored"], found["failed"]) == (2, 0)
+    assert verify(run)["verified"]
+
+
+def test_overwriting_checks_the_results_that_it_keeps(finished: Path, run: Path, trained: Trained) -> None:
+    for name in ("sub-300_T1w/score.json", "sub-bad_T1w/score.json"):
+        write_json(run / name, read_json(run / name) | {"warnings": ["edited"]})
+    request = ScoreRequest(trained.model, (finished.parent / "cohort",), run, alpha=0.05, overwrite=True)
+    with pytest.raises(InputError, match=r"changed after they were written \(sub-bad_T1w/score\.json\)"):
+        score(request)
+    shutil.copy(finished / "sub-bad_T1w" / "score.json", run / "sub-bad_T1w")
+    score(request)
+    assert verify(run)["verified"]
+
+
 def test_a_later_call_does_not_seal_what_was_changed_before(run: Path, trained: Trained, tmp_path: Path) -> None:
     name = "sub-300_T1w/sub-300_T1w_desc-anomaly_map.nii.gz"
     edit(run / name)
@@ -210,6 +241,20 @@ def test_pages_and_evaluations_are_sealed_too(run: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+def test_an_evaluation_seals_only_what_it_wrote(run: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "labels.tsv"
+    labels.write_text("scan_id\tlabel\nsub-300_T1w\t0\nsub-301_T1w\t1\n", encoding="utf-8")
+    evaluate(run, labels)
+    edit(run / "evaluation" / "roc.png")
+    (run / "evaluation" / "added.png").touch()
+    labels.write_text("scan_id\tlabel\nsub-300_T1w\t0\nsub-301_T1w\t0\n", encoding="utf-8")
+    evaluate(run, labels)  # with one class there is no ROC curve
+    found = verify(run)
+    assert disagreeing(run) == {"evaluation/roc.png"}
+    assert found["not_sealed"] == ["evaluation/added.png"]
+
+
+@pytest.mark.slow
 def test_a_new_calibration_and_an_ensemble_are_sealed(trained: Trained, model: Path, tmp_path: Path) -> None:
     calibrate(model, trained.holdout, [0.2], "again")
     assert verify(model)["verified"]
@@ -218,6 +263,92 @@ def test_a_new_calibration_and_an_ensemble_are_sealed(trained: Trained, model: P
     assert verify(tmp_path / "both")["verified"]
     edit(tmp_path / "both" / "members" / "intensity" / "weights.safetensors")
     assert disagreeing(tmp_path / "both") == {"members/intensity/weights.safetensors"}
+
+
+def killed(*arguments: object, **facts: object) -> None:
+    raise KeyboardInterrupt
+
+
+def kill_at_the_end(monkeypatch: pytest.MonkeyPatch, verb: str, call: Callable[[], object]) -> None:
+    """Run a command that is killed when it notes in the audit log that it has finished."""
+    module = importlib.import_module(f"pipelines.{verb}")
+    note = module.audit
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            module, "audit", lambda *a, **facts: (note if facts["event"] == "started" else killed)(*a, **facts)
+        )
+        with pytest.raises(KeyboardInterrupt):
+            call()
+
+
+def test_a_calibration_that_was_killed_is_sealed_by_the_next(
+    trained: Trained, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        kill_at_the_end(monkeypatch, "calibrate", lambda: calibrate(model, trained.holdout, [0.2], "killed"))
+    found = verify(model)
+    assert (found["verified"], found["interrupted"], len(found["not_sealed"])) == (False, "calibrate", 2)
+    calibrate(model, trained.holdout, [0.2], "again")
+    found = verify(model)
+    assert (found["verified"], found["interrupted"], found["not_sealed"]) == (True, None, [])
+
+
+def test_a_calibration_that_was_killed_and_edited_stops_the_next(
+    trained: Trained, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kill_at_the_end(monkeypatch, "calibrate", lambda: calibrate(model, trained.holdout, [0.2], "killed"))
+    left = model / verify(model)["not_sealed"][0]
+    write_json(left, read_json(left) | {"threshold": 0.0})
+    with pytest.raises(BundleError, match="threshold"):
+        calibrate(model, trained.holdout, [0.2], "again")
+
+
+def test_a_copied_calibration_is_never_sealed(trained: Trained, model: Path) -> None:
+    other = Path(shutil.copytree(model, model.with_name("other")))
+    calibrate(other, trained.holdout, [0.3], "elsewhere")
+    name = (
+        set(other.glob("calibrations/*")) - {other / path.relative_to(model) for path in model.glob("*/*")}
+    ).pop()
+    shutil.copy(name, model / "calibrations")
+    calibrate(model, trained.holdout, [0.2], "again")
+    assert verify(model)["not_sealed"] == [f"calibrations/{name.name}"]
+
+
+def test_a_training_that_was_killed_at_the_end_is_finished_by_the_same_call(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, output = write_config(tmp_path / "atlas.yaml"), tmp_path / "model"
+    kill_at_the_end(monkeypatch, "train", lambda: train(config, trained.training, output))
+    before = read_json(output / "metadata.json")
+    assert (verify(output)["verified"], verify(output)["interrupted"]) == (False, "train")
+    other = write_config(tmp_path / "intensity.yaml", "intensity")
+    with pytest.raises(BundleError, match="already holds a model"):
+        train(other, trained.training, output)
+    summary = train(config, trained.training, output)
+    assert (summary["model_id"], summary["family"]) == (before["model_id"], "atlas")
+    assert summary["train_scans"] + summary["validation_scans"] == 15
+    assert read_json(output / "metadata.json") == before
+    assert (verify(output)["verified"], verify(output)["interrupted"]) == (True, None)
+    with pytest.raises(BundleError, match="already holds a model"):
+        train(config, trained.training, output)
+
+
+def test_an_ensemble_that_was_killed_at_the_end_is_finished_by_the_same_call(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(write_config(tmp_path / "intensity.yaml", "intensity"), trained.training, tmp_path / "intensity")
+    models, output = [trained.model, tmp_path / "intensity"], tmp_path / "both"
+    kill_at_the_end(monkeypatch, "ensemble", lambda: ensemble(models, output))
+    assert (verify(output)["verified"], verify(output)["interrupted"]) == (False, "ensemble")
+    edited = Path(shutil.copytree(output, tmp_path / "edited" / "both"))
+    write_json(edited / "metadata.json", read_json(edited / "metadata.json") | {"name": "edited"})
+    with pytest.raises(BundleError, match="altered or damaged"):
+        ensemble(models, edited)
+    summary = ensemble(models, output)
+    assert summary["members"] == "model, intensity"
+    assert (verify(output)["verified"], verify(output)["interrupted"]) == (True, None)
+    with pytest.raises(BundleError, match="already holds a model"):
+        ensemble(models, output)
 
 
 def test_a_folder_of_an_earlier_version_says_that_nothing_can_be_verified(run: Path) -> None:

@@ -66,7 +66,10 @@ COMMANDS: dict[str, list[str]] = {
 """The arguments of each command, in a folder that :func:`make_inputs` filled."""
 
 
-SEALED = {"score": "output", "report": "run", "evaluate": "run"}
+SEALED = {
+    "train": "output", "ensemble": "output", "calibrate": "intensity", "score": "output", "report": "run",
+    "evaluate": "run",
+}  # fmt: skip
 """The folder that `anomaly audit verify` must verify after each command."""
 
 
