@@ -11,7 +11,8 @@ import numpy as np
 
 from anomaly.bundle.card import model_card
 from anomaly.bundle.config import ExperimentConfig, load_experiment, with_preprocessing
-from anomaly.bundle.store import interrupted_model, model_files, refuse_to_overwrite, save_bundle
+from anomaly.bundle.store import TRAINING_SUBJECTS, interrupted_model, model_files, refuse_to_overwrite, save_bundle
+from anomaly.bundle.training_subjects import TrainingSubjects
 from anomaly.cohort.planted_lesions import planted_scans
 from anomaly.cohort.splits import split_by_subject
 from anomaly.cohort.table import ScanRecord
@@ -64,7 +65,7 @@ def train(
     output
         The bundle folder. Logs and checkpoints are written to ``output/training``. An interrupted call continues
         from the checkpoints. They are removed when the model is complete. A call that was interrupted after that
-        is finished, if the config is the same.
+        is finished, if config, seed and scans are the same.
     devices
         Number of devices that train together; each adds its own batch to every step.
     compiled
@@ -81,17 +82,19 @@ def train(
         experiment = with_preprocessing(
             experiment, load_chain_settings(find_config(preprocessing, "preprocessing"), chains)
         )
-    if left := interrupted_model(output, "train", experiment):
+    settings = experiment.training or TrainingSettings()
+    seed = settings.seed if seed is None else seed
+    left = interrupted_model(output, "train", experiment)
+    records = healthy_records(cohort, experiment, split="train")
+    if left and left["training"]["seed"] == seed and _was_trained_on(output, records):
         return _finish(output, left)
     refuse_to_overwrite(output)
-    records = healthy_records(cohort, experiment, split="train")
     training, validation = hold_out(records, experiment.validation_fraction)
     volumes, held_out = CohortVolumes(cohort, training), CohortVolumes(cohort, validation)
-    settings = experiment.training or TrainingSettings()
     detector = create(experiment.model_settings(), volumes.grid)
     run = FitRun(
-        folder=output / CHECKPOINTS, training=settings, seed=settings.seed if seed is None else seed, device=device,
-        devices=devices, compile=compiled, progress=progress,
+        folder=output / CHECKPOINTS, training=settings, seed=seed, device=device, devices=devices,
+        compile=compiled, progress=progress,
     )  # fmt: skip
     report = fit(detector, volumes, list(planted_scans(held_out, seed=0, kinds=experiment.lesion_kinds)), run)
     progress(0, len(volumes), "learning the healthy reference")
@@ -106,6 +109,12 @@ def train(
         output, experiment, scorer, seen, facts, lambda model_id: model_card(experiment, model_id, facts)
     )
     return _finish(output, facts | {"model_id": model_id})
+
+
+def _was_trained_on(output: Path, records: Sequence[ScanRecord]) -> bool:
+    """Return whether the model in a folder has seen these scans and no others."""
+    seen = TrainingSubjects.read(output / TRAINING_SUBJECTS)
+    return seen.content_hashes == {record.content_hash for record in records}
 
 
 def _finish(output: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:

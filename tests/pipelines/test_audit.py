@@ -322,8 +322,14 @@ def test_a_training_that_was_killed_at_the_end_is_finished_by_the_same_call(
     before = read_json(output / "metadata.json")
     assert (verify(output)["verified"], verify(output)["interrupted"]) == (False, "train")
     other = write_config(tmp_path / "intensity.yaml", "intensity")
-    with pytest.raises(BundleError, match="already holds a model"):
-        train(other, trained.training, output)
+    others = make_cohort(tmp_path / "others", range(20, 35))
+    for of, cohort, seed in (
+        (other, trained.training, None),
+        (config, trained.training, 7),
+        (config, others, None),
+    ):
+        with pytest.raises(BundleError, match="already holds a model"):
+            train(of, cohort, output, seed=seed)
     summary = train(config, trained.training, output)
     assert (summary["model_id"], summary["family"]) == (before["model_id"], "atlas")
     assert summary["train_scans"] + summary["validation_scans"] == 15
