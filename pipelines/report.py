@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from anomaly.core.audit_log import disagreements, hash_files, read_list
+from anomaly.core.audit_log import disagreements, hash_files, read_audit_log, read_list
 from anomaly.core.errors import InputError, OutputError, unknown_name
 from anomaly.core.files import (
     atomic_path,
@@ -26,7 +26,7 @@ from anomaly.core.results import ScanScore, ScanStatus
 from anomaly.reports.software import drawing_software
 from anomaly.runs.layout import PAGE_FILES, score_path, volumes_path
 from anomaly.runs.reader import RunInfo, read_neighbours, read_run_info, read_score, read_scores, read_volumes
-from anomaly.runs.seal import check_list, write_hashes
+from anomaly.runs.seal import write_hashes
 from pipelines.common import audit, cores
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,6 @@ def report(
     """
     if cases not in ("all", "flagged"):
         raise InputError(unknown_name("cases", cases, ["all", "flagged"]))
-    check_list(run_dir, PAGE_FILES)
     run, scores = read_run_info(run_dir), read_scores(run_dir)
     scored = [score for score in scores if score.status == ScanStatus.SCORED]
     not_scored = [score for score in scores if score.status != ScanStatus.SCORED]
@@ -109,6 +108,11 @@ def report(
 
 def _remove_altered(run_dir: Path, scan_ids: Collection[str]) -> None:
     """Remove pages that are not as they were written, so that they are made again."""
+    if read_audit_log(run_dir).sealed.get(PAGE_FILES) != hash_files(run_dir, [run_dir / PAGE_FILES]).get(
+        PAGE_FILES
+    ):
+        for path in (run_dir / PAGE_FILES, *run_dir.glob("*/report.*")):  # the call that wrote them did not finish
+            path.unlink(missing_ok=True)
     sealed = read_list(run_dir, PAGE_FILES)
     pages = {path.relative_to(run_dir).as_posix() for name in scan_ids for path in _page_files(run_dir, name)}
     for altered in disagreements(run_dir, {name: sealed[name] for name in pages & set(sealed)}):

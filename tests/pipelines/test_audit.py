@@ -241,6 +241,18 @@ def test_pages_and_evaluations_are_sealed_too(run: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+def test_pages_of_a_report_that_was_killed_before_it_was_sealed_are_made_again(run: Path) -> None:
+    report(run, jobs=1)
+    log = run / "audit.jsonl"
+    before = log.read_text(encoding="utf-8")
+    (run / "sub-300_T1w" / "report.html").unlink()
+    report(run, jobs=1)
+    log.write_text(before, encoding="utf-8")  # the list of pages is written, its entry is not
+    report(run, jobs=1)
+    assert verify(run)["verified"]
+
+
+@pytest.mark.slow
 def test_an_evaluation_seals_only_what_it_wrote(run: Path, tmp_path: Path) -> None:
     labels = tmp_path / "labels.tsv"
     labels.write_text("scan_id\tlabel\nsub-300_T1w\t0\nsub-301_T1w\t1\n", encoding="utf-8")
