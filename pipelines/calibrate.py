@@ -119,22 +119,22 @@ def calibrate(
     purpose = Purpose(user_name(), reason, _scope(bundle, cohort, healthy), bundle.model_id)
     audit(model, "calibrate", event="started", model_id=bundle.model_id)
     records = _append(model, bundle, healthy, alphas, purpose)
-    ids = [record.calibration_id for record in records]
-    written = [reference_path(model), *(record_path(model, name) for name in (*left, *ids))]
-    audit(model, "calibrate", files=written, event="finished", model_id=bundle.model_id, calibrations=[*left, *ids])
+    _seal(model, bundle, [*left, *(record.calibration_id for record in records)])
     return {
         "model_id": bundle.model_id,
         "healthy_scans": len(healthy),
         "refused": len(not_accepted) + len(not_scored),
         **{f"alpha_{r.alpha:g}": _sentence(r) for r in records},
         "calibrations": [r.model_dump(mode="json") for r in records],
-        "warnings": [
-            {"scan_id": scan.record.scan_id, "warnings": list(scan.record.warnings)}
-            for scan in healthy
-            if scan.record.warnings
-        ],
+        "warnings": _warnings([scan.record for scan in healthy]),
         "not_scored": [*not_accepted, *not_scored],
     }
+
+
+def _seal(model: Path, bundle: Bundle, ids: list[str]) -> None:
+    """Note the hashes of calibration records and of the reference scores in the audit log of the model."""
+    written = [reference_path(model), *(record_path(model, name) for name in ids)]
+    audit(model, "calibrate", files=written, event="finished", model_id=bundle.model_id, calibrations=ids)
 
 
 def _left_unsealed(model: Path) -> list[str]:
@@ -151,6 +151,10 @@ def _left_unsealed(model: Path) -> list[str]:
     sealed = {model / name for name in log.sealed}
     ids = [record.calibration_id for record in saved_records(model)]
     return [load(model, name).record.calibration_id for name in ids if record_path(model, name) not in sealed]
+
+
+def _warnings(records: Sequence[ScanRecord]) -> list[dict[str, Any]]:
+    return [{"scan_id": r.scan_id, "warnings": list(r.warnings)} for r in records if r.warnings]
 
 
 def _healthy_scans(scans: ScanInput, bundle: Bundle) -> tuple[list[PreparedScanRef], list[NotScored]]:

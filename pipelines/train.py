@@ -76,12 +76,7 @@ def train(
     dict
         Model id, folder, numbers of scans and steps, seconds.
     """
-    chains = shipped_configs("preprocessing")
-    experiment = load_experiment(find_config(config, "models"), chains, shipped_configs("models"))
-    if preprocessing is not None:
-        experiment = with_preprocessing(
-            experiment, load_chain_settings(find_config(preprocessing, "preprocessing"), chains)
-        )
+    experiment = _load(config, preprocessing)
     settings = experiment.training or TrainingSettings()
     seed = settings.seed if seed is None else seed
     left = interrupted_model(output, "train", experiment)
@@ -109,6 +104,15 @@ def train(
         output, experiment, scorer, seen, facts, lambda model_id: model_card(experiment, model_id, facts)
     )
     return _finish(output, facts | {"model_id": model_id})
+
+
+def _load(config: str | Path, preprocessing: str | Path | None) -> ExperimentConfig:
+    """Load a config, with another preprocessing chain if one is named."""
+    chains = shipped_configs("preprocessing")
+    experiment = load_experiment(find_config(config, "models"), chains, shipped_configs("models"))
+    if preprocessing is None:
+        return experiment
+    return with_preprocessing(experiment, load_chain_settings(find_config(preprocessing, "preprocessing"), chains))
 
 
 def _was_trained_on(output: Path, records: Sequence[ScanRecord]) -> bool:
