@@ -67,7 +67,7 @@ def metric_value(fixed: FixedImage, moving: sitk.Image, start: AffineArray, metr
     metric
         The similarity metric.
     """
-    with _single_threaded():
+    with single_threaded():
         method = _registration_method(fixed, metric)
         method.SetInitialTransform(_to_itk_transform(start, fixed.rotation_centre_mm), True)
         return -float(method.MetricEvaluate(fixed.image, moving))
@@ -105,14 +105,14 @@ def fit_affine(
         The transform ``(4, 4)`` template → scan, and its similarity metric (larger is better).
     """
     transform = _to_itk_transform(start, fixed.rotation_centre_mm)
-    with _single_threaded():
+    with single_threaded():
         method = _registration_method(fixed, metric)
         _optimise(method, fixed, moving, transform, step_mm, iterations, sampling)
         return _from_itk_transform(transform), -float(method.GetMetricValue())
 
 
 @contextmanager
-def _single_threaded() -> Iterator[None]:
+def single_threaded() -> Iterator[None]:
     """Limit ITK to one thread, because with several the order of its sums, and so the last digit, varies."""
     before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)

@@ -136,15 +136,22 @@ class EnsembleScorer:
             sum(w * scored.signed for w, scored in zip(self._weights, members, strict=True)), dtype=np.float32
         )
         evidence, inside = unsigned_evidence(signed, mask, self.grid, self.settings)
+        structure = self._structure(members)
         return ScoredVolume(
-            evidence=evidence,
+            evidence=evidence if structure is None else evidence + structure,
             signed=signed,
             reconstruction=members[0].reconstruction,
             mask=inside,
             scores=self._scores(members),
             similarity=min(scored.similarity for scored in members),
             acquisition_shift=_least_probable([scored.acquisition_shift for scored in members]),
+            structure=structure,
         )
+
+    def _structure(self, members: Sequence[ScoredVolume]) -> FloatArray | None:
+        """Return the weighted mean of what shape and structure add to the evidence of the members."""
+        found = [(w, m.structure) for w, m in zip(self._weights, members, strict=True) if m.structure is not None]
+        return np.asarray(sum(w * added for w, added in found), dtype=np.float32) if found else None
 
     def _scores(self, scored_by_members: Sequence[ScoredVolume]) -> dict[str, float]:
         scores, log_p = {}, []

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from anomaly.core.aliases import MAPS, rename_keys
+from anomaly.core.image_views import VolumeSource
 from anomaly.core.running_moments import RunningMoments
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
 from anomaly.scoring.acquisition_shift import FEATURES, AcquisitionReference, acquisition_features
@@ -91,7 +92,7 @@ def fit_reference(
     scans
         ``(signed maps by name, voxels, mask)`` of each scan, each ``(I, J, K)`` on ``grid``, maps smoothed.
     """
-    of_maps = {name: RunningMoments(grid.shape) for name in settings.maps}
+    of_maps = {name: RunningMoments(grid.shape) for name in (*settings.maps, *settings.structure_maps)}
     of_voxels = RunningMoments(grid.shape)
     features = []
     for maps, voxels, mask in scans:
@@ -107,6 +108,14 @@ def fit_reference(
             np.array(features, dtype=np.float32).reshape(len(features), len(FEATURES))
         ),
     )
+
+
+def mean_healthy_image(scans: VolumeSource) -> FloatArray:
+    """Return the mean ``(I, J, K)`` of healthy scans, 0 where few of their brains reach."""
+    moments = RunningMoments(scans.grid.shape)
+    for index in range(len(scans)):
+        moments.add(*scans[index])
+    return _covered_mean(moments)
 
 
 def standardised(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from anomaly.core.volume import FloatArray, MaskArray
 from anomaly.scoring.reference import HealthyReference
@@ -19,11 +21,13 @@ SCORE_DESCRIPTIONS = {
     "denoising_loss": "mean squared error of the predicted noise (diffusion family)",
     "negative_log_likelihood": "mean negative log-likelihood of a brain voxel, nats (normalising flow)",
     "hotelling": "Hotelling's T² of a scan along the principal components of healthy scans (pca)",
+    "structure": "mean evidence of shape and structure of the voxels with the most of it (share: top_fraction)",
     "combined": "mean of reconstruction, kl and negative_elbo, each in healthy standard deviations",
     "ensemble": "merged p-values of the declared scores of the members, which are listed under their names",
 }
 """Every scan score with its meaning, as reports print it."""
 
+STRUCTURE_SCORE = "structure"
 COMBINED_SCORES = ("reconstruction", "kl", "negative_elbo")
 
 
@@ -41,14 +45,19 @@ def scan_scores(
     terms
         The detector's per-scan terms, e.g. ``{"kl": …, "negative_elbo": …}``.
     """
-    values = np.sort(evidence[mask])[::-1].astype(np.float64)
-    n_top = max(1, round(top_fraction * values.size))
+    values = evidence[mask].astype(np.float64)
     return {
-        "reconstruction": float(values[:n_top].mean()),
+        "reconstruction": mean_of_top(values, top_fraction),
         "reconstruction_p99": float(np.percentile(values, 99)),
         "reconstruction_mean": float(values.mean()),
         **terms,
     }
+
+
+def mean_of_top(values: npt.NDArray[np.floating[Any]], share: float) -> float:
+    """Return the mean of the largest values, a share of them, and of the largest one at least."""
+    ordered = np.sort(values)[::-1].astype(np.float64)
+    return float(ordered[: max(1, round(share * ordered.size))].mean())
 
 
 def combined_score(scores: Mapping[str, float], reference: HealthyReference) -> float:

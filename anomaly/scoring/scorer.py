@@ -21,14 +21,16 @@ from anomaly.scoring.postprocess import eroded, median_inside, smooth_inside
 from anomaly.scoring.reference import (
     HealthyReference,
     fit_reference,
+    mean_healthy_image,
     sigma_in_voxels,
     similarity,
     standardised,
 )
 from anomaly.scoring.retrieval import HealthyIndex, PlaneSlices, build_index, middle_slices
 from anomaly.scoring.scan_embedding import embed_scan
-from anomaly.scoring.scan_scores import combined_score, scan_scores
+from anomaly.scoring.scan_scores import STRUCTURE_SCORE, combined_score, mean_of_top, scan_scores
 from anomaly.scoring.settings import EvidenceSettings, ScoringSettings
+from anomaly.scoring.structure import structure_evidence, structure_maps
 
 InferenceT = TypeVar("InferenceT")
 Inference = tuple[RawEvidence, FloatArray, MaskArray]
@@ -58,6 +60,8 @@ class ScoredVolume:
         scans, or where the settings turn the test off.
     neighbours, neighbour_slices
         The most similar healthy training scans, and their middle slices; empty without a healthy index.
+    structure
+        float32 ``(I, J, K)`` ≥ 0: what shape and structure contribute to ``evidence``; None if they do not.
     """
 
     evidence: FloatArray
@@ -69,6 +73,7 @@ class ScoredVolume:
     acquisition_shift: AcquisitionShift | None = None
     neighbours: tuple[Neighbour, ...] = ()
     neighbour_slices: PlaneSlices = field(default_factory=dict)
+    structure: FloatArray | None = None
 
 
 class ScanScorer(Protocol[InferenceT]):
@@ -141,7 +146,8 @@ class Scorer:
         """
         found = self.similarity(voxels, mask)
         self._refuse_unlike_training_data(found)
-        raw = replace(self._raw(voxels, mask, covariates), similarity=found)
+        mean_image = None if self.reference is None else self.reference.mean_image
+        raw = replace(self._raw(voxels, mask, covariates, mean_image), similarity=found)
         if self.index is None or raw.embedding is not None:
             return raw
         return replace(raw, embedding=self._embedding(voxels, mask))
@@ -150,7 +156,12 @@ class Scorer:
         """Compute maps and scan scores from the raw evidence of a volume: the rest of :meth:`score`."""
         signed = self._signed(self._smoothed(raw, mask), mask)
         evidence, inside = unsigned_evidence(signed, mask, self.grid, self.settings)
+        structure = self._structure(raw, inside)
+        if structure is not None:
+            evidence = evidence + structure
         scores = scan_scores(evidence, inside, raw.terms, self.settings.top_fraction)
+        if structure is not None:
+            scores[STRUCTURE_SCORE] = mean_of_top(structure[inside], self.settings.top_fraction)
         if self.reference is not None:
             scores["combined"] = combined_score(scores, self.reference)
         scored = ScoredVolume(
@@ -161,6 +172,7 @@ class Scorer:
             scores=scores,
             similarity=self.similarity(voxels, mask) if raw.similarity is None else raw.similarity,
             acquisition_shift=self.acquisition_shift(voxels, mask),
+            structure=structure,
         )
         return self._with_neighbours(scored, raw.embedding)
 
@@ -184,10 +196,16 @@ class Scorer:
         held_out
             Healthy scans that the detector did not learn from, for the statistics of scan scores.
         """
-        return self.learn_from(self._infer_all(healthy), () if held_out is None else self._infer_all(held_out))
+        mean_image = mean_healthy_image(healthy) if self.settings.structure_maps else None
+        return self.learn_from(
+            self._infer_all(healthy, mean_image), () if held_out is None else self._infer_all(held_out, mean_image)
+        )
 
     def learn_from(self, healthy: Iterable[Inference], held_out: Iterable[Inference] = ()) -> Scorer:
-        """Return what :meth:`learn_reference` returns, from raw evidence that was computed already."""
+        """Return what :meth:`learn_reference` returns, from raw evidence that was computed already.
+
+        With ``settings.structure_maps`` the raw evidence must hold these maps.
+        """
         smoothed = ((self._smoothed(raw, mask), voxels, mask) for raw, voxels, mask in healthy)
         reference = fit_reference(smoothed, self.detector.grid, self.settings)
         scorer = replace(self, reference=reference)
@@ -221,13 +239,20 @@ class Scorer:
             return []
         return [self.index.nearest(self._embedding(v, m), 1)[0][1] for v, m, _ in _scans(scans)]
 
-    def _infer_all(self, source: VolumeSource) -> Iterator[Inference]:
+    def _infer_all(self, source: VolumeSource, mean_image: FloatArray | None) -> Iterator[Inference]:
         for voxels, mask, covariates in _scans(source):
-            yield self._raw(voxels, mask, covariates), voxels, mask
+            yield self._raw(voxels, mask, covariates, mean_image), voxels, mask
 
-    def _raw(self, voxels: FloatArray, mask: MaskArray, covariates: FloatArray) -> RawEvidence:
+    def _raw(
+        self, voxels: FloatArray, mask: MaskArray, covariates: FloatArray, mean_image: FloatArray | None
+    ) -> RawEvidence:
+        """Compute the maps of the model and, with a mean healthy image, those of structure."""
         settings = self.settings
-        return raw_evidence(self.detector, voxels, mask, covariates, settings.batch_size, settings.flip_average)
+        raw = raw_evidence(self.detector, voxels, mask, covariates, settings.batch_size, settings.flip_average)
+        if mean_image is None or not settings.structure_maps:
+            return raw
+        structure = structure_maps(voxels, mask, mean_image, self.grid, settings.structure_maps)
+        return replace(raw, maps={**raw.maps, **structure})
 
     def _embedding(self, voxels: FloatArray, mask: MaskArray) -> FloatArray:
         return embed_scan(self.detector, batches(self.detector, voxels, mask, self.settings.batch_size))
@@ -243,10 +268,19 @@ class Scorer:
         if unknown:
             raise ConfigError("scoring.maps: " + unknown_name("map", unknown[0], list(raw.maps)))
         sigma = sigma_in_voxels(self.settings.smoothing_mm, self.detector.grid)
-        return {
+        smoothed = {
             name: smooth_inside(median_inside(raw.maps[name], mask, self.settings.median_voxels), mask, sigma)
             for name in self.settings.maps
         }
+        return smoothed | {name: raw.maps[name] for name in self.settings.structure_maps if name in raw.maps}
+
+    def _structure(self, raw: RawEvidence, mask: MaskArray) -> FloatArray | None:
+        """Return what shape and structure add to the evidence; None without them or without a reference."""
+        weights, reference = self.settings.structure_maps, self.reference
+        if not weights or reference is None:
+            return None
+        z = {name: standardised(raw.maps, mask, reference, {name: 1.0}) for name in weights}
+        return structure_evidence(z, weights, mask)
 
     def _signed(self, maps: dict[str, FloatArray], mask: MaskArray) -> FloatArray:
         weights = self.settings.maps

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeFloat, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from anomaly.core.aliases import current_scoring_settings
 from anomaly.core.config import Settings
+from anomaly.scoring.structure import StructureMap
 
 
 class EvidenceSettings(Settings):
@@ -50,6 +51,14 @@ class ScoringSettings(EvidenceSettings):
         default={"residual": 1.0},
         min_length=1,
         description="weights of the model's maps in the evidence, which is their weighted sum",
+    )
+    structure_maps: dict[StructureMap, PositiveFloat] = Field(
+        default_factory=dict,
+        description="weights of the maps of shape and structure that are added to the evidence (structure, growth, "
+        "growth_asymmetry), relative to that of the model's maps together; empty = none",
+    )
+    structure_sd_floor: float = Field(
+        default=0.5, gt=0, description="smallest SD of the maps of structure, as a share of its median in the brain"
     )
     smoothing_mm: float = Field(
         default=2.0, ge=0, description="sigma of the Gaussian that smooths each map, millimetres; 0 = none"
@@ -103,4 +112,6 @@ class ScoringSettings(EvidenceSettings):
 
     def floor_of(self, name: str) -> float:
         """Return the floor of a map's SD, as a share of its median in the brain."""
+        if name in self.structure_maps:
+            return self.structure_sd_floor
         return self.sd_floor[name] if isinstance(self.sd_floor, dict) else self.sd_floor
