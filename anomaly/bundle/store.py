@@ -121,6 +121,7 @@ def save_bundle(
         "score_mean": dict(scorer.reference.score_mean),
         "score_std": dict(scorer.reference.score_std),
         "held_out_scores": {name: list(found) for name, found in scorer.reference.held_out_scores.items()},
+        "background": scorer.reference.background,
     }
     hashed = HASHED_FILES if scorer.index is None else (*HASHED_FILES, RETRIEVAL_INDEX)
     return write_metadata(folder, hashed, scorer.grid, reference | dict(facts), card)
@@ -213,7 +214,11 @@ def trained_bundle(folder: Path, metadata: Mapping[str, Any], device: str) -> Tr
     detector = _detector(folder, config, grid).to(torch.device(device)).eval()
     arrays = load_arrays(folder / "reference.safetensors")
     reference = HealthyReference.from_arrays(
-        arrays, metadata["score_mean"], metadata["score_std"], metadata.get("held_out_scores", {})
+        arrays,
+        metadata["score_mean"],
+        metadata["score_std"],
+        metadata.get("held_out_scores", {}),
+        metadata.get("background"),
     )
     index = None
     if RETRIEVAL_INDEX in metadata["hashes"]:

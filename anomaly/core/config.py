@@ -14,7 +14,7 @@ from anomaly.core.errors import ConfigError, unknown_name
 EXTENDS = "extends"
 """The key that names another configuration, whose values are the defaults of this one."""
 
-REPLACED_WHOLE = frozenset({"maps", "sd_floor"})
+REPLACED_WHOLE = frozenset({"maps", "structure_maps", "sd_floor"})
 """Mappings with arbitrary keys: they are replaced and not merged, so that a file can also remove keys."""
 
 

@@ -37,7 +37,8 @@ class Region:
     voxel
         Position of the peak, index ``(i, j, k)`` in the scan as received.
     polarity
-        ``"dark"``, ``"bright"`` or ``"either"``: the scan compared with its pseudo-healthy reconstruction.
+        ``"dark"``, ``"bright"`` or ``"either"``: the scan compared with its pseudo-healthy reconstruction;
+        ``"structure"`` if most of the evidence is of shape and structure.
     """
 
     label: int

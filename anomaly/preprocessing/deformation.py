@@ -1,12 +1,13 @@
-"""How much a brain must expand locally to match a reference brain, by non-linear registration.
+"""How much the tissue of a brain takes up more space than in a reference brain, by non-linear registration.
 
-After affine alignment, a smooth displacement u is fitted that carries each point x of the reference image to the
-point x + u(x) of the scan with the same tissue. The Jacobian determinant of x ↦ x + u(x) is the volume that a small
-piece of the reference has in the scan:
+After affine alignment, a smooth displacement u is fitted that carries each point x of the scan to the point
+x + u(x) of the reference image with the same tissue. The Jacobian determinant of x ↦ x + u(x) is the volume that a
+small piece of the scan has in the reference:
 
-    growth(x) = ln det(I + ∇u(x))        0 = as in the reference, ln 2 = twice the volume, −ln 2 = half
+    growth(x) = −ln det(I + ∇u(x))        0 = as in the reference, ln 2 = twice the volume, −ln 2 = half
 
-A tumour displaces the tissue around it and takes up space; atrophy enlarges the ventricles.
+A tumour displaces the tissue around it and takes up space; atrophy enlarges the ventricles. Growth is given at the
+position in the scan: given at that in the reference, it would lie beside a lesion that displaces tissue.
 
 Method: demons with symmetric forces on a pyramid of two grids. Sources: Thirion 1998, "Image matching as a
 diffusion process", Medical Image Analysis 2:243; Vercauteren et al. 2009, "Diffeomorphic demons", NeuroImage 45:S61
@@ -32,12 +33,12 @@ MAX_STEP_VOXELS = 2.0  # longest change of each iteration
 DETERMINANT_RANGE = (0.05, 20.0)  # determinants outside are taken for the nearest of these
 
 
-def local_growth(reference: FloatArray, scan: FloatArray, grid: Geometry) -> FloatArray:
+def local_growth(scan: FloatArray, reference: FloatArray, grid: Geometry) -> FloatArray:
     """Compute the local growth of a scan against a reference image of the same contrast.
 
     Parameters
     ----------
-    reference, scan
+    scan, reference
         float32 ``(I, J, K)`` on ``grid``, affinely aligned, on one intensity scale, 0 outside the brain.
     grid
         Their grid, axes along RAS+.
@@ -46,17 +47,17 @@ def local_growth(reference: FloatArray, scan: FloatArray, grid: Geometry) -> Flo
     -------
     ndarray
         float32 ``(I, J, K)``: the natural logarithm of the volume that the tissue takes up in the scan over its
-        volume in the reference; smooth on a scale of some 10 mm. It is given at the position in the reference.
+        volume in the reference; smooth on a scale of some 10 mm.
     """
     with single_threaded():
         displacement: sitk.Image | None = None
         for spacing_mm, iterations in LEVELS_MM.items():
             level = world_grid(grid, max(spacing_mm, *grid.spacing), margin_mm=0)
-            fixed, moving = (to_itk(resample(image, grid, level), level) for image in (reference, scan))
+            fixed, moving = (to_itk(resample(image, grid, level), level) for image in (scan, reference))
             displacement = _demons(fixed, moving, iterations, displacement)
         determinant = sitk.DisplacementFieldJacobianDeterminant(displacement)
-        on_grid = sitk.Resample(determinant, to_itk(reference, grid), sitk.Transform(), sitk.sitkLinear, 1.0)
-    return np.log(np.clip(from_itk(on_grid), *DETERMINANT_RANGE)).astype(np.float32)
+        on_grid = sitk.Resample(determinant, to_itk(scan, grid), sitk.Transform(), sitk.sitkLinear, 1.0)
+    return np.asarray(-np.log(np.clip(from_itk(on_grid), *DETERMINANT_RANGE)), dtype=np.float32)
 
 
 def _demons(fixed: sitk.Image, moving: sitk.Image, iterations: int, start: sitk.Image | None) -> sitk.Image:
@@ -68,6 +69,6 @@ def _demons(fixed: sitk.Image, moving: sitk.Image, iterations: int, start: sitk.
     method.SetSmoothUpdateField(True)
     method.SetUpdateFieldStandardDeviations(UPDATE_SD_VOXELS)
     method.SetMaximumUpdateStepLength(MAX_STEP_VOXELS)
-    if start is None:
-        return method.Execute(fixed, moving)
-    return method.Execute(fixed, moving, sitk.Resample(start, fixed))
+    initial = () if start is None else (sitk.Resample(start, fixed),)
+    displacement: sitk.Image = method.Execute(fixed, moving, *initial)
+    return displacement

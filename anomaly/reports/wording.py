@@ -16,7 +16,12 @@ HOW_TO_READ = (
     "thin line outlines the regions of the table. R and L are the patient's right and left."
 )
 RESEARCH_USE = "Research use only. Not a medical device."
-POLARITY = {"dark": "darker than expected", "bright": "brighter than expected", "either": "differs"}
+POLARITY = {
+    "dark": "darker than expected",
+    "bright": "brighter than expected",
+    "structure": "shape or structure",
+    "either": "differs",
+}
 _MIDLINE_MM = 5.0
 DATE_KEYS = ("created_at", "scored")
 

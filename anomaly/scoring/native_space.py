@@ -59,5 +59,11 @@ def in_scan_space(
     if voxel_threshold is None:
         return NativeResult(evidence, np.zeros(scan.shape, dtype=bool), ())
     flagged = flagged_mask(evidence, voxel_threshold, scan, min_region_ml)
+    if not flagged.any():
+        return NativeResult(evidence, flagged, ())
     signed = to_scan_grid(scored.signed, grid, scan, template_from_scan, order=1)
-    return NativeResult(evidence, flagged, find_regions(flagged, evidence, signed, scan, template_from_scan))
+    structure = None
+    if scored.structure is not None:
+        structure = to_scan_grid(scored.structure, grid, scan, template_from_scan, order=1)
+    regions = find_regions(flagged, evidence, signed, scan, template_from_scan, structure)
+    return NativeResult(evidence, flagged, regions)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from anomaly.core.volume import FloatArray, MaskArray
+from anomaly.core.volume import FloatArray, Geometry, MaskArray
 
 KERNEL_RADIUS_SIGMAS = 3.0
 BOX_MARGIN_SIGMAS = 4
@@ -48,6 +48,12 @@ def eroded(mask: MaskArray, depth_mm: float, spacing: tuple[float, float, float]
         return mask
     depth = ndimage.distance_transform_edt(np.pad(mask, 1), sampling=spacing)[1:-1, 1:-1, 1:-1]
     return np.asarray(mask & (depth > depth_mm))
+
+
+def sigma_in_voxels(sigma_mm: float, grid: Geometry) -> tuple[float, float, float]:
+    """Return the standard deviation of a Gaussian in voxels along I, J, K."""
+    i, j, k = (sigma_mm / s for s in grid.spacing)
+    return i, j, k
 
 
 def _bounding_box(mask: MaskArray, margin: list[int]) -> tuple[slice, ...]:

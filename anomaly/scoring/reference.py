@@ -17,7 +17,7 @@ from anomaly.core.image_views import VolumeSource
 from anomaly.core.running_moments import RunningMoments
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
 from anomaly.scoring.acquisition_shift import FEATURES, AcquisitionReference, acquisition_features
-from anomaly.scoring.postprocess import smooth_inside
+from anomaly.scoring.postprocess import sigma_in_voxels, smooth_inside
 from anomaly.scoring.settings import ScoringSettings
 
 MIN_COVERAGE = 0.25  # share of the healthy brains that must cover a voxel for it to have statistics of its own
@@ -42,6 +42,9 @@ class HealthyReference:
     held_out_scores
         Scan score name → its values for healthy scans that the detector did not learn from. An ensemble compares
         the scores of its members with them. Empty in models of earlier versions.
+    background
+        Median over held-out healthy scans of the background of their evidence, see
+        ``ScoringSettings.background_percentile``; None if it is not used.
     """
 
     mean: Mapping[str, FloatArray]
@@ -51,6 +54,7 @@ class HealthyReference:
     score_mean: Mapping[str, float] = field(default_factory=dict)
     score_std: Mapping[str, float] = field(default_factory=dict)
     held_out_scores: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    background: float | None = None
 
     def arrays(self) -> dict[str, FloatArray]:
         """Return the voxelwise statistics by the names under which they are saved."""
@@ -65,11 +69,12 @@ class HealthyReference:
         score_mean: Mapping[str, float],
         score_std: Mapping[str, float],
         held_out_scores: Mapping[str, Sequence[float]],
+        background: float | None = None,
     ) -> HealthyReference:
         """Return the reference whose :meth:`arrays` were saved."""
         acquisition = AcquisitionReference(arrays["acquisition"])
         mean, sd = _with_prefix(arrays, "mean."), _with_prefix(arrays, "sd.")
-        return cls(mean, sd, arrays["appearance"], acquisition, score_mean, score_std, held_out_scores)
+        return cls(mean, sd, arrays["appearance"], acquisition, score_mean, score_std, held_out_scores, background)
 
 
 def similarity(voxels: FloatArray, mask: MaskArray, mean_image: FloatArray) -> float:
@@ -134,12 +139,6 @@ def _covered(moments: RunningMoments) -> MaskArray:
 
 def _covered_mean(moments: RunningMoments) -> FloatArray:
     return np.where(_covered(moments), moments.mean(), 0).astype(np.float32)
-
-
-def sigma_in_voxels(sigma_mm: float, grid: Geometry) -> tuple[float, float, float]:
-    """Return the standard deviation of a Gaussian in voxels along I, J, K."""
-    i, j, k = (sigma_mm / s for s in grid.spacing)
-    return i, j, k
 
 
 def floored_sd(moments: RunningMoments, share: float, grid: Geometry, settings: ScoringSettings) -> FloatArray:

@@ -28,6 +28,7 @@ def find_regions(
     signed: FloatArray,
     geometry: Geometry,
     template_from_scan: AffineArray,
+    structure: FloatArray | None = None,
     max_regions: int = MAX_REGIONS,
 ) -> tuple[Region, ...]:
     """List the connected regions of ``mask``, highest peak first.
@@ -38,6 +39,8 @@ def find_regions(
         ``(I, J, K)`` in the scan's own grid; ``signed`` is negative where the scan is darker than expected.
     template_from_scan
         ``(4, 4)`` scan RAS+ mm → MNI152 RAS+ mm.
+    structure
+        ``(I, J, K)`` the part of ``evidence`` that is of shape and structure; None = none.
     max_regions
         Only this many regions are listed.
     """
@@ -62,10 +65,23 @@ def find_regions(
                 mean=float(evidence[box][inside].mean()),
                 mni_mm=_position_in_template(peak, geometry, template_from_scan),
                 voxel=(peak[0], peak[1], peak[2]),
-                polarity="dark" if float(signed[box][inside].mean()) < 0 else "bright",
+                polarity=_polarity(box, inside, evidence, signed, structure),
             )
         )
     return tuple(found)
+
+
+def _polarity(
+    box: tuple[slice, ...],
+    inside: MaskArray,
+    evidence: FloatArray,
+    signed: FloatArray,
+    structure: FloatArray | None,
+) -> str:
+    """Return what most of the evidence of a region is of: darker, brighter, or shape and structure."""
+    if structure is not None and structure[box][inside].sum() > evidence[box][inside].sum() / 2:
+        return "structure"
+    return "dark" if float(signed[box][inside].mean()) < 0 else "bright"
 
 
 def _position_in_template(

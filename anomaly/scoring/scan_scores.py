@@ -22,12 +22,14 @@ SCORE_DESCRIPTIONS = {
     "negative_log_likelihood": "mean negative log-likelihood of a brain voxel, nats (normalising flow)",
     "hotelling": "Hotelling's T² of a scan along the principal components of healthy scans (pca)",
     "structure": "mean evidence of shape and structure of the voxels with the most of it (share: top_fraction)",
+    "background": "percentile of the evidence of the model's maps in the brain (background_percentile)",
     "combined": "mean of reconstruction, kl and negative_elbo, each in healthy standard deviations",
     "ensemble": "merged p-values of the declared scores of the members, which are listed under their names",
 }
 """Every scan score with its meaning, as reports print it."""
 
 STRUCTURE_SCORE = "structure"
+BACKGROUND_SCORE = "background"
 COMBINED_SCORES = ("reconstruction", "kl", "negative_elbo")
 
 

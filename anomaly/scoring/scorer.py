@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -17,20 +18,21 @@ from anomaly.models.base import Detector
 from anomaly.models.generation import Embedder
 from anomaly.scoring.acquisition_shift import AcquisitionShift, acquisition_features
 from anomaly.scoring.maps import RawEvidence, batches, raw_evidence
-from anomaly.scoring.postprocess import eroded, median_inside, smooth_inside
+from anomaly.scoring.postprocess import eroded, median_inside, sigma_in_voxels, smooth_inside
 from anomaly.scoring.reference import (
     HealthyReference,
     fit_reference,
     mean_healthy_image,
-    sigma_in_voxels,
     similarity,
     standardised,
 )
 from anomaly.scoring.retrieval import HealthyIndex, PlaneSlices, build_index, middle_slices
 from anomaly.scoring.scan_embedding import embed_scan
-from anomaly.scoring.scan_scores import STRUCTURE_SCORE, combined_score, mean_of_top, scan_scores
+from anomaly.scoring.scan_scores import BACKGROUND_SCORE, STRUCTURE_SCORE, combined_score, mean_of_top, scan_scores
 from anomaly.scoring.settings import EvidenceSettings, ScoringSettings
-from anomaly.scoring.structure import structure_evidence, structure_maps
+from anomaly.scoring.structure import StructureMap, structure_evidence, structure_maps
+
+MAX_BACKGROUND_SCANS = 30  # whose maps are in memory at once
 
 InferenceT = TypeVar("InferenceT")
 Inference = tuple[RawEvidence, FloatArray, MaskArray]
@@ -156,12 +158,15 @@ class Scorer:
         """Compute maps and scan scores from the raw evidence of a volume: the rest of :meth:`score`."""
         signed = self._signed(self._smoothed(raw, mask), mask)
         evidence, inside = unsigned_evidence(signed, mask, self.grid, self.settings)
-        structure = self._structure(raw, inside)
+        found, structure = {}, self._structure(raw, inside)
+        if self.settings.background_percentile:
+            found[BACKGROUND_SCORE] = self._background(evidence, inside)
+            share = self._share_of_usual_background(found[BACKGROUND_SCORE])
+            signed, evidence = signed * share, evidence * share
         if structure is not None:
             evidence = evidence + structure
-        scores = scan_scores(evidence, inside, raw.terms, self.settings.top_fraction)
-        if structure is not None:
-            scores[STRUCTURE_SCORE] = mean_of_top(structure[inside], self.settings.top_fraction)
+            found[STRUCTURE_SCORE] = mean_of_top(structure[inside], self.settings.top_fraction)
+        scores = scan_scores(evidence, inside, raw.terms, self.settings.top_fraction) | found
         if self.reference is not None:
             scores["combined"] = combined_score(scores, self.reference)
         scored = ScoredVolume(
@@ -208,9 +213,20 @@ class Scorer:
         """
         smoothed = ((self._smoothed(raw, mask), voxels, mask) for raw, voxels, mask in healthy)
         reference = fit_reference(smoothed, self.detector.grid, self.settings)
+        others = iter(held_out)
+        first = list(islice(others, MAX_BACKGROUND_SCANS)) if self.settings.background_percentile else []
+        reference = replace(reference, background=usual_background(replace(self, reference=reference), first))
         scorer = replace(self, reference=reference)
-        scores = [scorer.postprocess(raw, voxels, mask).scores for raw, voxels, mask in held_out]
+        scores = [scorer.postprocess(raw, voxels, mask).scores for raw, voxels, mask in chain(first, others)]
         return replace(self, reference=_with_scores(reference, scores) if scores else reference)
+
+    def _background(self, evidence: FloatArray, inside: MaskArray) -> float:
+        return float(np.percentile(evidence[inside], self.settings.background_percentile))
+
+    def _share_of_usual_background(self, background: float) -> float:
+        """Return the background of healthy scans over that of a scan, at most 1."""
+        usual = None if self.reference is None else self.reference.background
+        return 1.0 if usual is None or background <= usual else usual / background
 
     def learn_index(self, healthy: VolumeSource, intensity_max: float) -> Scorer:
         """Return this scorer with an index of the healthy scans, in which the most similar ones are found.
@@ -279,6 +295,7 @@ class Scorer:
         weights, reference = self.settings.structure_maps, self.reference
         if not weights or reference is None:
             return None
+        z: dict[StructureMap, FloatArray]
         z = {name: standardised(raw.maps, mask, reference, {name: 1.0}) for name in weights}
         return structure_evidence(z, weights, mask)
 
@@ -297,6 +314,12 @@ class Scorer:
                 expected=f"at least {self.settings.min_similarity:.2f}",
                 remedy="check the modality and contrast of the scan, or use a model trained on scans like it",
             )
+
+
+def usual_background(scorer: Scorer, healthy: Sequence[Inference]) -> float | None:
+    """Return the median background of the evidence of healthy scans; None without scans."""
+    scores = [scorer.postprocess(raw, voxels, mask).scores for raw, voxels, mask in healthy]
+    return float(np.median([found[BACKGROUND_SCORE] for found in scores])) if scores else None
 
 
 def unsigned_evidence(

@@ -54,11 +54,19 @@ class ScoringSettings(EvidenceSettings):
     )
     structure_maps: dict[StructureMap, PositiveFloat] = Field(
         default_factory=dict,
-        description="weights of the maps of shape and structure that are added to the evidence (structure, growth, "
-        "growth_asymmetry), relative to that of the model's maps together; empty = none",
+        description="weights of the maps of shape and structure that are added to the evidence (structure, "
+        "texture, growth, growth_asymmetry), relative to that of the model's maps together; empty = none",
     )
     structure_sd_floor: float = Field(
         default=0.5, gt=0, description="smallest SD of the maps of structure, as a share of its median in the brain"
+    )
+    background_percentile: float = Field(
+        default=0.0,
+        ge=0,
+        lt=100,
+        description="percentile of a scan's evidence in the brain that is its background; where it exceeds that of "
+        "healthy scans, the evidence of the model's maps is divided by their ratio, because another scanner raises "
+        "the evidence everywhere; 0 = never divided",
     )
     smoothing_mm: float = Field(
         default=2.0, ge=0, description="sigma of the Gaussian that smooths each map, millimetres; 0 = none"

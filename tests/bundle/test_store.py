@@ -210,3 +210,16 @@ def test_an_interrupted_model_that_was_altered_is_refused_and_one_without_metada
         interrupted_model(copied, "train", config)
     (copied / "metadata.json").unlink()
     assert interrupted_model(copied, "train", config) is None
+
+
+def test_a_model_with_maps_of_structure_scores_as_the_saved_one(tmp_path: Path) -> None:
+    scoring = {"structure_maps": {"structure": 0.5, "growth_asymmetry": 1.0}, "background_percentile": 90.0}
+    config = config_of(scoring=config_of().scoring.model_dump() | scoring)
+    saved = save_small_bundle(tmp_path / "model", scoring=config.scoring.model_dump())
+    expected, found = (
+        trained_scorer(config, tmp_path).score(*healthy_scan(99)),
+        saved.scorer.score(*healthy_scan(99)),
+    )
+    assert found.scores == expected.scores
+    assert {"structure", "background"} <= found.scores.keys()
+    np.testing.assert_array_equal(found.evidence, expected.evidence)

@@ -1,6 +1,7 @@
 import numpy as np
 
-from anomaly.scoring.postprocess import eroded, median_inside, smooth_inside
+from anomaly.core.volume import Geometry
+from anomaly.scoring.postprocess import eroded, median_inside, sigma_in_voxels, smooth_inside
 from tests.scoring.factory import SHAPE, ball
 
 
@@ -38,3 +39,8 @@ def test_erosion_is_measured_in_millimetres_and_starts_at_the_edge_of_the_field_
 
     assert eroded(mask, 0, (2.0, 2.0, 2.0)).all()
     assert eroded(mask, 2.0, (2.0, 2.0, 2.0)).sum() == 7**3
+
+
+def test_a_gaussian_is_narrower_in_larger_voxels() -> None:
+    grid = Geometry((8, 9, 10), np.diag([4.0, 4.0, 2.0, 1.0]))
+    assert sigma_in_voxels(4.0, grid) == (1.0, 1.0, 2.0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
-from anomaly.scoring.reference import HealthyReference, fit_reference, sigma_in_voxels, similarity, standardised
+from anomaly.scoring.reference import HealthyReference, fit_reference, similarity, standardised
 from anomaly.scoring.settings import ScoringSettings
 
 GRID = Geometry((8, 9, 10), np.diag([4.0, 4.0, 2.0, 1.0]))
@@ -86,7 +86,3 @@ def test_similarity_is_the_correlation_inside_the_brain(rng: np.random.Generator
     assert similarity(-image, mask, image) == pytest.approx(-1)
     assert similarity(np.ones_like(image), mask, image) == 0  # a constant image correlates with nothing
     assert similarity(image, np.zeros_like(mask), image) == 0
-
-
-def test_a_gaussian_is_narrower_in_larger_voxels() -> None:
-    assert sigma_in_voxels(4.0, GRID) == (1.0, 1.0, 2.0)

@@ -43,3 +43,12 @@ def test_an_empty_mask_has_no_regions() -> None:
     empty = np.zeros(GRID.shape, dtype=bool)
 
     assert find_regions(empty, two_blobs(), two_blobs(), GRID, np.eye(4)) == ()
+
+
+def test_a_region_whose_evidence_is_mostly_of_structure_says_so() -> None:
+    evidence = two_blobs()
+    mask = flagged_mask(evidence, 4.0, GRID, min_region_ml=0.05)
+    structure = np.where(np.indices(GRID.shape)[0] < 10, 0.8 * evidence, 0.2 * evidence).astype(np.float32)
+    regions = find_regions(mask, evidence, -evidence, GRID, np.eye(4), structure)
+
+    assert [region.polarity for region in regions] == ["dark", "structure"]

@@ -3,7 +3,7 @@ import pytest
 from pydantic import ValidationError
 
 from anomaly.core.errors import ScanRefusedError
-from anomaly.scoring.reference import similarity
+from anomaly.scoring.reference import mean_healthy_image, similarity
 from anomaly.scoring.scorer import Scorer
 from anomaly.scoring.settings import ScoringSettings
 from tests.scoring.factory import Constant, Scans, ball
@@ -124,3 +124,53 @@ def test_the_similarity_of_a_scan_is_computed_once(scorer: Scorer, monkeypatch: 
 
     monkeypatch.setattr("anomaly.scoring.scorer.similarity", counted)
     assert computed == [scorer.score(*Scans()[3]).similarity]
+
+
+STRUCTURE = ScoringSettings(
+    smoothing_mm=0, sd_smoothing_mm=8, sd_floor=0.1, structure_maps={"structure": 0.5, "texture": 2.0}
+)
+
+
+def test_structure_adds_to_the_evidence_and_has_a_score_of_its_own(scorer: Scorer) -> None:
+    scans = Scans()
+    with_structure = Scorer(Constant(), STRUCTURE).learn_reference(scans, scans)
+    voxels, mask, _ = planted(0.3)
+    plain, scored = scorer.score(voxels, mask), with_structure.score(voxels, mask)
+
+    assert plain.structure is None
+    assert scored.structure is not None
+    np.testing.assert_allclose(scored.evidence, plain.evidence + scored.structure, rtol=1e-5)
+    top = np.sort(scored.structure[scored.mask])[::-1][: max(1, round(0.01 * scored.mask.sum()))]
+    assert scored.scores["structure"] == pytest.approx(top.mean(), rel=1e-5)
+    assert "structure" not in plain.scores
+    assert with_structure.reference is not None
+    assert with_structure.reference.held_out_scores["structure"]
+
+
+def test_the_reference_is_the_same_from_scans_and_from_evidence_computed_before() -> None:
+    scans = Scans()
+    scorer = Scorer(Constant(), STRUCTURE)
+    mean_image = mean_healthy_image(scans)
+    raw = [(scorer._raw(v, m, scans.covariates(0), mean_image), v, m) for v, m in (scans[i] for i in range(12))]
+    one, same = scorer.learn_reference(scans).reference, scorer.learn_from(raw).reference
+    assert one is not None
+    assert same is not None
+    for name, values in one.arrays().items():
+        np.testing.assert_array_equal(values, same.arrays()[name])
+
+
+def test_a_scan_with_more_evidence_everywhere_is_scaled_to_the_usual_background() -> None:
+    scans = Scans()
+    scaled = SETTINGS.model_copy(update={"background_percentile": 90.0, "min_similarity": -1.0})
+    scorer = Scorer(Constant(), scaled).learn_reference(scans, scans)
+    assert scorer.reference is not None
+    usual = scorer.reference.background
+    assert usual is not None
+    voxels, mask, lesion = planted(3.0)
+    noisy = np.where(mask, voxels + np.random.default_rng(0).normal(0, 0.3, mask.shape), 0).astype(np.float32)
+
+    healthy, foreign = scorer.score(*Scans()[3]), scorer.score(noisy, mask)
+    assert foreign.scores["background"] > 1.5 * usual
+    assert np.percentile(foreign.evidence[mask], 90) == pytest.approx(usual, rel=1e-3)
+    assert np.median(np.abs(foreign.signed[lesion])) > usual
+    assert healthy.scores["background"] == pytest.approx(np.percentile(healthy.evidence[healthy.mask], 90), rel=0.3)
