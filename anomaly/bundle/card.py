@@ -132,9 +132,9 @@ def _privacy_note(retrieval: Mapping[str, Any] | None) -> list[str]:
 
 
 def _storage_note(facts: Mapping[str, Any]) -> list[str]:
-    if "derived_from" not in facts:
+    if "storage" not in facts:
         return []
-    return ["", f"The arrays of the model `{facts['derived_from']}`, stored in fewer bits."]
+    return ["", f"The arrays are those of the model `{facts['storage']['arrays_of']}`, stored in fewer bits."]
 
 
 def _shipped_notes(shipped: Mapping[str, Any] | None) -> list[str]:

@@ -33,8 +33,14 @@ def compact_bundle(
         The source holds no trained model, or was altered; or the target already holds a model.
     """
     bundle = load_bundle(source)
-    made = {"derived_from": bundle.model_id, "created_at": now(), "user_name": user_name()}
-    facts = {**facts_of(bundle.metadata), **made, **(changes or {})}
+    facts = {
+        **facts_of(bundle.metadata),
+        "derived_from": bundle.model_id,
+        "storage": {"arrays_of": bundle.model_id, "voxel_bits": voxel_bits},
+        "created_at": now(),
+        "user_name": user_name(),
+        **(changes or {}),
+    }
     config = bundle.config.model_copy(update={"name": facts["name"]})
     return write_bundle(
         target,

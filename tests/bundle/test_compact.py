@@ -49,7 +49,7 @@ def test_a_compact_model_is_smaller_and_another_model(bundle: TrainedBundle, tmp
     card = (compact.folder / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert card.startswith("# shipped\n")
     assert f"| Model id | `{model_id}` |" in card
-    assert f"The arrays of the model `{bundle.model_id}`, stored in fewer bits." in card
+    assert f"The arrays are those of the model `{bundle.model_id}`, stored in fewer bits." in card
 
 
 def test_a_compact_model_that_was_loaded_and_saved_as_it_is_scores_exactly_the_same(
