@@ -156,7 +156,7 @@ def _split(settings: ShippedModelSettings, records: Sequence[ScanRecord]) -> lis
     subjects, wanted = len({record.subject for record in records}), settings.calibration_subjects
     if subjects <= wanted:
         raise CohortError(
-            f"found {subjects} healthy subjects; expected more than {wanted}, calibration_subjects; give more, or lower "
+            f"found {subjects} healthy subjects; expected more than {wanted}, which calibrate; give more or lower "
             "calibration_subjects"
         )
     share = wanted / subjects
@@ -214,7 +214,7 @@ def _check_size(settings: ShippedModelSettings, model: Path) -> dict[str, float]
     if sum(sizes.values()) > settings.max_mb:
         largest = ", ".join(f"{name} {size:.1f}" for name, size in sizes.items() if size > settings.max_mb / 20)
         raise BundleError(
-            f"the compact model has {sum(sizes.values()):.1f} MB ({largest}); expected {settings.max_mb:g} or less; "
+            f"the compact model has {sum(sizes.values()):.1f} MB ({largest}); expected up to {settings.max_mb:g}; "
             "use a config with fewer principal components or features, or set voxel_bits to 8"
         )
     return sizes
