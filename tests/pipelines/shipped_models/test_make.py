@@ -33,9 +33,14 @@ def write_settings(folder: Path, **changes: object) -> Path:
     folder.mkdir(exist_ok=True)
     write_config(folder / "atlas.yaml")
     values = {
-        "config": "atlas.yaml", "healthy": "healthy", "calibration_subjects": N_CALIBRATION, 
-        "reference": "one scanner", "attribution": "Made from synthetic scans.", "licence": "CC0", "limits": ["Only for tests."],
-    }  # fmt: skip
+        "config": "atlas.yaml",
+        "healthy": "healthy",
+        "calibration_subjects": N_CALIBRATION,
+        "reference": "one scanner",
+        "attribution": "Made from synthetic scans.",
+        "licence": "CC0",
+        "limits": ["Only for tests."],
+    }
     path = folder / "small.yaml"
     path.write_text(yaml.safe_dump(values | changes), encoding="utf-8")
     return path
