@@ -49,7 +49,8 @@ def model_card(config: ExperimentConfig, model_id: str, facts: Mapping[str, Any]
         "scanner or protocol.",
         "",
         *LIMITS,
-        *_shipped_notes(facts.get("shipped")),
+        *(f"- {limit}" for limit in facts.get("limits", ())),
+        *_source_and_licence(facts.get("shipped")),
     ]
     return "\n".join(lines)
 
@@ -137,12 +138,11 @@ def _storage_note(facts: Mapping[str, Any]) -> list[str]:
     return ["", f"The arrays are those of the model `{facts['storage']['arrays_of']}`, stored in fewer bits."]
 
 
-def _shipped_notes(shipped: Mapping[str, Any] | None) -> list[str]:
-    """Return the limits, the source and the licence of a model that comes with the package."""
+def _source_and_licence(shipped: Mapping[str, Any] | None) -> list[str]:
+    """Return the section of a model that comes with the package."""
     if shipped is None:
         return []
     return [
-        *(f"- {limit}" for limit in shipped["limits"]),
         "",
         "## Source and licence",
         "",

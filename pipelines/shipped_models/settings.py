@@ -33,8 +33,8 @@ class ShippedModelSettings(Settings):
 
     def facts(self, name: str) -> dict[str, Any]:
         """Return the entries of the metadata of the shipped model."""
-        shared = {"reference", "attribution", "licence", "limits"}
-        return {"name": name, "shipped": self.model_dump(mode="json", include=shared)}
+        shipped = self.model_dump(mode="json", include={"reference", "attribution", "licence"})
+        return {"name": name, "limits": list(self.limits), "shipped": shipped}
 
 
 def load_settings(path: Path) -> ShippedModelSettings:

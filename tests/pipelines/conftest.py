@@ -39,11 +39,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 SHIPPED: dict[str, Any] = {
     "name": "default",
+    "limits": ["For synthetic scans only."],
     "shipped": {
         "reference": "healthy volunteers of one scanner",
         "attribution": "Made from synthetic scans.",
         "licence": "CC0",
-        "limits": ["For synthetic scans only."],
     },
 }
 """What the metadata of the shipped model of the tests say."""

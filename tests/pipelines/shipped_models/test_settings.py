@@ -21,9 +21,9 @@ def test_the_settings_of_the_default_model_state_its_source_its_licence_and_its_
     assert settings.max_mb == 10
     facts = settings.facts("default")
     assert facts["name"] == "default"
-    assert facts["shipped"].keys() == {"reference", "attribution", "licence", "limits"}
+    assert facts["shipped"].keys() == {"reference", "attribution", "licence"}
     assert "CC BY-SA 3.0" in facts["shipped"]["licence"]
-    assert any("`anomaly calibrate` with your own healthy scans" in limit for limit in facts["shipped"]["limits"])
+    assert any("`anomaly calibrate` with your own healthy scans" in limit for limit in facts["limits"])
 
 
 def test_every_setting_has_a_description() -> None:
