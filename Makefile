@@ -48,9 +48,9 @@ benchmarks: install ## repeat all measurements of docs/benchmarks.md, from ANOMA
 	$(BIN)/anomaly benchmark --config families --data sample_data --output work/families
 	$(BIN)/python -m pipelines.docs_pages.benchmark_tables --output work/ixi
 
-shipped-model: install ## train, compact and calibrate the model that comes with the package, from ANOMALY_DATA
+shipped-model: install ## train, compact and calibrate the model that comes with the package, from ANOMALY_DATA; COHORT = an ingested cohort
 	@test -n "$$ANOMALY_DATA" || { echo 'make: set ANOMALY_DATA to the folder that holds ixi/'; exit 1; }
-	$(BIN)/python -m pipelines.shipped_models.make default --data "$$ANOMALY_DATA" --work work/shipped_model
+	$(BIN)/python -m pipelines.shipped_models.make default --data "$$ANOMALY_DATA" --work work/shipped_model $(if $(COHORT),--cohort $(COHORT))
 
 validate-small: install ## the complete small validation tasks, an hour or so; mnist-small needs ANOMALY_DATA
 	@test -n "$$ANOMALY_DATA" || { echo 'make: set ANOMALY_DATA to the folder that holds mnist/'; exit 1; }

@@ -30,18 +30,18 @@ from anomaly.bundle.shipped import PRETRAINED
 from anomaly.bundle.store import METADATA, load_bundle
 from anomaly.cohort.splits import split_by_subject
 from anomaly.cohort.table import ScanRecord, accepted, read_records, write_manifest
-from anomaly.cohort.volumes import CohortVolumes
 from anomaly.core.audit_log import append_entry, hash_files
 from anomaly.core.config import dump_yaml
 from anomaly.core.errors import BundleError, CohortError
 from anomaly.core.files import read_json, write_text
 from anomaly.core.progress import Progress, no_progress
 from anomaly.core.provenance import now
+from anomaly.inference.model import Model
 from pipelines.audit import RESULTS, verify
 from pipelines.calibrate import calibrate
 from pipelines.common import find_config, shipped_configs
 from pipelines.ingest import ingest
-from pipelines.scan_input import healthy_records
+from pipelines.scan_input import PreparedScanRef, healthy_records
 from pipelines.shipped_models.settings import ShippedModelSettings, load_settings
 from pipelines.train import train
 
@@ -187,12 +187,10 @@ def _check_scores(
     settings: ShippedModelSettings, experiment: ExperimentConfig, cohort: Path, model: Path, compact: Path
 ) -> float:
     """Return the largest relative difference of the declared score of the calibration scans; refuse a large one."""
-    records = healthy_records(cohort, experiment, split=CALIBRATION)
-    volumes, name = CohortVolumes(cohort, records), experiment.scoring.scan_score
-    scores = [
-        [scorer.score(*volumes[index], volumes.covariates(index)).scores[name] for index in range(len(volumes))]
-        for scorer in (load_bundle(model).scorer, load_bundle(compact).scorer)
-    ]
+    name, records = experiment.scoring.scan_score, healthy_records(cohort, experiment, split=CALIBRATION)
+    scans = [PreparedScanRef(record, cohort).load() for record in records]
+    original, copy = (Model(load_bundle(folder)) for folder in (model, compact))
+    scores = [[one.postprocess(one.infer(scan)).scores[name] for scan in scans] for one in (original, copy)]
     largest: float = max(abs(b - a) / abs(a) for a, b in zip(*scores, strict=True))
     if largest > settings.max_score_difference:
         raise BundleError(
