@@ -120,6 +120,7 @@ def _header(path: Path) -> str | None:
 
 
 def _contiguous(arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """Return arrays in C order with the same shapes; NumPy would give one without axes an axis."""
     return {name: np.ascontiguousarray(values).reshape(values.shape) for name, values in arrays.items()}
 
 
