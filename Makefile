@@ -8,7 +8,7 @@ OUT ?= demo
 # One thread a process: two test processes with two threads each would wait for one another on two cores.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast lint bench bench-gpu benchmarks validate-small robustness sample-data clean
+.PHONY: help install demo test test-fast lint bench bench-gpu benchmarks shipped-model validate-small robustness sample-data clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -47,6 +47,10 @@ benchmarks: install ## repeat all measurements of docs/benchmarks.md, from ANOMA
 	$(BIN)/anomaly benchmark --config ixi --data "$$ANOMALY_DATA" --output work/ixi
 	$(BIN)/anomaly benchmark --config families --data sample_data --output work/families
 	$(BIN)/python -m pipelines.docs_pages.benchmark_tables --output work/ixi
+
+shipped-model: install ## train, compact and calibrate the model that comes with the package, from ANOMALY_DATA; COHORT = an ingested cohort
+	@test -n "$$ANOMALY_DATA" || { echo 'make: set ANOMALY_DATA to the folder that holds ixi/'; exit 1; }
+	$(BIN)/python -m pipelines.shipped_models.make default --data "$$ANOMALY_DATA" --work work/shipped_model $(if $(COHORT),--cohort $(COHORT))
 
 validate-small: install ## the complete small validation tasks, an hour or so; mnist-small needs ANOMALY_DATA
 	@test -n "$$ANOMALY_DATA" || { echo 'make: set ANOMALY_DATA to the folder that holds mnist/'; exit 1; }

@@ -9,7 +9,7 @@ from setuptools import find_namespace_packages, setup
 from setuptools.command.build_py import build_py
 
 APPLICATION = "anomaly._app"
-DOCS_WRITERS = ("pipelines.docs_pages", "pipelines.docs_pages.*")
+CHECKOUT_ONLY = ("pipelines.docs_pages", "pipelines.docs_pages.*", "pipelines.shipped_models")
 
 
 class BuildPackages(build_py):
@@ -21,12 +21,13 @@ class BuildPackages(build_py):
 
 
 library = find_namespace_packages(include=["anomaly", "anomaly.*"], exclude=["anomaly._app*"])
-pipelines = find_namespace_packages(include=["pipelines", "pipelines.*"], exclude=DOCS_WRITERS)
+pipelines = find_namespace_packages(include=["pipelines", "pipelines.*"], exclude=CHECKOUT_ONLY)
 
 setup(
     packages=[*library, APPLICATION, *(f"{APPLICATION}.{name}" for name in pipelines)],
     package_dir={APPLICATION: "."},
     package_data={
+        "anomaly": ["pretrained/**/*"],
         "anomaly.reports": ["templates/*"],
         APPLICATION: ["configs/**/*.yaml", "sample_data/**/*"],
     },

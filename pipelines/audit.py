@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from anomaly.bundle.shipped import find_model
 from anomaly.core.audit_log import AUDIT_LOG, Disagreement, disagreements, read_audit_log, read_list
 from anomaly.core.errors import InputError
 from anomaly.runs.seal import pending_hashes
@@ -30,7 +31,7 @@ def verify(folder: Path, head: str | None = None) -> dict[str, Any]:
     Parameters
     ----------
     folder
-        A folder that a command wrote.
+        A folder that a command wrote, or the name of a shipped model.
     head
         The hash of a line of the log, as an earlier call returned it: the line must still be there.
 
@@ -45,6 +46,7 @@ def verify(folder: Path, head: str | None = None) -> dict[str, Any]:
     InputError
         The folder has no chained log, so that nothing can be verified.
     """
+    folder = find_model(folder)
     log = read_audit_log(folder)
     if len(log.entries) == log.unchained and not log.disagreements:
         found = f"no {AUDIT_LOG}" if not log.entries else "a log without a chain"

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from anomaly.bundle.ensemble import open_bundle
-from anomaly.bundle.store import Bundle
+from anomaly.bundle.shipped import find_model, refuse_to_change
+from anomaly.bundle.store import METADATA, Bundle, copy_model, verified_metadata
 from anomaly.bundle.training_subjects import TrainingSubjects
 from anomaly.calibration.conformal import Floats, minimum_alpha
 from anomaly.calibration.operating_point import evidence_edges, voxel_threshold
@@ -31,7 +32,7 @@ from anomaly.calibration.record import calibrate as make_calibration
 from anomaly.calibration.record import records as saved_records
 from anomaly.cohort.table import ScanRecord
 from anomaly.core.audit_log import read_audit_log
-from anomaly.core.errors import AlphaTooSmallError, CohortError, ConfigError
+from anomaly.core.errors import AlphaTooSmallError, BundleError, CohortError, ConfigError
 from anomaly.core.progress import Progress, no_progress
 from anomaly.core.provenance import user_name
 from anomaly.core.results import ScanScore, ScanStatus
@@ -70,6 +71,7 @@ def calibrate(
     alphas: Sequence[float],
     reason: str,
     *,
+    output: Path | None = None,
     jobs: int = 0,
     device: str = "auto",
     allow_command: bool = False,
@@ -80,7 +82,7 @@ def calibrate(
     Parameters
     ----------
     model
-        The bundle folder.
+        The bundle folder, or the name of a shipped model, which needs an ``output``.
     cohort
         An ingested cohort or raw scans. Where scans name a split, only ``calibration`` is used; scans of another
         group than healthy never are.
@@ -88,6 +90,8 @@ def calibrate(
         Target false-positive rates; nothing is written unless there are enough healthy scans for all of them.
     reason
         Why, and for which scanner and population.
+    output
+        Calibrate a copy of the model in this folder, which is made, instead of the model itself.
     allow_command
         Whether the model may run the program that its config names to extract brains.
 
@@ -102,12 +106,14 @@ def calibrate(
     CohortError
         No healthy scan can be scored.
     BundleError
-        The model, or a calibration that an interrupted call left, was altered.
+        The model, or a calibration that an interrupted call left, was altered; the model came with the package and
+        no output is given; or the output holds another model.
     """
     if not reason.strip():
         raise ConfigError("a calibration needs a reason (--reason): why, and for which scanner and population")
     if wrong := [alpha for alpha in alphas if not 0 < alpha < 1]:
         raise ConfigError(f"found --alpha {wrong[0]:g}; expected a share between 0 and 1, e.g. 0.05 for 5 %")
+    model = _model_to_change(find_model(model), output)
     bundle = open_bundle(model, choose_device(device), allow_command=allow_command)
     left = _left_unsealed(model)
     work = model / "calibration_scans"
@@ -122,6 +128,7 @@ def calibrate(
     _seal(model, bundle, [*left, *(record.calibration_id for record in records)])
     return {
         "model_id": bundle.model_id,
+        "model": str(model),
         "healthy_scans": len(healthy),
         "refused": len(not_accepted) + len(not_scored),
         **{f"alpha_{r.alpha:g}": _sentence(r) for r in records},
@@ -129,6 +136,34 @@ def calibrate(
         "warnings": _warnings([scan.record for scan in healthy]),
         "not_scored": [*not_accepted, *not_scored],
     }
+
+
+def folder_to_change(model: Path, output: Path | None) -> Path:
+    """Return the folder that a calibration changes: the output, or that of the model.
+
+    Raises
+    ------
+    BundleError
+        It is the folder of a shipped model.
+    """
+    folder = model if output is None else output
+    refuse_to_change(folder)
+    return folder
+
+
+def _model_to_change(model: Path, output: Path | None) -> Path:
+    """Return the folder of a model, or that of its copy, which is made unless an earlier call made it."""
+    folder = folder_to_change(model, output)
+    if output is None or output.resolve() == model.resolve():
+        return folder
+    model_id = verified_metadata(model)["model_id"]
+    if (folder / METADATA).exists() and (found := verified_metadata(folder)["model_id"]) != model_id:
+        raise BundleError(
+            f"{folder} holds the model {found}, expected none or a copy of {model_id}; choose another output folder"
+        )
+    if METADATA not in read_audit_log(folder).sealed:
+        audit(folder, "copy", files=copy_model(model, folder), model_id=model_id)
+    return folder
 
 
 def _seal(model: Path, bundle: Bundle, ids: list[str]) -> None:

@@ -49,6 +49,7 @@ Sources = Annotated[
     list[Path],
     typer.Argument(metavar="SOURCE…", help="image files, folders, BIDS, DICOM folders or zips, manifest.csv"),
 ]
+MODEL_HELP = "The model bundle, or the name of a shipped model (see anomaly info)."
 Jobs = Annotated[int, typer.Option(min=0, help="Processes that preprocess scans; 0 = one per core.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 AllowCommand = Annotated[
@@ -121,7 +122,9 @@ def train(
 
 @app.command(epilog="anomaly ensemble dae/ pca/ vae/ -o ensemble/ --how fisher")
 def ensemble(
-    models: Annotated[list[Path], typer.Argument(metavar="MODEL…", help="Model bundles, at least two.")],
+    models: Annotated[
+        list[Path], typer.Argument(metavar="MODEL…", help="Model bundles or names of shipped models, at least two.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The model bundle to create.")],
     how: Annotated[str, typer.Option(help="How p-values are combined: fisher, bonferroni or mean.")] = "fisher",
     p_values: Annotated[str, typer.Option(help="p-value of a member: student or conformal.")] = "student",
@@ -145,11 +148,17 @@ def ensemble(
     epilog='anomaly calibrate model/ --cohort healthy_holdout/ --alpha 0.05 --reason "scanner A, autumn 2026"'
 )
 def calibrate(
-    model: Annotated[Path, typer.Argument(help="The model bundle.")],
+    model: Annotated[Path, typer.Argument(help=MODEL_HELP)],
     cohort: Annotated[Path, typer.Option(help="Held-out healthy scans: an ingested cohort, or raw scans.")],
     reason: Annotated[str, typer.Option(help="Reason, scanner and population; stored in the calibration record.")],
     alpha: Annotated[
         list[float] | None, typer.Option(help="Target false-positive rate (FPR); may be repeated. Default 0.05.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Calibrate a copy of the model in this folder; the model stays as it is."
+        ),
     ] = None,
     jobs: Jobs = 0,
     device: Device = "auto",
@@ -158,19 +167,22 @@ def calibrate(
     quiet: Quiet = False,
 ) -> None:
     """Set the threshold for a target false-positive rate, on healthy scans the model has not seen."""
+    from anomaly.bundle.shipped import find_model
     from pipelines.calibrate import calibrate as run
+    from pipelines.calibrate import folder_to_change
 
-    with _progress(quiet) as progress, only_writer(model, on_wait=_print_error):
+    source = find_model(model)
+    with _progress(quiet) as progress, only_writer(folder_to_change(source, output), on_wait=_print_error):
         summary = run(
-            model, cohort, alpha or [0.05], reason, jobs=jobs, device=device, allow_command=allow_command,
-            progress=progress,
+            source, cohort, alpha or [0.05], reason, output=output, jobs=jobs, device=device,
+            allow_command=allow_command, progress=progress,
         )  # fmt: skip
     _print_summary(summary, as_json, refused=summary["refused"])
 
 
-@app.command(epilog="anomaly score model/ new_scans/ -o run/")
+@app.command(epilog="anomaly score model/ new_scans/ -o run/ | anomaly score default new_scans/ -o run/")
 def score(
-    model: Annotated[Path, typer.Argument(help="The model bundle.")],
+    model: Annotated[Path, typer.Argument(help=MODEL_HELP)],
     sources: Sources,
     output: Annotated[Path, typer.Option("--output", "-o", help="The run folder to create or continue.")],
     alpha: Annotated[float | None, typer.Option(help="Use the newest calibration with this target FPR.")] = None,
@@ -238,7 +250,7 @@ def evaluate(
 
 @audit_app.command(epilog="anomaly audit verify run/ | anomaly audit verify model/ --json")
 def verify(
-    path: Annotated[Path, typer.Argument(help="A run folder or a model bundle.")],
+    path: Annotated[Path, typer.Argument(help="A run folder, a model bundle, or the name of a shipped model.")],
     head: Annotated[
         str | None, typer.Option(help="Hash of a line of the log that was noted earlier; it must still be there.")
     ] = None,
@@ -325,14 +337,14 @@ def validate(
 @app.command(epilog="anomaly info | anomaly info vae | anomaly info model/")
 def info(
     what: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help="A model bundle, or a model config.")
+        str | None, typer.Argument(metavar="[MODEL]", help="A model bundle, a shipped model, or a model config.")
     ] = None,
     full: Annotated[
         bool, typer.Option("--full", help="Print the complete config, each key with its description.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show versions, devices, families and configs, or describe a model or a model config."""
+    """Show versions, devices, families, shipped models and configs, or describe a model or a model config."""
     from pipelines.info import as_text, describe, facts, full_config
 
     if full:
@@ -422,6 +434,8 @@ def _print_summary(summary: dict[str, Any], as_json: bool, refused: int = 0, fla
         for key, value in summary.items():
             if not isinstance(value, dict | list | tuple):
                 typer.echo(f"{key.replace('_', ' '):<28} {_as_text(value)}")
+    for notice in summary.get("notices", ()):
+        _print_error(f"notice: {notice}")
     for scan in summary.get("warnings", ()):
         for warning in scan["warnings"]:
             _print_error(f"warning {scan['scan_id']}: {warning}")

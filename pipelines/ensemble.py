@@ -9,6 +9,7 @@ from typing import Any
 
 from anomaly.bundle.card import ensemble_card
 from anomaly.bundle.ensemble import EnsembleConfig, refuse_unlike, save_ensemble
+from anomaly.bundle.shipped import find_model
 from anomaly.bundle.store import (
     MEMBERS,
     TrainedBundle,
@@ -45,7 +46,7 @@ def ensemble(models: Sequence[Path], output: Path, merge: MergeSettings | None =
         A model is damaged, an ensemble, of an earlier version without held-out scores, or does not share the
         preprocessing of the others; or two have the same name.
     """
-    members = {name: load_bundle(path) for name, path in _named(models).items()}
+    members = {name: load_bundle(path) for name, path in _named([find_model(model) for model in models]).items()}
     config = _config(output.resolve().name, members, merge or MergeSettings())
     EnsembleScorer({name: m.scorer for name, m in members.items()}, config.merge, config.scoring)  # raises if unfit
     left = interrupted_model(output, "ensemble", config)

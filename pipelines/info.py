@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anomaly import RESEARCH_USE_ONLY
+from anomaly.bundle.shipped import find_model, shipped_models
 from anomaly.core.versions import software_versions
 from anomaly.models.registry import FAMILIES
 from pipelines.common import cores, find_config, shipped_configs
@@ -22,7 +23,7 @@ CONFIGS = ("models", "preprocessing", "benchmarks", "validation")
 
 
 def facts() -> dict[str, Any]:
-    """Return versions, devices, families and shipped configs."""
+    """Return versions, devices, families, and shipped models and configs."""
     return {
         "versions": software_versions(),
         "devices": {
@@ -31,6 +32,7 @@ def facts() -> dict[str, Any]:
             "torch": util.find_spec("torch") is not None,
         },
         "families": {name: family.description for name, family in FAMILIES.items()},
+        "models": {name: str(folder) for name, folder in shipped_models().items()},
         "configs": {kind: list(shipped_configs(kind)) for kind in CONFIGS},
         "notice": RESEARCH_USE_ONLY,
     }
@@ -42,14 +44,15 @@ def describe(what: str) -> dict[str, Any]:
     Parameters
     ----------
     what
-        Folder of a model, name of a shipped config, or path of a YAML file.
+        Folder of a model, name of a shipped model or config, or path of a YAML file.
 
     Raises
     ------
     ConfigError, BundleError
-        There is no such config, or the folder holds no complete model.
+        There is no such config, the folder holds no complete model, or the name fits two models.
     """
-    return _trained(Path(what)) if Path(what).is_dir() else _configured(what)
+    folder = find_model(what)
+    return _trained(folder) if folder.is_dir() else _configured(what)
 
 
 def full_config(what: str) -> str:
@@ -58,17 +61,17 @@ def full_config(what: str) -> str:
     Parameters
     ----------
     what
-        Folder of a model, name of a shipped config, or path of a YAML file.
+        Folder of a model, name of a shipped model or config, or path of a YAML file.
 
     Raises
     ------
     ConfigError, BundleError
-        There is no such config, or the folder holds no complete model.
+        There is no such config, the folder holds no complete model, or the name fits two models.
     """
     from anomaly.bundle.config import annotated_config
     from anomaly.bundle.ensemble import stored_config
 
-    folder = Path(what)
+    folder = find_model(what)
     return annotated_config(stored_config(folder) if folder.is_dir() else _experiment(what))
 
 
@@ -97,6 +100,9 @@ def _trained(folder: Path) -> dict[str, Any]:
         "steps": training["steps"],
         "minutes": training["seconds"] / 60,
         "created": f"{found['created_at']} by {found['user_name']}",
+        "derived_from": found.get("derived_from"),
+        "licence": found.get("shipped", {}).get("licence"),
+        "folder": str(folder),
         "target_false_positive_rates": ", ".join(f"{rate:g}" for rate in rates) or "not calibrated",
     }
 
@@ -142,6 +148,8 @@ def as_text(found: dict[str, Any]) -> str:
         f"  cpu cores      {found['devices']['cpu_cores']}",
         f"  NVIDIA GPUs    {gpus or 'none'}",
     ]
+    models = ", ".join(found["models"]) or "none"
+    lines += ["", "Shipped models (anomaly score NAME …)", f"  {models}"]
     lines += ["", "Families (anomaly train --config …)"]
     width = max(map(len, found["families"]))
     lines += [f"  {name:<{width}} {description}" for name, description in found["families"].items()]

@@ -146,7 +146,8 @@ def make_page(run_dir: Path, scan_id: str, pdf: bool = False) -> PageResult:
             return PageResult(scan_id, thumbnail)
         thumbnail = _write_page(run, scan_id, pdf)
         warnings = list(read_score(score_path(run_dir, scan_id)).warnings)
-        write_json(path, {"fingerprint": fingerprint, "warnings": warnings, "thumbnail": thumbnail})
+        record = {"notices": run.notices, "warnings": warnings, "thumbnail": thumbnail}
+        write_json(path, {"fingerprint": fingerprint, **record})
         return PageResult(scan_id, thumbnail, made=True)
     except OutputError:
         raise

@@ -49,7 +49,7 @@ class ScoreRequest:
     Parameters
     ----------
     model
-        The bundle folder.
+        The bundle folder, or the name of a shipped model.
     sources
         Raw scans in any form that ``anomaly ingest`` reads, or ingested cohorts.
     output
@@ -137,7 +137,8 @@ def _start(model: Model, job: RunScoringJob) -> None:
     if not job.written:
         (folder / PENDING_FILES).unlink(missing_ok=True)
     _audit(model, folder, event="started")
-    write_run_info(folder, bundle.metadata, bundle.config.scoring.model_dump(mode="json"), model.calibration)
+    settings = bundle.config.scoring.model_dump(mode="json")
+    write_run_info(folder, bundle.metadata, settings, model.calibration, model.notices)
     note_pending(folder, hash_files(folder, [folder / RUN_INFO]))
 
 
@@ -240,6 +241,7 @@ def _summary(results: Sequence[ScanScore], in_run: int, request: ScoreRequest, m
         "model_id": model.model_id,
         "calibration_id": calibration_id(model.calibration),
         "alpha": model.calibration.record.alpha if model.calibration else None,
+        "notices": list(model.notices),
         "warnings": [{"scan_id": r.scan_id, "warnings": list(r.warnings)} for r in results if r.warnings],
         "not_scored": [
             {"scan_id": r.scan_id, "status": r.status.value, "reason": r.reason, "remedy": r.remedy}

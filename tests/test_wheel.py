@@ -18,17 +18,27 @@ from tests.conftest import REPOSITORY
 
 SOURCES = ("anomaly", "pipelines", "configs", "sample_data")
 FILES = ("pyproject.toml", "setup.py", "LICENSE", "README.md")
-IN_THE_CHECKOUT_ONLY = ("pipelines/docs_pages/", "sample_data/make.py", "sample_data/recipe/")
+SHIPPED_MODEL = ("metadata.json", "weights.safetensors", "calibrations/cal-1.json", "members/one/config.yaml")
+IN_THE_CHECKOUT_ONLY = (
+    "pipelines/docs_pages/",
+    "pipelines/shipped_models/",
+    "sample_data/make.py",
+    "sample_data/recipe/",
+)
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the wheel from a copy of the sources, without a network, and return its path."""
+    """Build the wheel from a copy of the sources and a shipped model, without a network, and return its path."""
     folder = tmp_path_factory.mktemp("wheel")
     for name in SOURCES:
         shutil.copytree(REPOSITORY / name, folder / "source" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in SHIPPED_MODEL:
+        path = folder / "source" / "anomaly" / "pretrained" / "of-the-test" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}", encoding="utf-8")
     for name in FILES:
         shutil.copy(REPOSITORY / name, folder / "source")
     build = ["wheel", str(folder / "source"), "--no-deps", "--no-build-isolation", "-w", str(folder)]
@@ -59,8 +69,8 @@ def run_from(installed: Path, *arguments: str) -> subprocess.CompletedProcess[st
 
 
 def expected_files() -> set[str]:
-    """Return the files of the packages, where the wheel should hold them."""
-    found = set()
+    """Return the files of the packages and of the shipped model, where the wheel should hold them."""
+    found = {f"anomaly/pretrained/of-the-test/{name}" for name in SHIPPED_MODEL}
     for name in SOURCES:
         for path in (REPOSITORY / name).rglob("*"):
             relative = path.relative_to(REPOSITORY).as_posix()
@@ -88,6 +98,7 @@ def test_the_entry_point_finds_the_shipped_configs(installed: Path) -> None:
     assert "anomaly = anomaly.__main__:main" in entry_points.read_text()
     done = run_from(installed, "-c", "from anomaly.__main__ import main; main()", "info", "--json")
     assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["models"]["of-the-test"].startswith(str(installed.resolve()))
     configs = json.loads(done.stdout)["configs"]
     assert set(configs["benchmarks"]) == {path.stem for path in (REPOSITORY / "configs" / "benchmarks").iterdir()}
 

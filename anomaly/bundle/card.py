@@ -16,7 +16,6 @@ LIMITS = (
     "changes, the target false-positive rate no longer holds.",
     "- A flag means that a scan differs from the healthy training scans. It does not name a finding.",
     "- Checkpoints are chosen on synthetic lesions; measure the sensitivity to real disease where it is used.",
-    "",
 )
 
 
@@ -31,6 +30,7 @@ def model_card(config: ExperimentConfig, model_id: str, facts: Mapping[str, Any]
         f"{data['n_validation_subjects']} other healthy subjects, with synthetic lesions, chose the checkpoint.",
         _ages(data),
         *_privacy_note(facts["retrieval"]),
+        *_storage_note(facts),
         "",
         "## Training",
         "",
@@ -49,6 +49,8 @@ def model_card(config: ExperimentConfig, model_id: str, facts: Mapping[str, Any]
         "scanner or protocol.",
         "",
         *LIMITS,
+        *(f"- {limit}" for limit in facts.get("limits", ())),
+        *_source_and_licence(facts.get("shipped")),
     ]
     return "\n".join(lines)
 
@@ -78,6 +80,7 @@ def ensemble_card(config: EnsembleConfig, model_id: str, facts: Mapping[str, Any
         "scans of a member gets a warning of another scanner or protocol.",
         "",
         *LIMITS,
+        "",
     ]
     return "\n".join(lines)
 
@@ -126,6 +129,25 @@ def _privacy_note(retrieval: Mapping[str, Any] | None) -> list[str]:
         f"`retrieval.safetensors` holds three grey slices and the age of each of {retrieval['n_scans']} training "
         "scans, without names, so that reports can show the most similar healthy scans. Share the model and its "
         "reports only with people who may see these slices, or train with `scoring.retrieval: 0`.",
+    ]
+
+
+def _storage_note(facts: Mapping[str, Any]) -> list[str]:
+    if "storage" not in facts:
+        return []
+    return ["", f"The arrays are those of the model `{facts['storage']['arrays_of']}`, stored in fewer bits."]
+
+
+def _source_and_licence(shipped: Mapping[str, Any] | None) -> list[str]:
+    """Return the section of a model that comes with the package."""
+    if shipped is None:
+        return []
+    return [
+        "",
+        "## Source and licence",
+        "",
+        f"{shipped['attribution']} Licence of this model: {shipped['licence']}.",
+        "",
     ]
 
 

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,10 @@ from anomaly.bundle.config import ExperimentConfig, ModelConfig
 from anomaly.bundle.store import (
     ENSEMBLE,
     MEMBERS,
-    MODEL_CARD,
     TRAINING_SUBJECTS,
     Bundle,
     TrainedBundle,
+    copy_model,
     load_bundle,
     refuse_to_overwrite,
     trained_bundle,
@@ -32,7 +31,7 @@ from anomaly.bundle.store import (
 from anomaly.bundle.training_subjects import TrainingSubjects
 from anomaly.core.config import dump_yaml, load_yaml
 from anomaly.core.errors import BundleError, CommandRefusedError
-from anomaly.core.files import atomic_path, write_text
+from anomaly.core.files import write_text
 from anomaly.scoring.ensemble import EnsembleScorer, MergeSettings
 
 
@@ -74,7 +73,7 @@ def save_ensemble(
     seen = [member.training_subjects() for member in members.values()]
     TrainingSubjects.merged(seen).write(folder / TRAINING_SUBJECTS)
     for name, member in members.items():
-        _copy(member, folder / MEMBERS / name)
+        copy_model(member.folder, folder / MEMBERS / name)
     hashed = ("config.yaml", TRAINING_SUBJECTS, *(f"{MEMBERS}/{name}/metadata.json" for name in members))
     known = {"family": ENSEMBLE, "members": {name: member.model_id for name, member in members.items()}}
     return write_metadata(folder, hashed, next(iter(members.values())).grid, known | dict(facts), card)
@@ -158,10 +157,3 @@ def _differences(where: str, one: Any, other: Any) -> Iterator[str]:
             yield from _differences(f"{where}.{key}", one.get(key), other.get(key))
     elif one != other:
         yield f"{where} {one} and {other}"
-
-
-def _copy(member: TrainedBundle, folder: Path) -> None:
-    for name in (*member.metadata["hashes"], "metadata.json", MODEL_CARD):
-        if (member.folder / name).is_file():  # a card may have been left out of a bundle that was passed on
-            with atomic_path(folder / name) as temporary:
-                shutil.copyfile(member.folder / name, temporary)

@@ -9,6 +9,7 @@ In a model of format version 1 the id is a hash of the files alone.
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file as load_arrays
-from safetensors.numpy import save_file as save_arrays
-from safetensors.torch import load_file as load_tensors
-from safetensors.torch import save_file as save_tensors
 
+from anomaly.bundle.arrays import Array, read_arrays, write_arrays
 from anomaly.bundle.config import ExperimentConfig, ModelConfig
+from anomaly.bundle.shipped import shipped_models
 from anomaly.bundle.training_subjects import TrainingSubjects
 from anomaly.core.aliases import current_metadata, current_weights
 from anomaly.core.audit_log import read_audit_log
@@ -40,9 +39,12 @@ MODEL_ID_DIGITS = 12
 MODEL_CARD = "MODEL_CARD.md"
 METADATA = "metadata.json"
 NOT_IN_MODEL_ID = frozenset({"model_id", "metadata_sha256", "created_at", "user_name", "training", "software"})
+NOT_FACTS = frozenset({"format_version", "grid", "model_id", "hashes", "metadata_sha256"})
 FORMAT_OF_FILES_ALONE = 1  # its model id does not cover the metadata
 TRAINING_SUBJECTS = "training_subjects.json"
-HASHED_FILES = ("config.yaml", "weights.safetensors", "reference.safetensors", TRAINING_SUBJECTS)
+WEIGHTS = "weights.safetensors"
+REFERENCE = "reference.safetensors"
+HASHED_FILES = ("config.yaml", WEIGHTS, REFERENCE, TRAINING_SUBJECTS)
 RETRIEVAL_INDEX = "retrieval.safetensors"  # only for families with a latent code, if scoring.retrieval is not 0
 ENSEMBLE = "ensemble"  # the value of "family" in the metadata of an ensemble
 MEMBERS = "members"
@@ -104,19 +106,37 @@ def save_bundle(
     BundleError
         The folder already holds a model, or the scorer has no healthy reference.
     """
+    return write_bundle(folder, config, scorer, TrainingSubjects.of(training), facts, card)
+
+
+def write_bundle(
+    folder: Path,
+    config: ExperimentConfig,
+    scorer: Scorer,
+    seen: TrainingSubjects,
+    facts: Mapping[str, Any],
+    card: Callable[[str], str] | None = None,
+    write: Callable[[Path, Mapping[str, Array]], None] = write_arrays,
+) -> str:
+    """Write a bundle and return its model id, as :func:`save_bundle` does.
+
+    Parameters
+    ----------
+    seen
+        The training and validation scans.
+    write
+        Writes the arrays of weights and reference.
+    """
     refuse_to_overwrite(folder)
     if scorer.reference is None:
         raise BundleError("a model without a healthy reference cannot be saved; call learn_reference first")
     write_text(folder / "config.yaml", dump_yaml(config))
-    state = {
-        name: value.detach().cpu().contiguous().clone() for name, value in scorer.detector.state_dict().items()
-    }
-    with atomic_path(folder / "weights.safetensors") as temporary:
-        save_tensors(state, temporary)
-    _save_arrays(folder / "reference.safetensors", scorer.reference.arrays())
+    state = scorer.detector.state_dict().items()
+    write(folder / WEIGHTS, {name: value.detach().cpu().numpy() for name, value in state})
+    write(folder / REFERENCE, scorer.reference.arrays())
     if scorer.index is not None:
-        _save_arrays(folder / RETRIEVAL_INDEX, scorer.index.arrays())
-    TrainingSubjects.of(training).write(folder / TRAINING_SUBJECTS)
+        write_arrays(folder / RETRIEVAL_INDEX, scorer.index.arrays())
+    seen.write(folder / TRAINING_SUBJECTS)
     reference = {
         "score_mean": dict(scorer.reference.score_mean),
         "score_std": dict(scorer.reference.score_std),
@@ -159,10 +179,32 @@ def write_metadata(
     return model_id
 
 
+def facts_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of the metadata of a model that :func:`write_metadata` was given as facts."""
+    return {name: value for name, value in metadata.items() if name not in NOT_FACTS}
+
+
 def model_files(folder: Path) -> list[Path]:
     """Return the paths of the files of a model: metadata, the files that they hold the hash of, and its card."""
     names = read_json(folder / METADATA)["hashes"]
     return [folder / METADATA, *(folder / name for name in names), folder / MODEL_CARD]
+
+
+def copy_model(source: Path, target: Path) -> list[Path]:
+    """Copy a model without its calibrations, and return the paths of the copied files.
+
+    ``metadata.json``, without which a folder is no model, is copied last.
+    """
+    metadata = read_json(source / METADATA)
+    names = (*metadata["hashes"], MODEL_CARD, METADATA)
+    members = [f"{MEMBERS}/{name}" for name in metadata.get("members", ())]
+    copied = [path for name in members for path in copy_model(source / name, target / name)]
+    for name in names:
+        if (source / name).is_file():  # a card may have been left out of a model that was passed on
+            with atomic_path(target / name) as temporary:
+                shutil.copyfile(source / name, temporary)
+            copied.append(target / name)
+    return copied
 
 
 def refuse_to_overwrite(folder: Path) -> None:
@@ -212,9 +254,8 @@ def trained_bundle(folder: Path, metadata: Mapping[str, Any], device: str) -> Tr
     config = ExperimentConfig.parse(load_yaml(folder / "config.yaml"), where=str(folder / "config.yaml"))
     grid = Geometry(tuple(metadata["grid"]["shape"]), np.array(metadata["grid"]["affine"]))
     detector = _detector(folder, config, grid).to(torch.device(device)).eval()
-    arrays = load_arrays(folder / "reference.safetensors")
     reference = HealthyReference.from_arrays(
-        arrays,
+        read_arrays(folder / REFERENCE),
         metadata["score_mean"],
         metadata["score_std"],
         metadata.get("held_out_scores", {}),
@@ -222,19 +263,14 @@ def trained_bundle(folder: Path, metadata: Mapping[str, Any], device: str) -> Tr
     )
     index = None
     if RETRIEVAL_INDEX in metadata["hashes"]:
-        index = HealthyIndex.from_arrays(load_arrays(folder / RETRIEVAL_INDEX), config.scoring.retrieval_by)
+        index = HealthyIndex.from_arrays(read_arrays(folder / RETRIEVAL_INDEX), config.scoring.retrieval_by)
     return TrainedBundle(folder, config, Scorer(detector, config.scoring, reference, index), metadata)
-
-
-def _save_arrays(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
-    with atomic_path(path) as temporary:
-        save_arrays({name: np.ascontiguousarray(values) for name, values in arrays.items()}, temporary)
 
 
 def _detector(folder: Path, config: ExperimentConfig, grid: Geometry) -> Detector:
     detector = create(config.model_settings(), grid)
     try:
-        weights = load_tensors(folder / "weights.safetensors")
+        weights = {name: torch.from_numpy(values) for name, values in read_arrays(folder / WEIGHTS).items()}
         detector.load_state_dict(current_weights(weights, detector.family))
     except RuntimeError as error:
         raise BundleError(f"{folder}: the weights do not fit the model of config.yaml: {error}") from error
@@ -245,7 +281,11 @@ def verified_metadata(folder: Path) -> dict[str, Any]:
     """Read the metadata of a model; raise BundleError if they or its files have changed since it was saved."""
     path = folder / METADATA
     if not path.is_file():
-        raise BundleError(f"{folder} holds no model (no metadata.json); give the folder that `anomaly train` wrote")
+        known = ", ".join(shipped_models())
+        raise BundleError(
+            f"{folder} holds no model (no metadata.json); give the folder that `anomaly train` wrote"
+            f"{f', or the name of a model that comes with anomaly: {known}' if known else ''}"
+        )
     metadata = _read_metadata(path)
     for name, expected in _own_hashes(metadata).items():
         if metadata.get(name) != expected:

@@ -103,6 +103,8 @@ class ScanResult:
         The most similar healthy training scans, and their middle slices, plane → uint8 ``(k, across, up)``.
     warnings
         What a reader must know before trusting the score.
+    notices
+        What a reader must know of all scores of the model with this calibration.
     numbers
         Quality numbers of the scan and of its preparation, its ``similarity`` to the mean healthy scan and the
         ``acquisition_p`` of its scanner and protocol.
@@ -126,6 +128,7 @@ class ScanResult:
     neighbours: tuple[Neighbour, ...] = ()
     neighbour_slices: Mapping[str, GreyImages] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
     numbers: dict[str, float] = field(default_factory=dict)
     model_id: str = ""
     calibration_id: str = ""

@@ -19,13 +19,14 @@ from time import perf_counter
 from typing import Any
 
 from anomaly.bundle.ensemble import open_bundle
+from anomaly.bundle.shipped import find_model
 from anomaly.bundle.store import Bundle
 from anomaly.calibration import record as calibrations
 from anomaly.calibration.record import Calibration
 from anomaly.core.errors import ConfigError
 from anomaly.core.scan_result import ScanResult, TemplateVolumes
 from anomaly.core.volume import Volume
-from anomaly.inference.scan_warnings import model_warnings
+from anomaly.inference.scan_warnings import model_notices, model_warnings
 from anomaly.inference.template_scan import TemplateScan, prepare_file, prepare_volume
 from anomaly.models.device import choose_device
 from anomaly.preprocessing.chain import Chain
@@ -74,6 +75,11 @@ class Model:
     def calibration_id(self) -> str:
         """Id of the calibration; ``""`` for none."""
         return "" if self.calibration is None else self.calibration.record.calibration_id
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What a reader of any result must know: for example, that the calibration is for another scanner."""
+        return model_notices(self.bundle.metadata, None if self.calibration is None else self.calibration.record)
 
     def score(self, scan: str | Path | Volume, *, age: float | None = None, sex: str = "") -> ScanResult:
         """Score one scan.
@@ -140,6 +146,7 @@ class Model:
             neighbour_slices=scored.neighbour_slices,
             warnings=(*scan.warnings, *model_warnings(scored, settings)),
             numbers={**scan.numbers, **_numbers(scored)},
+            notices=self.notices,
             model_id=self.model_id,
             calibration_id=self.calibration_id,
             **self._apply_calibration(scored.scores),
@@ -172,12 +179,12 @@ def load_model(
     device: str = "auto",
     allow_command: bool = False,
 ) -> Model:
-    """Load a model that ``anomaly train`` or ``anomaly ensemble`` wrote.
+    """Load a model that ``anomaly train`` or ``anomaly ensemble`` wrote, or that comes with the package.
 
     Parameters
     ----------
     folder
-        The model folder.
+        The model folder, or the name of a shipped model, e.g. ``"default"``.
     alpha, calibration
         Which calibration to use: the newest one for this target false-positive rate, or the one of this id. If
         neither is given, the newest of all; a model without a calibration then gives scores and maps alone.
@@ -189,7 +196,7 @@ def load_model(
     Raises
     ------
     BundleError
-        There is no model, or its files are not those it was saved with.
+        There is no model, or its files are not those it was saved with, or the name fits two models.
     CommandRefusedError
         The model would run a program, which was not allowed; the message shows it.
     UncalibratedError
@@ -207,7 +214,7 @@ def load_model(
     >>> result.p_value is None  # until the model is calibrated with `anomaly calibrate`
     True
     """
-    path = Path(folder)
+    path = find_model(folder)
     bundle = open_bundle(path, choose_device(device), allow_command=allow_command)
     return Model(bundle, choose_calibration(path, alpha, calibration))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup, escape
 
 from anomaly.reports import figures, wording
 
@@ -32,6 +33,7 @@ def environment() -> jinja2.Environment:
         "date_time": wording.date_time,
         "millimetres": wording.millimetres,
         "data_uri": figures.data_uri,
+        "with_code": _with_code,
     }
     shared.globals |= {
         "research_use": wording.RESEARCH_USE,
@@ -61,3 +63,10 @@ def render(template: str, **values: Any) -> str:
         The template uses a name that is not given.
     """
     return environment().get_template(template).render(**values)
+
+
+def _with_code(text: str) -> Markup:
+    """Return escaped text in which commands between backticks are ``<code>``."""
+    code = Markup("<code>{}</code>")
+    parts = (code.format(part) if index % 2 else escape(part) for index, part in enumerate(text.split("`")))
+    return Markup().join(parts)

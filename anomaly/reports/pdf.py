@@ -60,6 +60,7 @@ def write_case_pdf(case: Case, path: Path) -> None:
         *_flag_status_box(case, width),
         _text("What the numbers mean", "heading"),
         _text(case.meaning),
+        *(_text(notice, "warning") for notice in case.run.notices),
         *(_text(f"Warning. {warning}", "warning") for warning in case.score.warnings),
         *([_image(case.distribution, 0.66 * width)] if case.run.reference else []),
         *_regions(case, width),
@@ -86,6 +87,7 @@ def write_worklist_pdf(worklist: Worklist, path: Path) -> None:
     story: list[Flowable] = [_text("Worklist", "title")]
     if not worklist.calibrated:
         story.append(_text("◇ Scores only, no flags. This model has no calibration.", "warning"))
+    story += [_text(notice, "warning") for notice in worklist.run.notices]
     story += [
         _text(" · ".join(f"{count} {name}" for name, count in worklist.counts)),
         *([_text(worklist.share)] if worklist.share else []),

@@ -30,7 +30,8 @@ from anomaly.runs.layout import (
 
 # The keys of run.json on which a page depends. A resumed run has another date and command and the same pages.
 PAGE_KEYS = (
-    "version", "model", "calibration", "reference_scores", "display", "score_name", "retrieval", "software"
+    "version", "model", "calibration", "notices", "reference_scores", "display", "score_name", "retrieval",
+    "software",
 )  # fmt: skip
 REQUIRED_KEYS = ("created_at", "model", "display", "score_name")
 SCORE_AGAIN = "run the same `anomaly score` again: it makes what is missing"
@@ -71,6 +72,7 @@ class RunInfo:
     settings: dict[str, Any] = field(default_factory=dict)
     version: str = ""
     software: dict[str, Any] = field(default_factory=dict)
+    notices: list[str] = field(default_factory=list)
     command: str = ""
     fingerprint: str = ""
 

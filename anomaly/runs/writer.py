@@ -5,7 +5,7 @@ The result of a scan is written by :mod:`anomaly.runs.score_store`, the tables b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from anomaly.core.versions import software_versions
 from anomaly.runs.layout import NEIGHBOUR_PREFIX, run_info_path, volumes_path
 
 EVIDENCE_MAX_IN_THRESHOLDS = 3.0  # the colour scale of every scan ends at this many voxel thresholds
-MODEL_KEYS = ("name", "family", "members", "modality", "intended_use", "version", "created_at")
+MODEL_KEYS = (
+    "name", "family", "members", "modality", "intended_use", "version", "created_at", "derived_from", "shipped"
+)  # fmt: skip
 
 
 def check_run_folder(folder: Path, model_id: str, calibration: Calibration | None) -> None:
@@ -37,7 +39,11 @@ def check_run_folder(folder: Path, model_id: str, calibration: Calibration | Non
 
 
 def write_run_info(
-    folder: Path, model: Mapping[str, Any], scoring: Mapping[str, Any], calibration: Calibration | None
+    folder: Path,
+    model: Mapping[str, Any],
+    scoring: Mapping[str, Any],
+    calibration: Calibration | None,
+    notices: Sequence[str] = (),
 ) -> None:
     """Write ``run.json``.
 
@@ -47,6 +53,8 @@ def write_run_info(
         The metadata of the bundle.
     scoring
         Its scoring settings, as JSON.
+    notices
+        What a reader must know of all results of the run.
     """
     names = calibration.score_names if calibration else []
     write_json(
@@ -61,6 +69,7 @@ def write_run_info(
                 **{key: model[key] for key in MODEL_KEYS if key in model},
             },
             "calibration": calibration.record.model_dump(mode="json") if calibration else None,
+            "notices": list(notices),
             "reference_scores": {n: calibration.reference_scores(n).tolist() for n in names} if calibration else {},
             "score_name": scoring["scan_score"],
             "display": _display(model["display"], calibration),

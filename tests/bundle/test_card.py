@@ -87,3 +87,15 @@ def test_the_card_of_an_ensemble_names_its_members_and_weights() -> None:
 
 def test_the_card_of_an_ensemble_with_equal_weights_names_none() -> None:
     assert "weights:" not in ensemble_card(ensemble_config(), "id", ensemble_facts())
+
+
+def test_the_card_of_a_shipped_model_states_its_limits_its_source_and_its_licence() -> None:
+    shipped = {"attribution": "Made from the IXI data set.", "licence": "CC BY-SA 3.0"}
+    card = model_card(
+        config_of(), "id", facts(limits=["Adults only."], shipped=shipped, storage={"arrays_of": "abc"})
+    )
+    limits, source = card.split("## Limits")[1].split("## Source and licence")
+    assert "- Adults only.\n" in limits
+    assert "Made from the IXI data set. Licence of this model: CC BY-SA 3.0." in source
+    assert "The arrays are those of the model `abc`, stored in fewer bits." in card
+    assert "## Source and licence" not in model_card(config_of(), "id", facts())

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
+from anomaly.bundle import shipped
 from anomaly.bundle.store import (
     TrainedBundle,
+    copy_model,
+    facts_of,
     interrupted_model,
     load_bundle,
     refuse_to_overwrite,
@@ -223,3 +226,24 @@ def test_a_model_with_maps_of_structure_scores_as_the_saved_one(tmp_path: Path) 
     assert found.scores == expected.scores
     assert {"structure", "background"} <= found.scores.keys()
     np.testing.assert_array_equal(found.evidence, expected.evidence)
+
+
+def test_a_copy_is_the_model_without_its_calibrations(bundle: TrainedBundle, tmp_path: Path) -> None:
+    write_json(bundle.folder / "calibrations" / "one.json", {})
+    copied = copy_model(bundle.folder, tmp_path / "copy")
+    assert {path.relative_to(tmp_path / "copy").as_posix() for path in copied} == {
+        "config.yaml", "weights.safetensors", "reference.safetensors", "training_subjects.json", "metadata.json"
+    }  # fmt: skip
+    assert sorted(path for path in (tmp_path / "copy").rglob("*") if path.is_file()) == sorted(copied)
+    assert load_bundle(tmp_path / "copy").model_id == bundle.model_id
+
+
+def test_the_facts_of_a_model_are_those_it_was_saved_with(bundle: TrainedBundle) -> None:
+    assert facts_of(bundle.metadata).keys() == FACTS.keys() | {"score_mean", "score_std", "held_out_scores", "background"}
+
+
+def test_a_folder_without_a_model_names_the_shipped_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_json(tmp_path / "pretrained" / "default" / "metadata.json", {})
+    monkeypatch.setattr(shipped, "PRETRAINED", tmp_path / "pretrained")
+    with pytest.raises(BundleError, match="or the name of a model that comes with anomaly: default"):
+        load_bundle(tmp_path)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from anomaly.bundle.arrays import read_arrays, write_compact_arrays
 from anomaly.core.errors import ConfigError, TrainingError
 from anomaly.core.volume import Geometry
 from anomaly.models import registry
@@ -183,6 +184,18 @@ def test_a_saved_state_gives_bit_identical_evidence(trained: Detector, family: s
     loaded.load_state_dict(load_file(tmp_path / "weights"))
     first, second = everything(evidence_of(trained)), everything(evidence_of(loaded))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_compact_state_gives_nearly_the_same_evidence(trained: Detector, family: str, tmp_path: Path) -> None:
+    state = {name: value.numpy() for name, value in trained.state_dict().items()}
+    write_compact_arrays(tmp_path / "weights", state, GRID.shape)
+    loaded = new(family)
+    loaded.load_state_dict(
+        {name: torch.from_numpy(values) for name, values in read_arrays(tmp_path / "weights").items()}
+    )
+    first, second = everything(evidence_of(trained)), everything(evidence_of(loaded))
+    for name, tensor in first.items():
+        assert (second[name] - tensor).square().mean().sqrt() < 0.02 * tensor.square().mean().sqrt() + 1e-6
 
 
 def test_a_family_that_reconstructs_shows_what_its_evidence_shows(trained: Detector) -> None:

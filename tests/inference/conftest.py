@@ -1,5 +1,5 @@
 """A small calibrated atlas on synthetic cohorts, shared with the tests of the pipelines."""
 
-from tests.pipelines.conftest import trained
+from tests.pipelines.conftest import pretrained, shipped_model, trained
 
-__all__ = ["trained"]
+__all__ = ["pretrained", "shipped_model", "trained"]

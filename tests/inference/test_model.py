@@ -16,6 +16,7 @@ from anomaly.calibration import record as calibrations
 from anomaly.core.errors import ConfigError, ScanRefusedError, UncalibratedError
 from anomaly.core.scan_result import ScanResult
 from anomaly.inference.model import Model, load_model
+from anomaly.inference.scan_warnings import SHIPPED_CALIBRATION
 from anomaly.inference.template_scan import TemplateScan
 from anomaly.runs.reader import read_volumes
 from pipelines.ingest import ingest
@@ -164,3 +165,14 @@ def test_the_public_names_of_the_package_are_imported_when_they_are_used() -> No
     assert {"load_model", "load_scan", "Model", "ScanResult"} <= set(dir(anomaly))
     with pytest.raises(AttributeError, match="no attribute 'load_moddel'"):
         anomaly.load_moddel  # noqa: B018
+
+
+def test_a_shipped_model_is_loaded_by_its_name_and_its_results_say_for_which_scanner_they_hold(
+    shipped_model: Path, scan: TemplateScan
+) -> None:
+    model = load_model("default", device="cpu")
+    assert model.bundle.folder == shipped_model
+    result = result_of(model, scan)
+    assert result.flagged
+    assert result.notices == (SHIPPED_CALIBRATION,)
+    assert result_of(replace(model, calibration=None), scan).notices == ()

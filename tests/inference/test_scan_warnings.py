@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from anomaly.inference.scan_warnings import SIMILARITY_MARGIN, model_warnings
+from anomaly.calibration.record import CalibrationRecord
+from anomaly.inference.scan_warnings import SHIPPED_CALIBRATION, SIMILARITY_MARGIN, model_notices, model_warnings
 from anomaly.scoring.acquisition_shift import AcquisitionShift
 from anomaly.scoring.scorer import ScoredVolume
 from anomaly.scoring.settings import EvidenceSettings
@@ -32,3 +33,19 @@ def test_a_scan_of_another_scanner_has_a_warning_with_the_feature_that_differs()
     (warning,) = model_warnings(scored(0.9, AcquisitionShift(1e-6, "coarse texture", 7.2)), SETTINGS)
     assert "coarse texture, +7.2 SD" in warning
     assert "target false-positive rate does not hold" in warning
+
+
+@pytest.mark.parametrize(
+    ("shipped", "reason", "expected"),
+    [
+        ({"reference": "the shipped scans"}, "the shipped scans", (SHIPPED_CALIBRATION,)),
+        ({"reference": "the shipped scans"}, "our own scanner", ()),
+        (None, "the shipped scans", ()),
+    ],
+)
+def test_only_a_calibration_that_was_shipped_says_for_which_scanner_it_is(
+    shipped: dict[str, str] | None, reason: str, expected: tuple[str, ...]
+) -> None:
+    metadata = {} if shipped is None else {"shipped": shipped}
+    assert model_notices(metadata, CalibrationRecord.model_construct(reason=reason)) == expected
+    assert model_notices(metadata, None) == ()

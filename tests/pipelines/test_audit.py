@@ -387,3 +387,8 @@ def test_the_command_exits_with_4_and_lists_each_file_that_disagrees(run: Path) 
     assert "disagrees run.json: found " in bad.stderr
     assert "not sealed yet sub-400_T1w/score.json" in bad.stderr
     assert "cannot be verified" in none.stderr
+
+
+def test_a_shipped_model_is_verified_by_its_name(shipped_model: Path) -> None:
+    assert verify(Path("default"))["path"] == str(shipped_model)
+    assert verify(Path("default"))["disagreeing_files"] == 0

@@ -6,9 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from anomaly.bundle.store import copy_model, load_bundle
 from anomaly.calibration import record as calibrations
 from anomaly.cohort.table import read_records, write_manifest
-from anomaly.core.errors import AlphaTooSmallError, CohortError, ConfigError, LeakageError
+from anomaly.core.audit_log import read_audit_log
+from anomaly.core.errors import AlphaTooSmallError, BundleError, CohortError, ConfigError, LeakageError
+from anomaly.inference.model import load_model
+from pipelines.audit import verify
 from pipelines.calibrate import calibrate
 from tests.pipelines.cohorts import add_refused, add_warning, make_cohort
 from tests.pipelines.conftest import Trained
@@ -165,3 +169,55 @@ def test_healthy_scans_none_of_which_can_be_scored_are_an_error(trained: Trained
     model = Path(shutil.copytree(trained.model, tmp_path / "model"))
     with pytest.raises(CohortError, match="none of 24 healthy scans could be scored; sub-200_T1w: CohortError"):
         calibrate(model, cohort, [0.05], "damaged files")
+
+
+def test_a_shipped_model_is_not_calibrated_itself(shipped_model: Path, trained: Trained, tmp_path: Path) -> None:
+    for model in (Path("default"), shipped_model):
+        with pytest.raises(BundleError, match="comes with anomaly and is never changed"):
+            calibrate(model, trained.holdout, [0.05], "our scanner")
+    with pytest.raises(BundleError, match="comes with anomaly and is never changed"):
+        calibrate(trained.model, trained.holdout, [0.05], "our scanner", output=shipped_model)
+
+
+@pytest.mark.slow
+def test_a_copy_of_a_shipped_model_has_the_own_calibrations_alone(
+    shipped_model: Path, trained: Trained, tmp_path: Path
+) -> None:
+    copy = tmp_path / "ours"
+    made = calibrate(Path("default"), trained.holdout, [0.05], "our scanner", output=copy)
+    assert made["model"] == str(copy)
+    assert made["model_id"] == load_bundle(shipped_model).model_id
+    assert [record.reason for record in calibrations.records(copy)] == ["our scanner"]
+    assert load_model(copy).notices == ()
+    assert verify(copy)["verified"]
+
+
+@pytest.mark.slow
+def test_a_copy_is_made_once_and_calibrated_again(trained: Trained, tmp_path: Path) -> None:
+    copy = tmp_path / "ours"
+    for reason in ("first", "second"):
+        calibrate(trained.model, trained.holdout, [0.05], reason, output=copy)
+    assert [record.reason for record in calibrations.records(copy)] == ["first", "second"]
+    assert [entry["verb"] for entry in read_audit_log(copy).entries].count("copy") == 1
+
+
+@pytest.mark.slow
+def test_an_interrupted_copy_is_completed(trained: Trained, tmp_path: Path) -> None:
+    copy = tmp_path / "ours"
+    copy_model(trained.model, copy)
+    (copy / "metadata.json").unlink()
+    calibrate(trained.model, trained.holdout, [0.05], "again", output=copy)
+    assert verify(copy)["verified"]
+
+
+def test_a_copy_does_not_replace_another_model(shipped_model: Path, trained: Trained, tmp_path: Path) -> None:
+    copy_model(trained.model, tmp_path / "other")
+    with pytest.raises(BundleError, match=r"other holds the model .*, expected none or a copy of .*choose another"):
+        calibrate(Path("default"), trained.holdout, [0.05], "our scanner", output=tmp_path / "other")
+
+
+@pytest.mark.slow
+def test_the_output_may_be_the_model_itself(trained: Trained, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(trained.model, tmp_path / "model"))
+    calibrate(model, trained.holdout, [0.05], "the same", output=model)
+    assert calibrations.records(model)[-1].reason == "the same"

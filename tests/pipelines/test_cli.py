@@ -260,3 +260,29 @@ def _processor_seconds(command: list[str]) -> float:
     subprocess.run(command, check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+@pytest.mark.slow
+def test_the_commands_take_the_name_of_a_shipped_model(
+    shipped_model: Path, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cohort = make_cohort(tmp_path / "cohort", [300])
+    code, out, err = run("score", "default", cohort, "-o", "run")
+    assert (code, err.count("notice: The target FPR holds for the scanner of the shipped reference")) == (0, 1)
+
+    code, out, err = run("calibrate", "default", "--cohort", trained.holdout, "--reason", "ours")
+    assert (code, out) == (Exit.BAD_INPUT, "")
+    assert "never changed" in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cohort", "run"]
+
+    code, out, err = run("calibrate", "default", "--cohort", trained.holdout, "--reason", "ours", "-o", "ours")
+    assert (code, err) == (0, "")
+    code, out, err = run("score", "ours", cohort, "-o", "own_run")
+    assert (code, err) == (0, "")
+
+
+def test_a_model_that_does_not_exist_is_refused_with_the_shipped_names(shipped_model: Path, tmp_path: Path) -> None:
+    code, _, err = run("score", "defualt", tmp_path, "-o", tmp_path / "run")
+    assert code == Exit.BAD_INPUT
+    assert "or the name of a model that comes with anomaly: default" in err

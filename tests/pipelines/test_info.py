@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import yaml
 
 from anomaly.bundle.config import ExperimentConfig
 from anomaly.core.errors import ConfigError
 from pipelines.common import shipped_configs
-from pipelines.info import describe, facts, full_config
+from pipelines.info import as_text, describe, facts, full_config
 from tests.pipelines.conftest import Trained
 
 
@@ -37,3 +39,12 @@ def test_an_earlier_name_of_a_config_is_accepted() -> None:
 def test_an_unknown_config_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="f_anogan"):
         full_config("f_anogen")
+
+
+def test_shipped_models_are_listed_and_described_by_name(shipped_model: Path) -> None:
+    assert facts()["models"] == {"default": str(shipped_model)}
+    assert "default" in as_text(facts()).split("Shipped models")[1].split("Families")[0]
+    found = describe("default")
+    assert (found["name"], found["folder"], found["licence"]) == ("default", str(shipped_model), "CC0")
+    assert found["target_false_positive_rates"] == "0.05, 0.1"
+    assert "family: atlas" in full_config("default")

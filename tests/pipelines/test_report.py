@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from anomaly.core.errors import InputError, OutputError
-from anomaly.core.files import read_json
+from anomaly.core.files import read_json, write_json
 from anomaly.runs.layout import volumes_path
 from pipelines.report import make_page, report
 from tests.reports.factory import HOSTILE, write_run
@@ -130,3 +130,15 @@ def test_importing_the_pipeline_imports_nothing_heavy() -> None:
     code = f"import sys, pipelines.report; print(*sorted({heavy} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+@pytest.mark.slow
+def test_the_notices_of_a_run_are_on_every_page_and_in_its_records(run_dir: Path) -> None:
+    notice = "The target holds for one scanner only. Use `anomaly calibrate`."
+    write_json(run_dir / "run.json", read_json(run_dir / "run.json") | {"notices": [notice]})
+    index = report(run_dir, pdf=True, jobs=1)
+    for page in (index, run_dir / "sub-01_T1w" / "report.html"):
+        html = page.read_text(encoding="utf-8")
+        assert notice.replace("`", "") in Page(html).text
+        assert "<code>anomaly calibrate</code>" in html
+    assert read_json(run_dir / "sub-01_T1w" / "report.json")["notices"] == [notice]

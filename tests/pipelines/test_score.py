@@ -23,6 +23,7 @@ from anomaly.core.errors import (
 )
 from anomaly.core.files import read_json, write_json
 from anomaly.core.results import ScanStatus
+from anomaly.inference.scan_warnings import SHIPPED_CALIBRATION
 from pipelines.calibrate import calibrate
 from pipelines.score import ScoreRequest, score
 from pipelines.train import train
@@ -301,3 +302,18 @@ def test_a_model_that_would_run_a_program_scores_with_consent_only(trained: Trai
     with pytest.raises(CommandRefusedError, match="would run a program"):
         calibrate(tmp_path / "model", cohort, [0.2], "tests")
     assert score(replace(request, allow_command=True))["scored"] == 6
+
+
+@pytest.mark.slow
+def test_a_run_of_a_shipped_model_says_for_which_scanner_its_threshold_holds(
+    shipped_model: Path, trained: Trained, abnormal: Path, tmp_path: Path
+) -> None:
+    summary = score(ScoreRequest(Path("default"), (abnormal,), tmp_path / "run", alpha=0.05))
+    own = score(ScoreRequest(trained.model, (abnormal,), tmp_path / "own", alpha=0.05))
+
+    assert (summary["scored"], summary["flagged"]) == (3, own["flagged"])
+    assert summary["notices"] == [SHIPPED_CALIBRATION] == read_json(tmp_path / "run" / "run.json")["notices"]
+    assert read_json(tmp_path / "run" / "run.json")["model"]["shipped"]["licence"] == "CC0"
+    assert own["notices"] == []
+    for name in ("score", "p_value"):
+        np.testing.assert_allclose(table(tmp_path / "run")[name], table(tmp_path / "own")[name], rtol=1e-3)

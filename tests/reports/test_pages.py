@@ -42,6 +42,7 @@ def test_a_page_has_style_research_notice_and_security_policy() -> None:
         ("{{ 0.05 | percent }}", "5 %"),
         ("{{ (-36.2, 0, 32) | millimetres }}", "−36, 0, +32"),
         ("{{ png | data_uri }}", "data:image/png;base64,UE5H"),
+        ("{{ 'Use `a <b>` & `c`.' | with_code }}", "Use <code>a &lt;b&gt;</code> &amp; <code>c</code>."),
     ],
 )
 def test_filters_format_values(template: str, expected: str) -> None:

@@ -48,3 +48,16 @@ def test_the_warnings_of_a_scan_are_in_its_row_of_the_worklist(run: RunInfo, tmp
         write_worklist_pdf(make_worklist(run, [WorklistRow(score)], []), tmp_path / "index.pdf")
         sizes.append((tmp_path / "index.pdf").stat().st_size)
     assert sizes[0] > sizes[1]
+
+
+@pytest.mark.slow
+def test_the_notices_of_a_run_are_in_its_pdfs(
+    run: RunInfo, score: ScanScore, volumes: TemplateVolumes, tmp_path: Path
+) -> None:
+    noticed, sizes = replace(run, notices=["The target FPR holds for one scanner only."]), []
+    for number, of_run in enumerate((run, noticed)):
+        write_worklist_pdf(make_worklist(of_run, [], []), tmp_path / f"{number}.pdf")
+        write_case_pdf(make_case(of_run, score, volumes), tmp_path / f"case{number}.pdf")
+        sizes.append([(tmp_path / f"{name}{number}.pdf").stat().st_size for name in ("", "case")])
+    assert sizes[1][0] > sizes[0][0]
+    assert sizes[1][1] > sizes[0][1]

@@ -35,6 +35,14 @@ def test_the_settings_of_a_run_are_read_back(tmp_path: Path) -> None:
     assert read_json(tmp_path / "run.json")["version"] == 1
 
 
+def test_the_notices_and_the_licence_of_a_shipped_model_are_read_back(tmp_path: Path) -> None:
+    model = MODEL | {"shipped": {"licence": "CC BY-SA 3.0"}, "derived_from": "abc"}
+    write_run_info(tmp_path, model, {"scan_score": "kl"}, None, ("one scanner only",))
+    info = read_run_info(tmp_path)
+    assert info.notices == ["one scanner only"]
+    assert (info.model["shipped"], info.model["derived_from"]) == ({"licence": "CC BY-SA 3.0"}, "abc")
+
+
 def test_without_a_calibration_the_colour_scale_follows_typical_evidence(tmp_path: Path) -> None:
     write_run_info(tmp_path, MODEL, {"scan_score": "kl"}, None)
     display = read_run_info(tmp_path).display
