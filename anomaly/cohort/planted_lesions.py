@@ -6,23 +6,21 @@ same scans with and without a lesion, so that differences between scanners canno
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Literal, get_args
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from nibabel.spatialimages import SpatialImage
 from scipy import ndimage
 
+from anomaly.cohort.fine_grain import keep_grain_energy, smooth_part
+from anomaly.cohort.lesion_shapes import random_blob, smooth_noise
 from anomaly.core.covariates import UNKNOWN_COVARIATES
 from anomaly.core.errors import InputError, unknown_name
 from anomaly.core.image_views import VolumeSource
 from anomaly.core.volume import FloatArray, Geometry, MaskArray, Volume
-from anomaly.preprocessing.components import largest_component
-from anomaly.preprocessing.grid import resample_mask
+from anomaly.preprocessing.grid import box_around, resample_mask
 
 LesionKind = Literal["dark", "bright", "texture", "mass_effect"]
 LESION_KINDS: tuple[LesionKind, ...] = get_args(LesionKind)
@@ -35,7 +33,9 @@ LESION_STRENGTHS: dict[LesionKind, tuple[float, float]] = {
 }
 """Kind of lesion → range of its strength."""
 
-EDGE_SD_VOXELS = 0.7  # SD of the soft edge of a lesion
+EDGE_SD_VOXELS = 1.0  # SD of the soft edge of a lesion, and the least on every axis
+TEXTURE_SD_VOXELS = 2.0  # SD of the Gaussian that smooths the noise of a texture
+MARGIN_VOXELS = 16  # around a lesion, beyond its radius: more than the Gaussians reach
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +77,10 @@ def plant(
 ) -> PlantedScan:
     """Plant a lesion with a soft edge in a scan; voxels outside the mask do not change.
 
+    Only the smooth part of the scan is changed: its fine grain stays in place, and the energy of the grain in the
+    lesion stays as it was (:mod:`anomaly.cohort.fine_grain`). Neither missing noise nor interpolation distinguishes
+    the lesion.
+
     Parameters
     ----------
     voxels
@@ -106,78 +110,16 @@ def plant(
     inside = lesion & mask
     if not inside.any():
         raise InputError("the lesion does not overlap the foreground; move it or choose another shape")
-    weight = _soft_edge(inside, edge_voxels) * mask
-    if kind == "mass_effect":
-        changed = _displaced(voxels, mask, inside, strength)
-    elif kind == "texture":
-        neighbourhood = ndimage.binary_dilation(inside, iterations=3) & mask
-        changed = _with_texture(voxels, neighbourhood, weight, strength, rng)
-    else:
-        factor = 1 + (strength if kind == "bright" else -strength) * weight
-        changed = np.asarray(no_signal + (voxels - no_signal) * factor, dtype=np.float32)
-    planted = np.where(mask, changed, voxels).astype(np.float32)
+    box = box_around(inside, margin=MARGIN_VOXELS + round(_radius(inside)))
+    site = _Site.of(voxels[box], mask[box], inside[box], no_signal, edge_voxels, rng)
+    planted = voxels.astype(np.float32)
+    planted[box] = _changed(site, kind, strength, _as_stored(voxels[mask], no_signal))
     return PlantedScan(planted, mask, inside, kind, strength)
 
 
 def draw_strength(kind: LesionKind, rng: np.random.Generator) -> float:
     """Draw a strength uniformly from the range of a kind of lesion."""
     return float(rng.uniform(*LESION_STRENGTHS[kind]))
-
-
-def random_blob(mask: MaskArray, volume_ml: float, voxel_ml: float, rng: np.random.Generator) -> MaskArray:
-    """Draw a connected, irregular lesion of about the given volume inside a mask ``(I, J, K)``.
-
-    The lesion is a ball around a random voxel with a surface displaced by smooth noise: the largest component of
-    the ``volume_ml / voxel_ml`` voxels with the lowest ``distance / radius + noise``.
-    """
-    n_voxels = max(1, round(volume_ml / voxel_ml))
-    if n_voxels > mask.sum():
-        raise InputError(
-            f"a lesion of {volume_ml:g} ml does not fit in {mask.sum() * voxel_ml:.1f} ml of foreground"
-        )
-    radius = (3 * n_voxels / (4 * np.pi)) ** (1 / 3)
-    deep = ndimage.binary_erosion(mask, iterations=max(1, round(radius / 2)))
-    centres = np.argwhere(deep if deep.any() else mask)
-    centre = centres[rng.integers(len(centres))]
-    distance = np.linalg.norm(np.moveaxis(np.indices(mask.shape), 0, -1) - centre, axis=-1)
-    field = distance / radius + 0.35 * _smooth_noise(mask.shape, radius / 2, rng)
-    field[~mask] = np.inf
-    blob = field <= np.partition(field.ravel(), n_voxels - 1)[n_voxels - 1]
-    return largest_component(blob)
-
-
-class LesionShapes(Sequence[MaskArray]):
-    """Real lesion masks, read and resampled to a grid on access.
-
-    Parameters
-    ----------
-    folder
-        Folder of binary masks in MNI space (``*.nii`` or ``*.nii.gz``), used in the order of their names.
-    grid
-        The grid in MNI space to resample them to.
-    """
-
-    def __init__(self, folder: Path, grid: Geometry) -> None:
-        self.paths = sorted([*folder.glob("*.nii"), *folder.glob("*.nii.gz")])
-        self.grid = grid
-        if not self.paths:
-            raise InputError(f"no lesion shapes in {folder}; expected binary masks *.nii or *.nii.gz in MNI space")
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        image = cast("SpatialImage", nib.load(self.paths[index]))
-        shape = np.asarray(image.dataobj) > 0
-        i, j, k = shape.shape
-        return resample_mask(shape, Geometry((i, j, k), image.affine), self.grid, antialias=False)
-
-
-def lesion_shapes(folder: Path, grid: Geometry) -> LesionShapes:
-    """Return the real lesion masks ``(I, J, K)`` of a folder, resampled to a grid on access."""
-    return LesionShapes(folder, grid)
 
 
 def plant_in_scan(
@@ -217,7 +159,7 @@ def plant_in_scan(
     """
     moved = resample_mask(lesion, lesion_grid, volume.geometry, template_from_scan, antialias=False)
     inside = volume.voxels > 0 if brain is None else brain
-    edge = [edge_mm / s for s in volume.geometry.spacing]
+    edge = [max(edge_mm / spacing, EDGE_SD_VOXELS) for spacing in volume.geometry.spacing]
     planted = plant(volume.voxels, inside, moved, kind, strength, rng, edge_voxels=edge)
     label = {"kind": kind, "strength": strength, "ml": float(planted.lesion.sum() * volume.geometry.voxel_ml)}
     meta = {**volume.meta, "synthetic_lesion": label}
@@ -265,38 +207,118 @@ def _shape_inside(mask: MaskArray, shapes: Sequence[MaskArray], rng: np.random.G
     return None
 
 
-def _with_texture(
-    voxels: FloatArray, neighbourhood: MaskArray, weight: FloatArray, strength: float, rng: np.random.Generator
-) -> FloatArray:
-    """Add band-limited noise with weighted mean 0 over the lesion: the same mean intensity, another texture."""
-    noise = _smooth_noise(voxels.shape, 1.0, rng)
-    noise = noise - np.sum(noise * weight) / np.sum(weight)
-    return np.asarray(voxels + weight * strength * float(voxels[neighbourhood].std()) * noise, dtype=np.float32)
+@dataclass(frozen=True, eq=False)
+class _Site:
+    """The part of a scan around a lesion.
 
-
-def _displaced(voxels: FloatArray, mask: MaskArray, lesion: MaskArray, strength: float) -> FloatArray:
-    """Displace tissue outwards: sample every voxel at a position closer to the centre of the lesion.
-
-    A voxel at distance r from the centre is sampled at ``r · (1 − strength · falloff · outline)``. Falloff is 1
-    inside the radius R of the lesion and 0 beyond 2 R. The outline factor decreases to 0 at the edge of the
-    foreground, so that the brain keeps its outline.
+    Parameters
+    ----------
+    voxels, mask, lesion
+        ``(I, J, K)`` scan, foreground and lesion inside it.
+    smooth
+        The voxels without their fine grain.
+    weight
+        The lesion with its soft edge, 0 to 1, 0 outside the foreground.
+    no_signal
+        The intensity of zero signal.
+    rng
+        Random generator of textures.
     """
-    centre = np.argwhere(lesion).mean(axis=0)
-    radius = (3 * lesion.sum() / (4 * np.pi)) ** (1 / 3)
-    positions = np.indices(voxels.shape, dtype=np.float32)
-    offset = positions - centre[:, None, None, None]
-    falloff = np.clip(2 - np.linalg.norm(offset, axis=0) / radius, 0, 1)
-    outline = np.clip(ndimage.distance_transform_edt(mask) / radius, 0, 1)
-    sources = positions - strength * falloff * outline * offset
-    return np.asarray(ndimage.map_coordinates(voxels, sources, order=1, mode="nearest"), dtype=np.float32)
+
+    voxels: FloatArray
+    mask: MaskArray
+    lesion: MaskArray
+    smooth: FloatArray
+    weight: FloatArray
+    no_signal: float
+    rng: np.random.Generator
+
+    @classmethod
+    def of(
+        cls,
+        voxels: FloatArray,
+        mask: MaskArray,
+        lesion: MaskArray,
+        no_signal: float,
+        edge_voxels: float | Sequence[float],
+        rng: np.random.Generator,
+    ) -> _Site:
+        weight = _soft_edge(lesion, edge_voxels) * mask
+        return cls(voxels, mask, lesion, smooth_part(voxels, mask), weight, no_signal, rng)
+
+
+def _changed(
+    site: _Site, kind: LesionKind, strength: float, as_stored: Callable[[FloatArray], FloatArray]
+) -> FloatArray:
+    """Change the smooth part, put the fine grain back, and keep the energy of the grain."""
+    smooth, where = _CHANGES[kind](site, strength)
+    changed = np.where(site.mask, smooth + (site.voxels - site.smooth), site.voxels).astype(np.float32)
+    structure = site.smooth if kind == "texture" else smooth
+    kept = keep_grain_energy(site.voxels, changed, structure, site.mask, site.lesion, where, as_stored)
+    return np.where(site.mask & (where > 0), kept, site.voxels)
+
+
+def _scaled(site: _Site, change: float) -> tuple[FloatArray, FloatArray]:
+    """Scale the signal by ``1 + change``."""
+    signal = site.smooth - site.no_signal
+    return np.asarray(site.smooth + change * site.weight * signal, dtype=np.float32), site.weight
+
+
+def _with_texture(site: _Site, strength: float) -> tuple[FloatArray, FloatArray]:
+    """Add noise that is coarser than the grain and has mean 0 over the lesion: the same mean, another texture."""
+    neighbourhood = ndimage.binary_dilation(site.lesion, iterations=3) & site.mask
+    noise = smooth_noise(site.voxels.shape, TEXTURE_SD_VOXELS, site.rng)
+    noise = noise - np.sum(noise * site.weight) / np.sum(site.weight)
+    texture = strength * float(site.voxels[neighbourhood].std()) * noise
+    return np.asarray(site.smooth + site.weight * texture, dtype=np.float32), site.weight
+
+
+def _expanded(site: _Site, strength: float) -> tuple[FloatArray, FloatArray]:
+    """Displace tissue away from the centre: the lesion is expanded, and the tissue around it is compressed.
+
+    The displacement decreases from the surface of the lesion to 0 at a distance of the lesion's radius. It also
+    decreases towards the edge of the foreground, so that the brain keeps its outline.
+    """
+    radius = _radius(site.lesion)
+    beyond = np.clip(1 - ndimage.distance_transform_edt(~site.lesion) / radius, 0, 1)
+    outline = np.clip(ndimage.distance_transform_edt(site.mask) / radius, 0, 1)
+    where = np.asarray(beyond * outline, dtype=np.float32)
+    return _displaced(site.smooth, np.argwhere(site.lesion).mean(axis=0), strength * where), where
+
+
+def _displaced(smooth: FloatArray, centre: npt.NDArray[np.float64], share: FloatArray) -> FloatArray:
+    """Sample every voxel at a position that is closer to the centre by a share of its distance."""
+    positions = np.indices(smooth.shape, dtype=np.float32)
+    sources = positions - share * (positions - centre[:, None, None, None])
+    return np.asarray(ndimage.map_coordinates(smooth, sources, order=3, mode="nearest"), dtype=np.float32)
+
+
+_CHANGES: dict[LesionKind, Callable[[_Site, float], tuple[FloatArray, FloatArray]]] = {
+    "dark": lambda site, strength: _scaled(site, -strength),
+    "bright": _scaled,
+    "texture": _with_texture,
+    "mass_effect": _expanded,
+}
+"""Kind → change of the smooth part by a strength: the new smooth part, and where it was changed, 0 to 1."""
+
+
+def _as_stored(values: FloatArray, no_signal: float) -> Callable[[FloatArray], FloatArray]:
+    """Return a function that stores voxels as the foreground of a scan stores its values.
+
+    They are rounded if the scan has whole numbers only. If the foreground is above the intensity of zero signal,
+    the lesion is, too: it remains foreground.
+    """
+    lowest, whole = float(values.min()), bool(np.all(values == np.round(values)))
+    lowest -= max(0.9 * (lowest - no_signal), 0.0)
+    return lambda voxels: np.maximum(np.round(voxels), np.ceil(lowest)) if whole else np.maximum(voxels, lowest)
+
+
+def _radius(lesion: MaskArray) -> float:
+    """Return the radius in voxels of a ball with the volume of a lesion."""
+    return float((3 * lesion.sum() / (4 * np.pi)) ** (1 / 3))
 
 
 def _soft_edge(lesion: MaskArray, edge_voxels: float | Sequence[float]) -> FloatArray:
     """Return the lesion with a Gaussian edge, scaled to a maximum of 1."""
     weight = ndimage.gaussian_filter(lesion.astype(np.float32), edge_voxels)
     return np.asarray(weight / weight.max(), dtype=np.float32)
-
-
-def _smooth_noise(shape: tuple[int, ...], sigma: float, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    noise = ndimage.gaussian_filter(rng.standard_normal(shape), sigma)
-    return np.asarray((noise - noise.mean()) / max(float(noise.std()), 1e-12))

@@ -17,14 +17,8 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from anomaly.cohort.planted_lesions import (
-    LESION_KINDS,
-    LesionKind,
-    draw_strength,
-    lesion_shapes,
-    plant_in_scan,
-    random_blob,
-)
+from anomaly.cohort.lesion_shapes import lesion_shapes, random_blob
+from anomaly.cohort.planted_lesions import LESION_KINDS, LesionKind, draw_strength, plant_in_scan
 from anomaly.cohort.table import ScanRecord, read_records
 from anomaly.cohort.volumes import CohortVolumes
 from anomaly.core.config import Settings
