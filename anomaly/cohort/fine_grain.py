@@ -2,13 +2,12 @@
 
 Fine grain is noise and the finest detail: a scan minus its Gaussian smoothing with an SD of 0.7 voxels. A change of
 the smooth part leaves the grain in place. It still changes how much the voxels differ from their own smoothing,
-because the smooth part has some energy at that scale, too. :func:`keep_grain_energy` compensates this in the next
-coarser band, and leaves the grain as it is.
+because the smooth part has some energy at that scale, too. :func:`keep_grain_energy` compensates this.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +17,11 @@ from anomaly.core.volume import FloatArray, MaskArray
 
 GRAIN_SD_VOXELS = 0.7  # SD of the Gaussian that separates the grain from the smooth part
 COARSE_SD_VOXELS = 3.0  # SD of the Gaussian whose result the compensation leaves as it is
-GAIN_LIMITS = (-1.0, 3.0)
-FIT_ROUNDS = 3  # the first fit does not know the rounding of the voxels
+FIT_ROUNDS = 3  # the first fit does not know how the voxels are rounded
 
 Floats = npt.NDArray[np.floating]
+Band = tuple[FloatArray, tuple[float, float]]
+"""Voxels ``(I, J, K)`` that are added to a scan, and the limits of the factor by which they are multiplied."""
 
 
 def smooth_part(voxels: Floats, mask: MaskArray, sd_voxels: float = GRAIN_SD_VOXELS) -> FloatArray:
@@ -41,42 +41,47 @@ def grain_energy(voxels: Floats, mask: MaskArray, region: MaskArray) -> float:
     return float(fine_grain(voxels, mask)[region].var())
 
 
+def middle_band(voxels: Floats, mask: MaskArray, weight: FloatArray) -> FloatArray:
+    """Return voxels minus their coarse smoothing, where a weight ``(I, J, K)`` is above 0, with mean 0."""
+    band = weight * (voxels - smooth_part(voxels, mask, COARSE_SD_VOXELS))
+    return np.asarray(band - weight * (band.sum() / max(float(weight.sum()), 1e-6)), dtype=np.float32)
+
+
 def keep_grain_energy(
     voxels: FloatArray,
     changed: FloatArray,
-    structure: FloatArray,
+    bands: Sequence[Band],
     mask: MaskArray,
     lesion: MaskArray,
-    weight: FloatArray,
     as_stored: Callable[[FloatArray], FloatArray],
 ) -> FloatArray:
     """Return the changed scan with the energy that the fine grain of the lesion had before the change.
 
-    The band between the grain and :data:`COARSE_SD_VOXELS` is made weaker or stronger by one factor. The mean
-    intensity of the lesion does not change.
+    Each band in turn is added with the factor, within its limits, that gives the energy or comes closest.
 
     Parameters
     ----------
     voxels, changed
         The scan ``(I, J, K)`` before and after the change.
-    structure
-        The smooth part whose band is made weaker or stronger.
+    bands
+        What may be added, such as a :func:`middle_band`.
     mask, lesion
         Foreground and lesion.
-    weight
-        Where the scan was changed, 0 to 1.
     as_stored
-        Rounds and clips voxels as the scan stores them.
+        Rounds and limits voxels as the scan stores them.
     """
-    band = weight * (structure - smooth_part(structure, mask, COARSE_SD_VOXELS))
-    band = band - weight * (band.sum() / max(float(weight.sum()), 1e-6))
-    energy = grain_energy(voxels, mask, lesion)
-    grain, of_band = (fine_grain(part, mask)[lesion].astype(np.float64) for part in (changed, band))
-    goal, result = energy, as_stored(changed)
+    energy = goal = grain_energy(voxels, mask, lesion)
+    grain = fine_grain(changed, mask)[lesion].astype(np.float64)
+    grains = [fine_grain(band, mask)[lesion].astype(np.float64) for band, _ in bands]
+    kept = as_stored(changed)
     for _ in range(FIT_ROUNDS):
-        result = as_stored(np.asarray(changed + _gain(grain, of_band, goal) * band, dtype=np.float32))
-        goal += energy - grain_energy(result, mask, lesion)
-    return result
+        added, fitted = changed, grain
+        for (band, limits), of_band in zip(bands, grains, strict=True):
+            gain = float(np.clip(_gain(fitted, of_band, goal), *limits))
+            added, fitted = added + np.float32(gain) * band, fitted + gain * of_band
+        kept = as_stored(added)
+        goal += energy - grain_energy(kept, mask, lesion)
+    return kept
 
 
 def _gain(grain: Floats, of_band: Floats, energy: float) -> float:
@@ -86,5 +91,4 @@ def _gain(grain: Floats, of_band: Floats, energy: float) -> float:
     if a <= 1e-12:
         return 0.0
     root = np.sqrt(max(b * b - a * c, 0.0))
-    nearest = min(((root - b) / a, (-root - b) / a), key=abs)
-    return float(np.clip(nearest, *GAIN_LIMITS))
+    return float(min(((root - b) / a, (-root - b) / a), key=abs))

@@ -13,9 +13,21 @@ from nibabel.spatialimages import SpatialImage
 from scipy import ndimage
 
 from anomaly.core.errors import InputError
-from anomaly.core.volume import Geometry, MaskArray
+from anomaly.core.volume import FloatArray, Geometry, MaskArray
 from anomaly.preprocessing.components import largest_component
 from anomaly.preprocessing.grid import resample_mask
+from anomaly.preprocessing.template import template_on
+
+MIN_FOCUS_VOXELS = 27  # a smaller focus is not resolved by its grid
+N_FOCI = (3, 12)  # range of the number of foci
+PERIVENTRICULAR_MM = 15.0  # distance from the ventricles at which a focus is less likely by a factor of e
+VENTRICLE_DEPTH_MM = 30.0  # below the surface of the brain, where CSF is that of the ventricles
+CRESCENT_MM, CRESCENT_RADIANS = 8.0, 0.8  # depth and half the angle at which a crescent is equally likely to end
+
+
+def ball_radius(volume: float) -> float:
+    """Return the radius of a ball of a volume."""
+    return float((3 * volume / (4 * np.pi)) ** (1 / 3))
 
 
 def random_blob(mask: MaskArray, volume_ml: float, voxel_ml: float, rng: np.random.Generator) -> MaskArray:
@@ -29,15 +41,89 @@ def random_blob(mask: MaskArray, volume_ml: float, voxel_ml: float, rng: np.rand
         raise InputError(
             f"a lesion of {volume_ml:g} ml does not fit in {mask.sum() * voxel_ml:.1f} ml of foreground"
         )
-    radius = (3 * n_voxels / (4 * np.pi)) ** (1 / 3)
-    deep = ndimage.binary_erosion(mask, iterations=max(1, round(radius / 2)))
+    deep = ndimage.binary_erosion(mask, iterations=max(1, round(ball_radius(n_voxels) / 2)))
     centres = np.argwhere(deep if deep.any() else mask)
-    centre = centres[rng.integers(len(centres))]
+    return _blob_around(centres[rng.integers(len(centres))], mask, n_voxels, rng)
+
+
+def random_foci(
+    mask: MaskArray,
+    focus_ml: tuple[float, float],
+    grid: Geometry,
+    rng: np.random.Generator,
+    likely: npt.NDArray[Any] | None = None,
+) -> MaskArray:
+    """Draw several small lesions inside a mask ``(I, J, K)``.
+
+    Parameters
+    ----------
+    focus_ml
+        Range of the volume of each, uniform on a logarithmic scale; at least :data:`MIN_FOCUS_VOXELS`.
+    likely
+        How likely a focus is at each voxel; by default, the more likely, the deeper.
+    """
+    chance = (ndimage.distance_transform_edt(mask) ** 2 if likely is None else likely * mask).ravel()
+    if not chance.any():
+        raise InputError("foci do not fit in the foreground: it is empty where foci are likely")
+    foci = np.zeros(mask.shape, dtype=bool)
+    for place in rng.choice(chance.size, size=rng.integers(*N_FOCI, endpoint=True), p=chance / chance.sum()):
+        volume = float(np.exp(rng.uniform(*np.log(focus_ml))))
+        n_voxels = min(max(MIN_FOCUS_VOXELS, round(volume / grid.voxel_ml)), int(mask.sum()))
+        centre = np.array(np.unravel_index(place, mask.shape))
+        reach = 3 + round(3 * ball_radius(n_voxels))
+        box = tuple(slice(max(0, c - reach), c + reach + 1) for c in centre)
+        corner = np.array([s.start for s in box])
+        foci[box] |= _blob_around(centre - corner, mask[box], n_voxels, rng)
+    return foci
+
+
+def periventricular_white_matter(grid: Geometry) -> FloatArray | None:
+    """Return how likely foci are at each voxel of the template grid: white matter near the ventricles.
+
+    It is None for another grid than that of the template.
+    """
+    spacing = grid.spacing
+    template = template_on(spacing[0]) if np.allclose(spacing, spacing[0]) else None
+    if (
+        template is None
+        or template.geometry.shape != grid.shape
+        or not np.allclose(template.geometry.affine, grid.affine)
+    ):
+        return None
+    ventricles = (template.csf > 0.5) & (template.depth_mm() > VENTRICLE_DEPTH_MM)
+    distance = ndimage.distance_transform_edt(~ventricles, sampling=spacing)
+    white = np.where(template.white > 0.5, template.white, 0)
+    return np.asarray(white * np.exp(-distance / PERIVENTRICULAR_MM), dtype=np.float32)
+
+
+def random_crescent(mask: MaskArray, volume_ml: float, grid: Geometry, rng: np.random.Generator) -> MaskArray:
+    """Draw a crescent of about the given volume along the inner edge of one side of a mask ``(I, J, K)``.
+
+    Its centre is at the side of the brain or above; the first axis is right and left, the third up.
+    """
+    n_voxels = max(1, min(round(volume_ml / grid.voxel_ml), int(mask.sum()) // 4))
+    depth = ndimage.distance_transform_edt(mask, sampling=grid.spacing)
+    side, forward, up = rng.choice([-1.0, 1.0]), rng.uniform(-0.7, 0.7), rng.uniform(0, 0.7)
+    direction = np.array([side, forward, up]) / np.linalg.norm([side, forward, up])
+    spacing = np.array(grid.spacing)[:, None, None, None]
+    offset = spacing * (np.indices(mask.shape) - np.argwhere(mask).mean(axis=0)[:, None, None, None])
+    along = np.tensordot(direction, offset, axes=1) / np.maximum(np.linalg.norm(offset, axis=0), 1e-6)
+    cost = depth / CRESCENT_MM + (np.arccos(np.clip(along, -1, 1)) / CRESCENT_RADIANS) ** 2
+    cost[~mask] = np.inf
+    return largest_component(_lowest(cost, n_voxels))
+
+
+def _blob_around(centre: npt.NDArray[Any], mask: MaskArray, n_voxels: int, rng: np.random.Generator) -> MaskArray:
+    n_voxels = min(n_voxels, int(mask.sum()))
+    radius = ball_radius(n_voxels)
     distance = np.linalg.norm(np.moveaxis(np.indices(mask.shape), 0, -1) - centre, axis=-1)
-    field = distance / radius + 0.35 * smooth_noise(mask.shape, radius / 2, rng)
-    field[~mask] = np.inf
-    blob = field <= np.partition(field.ravel(), n_voxels - 1)[n_voxels - 1]
-    return largest_component(blob)
+    cost = distance / radius + 0.35 * smooth_noise(mask.shape, radius / 2, rng)
+    cost[~mask] = np.inf
+    return largest_component(_lowest(cost, n_voxels))
+
+
+def _lowest(cost: npt.NDArray[Any], n_voxels: int) -> MaskArray:
+    return np.asarray(cost <= np.partition(cost.ravel(), n_voxels - 1)[n_voxels - 1])
 
 
 class LesionShapes(Sequence[MaskArray]):
