@@ -16,7 +16,7 @@ from anomaly.core.errors import InputError
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
 from anomaly.preprocessing.components import largest_component
 from anomaly.preprocessing.grid import resample_mask
-from anomaly.preprocessing.template import template_on
+from anomaly.preprocessing.template import target_grid, template_on
 
 MIN_FOCUS_VOXELS = 27  # a smaller focus is not resolved by its grid
 N_FOCI = (3, 12)  # range of the number of foci
@@ -82,16 +82,12 @@ def periventricular_white_matter(grid: Geometry) -> FloatArray | None:
 
     It is None for another grid than that of the template.
     """
-    spacing = grid.spacing
-    template = template_on(spacing[0]) if np.allclose(spacing, spacing[0]) else None
-    if (
-        template is None
-        or template.geometry.shape != grid.shape
-        or not np.allclose(template.geometry.affine, grid.affine)
-    ):
+    expected = target_grid(grid.spacing[0])
+    if grid.shape != expected.shape or not np.allclose(grid.affine, expected.affine):
         return None
+    template = template_on(grid.spacing[0])
     ventricles = (template.csf > 0.5) & (template.depth_mm() > VENTRICLE_DEPTH_MM)
-    distance = ndimage.distance_transform_edt(~ventricles, sampling=spacing)
+    distance = ndimage.distance_transform_edt(~ventricles, sampling=grid.spacing)
     white = np.where(template.white > 0.5, template.white, 0)
     return np.asarray(white * np.exp(-distance / PERIVENTRICULAR_MM), dtype=np.float32)
 

@@ -166,7 +166,7 @@ def _plant(
         )
     scan = read_nifti((cohort / record.source).resolve(), modality=Modality(record.modality))
     brain, matrix = CohortVolumes(cohort, [record])[0][1], record.template_from_scan_matrix
-    lesion = _lesion(copy.kind, brain, shapes, grid, settings, rng)
+    lesion = choose_lesion(copy.kind, brain, shapes, grid, settings, rng)
     strength = draw_strength(copy.kind, rng)
     foreground = None
     if scan.modality.is_ct or not record.numbers.get("was_extracted"):
@@ -176,7 +176,7 @@ def _plant(
     write_nifti(raw / copy.mask, mask, scan.geometry, "uint8")
 
 
-def _lesion(
+def choose_lesion(
     kind: LesionKind,
     brain: MaskArray,
     shapes: Sequence[MaskArray] | None,
