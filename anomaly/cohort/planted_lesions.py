@@ -158,7 +158,8 @@ def plant(
         raise InputError("the lesion does not overlap the foreground; move it or choose another shape")
     if kind == "mass_effect":
         inside = largest_component(inside)
-    box = box_around(inside, margin=MARGIN_VOXELS + round(ball_radius(float(inside.sum()))))
+    radius = ball_radius(float(inside.sum() * np.prod(spacing)))
+    box = box_around(inside, margin=MARGIN_VOXELS + round(radius / min(spacing)))
     around, foreground = voxels[box].astype(np.float32), mask[box]
     smooth = smooth_part(around, foreground)
     site = Site(around, foreground, inside[box], smooth, modality, no_signal, hounsfield, spacing, edge_voxels, rng)
