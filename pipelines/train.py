@@ -13,7 +13,7 @@ from anomaly.bundle.card import model_card
 from anomaly.bundle.config import ExperimentConfig, load_experiment, with_preprocessing
 from anomaly.bundle.store import TRAINING_SUBJECTS, interrupted_model, model_files, refuse_to_overwrite, save_bundle
 from anomaly.bundle.training_subjects import TrainingSubjects
-from anomaly.cohort.planted_lesions import planted_scans
+from anomaly.cohort.planted_lesions import PlantedScan, planted_scans
 from anomaly.cohort.splits import split_by_subject
 from anomaly.cohort.table import ScanRecord
 from anomaly.cohort.volumes import CohortVolumes
@@ -91,7 +91,7 @@ def train(
         folder=output / CHECKPOINTS, training=settings, seed=seed, device=device, devices=devices,
         compile=compiled, progress=progress,
     )  # fmt: skip
-    report = fit(detector, volumes, list(planted_scans(held_out, seed=0, kinds=experiment.lesion_kinds)), run)
+    report = fit(detector, volumes, _validation_scans(experiment, held_out), run)
     progress(0, len(volumes), "learning the healthy reference")
     scorer = Scorer(detector, experiment.scoring).learn_reference(volumes, held_out)
     display = _display(scorer)
@@ -104,6 +104,17 @@ def train(
         output, experiment, scorer, seen, facts, lambda model_id: model_card(experiment, model_id, facts)
     )
     return _finish(output, facts | {"model_id": model_id})
+
+
+def _validation_scans(experiment: ExperimentConfig, held_out: CohortVolumes) -> list[PlantedScan]:
+    """Plant the lesions that choose the checkpoint, as the modality shows them."""
+    no_signal, hounsfield = experiment.preprocessing.intensity.hounsfield_scale()
+    return list(
+        planted_scans(
+            held_out, seed=0, kinds=experiment.lesion_kinds,
+            modality=experiment.modality, no_signal=no_signal, hounsfield=hounsfield,
+        )
+    )  # fmt: skip
 
 
 def _load(config: str | Path, preprocessing: str | Path | None) -> ExperimentConfig:

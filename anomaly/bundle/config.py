@@ -49,7 +49,7 @@ TYPICAL_LESIONS: dict[Modality, tuple[LesionKind, ...]] = {
     Modality.T1W: ("dark", "dark", "bright", "texture"),  # most lesions are dark on T1w
     Modality.T2W: ("bright", "bright", "dark", "texture"),  # oedema, gliosis and demyelination are bright
     Modality.FLAIR: ("bright", "bright", "dark", "texture"),
-    Modality.CT: ("bright", "dark", "bright", "dark"),  # haemorrhage is bright, infarction is dark
+    Modality.CT: ("haemorrhage", "dark", "subdural", "dark"),  # infarction is dark
 }
 
 
@@ -74,9 +74,9 @@ class ExperimentConfig(ModelConfig):
         default=None,
         min_length=1,
         description="kinds of synthetic lesions in the validation scans, used in turn to choose the checkpoint: "
-        "dark, bright, texture, mass_effect; null = typical of the modality, because most lesions are dark on T1w "
-        "(oedema, infarction), bright on T2w and FLAIR (oedema, gliosis, demyelination), and on CT dark "
-        "(infarction) or bright (haemorrhage)",
+        "dark, bright, texture, mass_effect, multifocal, tumour, in CT also haemorrhage, subdural; null = typical "
+        "of the modality, because most lesions are dark on T1w (oedema, infarction), bright on T2w and FLAIR "
+        "(oedema, gliosis, demyelination), and on CT dark (infarction) or haemorrhages",
     )
 
     @property

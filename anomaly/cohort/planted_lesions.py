@@ -1,41 +1,77 @@
 """Plant synthetic lesions in healthy scans. They do not replace real disease and are always labelled synthetic.
 
 They are used to choose checkpoints without the pathology test set, and to measure detection and localisation on the
-same scans with and without a lesion, so that differences between scanners cannot be detected instead.
+same scans with and without a lesion, so that differences between scanners cannot be detected instead. A lesion
+changes the smooth part of a scan only; the scan's fine grain stays in place (:mod:`anomaly.cohort.fine_grain`), so
+that neither missing noise nor interpolation distinguishes the lesion.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Literal, get_args
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from nibabel.spatialimages import SpatialImage
-from scipy import ndimage
 
+from anomaly.cohort.fine_grain import keep_grain_energy, middle_band, smooth_part
+from anomaly.cohort.lesion_changes import (
+    Change,
+    Site,
+    expanded,
+    focal,
+    haemorrhage,
+    scaled,
+    subdural,
+    textured,
+    tumour,
+)
+from anomaly.cohort.lesion_shapes import (
+    ball_radius,
+    periventricular_white_matter,
+    random_blob,
+    random_crescent,
+    random_foci,
+)
 from anomaly.core.covariates import UNKNOWN_COVARIATES
 from anomaly.core.errors import InputError, unknown_name
 from anomaly.core.image_views import VolumeSource
-from anomaly.core.volume import FloatArray, Geometry, MaskArray, Volume
+from anomaly.core.volume import FloatArray, Geometry, MaskArray, Modality, Volume
 from anomaly.preprocessing.components import largest_component
-from anomaly.preprocessing.grid import resample_mask
+from anomaly.preprocessing.grid import box_around, resample_mask
 
-LesionKind = Literal["dark", "bright", "texture", "mass_effect"]
+LesionKind = Literal["dark", "bright", "texture", "mass_effect", "multifocal", "tumour", "haemorrhage", "subdural"]
 LESION_KINDS: tuple[LesionKind, ...] = get_args(LesionKind)
+CT_LESION_KINDS: tuple[LesionKind, ...] = ("haemorrhage", "subdural")  # on no other modality
+MR_LESION_KINDS = tuple(kind for kind in LESION_KINDS if kind not in CT_LESION_KINDS)
 
 LESION_STRENGTHS: dict[LesionKind, tuple[float, float]] = {
     "dark": (0.15, 0.50),  # decrease of the signal, as a share
     "bright": (0.15, 0.50),  # increase of the signal, as a share
     "texture": (0.5, 1.5),  # SD of the texture, relative to the SD of the intensities around the lesion
     "mass_effect": (0.3, 0.6),  # displacement at the rim of the lesion, in lesion radii
+    "multifocal": (0.25, 0.60),  # change of the signal, as a share
+    "tumour": (0.2, 0.5),  # change of the signal, as a share, and displacement, in radii
+    "haemorrhage": (50.0, 90.0),  # density of the blood, HU
+    "subdural": (50.0, 90.0),  # density of the blood, HU
 }
 """Kind of lesion → range of its strength."""
 
-EDGE_SD_VOXELS = 0.7  # SD of the soft edge of a lesion
+LESION_ML: dict[LesionKind, tuple[float, float]] = {
+    "multifocal": (0.05, 1.0),  # of each focus
+    "tumour": (5.0, 60.0),
+    "haemorrhage": (2.0, 60.0),
+    "subdural": (10.0, 80.0),
+}
+"""Kind of lesion that is always drawn → range of its volume, millilitres; others take the shape that is given."""
+
+EDGE_SD_VOXELS = 1.0  # SD of the soft edge of a lesion, and the least along any axis
+MARGIN_VOXELS = 16  # around a lesion, beyond its radius: more than the Gaussians reach
+MAX_SHARE = 0.1  # of the foreground, of the volume of a lesion that is drawn
+STRUCTURE_GAINS = (-0.6, 1.0)  # limits of the factor for the structure of a lesion
+REPLACED_GAINS = (-1.25, 1.0)  # the same for the structure that a texture replaces
+NOISE_GAINS = (-1.5, 1.5)  # limits of the SD of added noise, relative to the fine grain
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +85,9 @@ class PlantedScan:
     mask
         Foreground.
     lesion
-        Where the lesion was planted, inside the foreground.
+        Where the lesion was planted, inside the foreground. For ``"mass_effect"``, the region of expanded tissue;
+        the tissue around it that is displaced and compressed is not part of it. For the others, all tissue that was
+        changed, except for the outer half of the soft edge: of a tumour core, rim and oedema.
     kind, strength
         Kind and strength of the lesion; see :data:`LESION_STRENGTHS`.
     covariates
@@ -72,7 +110,10 @@ def plant(
     strength: float,
     rng: np.random.Generator,
     *,
+    modality: Modality = Modality.T1W,
     no_signal: float = 0.0,
+    hounsfield: float = 1.0,
+    spacing: Sequence[float] = (1.0, 1.0, 1.0),
     edge_voxels: float | Sequence[float] = EDGE_SD_VOXELS,
 ) -> PlantedScan:
     """Plant a lesion with a soft edge in a scan; voxels outside the mask do not change.
@@ -85,37 +126,45 @@ def plant(
         Foreground and lesion; the part of the lesion outside the foreground is dropped.
     kind
         ``"dark"`` and ``"bright"`` scale the signal by 1 ∓ strength; ``"texture"`` adds a texture and keeps the
-        mean; ``"mass_effect"`` displaces the tissue outwards from the centre of the lesion.
+        mean; ``"mass_effect"`` displaces the tissue outwards from the centre of the largest part of the lesion;
+        ``"multifocal"`` makes foci as of multiple sclerosis, ``"tumour"`` a core, a rim and compressed oedema, both
+        as the modality shows them; ``"haemorrhage"`` in the brain and ``"subdural"`` beside it are blood in CT.
+        The shape of an infarct with the kind ``"dark"`` (in T2w and FLAIR ``"bright"``) is an infarct.
     strength
         See :data:`LESION_STRENGTHS`.
     rng
-        Random generator of the texture; the other kinds do not use it.
+        Random generator of textures and of the noise that stretched tissue has lost.
+    modality
+        What decides whether foci, oedema and the parts of a tumour are dark or bright.
     no_signal
         The intensity of zero signal: 0 for raw MR and percentile-normalised volumes; 0 HU (water) for CT; for
         z-scored volumes, the z-score of zero signal.
+    hounsfield
+        In CT, the difference of intensity of one HU: 1 in raw scans.
+    spacing
+        Size of a voxel along each axis, in any unit.
     edge_voxels
         Standard deviation of the soft edge, voxels.
 
     Raises
     ------
     InputError
-        If the kind is unknown, or the lesion does not overlap the foreground.
+        If the kind is unknown or not of the modality, or the lesion does not overlap the foreground.
     """
     if kind not in LESION_KINDS:
         raise InputError(unknown_name("kind of lesion", kind, list(LESION_KINDS)))
     inside = lesion & mask
     if not inside.any():
         raise InputError("the lesion does not overlap the foreground; move it or choose another shape")
-    weight = _soft_edge(inside, edge_voxels) * mask
     if kind == "mass_effect":
-        changed = _displaced(voxels, mask, inside, strength)
-    elif kind == "texture":
-        neighbourhood = ndimage.binary_dilation(inside, iterations=3) & mask
-        changed = _with_texture(voxels, neighbourhood, weight, strength, rng)
-    else:
-        factor = 1 + (strength if kind == "bright" else -strength) * weight
-        changed = np.asarray(no_signal + (voxels - no_signal) * factor, dtype=np.float32)
-    planted = np.where(mask, changed, voxels).astype(np.float32)
+        inside = largest_component(inside)
+    radius = ball_radius(float(inside.sum() * np.prod(spacing)))
+    box = box_around(inside, margin=MARGIN_VOXELS + round(radius / min(spacing)))
+    around, foreground = voxels[box].astype(np.float32), mask[box]
+    smooth = smooth_part(around, foreground)
+    site = Site(around, foreground, inside[box], smooth, modality, no_signal, hounsfield, spacing, edge_voxels, rng)
+    planted = voxels.astype(np.float32)
+    planted[box] = _changed(site, kind, strength, _as_stored(voxels[mask], no_signal))
     return PlantedScan(planted, mask, inside, kind, strength)
 
 
@@ -124,60 +173,23 @@ def draw_strength(kind: LesionKind, rng: np.random.Generator) -> float:
     return float(rng.uniform(*LESION_STRENGTHS[kind]))
 
 
-def random_blob(mask: MaskArray, volume_ml: float, voxel_ml: float, rng: np.random.Generator) -> MaskArray:
-    """Draw a connected, irregular lesion of about the given volume inside a mask ``(I, J, K)``.
-
-    The lesion is a ball around a random voxel with a surface displaced by smooth noise: the largest component of
-    the ``volume_ml / voxel_ml`` voxels with the lowest ``distance / radius + noise``.
-    """
-    n_voxels = max(1, round(volume_ml / voxel_ml))
-    if n_voxels > mask.sum():
-        raise InputError(
-            f"a lesion of {volume_ml:g} ml does not fit in {mask.sum() * voxel_ml:.1f} ml of foreground"
-        )
-    radius = (3 * n_voxels / (4 * np.pi)) ** (1 / 3)
-    deep = ndimage.binary_erosion(mask, iterations=max(1, round(radius / 2)))
-    centres = np.argwhere(deep if deep.any() else mask)
-    centre = centres[rng.integers(len(centres))]
-    distance = np.linalg.norm(np.moveaxis(np.indices(mask.shape), 0, -1) - centre, axis=-1)
-    field = distance / radius + 0.35 * _smooth_noise(mask.shape, radius / 2, rng)
-    field[~mask] = np.inf
-    blob = field <= np.partition(field.ravel(), n_voxels - 1)[n_voxels - 1]
-    return largest_component(blob)
-
-
-class LesionShapes(Sequence[MaskArray]):
-    """Real lesion masks, read and resampled to a grid on access.
+def draw_lesion(
+    kind: LesionKind, mask: MaskArray, grid: Geometry, volume_ml: tuple[float, float], rng: np.random.Generator
+) -> MaskArray:
+    """Draw a lesion of the shape that a kind has, inside a mask ``(I, J, K)`` whose axes are along RAS+.
 
     Parameters
     ----------
-    folder
-        Folder of binary masks in MNI space (``*.nii`` or ``*.nii.gz``), used in the order of their names.
-    grid
-        The grid in MNI space to resample them to.
+    volume_ml
+        Range of the volume, uniform on a logarithmic scale; kinds of :data:`LESION_ML` have their own.
     """
-
-    def __init__(self, folder: Path, grid: Geometry) -> None:
-        self.paths = sorted([*folder.glob("*.nii"), *folder.glob("*.nii.gz")])
-        self.grid = grid
-        if not self.paths:
-            raise InputError(f"no lesion shapes in {folder}; expected binary masks *.nii or *.nii.gz in MNI space")
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        image = cast("SpatialImage", nib.load(self.paths[index]))
-        shape = np.asarray(image.dataobj) > 0
-        i, j, k = shape.shape
-        return resample_mask(shape, Geometry((i, j, k), image.affine), self.grid, antialias=False)
-
-
-def lesion_shapes(folder: Path, grid: Geometry) -> LesionShapes:
-    """Return the real lesion masks ``(I, J, K)`` of a folder, resampled to a grid on access."""
-    return LesionShapes(folder, grid)
+    limits = LESION_ML.get(kind, volume_ml)
+    if kind == "multifocal":
+        return random_foci(mask, limits, grid, rng, likely=periventricular_white_matter(grid))
+    volume = min(float(np.exp(rng.uniform(*np.log(limits)))), MAX_SHARE * float(mask.sum()) * grid.voxel_ml)
+    if kind == "subdural":
+        return random_crescent(mask, volume, grid, rng)
+    return random_blob(mask, volume, grid.voxel_ml, rng)
 
 
 def plant_in_scan(
@@ -203,11 +215,11 @@ def plant_in_scan(
     lesion, lesion_grid
         Lesion mask, and its grid in template space.
     kind, strength, rng
-        As for :func:`plant`.
+        As for :func:`plant`; the modality is that of the scan.
     brain
-        Brain ``(I, J, K)`` on the grid of the scan; by default the voxels above 0, for brain-extracted scans.
+        Brain ``(I, J, K)`` on the grid of the scan; by default the voxels above 0, for brain-extracted MR.
     edge_mm
-        Standard deviation of the soft edge, millimetres.
+        Standard deviation of the soft edge, millimetres, but at least :data:`EDGE_SD_VOXELS`.
 
     Returns
     -------
@@ -217,8 +229,12 @@ def plant_in_scan(
     """
     moved = resample_mask(lesion, lesion_grid, volume.geometry, template_from_scan, antialias=False)
     inside = volume.voxels > 0 if brain is None else brain
-    edge = [edge_mm / s for s in volume.geometry.spacing]
-    planted = plant(volume.voxels, inside, moved, kind, strength, rng, edge_voxels=edge)
+    spacing = volume.geometry.spacing
+    edge = [max(edge_mm / size, EDGE_SD_VOXELS) for size in spacing]
+    planted = plant(
+        volume.voxels, inside, moved, kind, strength, rng,
+        modality=volume.modality, spacing=spacing, edge_voxels=edge,
+    )  # fmt: skip
     label = {"kind": kind, "strength": strength, "ml": float(planted.lesion.sum() * volume.geometry.voxel_ml)}
     meta = {**volume.meta, "synthetic_lesion": label}
     return replace(volume, voxels=planted.voxels, meta=meta), planted.lesion
@@ -231,7 +247,9 @@ def planted_scans(
     kinds: Sequence[LesionKind] = ("dark",),
     shapes: Sequence[MaskArray] | None = None,
     volume_ml: tuple[float, float] = (1.0, 30.0),
+    modality: Modality = Modality.T1W,
     no_signal: float = 0.0,
+    hounsfield: float = 1.0,
 ) -> Iterator[PlantedScan]:
     """Yield each scan of a source once, with one lesion; the same seed plants the same lesions.
 
@@ -240,19 +258,25 @@ def planted_scans(
     kinds
         Kinds of lesion, taken in turn.
     shapes
-        Lesion masks on the grid of the source; without them, lesions are drawn by :func:`random_blob`.
+        Lesion masks on the grid of the source, for the kinds that have no shape of their own; without them, lesions
+        are drawn by :func:`draw_lesion`.
     volume_ml
         Range of the volumes of drawn lesions, uniform on a logarithmic scale.
+    modality, no_signal, hounsfield
+        As for :func:`plant`.
     """
     for index in range(len(source)):
         rng = np.random.default_rng([seed, index])
         voxels, mask = source[index]
         kind = kinds[index % len(kinds)]
-        lesion = _shape_inside(mask, shapes, rng) if shapes is not None else None
+        given = shapes is not None and kind not in LESION_ML
+        lesion = _shape_inside(mask, shapes, rng) if shapes is not None and given else None
         if lesion is None:
-            volume = min(float(np.exp(rng.uniform(*np.log(volume_ml)))), 0.1 * mask.sum() * source.grid.voxel_ml)
-            lesion = random_blob(mask, volume, source.grid.voxel_ml, rng)
-        planted = plant(voxels, mask, lesion, kind, draw_strength(kind, rng), rng, no_signal=no_signal)
+            lesion = draw_lesion(kind, mask, source.grid, volume_ml, rng)
+        planted = plant(
+            voxels, mask, lesion, kind, draw_strength(kind, rng), rng,
+            modality=modality, no_signal=no_signal, hounsfield=hounsfield,
+        )  # fmt: skip
         yield replace(planted, covariates=source.covariates(index))
 
 
@@ -265,38 +289,43 @@ def _shape_inside(mask: MaskArray, shapes: Sequence[MaskArray], rng: np.random.G
     return None
 
 
-def _with_texture(
-    voxels: FloatArray, neighbourhood: MaskArray, weight: FloatArray, strength: float, rng: np.random.Generator
+_CHANGES: dict[LesionKind, Change] = {
+    "dark": lambda site, strength: scaled(site, -strength),
+    "bright": scaled,
+    "texture": textured,
+    "mass_effect": expanded,
+    "multifocal": focal,
+    "tumour": tumour,
+    "haemorrhage": haemorrhage,
+    "subdural": subdural,
+}
+
+
+def _changed(
+    site: Site, kind: LesionKind, strength: float, as_stored: Callable[[FloatArray], FloatArray]
 ) -> FloatArray:
-    """Add band-limited noise with weighted mean 0 over the lesion: the same mean intensity, another texture."""
-    noise = _smooth_noise(voxels.shape, 1.0, rng)
-    noise = noise - np.sum(noise * weight) / np.sum(weight)
-    return np.asarray(voxels + weight * strength * float(voxels[neighbourhood].std()) * noise, dtype=np.float32)
+    """Change the smooth part, put the fine grain back, and keep the energy of the grain.
 
-
-def _displaced(voxels: FloatArray, mask: MaskArray, lesion: MaskArray, strength: float) -> FloatArray:
-    """Displace tissue outwards: sample every voxel at a position closer to the centre of the lesion.
-
-    A voxel at distance r from the centre is sampled at ``r · (1 − strength · falloff · outline)``. Falloff is 1
-    inside the radius R of the lesion and 0 beyond 2 R. The outline factor decreases to 0 at the edge of the
-    foreground, so that the brain keeps its outline.
+    The energy is kept by blurring or sharpening the structure of the lesion, for a texture that of the tissue which
+    it replaces, and then by noise: stretched tissue has lost the noise of its smooth part.
     """
-    centre = np.argwhere(lesion).mean(axis=0)
-    radius = (3 * lesion.sum() / (4 * np.pi)) ** (1 / 3)
-    positions = np.indices(voxels.shape, dtype=np.float32)
-    offset = positions - centre[:, None, None, None]
-    falloff = np.clip(2 - np.linalg.norm(offset, axis=0) / radius, 0, 1)
-    outline = np.clip(ndimage.distance_transform_edt(mask) / radius, 0, 1)
-    sources = positions - strength * falloff * outline * offset
-    return np.asarray(ndimage.map_coordinates(voxels, sources, order=1, mode="nearest"), dtype=np.float32)
+    smooth, where = _CHANGES[kind](site, strength)
+    grain = site.voxels - site.smooth
+    changed = np.where(site.mask, smooth + grain, site.voxels).astype(np.float32)
+    replaced = kind == "texture"
+    structure = middle_band(site.smooth if replaced else smooth, site.mask, where)
+    noise = (where * grain[site.lesion].std() * site.rng.standard_normal(grain.shape)).astype(np.float32)
+    bands = ((structure, REPLACED_GAINS if replaced else STRUCTURE_GAINS), (noise, NOISE_GAINS))
+    kept = keep_grain_energy(site.voxels, changed, bands, site.mask, site.lesion, as_stored)
+    return np.where(site.mask & (where > 0), kept, site.voxels)
 
 
-def _soft_edge(lesion: MaskArray, edge_voxels: float | Sequence[float]) -> FloatArray:
-    """Return the lesion with a Gaussian edge, scaled to a maximum of 1."""
-    weight = ndimage.gaussian_filter(lesion.astype(np.float32), edge_voxels)
-    return np.asarray(weight / weight.max(), dtype=np.float32)
+def _as_stored(values: FloatArray, no_signal: float) -> Callable[[FloatArray], FloatArray]:
+    """Return a function that stores voxels as the foreground of a scan stores its values.
 
-
-def _smooth_noise(shape: tuple[int, ...], sigma: float, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    noise = ndimage.gaussian_filter(rng.standard_normal(shape), sigma)
-    return np.asarray((noise - noise.mean()) / max(float(noise.std()), 1e-12))
+    They are rounded if the scan has whole numbers only. If the foreground is above the intensity of zero signal,
+    the lesion is, too: it remains foreground.
+    """
+    lowest, whole = float(values.min()), bool(np.all(values == np.round(values)))
+    lowest -= max(0.9 * (lowest - no_signal), 0.0)
+    return lambda voxels: np.maximum(np.round(voxels), np.ceil(lowest)) if whole else np.maximum(voxels, lowest)

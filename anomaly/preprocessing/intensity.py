@@ -63,6 +63,13 @@ class IntensitySettings(Settings):
             raise ValueError("the first of clip and of percentiles must be below the second")
         return self
 
+    def hounsfield_scale(self) -> tuple[float, float]:
+        """Return the intensity of 0 HU and the difference of intensity of one HU, inside the windows."""
+        if self.method != "window":
+            return 0.0, 1.0
+        lowest = [(centre / width - 0.5, 1 / width) for centre, width in self.windows]
+        return -float(np.mean([low for low, _ in lowest])), float(np.mean([slope for _, slope in lowest]))
+
 
 def normalise(voxels: FloatArray, mask: MaskArray, template: Template, settings: IntensitySettings) -> FloatArray:
     """Normalise the intensities of a scan.

@@ -17,13 +17,15 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
+from anomaly.cohort.lesion_shapes import lesion_shapes
 from anomaly.cohort.planted_lesions import (
     LESION_KINDS,
+    LESION_ML,
+    MR_LESION_KINDS,
     LesionKind,
+    draw_lesion,
     draw_strength,
-    lesion_shapes,
     plant_in_scan,
-    random_blob,
 )
 from anomaly.cohort.table import ScanRecord, read_records
 from anomaly.cohort.volumes import CohortVolumes
@@ -31,9 +33,10 @@ from anomaly.core.config import Settings
 from anomaly.core.errors import CohortError, ConfigError
 from anomaly.core.progress import Progress
 from anomaly.core.tsv import write_table
-from anomaly.core.volume import Geometry, MaskArray
+from anomaly.core.volume import Geometry, MaskArray, Modality
 from anomaly.export.nifti import write_nifti
 from anomaly.io.nifti import read_nifti
+from anomaly.preprocessing.grid import resample_mask
 
 MIN_LESION_ML = 0.2  # of the part inside the brain
 MAX_SHAPE_DRAWS = 100
@@ -43,14 +46,20 @@ class PlantedSettings(Settings):
     """Synthetic lesions: ``per_subject`` copies of every test scan for each kind, one lesion in each copy."""
 
     kinds: tuple[LesionKind, ...] = Field(
-        default=LESION_KINDS, description="kinds of lesions: dark, bright, texture, mass_effect"
+        default=MR_LESION_KINDS,
+        description="kinds of lesions: dark, bright, texture, mass_effect, multifocal, tumour; "
+        "in CT also haemorrhage, subdural",
     )
     per_subject: int = Field(default=1, ge=1, description="copies of each test scan for each kind")
     shapes: Path | None = Field(
-        default=None, description="folder of lesion masks in MNI space, relative to --data; null = random blobs"
+        default=None,
+        description="folder of lesion masks in MNI space, relative to --data, for the kinds dark, bright, texture "
+        "and mass_effect; null = random blobs",
     )
     volume_ml: tuple[float, float] = Field(
-        default=(1.0, 30.0), description="range of the volumes of random blobs, millilitres"
+        default=(1.0, 30.0),
+        description="range of the volumes of random blobs, millilitres; kinds with a shape of their own have their "
+        "own range",
     )
     seed: int = Field(default=0, description="seed of the lesions")
 
@@ -155,27 +164,29 @@ def _plant(
             f"{record.scan_id} is a DICOM series; lesions are planted in NIfTI files only; convert it, e.g. with "
             "dcm2niix"
         )
-    scan = read_nifti((cohort / record.source).resolve())
-    brain = CohortVolumes(cohort, [record])[0][1]
-    lesion = _lesion(brain, shapes, grid, settings, rng)
+    scan = read_nifti((cohort / record.source).resolve(), modality=Modality(record.modality))
+    brain, matrix = CohortVolumes(cohort, [record])[0][1], record.template_from_scan_matrix
+    lesion = choose_lesion(copy.kind, brain, shapes, grid, settings, rng)
     strength = draw_strength(copy.kind, rng)
-    matrix = record.template_from_scan_matrix
-    planted, mask = plant_in_scan(scan, matrix, lesion, grid, copy.kind, strength, rng)
+    foreground = None
+    if scan.modality.is_ct or not record.numbers.get("was_extracted"):
+        foreground = resample_mask(brain, grid, scan.geometry, matrix, antialias=False)
+    planted, mask = plant_in_scan(scan, matrix, lesion, grid, copy.kind, strength, rng, brain=foreground)
     write_nifti(raw / copy.scan, planted.voxels, scan.geometry)
     write_nifti(raw / copy.mask, mask, scan.geometry, "uint8")
 
 
-def _lesion(
+def choose_lesion(
+    kind: LesionKind,
     brain: MaskArray,
     shapes: Sequence[MaskArray] | None,
     grid: Geometry,
     settings: PlantedSettings,
     rng: np.random.Generator,
 ) -> MaskArray:
-    """Return a random blob, or a real shape inside the brain, mirrored with probability 1/2."""
-    if shapes is None:
-        volume = float(np.exp(rng.uniform(*np.log(settings.volume_ml))))
-        return random_blob(brain, volume, grid.voxel_ml, rng)
+    """Return a lesion of a shape of its kind, or a real shape inside the brain, mirrored with probability 1/2."""
+    if shapes is None or kind in LESION_ML:
+        return draw_lesion(kind, brain, grid, settings.volume_ml, rng)
     for _ in range(MAX_SHAPE_DRAWS):
         shape = shapes[int(rng.integers(len(shapes)))]
         shape = shape[::-1] if rng.random() < 0.5 else shape

@@ -28,6 +28,10 @@ TITLES = {
     "bright": "Planted bright lesions (15 to 50 % signal gain)",
     "texture": "Planted iso-intense texture",
     "mass_effect": "Planted mass effect (deformation)",
+    "multifocal": "Planted foci, as of multiple sclerosis (several of 0.05 to 1 ml)",
+    "tumour": "Planted tumours (core, rim and oedema, with mass effect)",
+    "haemorrhage": "Planted haemorrhages in the brain (50 to 90 HU)",
+    "subdural": "Planted subdural haematomas (50 to 90 HU)",
     "cases": "Real cases (sanity check: too few for a claim, and from other scanners)",
 }
 

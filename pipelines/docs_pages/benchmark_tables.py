@@ -26,6 +26,7 @@ from pipelines.benchmark.studies.acquisition_shift import acquisition_shift_tabl
 from pipelines.benchmark.studies.common import load_benchmark_model, plant_held_out_scans, table_text
 from pipelines.benchmark.studies.evidence import evidence_table
 from pipelines.benchmark.studies.function_evaluations import evaluations_table
+from pipelines.benchmark.studies.planting import planting_table
 from pipelines.benchmark.studies.preprocessing import measure_brain_extraction
 from pipelines.benchmark.tables import Measurement, measurement_table
 
@@ -124,6 +125,11 @@ def diffusion_table(sources: Sources) -> str:
     return markdown(evaluations_table(model, sources.shapes))
 
 
+def planted_grain_table(sources: Sources) -> str:
+    """Measure whether the fine grain of a planted scan betrays its lesion."""
+    return markdown(planting_table(sources.cohort, sources.shapes))
+
+
 def speed_table(sources: Sources) -> str:
     """Measure speed and memory."""
     return measurement_table(measure_speed(sources.data, sources.output / "models" / STUDIED_MODEL, sources.cohort))
@@ -141,6 +147,7 @@ TABLES: Mapping[str, Callable[[Sources], str]] = {
     "acquisition_shift": shifted_scans_table,
     "ablation": ablation_table,
     "evaluations": diffusion_table,
+    "planting": planted_grain_table,
     "speed": speed_table,
     "preprocessing": preprocessing_table,
 }

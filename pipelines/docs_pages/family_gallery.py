@@ -20,7 +20,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from anomaly.cohort.planted_lesions import LesionKind, PlantedScan, lesion_shapes, planted_scans
+from anomaly.cohort.lesion_shapes import lesion_shapes
+from anomaly.cohort.planted_lesions import LesionKind, PlantedScan, planted_scans
 from anomaly.core.files import atomic_path
 from anomaly.core.image_views import Array
 from anomaly.models.base import Detector

@@ -51,3 +51,14 @@ def test_another_chain_leaves_the_rest_of_the_experiment_alone(tmp_path: Path) -
     changed = with_preprocessing(config, load_chain("t1w-4mm"))
     assert changed.preprocessing.grid.spacing_mm == 4
     assert changed.model_copy(update={"preprocessing": config.preprocessing}) == config
+
+
+@pytest.mark.parametrize(
+    ("chain", "kinds"),
+    [("t1w", {"dark", "bright", "texture"}), ("ct", {"haemorrhage", "subdural", "dark"})],
+)
+def test_lesions_that_choose_the_checkpoint_are_typical_of_the_modality(
+    chain: str, kinds: set[str], tmp_path: Path
+) -> None:
+    config = read(tmp_path / "mine.yaml", f"name: mine\npreprocessing: {chain}\nmodel: {{family: atlas}}\n")
+    assert set(config.lesion_kinds) == kinds

@@ -50,6 +50,15 @@ def make_cohort(folder: Path, subjects: Sequence[int], *, lesion: bool = False, 
     return folder
 
 
+def write_sources(folder: Path) -> list[Path]:
+    """Write the scans as received, which are the prepared ones; return their paths."""
+    records = read_records(folder)
+    paths = [(folder / record.source).resolve() for record in records]
+    for number, path in enumerate(paths):
+        write_nifti(path, healthy(number)[0], GRID)
+    return paths
+
+
 def add_refused(folder: Path, cohort_records: Sequence[ScanRecord]) -> None:
     """Add a scan that ingest refused to a cohort."""
     refused = ScanRecord(

@@ -116,3 +116,14 @@ def test_other_contrasts_are_normalised_by_white_matter_as_well(modality: Modali
     scan = np.where(MASK, 100 * TEMPLATE.contrast(modality), 0).astype(np.float32)
     result = normalise(scan, MASK, TEMPLATE, IntensitySettings(method="white_matter", white_value=0.4))
     assert np.median(result[WHITE]) == pytest.approx(0.4, abs=0.03)
+
+
+def test_the_scale_of_hounsfield_units_is_that_of_the_windows() -> None:
+    one = IntensitySettings(method="window", windows=((40.0, 100.0),))
+    zero, unit = one.hounsfield_scale()
+    for density in (0.0, 30.0, 75.0):
+        windowed = normalise(np.where(MASK, density, 0).astype(np.float32), MASK, TEMPLATE, one)
+        assert windowed[MASK][0] == pytest.approx(zero + density * unit)
+    two = IntensitySettings(method="window", windows=((40.0, 80.0), (40.0, 160.0)))
+    assert two.hounsfield_scale() == (pytest.approx(0.125), pytest.approx(0.75 / 80))
+    assert IntensitySettings(method="tissues").hounsfield_scale() == (0.0, 1.0)

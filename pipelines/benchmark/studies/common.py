@@ -11,7 +11,8 @@ from pathlib import Path
 import pandas as pd
 
 from anomaly.bundle.store import load_bundle
-from anomaly.cohort.planted_lesions import LesionKind, PlantedScan, lesion_shapes, planted_scans
+from anomaly.cohort.lesion_shapes import lesion_shapes
+from anomaly.cohort.planted_lesions import LesionKind, PlantedScan, planted_scans
 from anomaly.cohort.volumes import CohortVolumes
 from anomaly.evaluation.localisation import voxel_average_precision
 from anomaly.evaluation.tables import markdown
