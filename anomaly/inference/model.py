@@ -140,6 +140,7 @@ class Model:
             neighbour_slices=scored.neighbour_slices,
             warnings=(*scan.warnings, *model_warnings(scored, settings)),
             numbers={**scan.numbers, **_numbers(scored)},
+            compared_with=scored.compared_with,
             model_id=self.model_id,
             calibration_id=self.calibration_id,
             **self._apply_calibration(scored.scores),

@@ -60,6 +60,7 @@ def write_case_pdf(case: Case, path: Path) -> None:
         *_flag_status_box(case, width),
         _text("What the numbers mean", "heading"),
         _text(case.meaning),
+        *([_text(case.compared_with)] if case.compared_with else []),
         *(_text(f"Warning. {warning}", "warning") for warning in case.score.warnings),
         *([_image(case.distribution, 0.66 * width)] if case.run.reference else []),
         *_regions(case, width),

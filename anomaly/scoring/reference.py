@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from anomaly.core.aliases import MAPS, rename_keys
+from anomaly.core.covariates import UNKNOWN_COVARIATES
 from anomaly.core.running_moments import RunningMoments
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
 from anomaly.scoring.acquisition_shift import FEATURES, AcquisitionReference, acquisition_features
+from anomaly.scoring.normative import CovariateRegression, NormativeModel
 from anomaly.scoring.postprocess import smooth_inside
 from anomaly.scoring.settings import ScoringSettings
 
@@ -41,6 +43,9 @@ class HealthyReference:
     held_out_scores
         Scan score name → its values for healthy scans that the detector did not learn from. An ensemble compares
         the scores of its members with them. Empty in models of earlier versions.
+    normative
+        How mean and SD depend on age and sex; None where the settings do not ask for it, or where too few healthy
+        scans are of known age.
     """
 
     mean: Mapping[str, FloatArray]
@@ -50,12 +55,15 @@ class HealthyReference:
     score_mean: Mapping[str, float] = field(default_factory=dict)
     score_std: Mapping[str, float] = field(default_factory=dict)
     held_out_scores: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    normative: NormativeModel | None = None
 
     def arrays(self) -> dict[str, FloatArray]:
         """Return the voxelwise statistics by the names under which they are saved."""
         means = {f"mean.{name}": values for name, values in self.mean.items()}
         sds = {f"sd.{name}": values for name, values in self.sd.items()}
-        return {**means, **sds, "appearance": self.mean_image, "acquisition": self.acquisition.features}
+        by_covariates = {} if self.normative is None else self.normative.arrays()
+        images = {"appearance": self.mean_image, "acquisition": self.acquisition.features}
+        return {**means, **sds, **images, **by_covariates}
 
     @classmethod
     def from_arrays(
@@ -68,7 +76,16 @@ class HealthyReference:
         """Return the reference whose :meth:`arrays` were saved."""
         acquisition = AcquisitionReference(arrays["acquisition"])
         mean, sd = _with_prefix(arrays, "mean."), _with_prefix(arrays, "sd.")
-        return cls(mean, sd, arrays["appearance"], acquisition, score_mean, score_std, held_out_scores)
+        return cls(
+            mean,
+            sd,
+            arrays["appearance"],
+            acquisition,
+            score_mean,
+            score_std,
+            held_out_scores,
+            NormativeModel.from_arrays(arrays),
+        )
 
 
 def similarity(voxels: FloatArray, mask: MaskArray, mean_image: FloatArray) -> float:
@@ -80,7 +97,7 @@ def similarity(voxels: FloatArray, mask: MaskArray, mean_image: FloatArray) -> f
 
 
 def fit_reference(
-    scans: Iterable[tuple[Mapping[str, FloatArray], FloatArray, MaskArray]],
+    scans: Iterable[tuple[Mapping[str, FloatArray], FloatArray, MaskArray, FloatArray]],
     grid: Geometry,
     settings: ScoringSettings,
 ) -> HealthyReference:
@@ -89,33 +106,53 @@ def fit_reference(
     Parameters
     ----------
     scans
-        ``(signed maps by name, voxels, mask)`` of each scan, each ``(I, J, K)`` on ``grid``, maps smoothed.
+        ``(signed maps by name, voxels, mask, covariates)`` of each scan: ``(I, J, K)`` on ``grid``, maps smoothed;
+        covariates ``(D,)``.
     """
     of_maps = {name: RunningMoments(grid.shape) for name in settings.maps}
     of_voxels = RunningMoments(grid.shape)
     features = []
-    for maps, voxels, mask in scans:
+    regression = CovariateRegression(of_maps, grid.shape) if settings.standardise == "normative" else None
+    for maps, voxels, mask, covariates in scans:
         for name, moments in of_maps.items():
             moments.add(maps[name], mask)
         of_voxels.add(voxels, mask)
         features.append(acquisition_features(voxels, mask))
+        if regression is not None:
+            regression.add(maps, mask, covariates)
+    mean = {name: _covered_mean(moments) for name, moments in of_maps.items()}
+    sd = {name: floored_sd(found, settings.floor_of(name), grid, settings) for name, found in of_maps.items()}
     return HealthyReference(
-        mean={name: _covered_mean(moments) for name, moments in of_maps.items()},
-        sd={name: floored_sd(found, settings.floor_of(name), grid, settings) for name, found in of_maps.items()},
+        mean=mean,
+        sd=sd,
         mean_image=_covered_mean(of_voxels),
         acquisition=AcquisitionReference(
             np.array(features, dtype=np.float32).reshape(len(features), len(FEATURES))
         ),
+        normative=regression.fit(mean, sd, sigma_in_voxels(settings.sd_smoothing_mm, grid)) if regression else None,
     )
 
 
 def standardised(
-    maps: Mapping[str, FloatArray], mask: MaskArray, reference: HealthyReference, weights: Mapping[str, float]
+    maps: Mapping[str, FloatArray],
+    mask: MaskArray,
+    reference: HealthyReference,
+    weights: Mapping[str, float],
+    covariates: FloatArray = UNKNOWN_COVARIATES,
 ) -> FloatArray:
-    """Return the weighted mean of ``(map − healthy mean) / healthy SD`` inside the mask, in standard deviations."""
-    total = sum(weights.values())
-    z = sum(w / total * (maps[name] - reference.mean[name]) / reference.sd[name] for name, w in weights.items())
-    return np.asarray(np.where(mask, z, 0), dtype=np.float32)
+    """Return the weighted mean of ``(map − healthy mean) / healthy SD`` inside the mask, in standard deviations.
+
+    Mean and SD are those of the age and sex of the subject, where the reference depends on them and the age is
+    known.
+    """
+    total, normative = sum(weights.values()), reference.normative
+    x = None if normative is None else normative.design(covariates)
+    if normative is None or x is None:
+        z = sum(w / total * (maps[name] - reference.mean[name]) / reference.sd[name] for name, w in weights.items())
+        return np.asarray(np.where(mask, z, 0), dtype=np.float32)
+    of_maps = {name: (maps[name] - reference.mean[name]) / reference.sd[name] for name in weights}
+    adjusted = sum(w / total * normative.adjust(name, of_maps[name], x) for name, w in weights.items())
+    return np.asarray(np.where(mask, adjusted / normative.sd_factor(covariates), 0), dtype=np.float32)
 
 
 def _covered(moments: RunningMoments) -> MaskArray:

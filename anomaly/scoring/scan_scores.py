@@ -24,6 +24,10 @@ SCORE_DESCRIPTIONS = {
 }
 """Every scan score with its meaning, as reports print it."""
 
+TOP_EVIDENCE = "reconstruction"
+EVIDENCE_SCORES = frozenset({TOP_EVIDENCE, "reconstruction_p99", "reconstruction_mean"})
+"""The scores that are proportional to the evidence."""
+
 COMBINED_SCORES = ("reconstruction", "kl", "negative_elbo")
 
 
@@ -49,6 +53,11 @@ def scan_scores(
         "reconstruction_mean": float(values.mean()),
         **terms,
     }
+
+
+def divide_evidence(scores: Mapping[str, float], factor: float) -> dict[str, float]:
+    """Return the scores of a scan after its evidence is divided by a factor."""
+    return {name: value / factor if name in EVIDENCE_SCORES else value for name, value in scores.items()}
 
 
 def combined_score(scores: Mapping[str, float], reference: HealthyReference) -> float:

@@ -11,12 +11,13 @@ import numpy as np
 from anomaly.core.covariates import UNKNOWN_COVARIATES
 from anomaly.core.errors import ConfigError, ScanRefusedError, unknown_name
 from anomaly.core.image_views import VolumeSource
-from anomaly.core.results import Neighbour
+from anomaly.core.results import HealthyGroup, Neighbour
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
 from anomaly.models.base import Detector
 from anomaly.models.generation import Embedder
 from anomaly.scoring.acquisition_shift import AcquisitionShift, acquisition_features
 from anomaly.scoring.maps import RawEvidence, batches, raw_evidence
+from anomaly.scoring.normative import fit_sd_growth
 from anomaly.scoring.postprocess import eroded, median_inside, smooth_inside
 from anomaly.scoring.reference import (
     HealthyReference,
@@ -27,7 +28,7 @@ from anomaly.scoring.reference import (
 )
 from anomaly.scoring.retrieval import HealthyIndex, PlaneSlices, build_index, middle_slices
 from anomaly.scoring.scan_embedding import embed_scan
-from anomaly.scoring.scan_scores import combined_score, scan_scores
+from anomaly.scoring.scan_scores import TOP_EVIDENCE, combined_score, divide_evidence, scan_scores
 from anomaly.scoring.settings import EvidenceSettings, ScoringSettings
 
 InferenceT = TypeVar("InferenceT")
@@ -58,6 +59,8 @@ class ScoredVolume:
         scans, or where the settings turn the test off.
     neighbours, neighbour_slices
         The most similar healthy training scans, and their middle slices; empty without a healthy index.
+    compared_with
+        The healthy subjects it was compared with; None where the reference does not depend on age and sex.
     """
 
     evidence: FloatArray
@@ -69,6 +72,7 @@ class ScoredVolume:
     acquisition_shift: AcquisitionShift | None = None
     neighbours: tuple[Neighbour, ...] = ()
     neighbour_slices: PlaneSlices = field(default_factory=dict)
+    compared_with: HealthyGroup | None = None
 
 
 class ScanScorer(Protocol[InferenceT]):
@@ -80,6 +84,11 @@ class ScanScorer(Protocol[InferenceT]):
     @property
     def grid(self) -> Geometry:
         """The template grid of the volumes it scores."""
+        ...
+
+    @property
+    def uses_covariates(self) -> bool:
+        """Whether the result of a scan depends on the covariates of its subject."""
         ...
 
     def score(
@@ -110,6 +119,11 @@ class Scorer:
     def grid(self) -> Geometry:
         """The template grid that the detector works on."""
         return self.detector.grid
+
+    @property
+    def uses_covariates(self) -> bool:
+        """Whether the result of a scan depends on the covariates of its subject."""
+        return self.detector.is_conditional or (self.reference is not None and self.reference.normative is not None)
 
     def score(
         self, voxels: FloatArray, mask: MaskArray, covariates: FloatArray = UNKNOWN_COVARIATES
@@ -148,7 +162,7 @@ class Scorer:
 
     def postprocess(self, raw: RawEvidence, voxels: FloatArray, mask: MaskArray) -> ScoredVolume:
         """Compute maps and scan scores from the raw evidence of a volume: the rest of :meth:`score`."""
-        signed = self._signed(self._smoothed(raw, mask), mask)
+        signed = self._signed(self._smoothed(raw, mask), mask, raw.covariates)
         evidence, inside = unsigned_evidence(signed, mask, self.grid, self.settings)
         scores = scan_scores(evidence, inside, raw.terms, self.settings.top_fraction)
         if self.reference is not None:
@@ -161,6 +175,7 @@ class Scorer:
             scores=scores,
             similarity=self.similarity(voxels, mask) if raw.similarity is None else raw.similarity,
             acquisition_shift=self.acquisition_shift(voxels, mask),
+            compared_with=self.compared_with(raw.covariates),
         )
         return self._with_neighbours(scored, raw.embedding)
 
@@ -173,6 +188,12 @@ class Scorer:
         if self.reference is None or not self.settings.acquisition_alpha:
             return None
         return self.reference.acquisition.compare(acquisition_features(voxels, mask))
+
+    def compared_with(self, covariates: FloatArray) -> HealthyGroup | None:
+        """Return the healthy subjects that a subject is compared with; None where all have the same reference."""
+        if self.reference is None or self.reference.normative is None:
+            return None
+        return self.reference.normative.group(covariates)
 
     def learn_reference(self, healthy: VolumeSource, held_out: VolumeSource | None = None) -> Scorer:
         """Return this scorer with the statistics of healthy scans: of their voxels and of their scores.
@@ -188,10 +209,11 @@ class Scorer:
 
     def learn_from(self, healthy: Iterable[Inference], held_out: Iterable[Inference] = ()) -> Scorer:
         """Return what :meth:`learn_reference` returns, from raw evidence that was computed already."""
-        smoothed = ((self._smoothed(raw, mask), voxels, mask) for raw, voxels, mask in healthy)
+        smoothed = ((self._smoothed(raw, mask), voxels, mask, raw.covariates) for raw, voxels, mask in healthy)
         reference = fit_reference(smoothed, self.detector.grid, self.settings)
         scorer = replace(self, reference=reference)
-        scores = [scorer.postprocess(raw, voxels, mask).scores for raw, voxels, mask in held_out]
+        scored = [(raw.covariates, scorer.postprocess(raw, voxels, mask).scores) for raw, voxels, mask in held_out]
+        reference, scores = _with_sd_growth(reference, scored)
         return replace(self, reference=_with_scores(reference, scores) if scores else reference)
 
     def learn_index(self, healthy: VolumeSource, intensity_max: float) -> Scorer:
@@ -248,12 +270,12 @@ class Scorer:
             for name in self.settings.maps
         }
 
-    def _signed(self, maps: dict[str, FloatArray], mask: MaskArray) -> FloatArray:
+    def _signed(self, maps: dict[str, FloatArray], mask: MaskArray, covariates: FloatArray) -> FloatArray:
         weights = self.settings.maps
         if self.settings.standardise == "none" or self.reference is None:
             total = sum(weights.values())
             return np.asarray(sum(w / total * maps[name] for name, w in weights.items()), dtype=np.float32)
-        return standardised(maps, mask, self.reference, weights)
+        return standardised(maps, mask, self.reference, weights, covariates)
 
     def _refuse_unlike_training_data(self, found: float) -> None:
         if found < self.settings.min_similarity:
@@ -273,6 +295,26 @@ def unsigned_evidence(
     bright = settings.bright_weight * np.maximum(signed, 0)
     inside = eroded(mask, settings.erode_mm, grid.spacing)
     return np.where(inside, np.maximum(dark, bright), np.float32(0)).astype(np.float32), inside
+
+
+def _with_sd_growth(
+    reference: HealthyReference, scored: Sequence[tuple[FloatArray, dict[str, float]]]
+) -> tuple[HealthyReference, list[dict[str, float]]]:
+    """Fit how the SD grows with age to held-out scans; return the reference and the scores that it gives them.
+
+    Parameters
+    ----------
+    scored
+        Covariates and scores of each scan, without that growth.
+    """
+    scores = [scores for _, scores in scored]
+    if reference.normative is None:
+        return reference, scores
+    growth = fit_sd_growth([float(c[0]) for c, _ in scored], [s[TOP_EVIDENCE] for s in scores])
+    normative = replace(reference.normative, sd_growth=growth)
+    factors = [normative.sd_factor(covariates) for covariates, _ in scored]
+    adjusted = [divide_evidence(s, factor) for s, factor in zip(scores, factors, strict=True)]
+    return replace(reference, normative=normative), adjusted
 
 
 def _with_scores(reference: HealthyReference, scores: Sequence[dict[str, float]]) -> HealthyReference:
