@@ -18,8 +18,8 @@ from anomaly.runs.reader import SCORE_AGAIN
 
 COLUMNS = (
     "scan_id", "subject", "session", "modality", "age", "sex", "source", "content_hash", "status", "reason_code",
-    "reason", "remedy", "score", "p_value", "percentile", "flagged", "n_regions", "flagged_ml", "warnings", "model_id",
-    "calibration_id", "map_path", "mask_path",
+    "reason", "remedy", "score", "p_value", "percentile", "flagged", "n_regions", "flagged_ml", "warnings",
+    "model_id", "calibration_id", "map_path", "mask_path",
 )  # fmt: skip
 NOT_SCORED_COLUMNS = (
     "scan_id", "subject", "modality", "source", "status", "reason_code", "reason", "remedy", "warnings",
@@ -73,7 +73,7 @@ def read_score_table(folder: Path) -> pd.DataFrame:
     for column in NUMBER_COLUMNS:
         values = table[column] if column in table else pd.Series(np.nan, table.index)
         table[column] = pd.to_numeric(values, errors="coerce").astype("float64")
-    return table
+    return table if "sex" in table else table.assign(sex="")  # earlier versions did not write it
 
 
 def _row(result: ScanScore) -> dict[str, Any]:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from anomaly.core.results import HealthyGroup
 from anomaly.inference.scan_warnings import SIMILARITY_MARGIN, model_warnings
 from anomaly.scoring.acquisition_shift import AcquisitionShift
 from anomaly.scoring.scorer import ScoredVolume
@@ -32,3 +35,23 @@ def test_a_scan_of_another_scanner_has_a_warning_with_the_feature_that_differs()
     (warning,) = model_warnings(scored(0.9, AcquisitionShift(1e-6, "coarse texture", 7.2)), SETTINGS)
     assert "coarse texture, +7.2 SD" in warning
     assert "target false-positive rate does not hold" in warning
+
+
+def warnings_of_age(group: HealthyGroup) -> list[str]:
+    return list(model_warnings(replace(scored(0.9), compared_with=group), SETTINGS))
+
+
+def test_a_subject_older_than_the_reference_has_a_warning_with_both_ages() -> None:
+    (warning,) = warnings_of_age(HealthyGroup(83, 78, "male", (20, 78)))
+    assert warning.startswith("the subject is 83 years old; the reference holds healthy subjects of 20 to 78 years")
+    assert "compared with those of 78 years" in warning
+
+
+def test_a_subject_of_unknown_age_has_a_warning() -> None:
+    (warning,) = warnings_of_age(HealthyGroup(None, None, "", (20, 78)))
+    assert "age of the subject is unknown" in warning
+    assert "healthy subjects of all ages (20 to 78 years)" in warning
+
+
+def test_a_subject_of_an_age_within_the_reference_has_no_warning() -> None:
+    assert warnings_of_age(HealthyGroup(78, 78, "", (20, 78))) == []
