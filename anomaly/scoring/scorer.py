@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from anomaly.core.covariates import UNKNOWN_COVARIATES
+from anomaly.core.covariates import OLDEST_REPORTED_AGE, UNKNOWN_COVARIATES
 from anomaly.core.errors import ConfigError, ScanRefusedError, unknown_name
 from anomaly.core.image_views import VolumeSource
 from anomaly.core.results import HealthyGroup, Neighbour
@@ -230,7 +230,11 @@ class Scorer:
         if settings.retrieval == 0 or not isinstance(self.detector, Embedder):
             return self
         scans = [
-            (self._embedding(voxels, mask), covariates[0], middle_slices(voxels, intensity_max))
+            (
+                self._embedding(voxels, mask),
+                min(covariates[0], OLDEST_REPORTED_AGE),
+                middle_slices(voxels, intensity_max),
+            )
             for voxels, mask, covariates in _scans(healthy)
         ]
         codes, ages, slices = zip(*scans, strict=True)

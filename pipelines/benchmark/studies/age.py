@@ -25,7 +25,7 @@ from anomaly.cohort.table import accepted, read_records
 from anomaly.cohort.volumes import CohortVolumes
 from anomaly.core.errors import CohortError
 from anomaly.core.volume import FloatArray, MaskArray
-from anomaly.evaluation.bootstrap import paired_difference
+from anomaly.evaluation.bootstrap import Estimate, bootstrap, paired_difference
 from anomaly.evaluation.detection import METRICS
 from anomaly.evaluation.subgroups import AGE_BANDS, subgroups
 from anomaly.evaluation.tables import cell, markdown
@@ -78,7 +78,17 @@ class HealthyScores:
 
 @dataclass(frozen=True, eq=False)
 class LesionScores:
-    """Voxel APs and scan scores of planted lesions, and the scores of the same scans without them, by reference."""
+    """Voxel APs and scan scores of planted lesions, and the scores of the same scans without them, by reference.
+
+    Parameters
+    ----------
+    aps, scores
+        ``(k · n,)``: k lesions in each of n scans, one round of the scans after another.
+    healthy
+        ``(n,)``.
+    subjects
+        ``(k · n,)``.
+    """
 
     aps: Mapping[str, Floats]
     scores: Mapping[str, Floats]
@@ -87,9 +97,24 @@ class LesionScores:
 
     def auroc(self, reference: str) -> float:
         """Return the AUROC of scans with a lesion against the same scans without it."""
-        without, having = self.healthy[reference], self.scores[reference]
-        is_abnormal = np.repeat([False, True], [len(without), len(having)])
-        return METRICS["auroc"](is_abnormal, np.concatenate([without, having]))
+        return METRICS["auroc"](self._is_abnormal, self._all_scores(reference))
+
+    def auroc_minus_all_ages(self, reference: str) -> Estimate:
+        """Return the difference of the AUROC from that of the reference of all ages."""
+        is_abnormal, given, before = self._is_abnormal, self._all_scores(reference), self._all_scores(ALL_AGES)
+        return bootstrap(
+            lambda rows: (
+                METRICS["auroc"](is_abnormal[rows], given[rows]) - METRICS["auroc"](is_abnormal[rows], before[rows])
+            ),
+            [*self.subjects[: len(self.healthy[reference])], *self.subjects],
+        )
+
+    @property
+    def _is_abnormal(self) -> npt.NDArray[np.bool_]:
+        return np.repeat([False, True], [len(self.healthy[ALL_AGES]), len(self.scores[ALL_AGES])])
+
+    def _all_scores(self, reference: str) -> Floats:
+        return np.concatenate([self.healthy[reference], self.scores[reference]])
 
 
 def age_table(models: Mapping[str, Path], cohort: Path, shapes: Path, other_scanner: Path | None) -> pd.DataFrame:
@@ -116,10 +141,12 @@ def model_rows(model: BenchmarkModel, shapes: Path, other_scanner: Path | None) 
     scorers = with_references(model)
     records = accepted(read_records(model.training_scans.folder))
     held_out = model.training_scans.select([r for r in records if r.split in HELD_OUT_SPLITS])
-    test = model.training_scans.select([r for r in records if r.split == "test"])
+    is_test = np.array([record.split == "test" for record in held_out.records])
+    test = held_out.select([record for record in held_out.records if record.split == "test"])
     healthy = score_healthy(scorers, held_out)
     others = None if other_scanner is None else score_healthy(scorers, CohortVolumes(other_scanner))
-    lesions = score_lesions(scorers, test, shapes)
+    without = {name: scores[is_test] for name, scores in healthy.scores.items()}
+    lesions = score_lesions(scorers, test, shapes, without)
     return [_row(reference, healthy, others, lesions) for reference in scorers]
 
 
@@ -152,8 +179,10 @@ def score_healthy(scorers: Mapping[str, Scorer], scans: CohortVolumes) -> Health
     return HealthyScores(np.array([float(known[0]) for known in covariates]), _by_reference(found))
 
 
-def score_lesions(scorers: Mapping[str, Scorer], test: CohortVolumes, shapes: Path) -> LesionScores:
-    """Score lesions of each kind planted in test scans, and the same scans without them."""
+def score_lesions(
+    scorers: Mapping[str, Scorer], test: CohortVolumes, shapes: Path, healthy: Mapping[str, Floats]
+) -> LesionScores:
+    """Score lesions of each kind planted in test scans; ``healthy`` are the scores of these scans without them."""
     aps, scores = [], []
     for scan in _planted(test, shapes):
         scored = _score(scorers, scan.voxels, scan.mask, scan.covariates)
@@ -162,7 +191,7 @@ def score_lesions(scorers: Mapping[str, Scorer], test: CohortVolumes, shapes: Pa
     return LesionScores(
         aps=_by_reference(aps),
         scores=_by_reference(scores),
-        healthy=score_healthy(scorers, test).scores,
+        healthy=healthy,
         subjects=[record.subject for record in test.records] * len(LESION_KINDS),
     )
 
@@ -199,8 +228,9 @@ def _row(
         **({} if others is None else {"other scanner": f"{others.correlation(reference):.2f}"}),
         **{f"flagged at {alpha:g}, by age": healthy.flagged_by_band(reference, alpha) for alpha in ALPHAS},
         "voxel AP": f"{aps.mean():.3f}",
-        "minus all ages": cell(paired_difference(aps, before, lesions.subjects), 3),
+        "AP minus all ages": cell(paired_difference(aps, before, lesions.subjects), 3),
         "scan AUROC": f"{lesions.auroc(reference):.3f}",
+        "AUROC minus all ages": cell(lesions.auroc_minus_all_ages(reference), 3),
     }
 
 
