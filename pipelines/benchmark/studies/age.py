@@ -69,11 +69,19 @@ class HealthyScores:
         return float(stats.spearmanr(self.ages[known], self.scores[reference][known]).statistic)
 
     def flagged_by_band(self, reference: str, alpha: float) -> str:
-        """Return the flagged scans of each age band; each scan is compared with all others."""
+        """Return the flagged scans of each age band."""
+        return ", ".join(f"{(p <= alpha).sum()} of {len(p)}" for p in self._p_values_by_band(reference))
+
+    def mean_p_by_band(self, reference: str) -> str:
+        """Return the mean p-value of each age band; 0.5 is expected in each."""
+        return ", ".join(f"{p.mean():.2f}" for p in self._p_values_by_band(reference))
+
+    def _p_values_by_band(self, reference: str) -> list[Floats]:
+        """Return the p-values of the scans of each age band; each scan is compared with all others."""
         scores = self.scores[reference]
-        p = np.array([p_values(score, np.delete(scores, n)) for n, score in enumerate(scores)])
+        p = np.array([float(p_values(score, np.delete(scores, n))) for n, score in enumerate(scores)])
         inside = subgroups(self.ages, [""] * len(scores))
-        return ", ".join(f"{(p[inside[band]] <= alpha).sum()} of {inside[band].sum()}" for band in AGE_BANDS)
+        return [p[inside[band]] for band in AGE_BANDS]
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,6 +234,7 @@ def _row(
         "healthy reference": reference,
         "correlation of score and age": f"{healthy.correlation(reference):.2f}",
         **({} if others is None else {"other scanner": f"{others.correlation(reference):.2f}"}),
+        "mean p-value, by age": healthy.mean_p_by_band(reference),
         **{f"flagged at {alpha:g}, by age": healthy.flagged_by_band(reference, alpha) for alpha in ALPHAS},
         "voxel AP": f"{aps.mean():.3f}",
         "AP minus all ages": cell(paired_difference(aps, before, lesions.subjects), 3),

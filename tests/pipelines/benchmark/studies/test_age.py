@@ -21,9 +21,11 @@ def test_the_correlation_is_of_ranks_and_leaves_out_unknown_ages() -> None:
 
 
 def test_each_healthy_scan_is_compared_with_the_others_and_counted_in_its_age_band() -> None:
-    ages = np.array([30.0] * 8 + [50.0] * 8 + [70.0] * 4)
-    scores = np.arange(20.0)
-    assert HealthyScores(ages, {NAME: scores}).flagged_by_band(NAME, 0.1) == "0 of 8, 0 of 8, 2 of 4"
+    ages = np.array([30.0] * 7 + [50.0] * 5 + [70.0] * 7)
+    scores = np.arange(19.0)
+    healthy = HealthyScores(ages, {NAME: scores})
+    assert healthy.flagged_by_band(NAME, 0.1) == "0 of 7, 0 of 5, 1 of 7"
+    assert healthy.mean_p_by_band(NAME) == "0.84, 0.53, 0.21"
 
 
 def test_the_auroc_compares_scans_with_a_lesion_with_the_same_scans_without() -> None:
