@@ -167,14 +167,16 @@ def with_references(model: BenchmarkModel) -> dict[str, Scorer]:
         Too few training scans are of known age.
     """
     settings = model.scorer.settings.model_copy(update={"standardise": "normative"})
-    grown = replace(model.scorer, settings=settings).learn_reference(model.training_scans, model.held_out)
+    grown = model.scorer
+    if grown.reference is None or grown.reference.normative is None:
+        grown = replace(grown, settings=settings).learn_reference(model.training_scans, model.held_out)
     if grown.reference is None or grown.reference.normative is None:
         raise CohortError(
             f"{model.training_scans.folder}: too few training scans of known age for a reference by age"
         )
     steady = replace(grown.reference, normative=replace(grown.reference.normative, sd_growth=0.0))
     return {
-        ALL_AGES: model.scorer,
+        ALL_AGES: replace(grown, reference=replace(grown.reference, normative=None)),
         "of that age and sex": replace(grown, reference=steady),
         "and SD growing with age": grown,
     }
