@@ -122,7 +122,7 @@ class NormativeModel:
         """Return what is saved, by name."""
         coefficients = {f"{PREFIX}mean.{name}": values for name, values in self.coefficients.items()}
         ratios = {f"{PREFIX}sd.{name}": values for name, values in self.sd_ratio.items()}
-        age = np.array([*self.age_range, self.mean_age, self.sd_growth], dtype=np.float32)
+        age = np.array([*self.age_range, self.mean_age, self.sd_growth])
         return {**coefficients, **ratios, f"{PREFIX}age": age}
 
     @classmethod

@@ -161,7 +161,7 @@ def test_a_saved_model_is_the_same() -> None:
     np.testing.assert_array_equal(found.coefficients["residual"], model.coefficients["residual"])
     np.testing.assert_array_equal(found.sd_ratio["residual"], model.sd_ratio["residual"])
     assert (found.age_range, found.sd_growth) == (model.age_range, model.sd_growth)
-    assert found.mean_age == pytest.approx(50)
+    assert found.mean_age == model.mean_age == pytest.approx(50)
     assert NormativeModel.from_arrays({"appearance": np.ones(SHAPE)}) is None
 
 
