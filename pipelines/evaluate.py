@@ -36,6 +36,7 @@ from anomaly.evaluation.figures import (
     save,
 )
 from anomaly.evaluation.run_metrics import Evaluation, EvaluationSettings, compute_metrics, healthy_values
+from anomaly.evaluation.subgroups import SubgroupFPR
 from anomaly.evaluation.tables import as_json, markdown, number_table, text_table
 from pipelines.common import audit
 
@@ -128,6 +129,7 @@ def _metrics(found: Evaluation) -> dict[str, Any]:
                 {**asdict(c), "within_target": c.within_target, "inside_plain_band": c.inside_plain_band}
                 for c in found.fpr_checks
             ],
+            "subgroup_fprs": [asdict(subgroup) for subgroup in found.subgroup_fprs],
             "localisation": {metric: asdict(e) for metric, e in found.localisation.items()},
             "lesion_recall": {size: {"found": k, "all": n} for size, (k, n) in found.recall.items()},
             "oracle_threshold": found.oracle_threshold,
@@ -179,6 +181,8 @@ def _markdown(found: Evaluation) -> str:
     ]
     if found.fpr_checks:
         parts.append("## False-positive rate on healthy scans\n\n" + markdown(_fpr_table(found.fpr_checks)))
+    if found.subgroup_fprs:
+        parts.append("### By age and sex\n\n" + markdown(_subgroup_table(found.subgroup_fprs)))
     if found.drift:
         parts.append(found.drift.message + "\n")
     if found.localisation:
@@ -204,6 +208,22 @@ def _fpr_table(fpr_checks: Sequence[FPRCheck]) -> pd.DataFrame:
                 f"{check.plain_band.low:g} to {check.plain_band.high:g}" for check in fpr_checks
             ],
             "target": ["within" if check.within_target else "exceeded" for check in fpr_checks],
+        }
+    )
+
+
+def _subgroup_table(subgroups: Sequence[SubgroupFPR]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "healthy subjects": [found.group for found in subgroups],
+            "target FPR": [f"{found.alpha:g}" for found in subgroups],
+            "flagged": [f"{found.n_flagged} of {found.n_test}" for found in subgroups],
+            "observed FPR (95 % Clopper-Pearson)": [
+                f"too few scans ({found.interval.low:.3f} to {found.interval.high:.3f})"
+                if found.too_few
+                else f"{found.rate:.3f} ({found.interval.low:.3f} to {found.interval.high:.3f})"
+                for found in subgroups
+            ],
         }
     )
 

@@ -214,6 +214,7 @@ class RunScoringJob(ScoringJob):
             neighbours=result.neighbours,
             warnings=result.warnings,
             numbers=result.numbers,
+            compared_with=result.compared_with,
             outputs=outputs,
         )
 

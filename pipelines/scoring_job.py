@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from anomaly.cohort.table import ScanRecord
+from anomaly.core.covariates import reported_age
 from anomaly.core.errors import OutputError, ScanRefusedError
 from anomaly.core.progress import Progress
 from anomaly.core.results import ScanScore, ScanStatus
@@ -50,6 +51,8 @@ class ScoringJob(ABC):
             subject=record.subject,
             session=record.session,
             modality=record.modality,
+            age=reported_age(record.age),
+            sex=record.sex,
             source=record.source,
             content_hash=record.content_hash,
             reason_code=record.reason_code,
@@ -106,6 +109,7 @@ class ScoringJob(ABC):
             self.model.model_id,
             calibration_id,
             record.warnings,
+            record.covariates.tolist() if self.model.bundle.scorer.uses_covariates else (),
         )
 
     def save(self, score: ScanScore, record: ScanRecord, **costs: float) -> ScanScore:

@@ -17,6 +17,7 @@ from anomaly.cohort.planted_lesions import PlantedScan, planted_scans
 from anomaly.cohort.splits import split_by_subject
 from anomaly.cohort.table import ScanRecord
 from anomaly.cohort.volumes import CohortVolumes
+from anomaly.core.covariates import OLDEST_REPORTED_AGE, reported_age
 from anomaly.core.errors import BundleError, CohortError
 from anomaly.core.image_views import VolumeSource
 from anomaly.core.progress import Progress, no_progress
@@ -97,7 +98,7 @@ def train(
     display = _display(scorer)
     scorer = scorer.learn_index(volumes, display["intensity_max"])
     facts = _facts(experiment, training, validation, report, run)
-    facts |= {"display": display, "retrieval": _retrieval(scorer, held_out)}
+    facts |= {"display": display, "retrieval": _retrieval(scorer, held_out), "normative": _normative(scorer)}
     seen = [(record.subject, record.content_hash) for record in records]
     audit(output, "train", event="started")
     model_id = save_bundle(
@@ -190,7 +191,7 @@ def _facts(
             "n_train_subjects": len({r.subject for r in training}),
             "n_validation": len(validation),
             "n_validation_subjects": len({r.subject for r in validation}),
-            **_age_facts([r.age for r in (*training, *validation) if r.age is not None]),
+            **_age_facts([min(r.age, OLDEST_REPORTED_AGE) for r in (*training, *validation) if r.age is not None]),
         },
         "training": {
             "steps": report.steps,
@@ -225,6 +226,15 @@ def _retrieval(scorer: Scorer, held_out: VolumeSource) -> dict[str, Any] | None:
         return None
     nearest = sorted(round(similarity, 4) for similarity in scorer.nearest_similarities(held_out))
     return {"by": scorer.index.metric, "n_scans": len(scorer.index), "held_out_nearest": nearest}
+
+
+def _normative(scorer: Scorer) -> dict[str, Any] | None:
+    """Return the ages for which the healthy reference is known; None if it is the same at all ages."""
+    if scorer.reference is None or scorer.reference.normative is None:
+        return None
+    model = scorer.reference.normative
+    youngest, oldest = (reported_age(age) for age in model.age_range)
+    return {"age_min": youngest, "age_max": oldest, "sd_growth_per_decade": model.sd_growth}
 
 
 def _age_facts(ages: Sequence[float]) -> dict[str, float | None]:

@@ -47,12 +47,30 @@ def model_card(config: ExperimentConfig, model_id: str, facts: Mapping[str, Any]
         f"scan than {scoring.min_similarity:g} is refused; one whose intensities and texture are less probable "
         f"than {scoring.acquisition_alpha:g} among the training scans gets a warning of another "
         "scanner or protocol.",
+        *_normative_note(scoring.standardise, facts.get("normative")),
         "",
         *LIMITS,
         *(f"- {limit}" for limit in facts.get("limits", ())),
         *_source_and_licence(facts.get("shipped")),
     ]
     return "\n".join(lines)
+
+
+def _normative_note(standardise: str, normative: Mapping[str, Any] | None) -> list[str]:
+    """Return with which healthy subjects a scan is compared, if that may depend on age and sex."""
+    if standardise != "normative":
+        return []
+    if normative is None:
+        return [
+            "",
+            "Too few training scans are of known age, so scans are compared with healthy subjects of all ages.",
+        ]
+    return [
+        "",
+        "A scan is compared with healthy subjects of the age and sex of its subject, "
+        f"{normative['age_min']:.0f} to {normative['age_max']:.0f} years; other ages count as the nearest of these "
+        "and get a warning. A subject of unknown age is compared with healthy subjects of all ages.",
+    ]
 
 
 def _device_note(devices: int) -> str:

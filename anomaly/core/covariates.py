@@ -58,5 +58,24 @@ def covariates(age: float | None = None, sex: str = "") -> FloatArray:
     return np.array([years, _SEX_CODES.get(sex.strip().lower(), math.nan)], dtype=np.float32)
 
 
+OLDEST_REPORTED_AGE = 90.0
+"""Older subjects count as this old in results: HIPAA counts an age over 89 among what identifies a person.
+
+See 45 CFR 164.514(b)(2)(i)(C): such ages may be joined in one category "90 or older".
+"""
+
+
+def reported_age(age: float | None) -> float | None:
+    """Return an age as results name it: whole years, 90 for 90 and older; None where unknown."""
+    if age is None or math.isnan(age):
+        return None
+    return float(math.floor(min(age, OLDEST_REPORTED_AGE)))
+
+
+def years_text(age: float) -> str:
+    """Return a reported age as text, e.g. ``"78 years"``."""
+    return f"{age:.0f} years or older" if age >= OLDEST_REPORTED_AGE else f"{age:.0f} years"
+
+
 UNKNOWN_COVARIATES = covariates()
 """The covariates of a subject of unknown age and sex."""

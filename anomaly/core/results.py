@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any, Self
 
 from anomaly.core.aliases import current_scan_score
+from anomaly.core.covariates import years_text
 
 
 class ScanStatus(StrEnum):
@@ -77,13 +78,58 @@ class Neighbour:
 
 
 @dataclass(frozen=True)
+class HealthyGroup:
+    """The healthy subjects that a scan was compared with, where the healthy reference depends on age and sex.
+
+    Ages are whole years, see :func:`anomaly.core.covariates.reported_age`.
+
+    Parameters
+    ----------
+    subject_age
+        Of the subject of the scan; None where unknown.
+    age
+        Of the healthy subjects: that of the subject, within ``age_range``. None = of all ages.
+    sex
+        ``"male"``, ``"female"``, or ``""`` for both.
+    age_range
+        Youngest and oldest subject of the healthy reference.
+    """
+
+    subject_age: float | None
+    age: float | None
+    sex: str
+    age_range: tuple[float, float]
+
+    @property
+    def ages_text(self) -> str:
+        """The range of ages of the reference, e.g. ``"20 to 78 years"``."""
+        youngest, oldest = self.age_range
+        return f"{youngest:.0f} to {years_text(oldest)}"
+
+    @property
+    def years_outside(self) -> float:
+        """By how many years the subject is younger or older than all subjects of the reference."""
+        if self.subject_age is None or self.age is None:
+            return 0.0
+        return abs(self.subject_age - self.age)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Restore a group from the output of ``dataclasses.asdict``."""
+        youngest, oldest = (float(value) for value in values["age_range"])
+        return cls(**{**values, "age_range": (youngest, oldest)})
+
+
+@dataclass(frozen=True)
 class ScanScore:
     """The result for one scan; one row of ``scores.parquet``.
 
     ``scores`` holds all scan scores by name, higher = more anomalous; ``p_values`` and ``percentiles`` have the
     same names if the model is calibrated. ``score`` is the declared score, which is compared with the threshold.
     ``neighbours`` are the most similar healthy training scans, the most similar first. ``outputs`` are the files
-    written for the scan: name → path relative to the run folder.
+    written for the scan: name → path relative to the run folder. ``age`` is in whole years, 90 for 90 and older,
+    None where unknown; ``sex`` is ``"F"``, ``"M"``, ``"O"`` or ``""``. ``compared_with`` is None for a model whose
+    healthy reference does not depend on age and sex.
     """
 
     scan_id: str
@@ -91,6 +137,8 @@ class ScanScore:
     subject: str = ""
     session: str = ""
     modality: str = ""
+    age: float | None = None
+    sex: str = ""
     source: str = ""
     content_hash: str = ""
     reason_code: str = ""
@@ -107,6 +155,7 @@ class ScanScore:
     neighbours: tuple[Neighbour, ...] = ()
     warnings: tuple[str, ...] = ()
     numbers: dict[str, float] = field(default_factory=dict)
+    compared_with: HealthyGroup | None = None
     model_id: str = ""
     calibration_id: str = ""
     outputs: dict[str, str] = field(default_factory=dict)
@@ -131,4 +180,6 @@ class ScanScore:
         known_values["regions"] = tuple(Region.from_json(region) for region in values.get("regions", ()))
         known_values["neighbours"] = tuple(Neighbour(**neighbour) for neighbour in values.get("neighbours", ()))
         known_values["warnings"] = tuple(values.get("warnings", ()))
+        if values.get("compared_with"):
+            known_values["compared_with"] = HealthyGroup.from_json(values["compared_with"])
         return cls(**known_values)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from anomaly.core.results import Neighbour, Region
+from anomaly.core.results import HealthyGroup, Neighbour, Region
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
 
 GreyImages = npt.NDArray[np.uint8]
@@ -108,6 +108,9 @@ class ScanResult:
     numbers
         Quality numbers of the scan and of its preparation, its ``similarity`` to the mean healthy scan and the
         ``acquisition_p`` of its scanner and protocol.
+    compared_with
+        The healthy subjects it was compared with; None for a model whose healthy reference does not depend on age
+        and sex.
     model_id, calibration_id
         The exact model and calibration; ``""`` for no calibration.
     threshold, alpha
@@ -130,6 +133,7 @@ class ScanResult:
     warnings: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
     numbers: dict[str, float] = field(default_factory=dict)
+    compared_with: HealthyGroup | None = None
     model_id: str = ""
     calibration_id: str = ""
     threshold: float | None = None

@@ -8,19 +8,21 @@
 
 A row refers to one scan by ``scan_id``, or to all scans of a subject by ``subject``. ``label`` is 0 or 1, or
 healthy or lesion. ``mask`` is optional: a path relative to the table, of an image on the grid of the scan.
+``age`` and ``sex`` are optional, too; they are used where the run does not know them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
+from anomaly.core.covariates import reported_age
 from anomaly.core.errors import InputError, unknown_name
 from anomaly.core.tsv import plain_text
-from anomaly.io.vocabulary import HEALTHY_WORDS, is_missing
+from anomaly.io.vocabulary import HEALTHY_WORDS, is_missing, parse_age, parse_sex
 
 HEALTHY = ("0", "false", *HEALTHY_WORDS)
 LESION = ("1", "lesion", "pathology", "patient", "true")
@@ -37,10 +39,14 @@ class Truth:
         Whether it has a lesion.
     mask
         Path of its lesion mask; None without one.
+    age, sex
+        Of the subject: years, None where unknown; ``"F"``, ``"M"``, or ``""`` where unknown.
     """
 
     is_abnormal: bool
     mask: Path | None = None
+    age: float | None = field(default=None, compare=False)  # visits of a subject differ in age
+    sex: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,7 @@ def read_labels(path: Path, masks_dir: Path | None = None) -> Labels:
     if key is None or "label" not in table.columns:
         raise InputError(
             f"{path}: found columns {', '.join(map(str, table.columns)) or 'none'}; expected scan_id (or subject), "
-            "label, and optionally mask"
+            "label, and optionally mask, age and sex"
         )
     truths: dict[str, Truth] = {}
     for line, row in enumerate(table.to_dict("records"), start=2):
@@ -101,7 +107,8 @@ class MatchedScans:
     Parameters
     ----------
     table
-        Their rows of the score table, with ``is_abnormal`` and ``subject`` (the scan id if the subject is unknown).
+        Their rows of the score table, with ``is_abnormal`` and ``subject`` (the scan id if the subject is unknown),
+        and with ``age`` and ``sex`` of the labels where the score table does not know them.
     truths
         Scan id → ground truth.
     unlabelled, unscored
@@ -120,7 +127,7 @@ def match(scores: pd.DataFrame, labels: Labels) -> MatchedScans:
     Parameters
     ----------
     scores
-        ``scan_id``, ``subject`` and ``score`` (nan where a scan was refused or failed).
+        ``scan_id``, ``subject``, ``age``, ``sex`` and ``score`` (nan where a scan was refused or failed).
 
     Raises
     ------
@@ -138,9 +145,12 @@ def match(scores: pd.DataFrame, labels: Labels) -> MatchedScans:
     scan_ids = table["scan_id"].astype(str)
     truths = {scan: labels.truths[name] for scan, name in zip(scan_ids, names[known], strict=True)}
     subjects = table["subject"].fillna("").astype(str)
+    sexes = table["sex"].fillna("").astype(str)
     table = table.assign(
         is_abnormal=[truths[scan].is_abnormal for scan in scan_ids],
         subject=subjects.where(subjects != "", scan_ids),
+        age=table["age"].fillna(pd.Series([truths[scan].age for scan in scan_ids], dtype="float64")),
+        sex=sexes.where(sexes != "", [truths[scan].sex for scan in scan_ids]),
     )
     scored = set(names[known][scores.loc[known, "score"].notna()])
     return MatchedScans(
@@ -172,12 +182,15 @@ def _truth(path: Path, line: int, row: dict[object, object], name: str, masks_di
     if label not in (*HEALTHY, *LESION):
         raise InputError(f"{path}, line {line}: {unknown_name('label', label, [*HEALTHY, *LESION])}")
     is_abnormal = label in LESION
+    age, sex = reported_age(parse_age(str(row.get("age", "")))), parse_sex(str(row.get("sex", "")))
+    return Truth(is_abnormal, _mask(path, row, name, masks_dir) if is_abnormal else None, age, sex)
+
+
+def _mask(path: Path, row: dict[object, object], name: str, masks_dir: Path | None) -> Path | None:
     mask = plain_text(str(row.get("mask", "")).strip())
-    if not is_abnormal:
-        return Truth(is_abnormal=False)
     if not is_missing(mask):
-        return Truth(is_abnormal, (masks_dir or path.parent) / mask)
-    return Truth(is_abnormal, _by_name(masks_dir, name) if masks_dir else None)
+        return (masks_dir or path.parent) / mask
+    return _by_name(masks_dir, name) if masks_dir else None
 
 
 def _by_name(folder: Path, name: str) -> Path | None:

@@ -20,6 +20,7 @@ from anomaly.evaluation.detection import METRICS
 from anomaly.evaluation.labels import MatchedScans, Truth, match, read_labels
 from anomaly.evaluation.localisation import ScanLocalisation, oracle_threshold, recall_by_size
 from anomaly.evaluation.masks import localise_files
+from anomaly.evaluation.subgroups import SubgroupFPR, subgroup_fprs
 from anomaly.runs.reader import read_run_json
 from anomaly.runs.score_tables import read_score_table
 
@@ -28,6 +29,8 @@ PER_SCAN_COLUMNS = (
     "subject",
     "session",
     "modality",
+    "age",
+    "sex",
     "status",
     "is_abnormal",
     "score",
@@ -71,6 +74,8 @@ class Evaluation:
         Score name → metric → estimate; the declared score first.
     fpr_checks
         Observed false-positive rate at each target alpha; empty without a calibration.
+    subgroup_fprs
+        The same by age band and by sex; empty if no age and no sex is known.
     localisation
         Metric → estimate over subjects.
     recall
@@ -89,6 +94,7 @@ class Evaluation:
     per_scan: pd.DataFrame
     detection: dict[str, dict[str, Estimate]]
     fpr_checks: tuple[FPRCheck, ...]
+    subgroup_fprs: tuple[SubgroupFPR, ...]
     localisation: dict[str, Estimate]
     recall: dict[str, tuple[int, int]]
     oracle_threshold: float
@@ -117,11 +123,13 @@ def compute_metrics(
     has_flagged_masks = (run.get("calibration") or {}).get("voxel_threshold") is not None
     localised, problems = _localise_all(run_dir, matched, has_flagged_masks, progress)
     table, threshold = _with_localisation(matched.table, localised)
+    checks = _fpr_checks(table, run, chosen.alphas)
     return Evaluation(
         run=run,
         per_scan=table,
         detection=_detection(table, str(run.get("score_name", "score")), chosen),
-        fpr_checks=_fpr_checks(table, run, chosen.alphas),
+        fpr_checks=checks,
+        subgroup_fprs=_subgroup_fprs(table, [check.alpha for check in checks]),
         localisation=_localisation(table, chosen, has_flagged_masks),
         recall=recall_by_size([lesion for found in localised.values() for lesion in found.lesions])
         if has_flagged_masks
@@ -239,6 +247,14 @@ def _fpr_checks(table: pd.DataFrame, run: Mapping[str, Any], alphas: Sequence[fl
         except AlphaTooSmallError:
             continue
     return tuple(checks)
+
+
+def _subgroup_fprs(table: pd.DataFrame, alphas: Sequence[float]) -> tuple[SubgroupFPR, ...]:
+    healthy = table.loc[healthy_values(table, "p_value").index]
+    sexes = healthy["sex"].fillna("").astype(str).tolist()
+    return tuple(
+        found for alpha in alphas for found in subgroup_fprs(healthy["p_value"], healthy["age"], sexes, alpha)
+    )
 
 
 def _drift(table: pd.DataFrame, run: Mapping[str, Any]) -> DriftStatement | None:

@@ -147,6 +147,7 @@ class Model:
             warnings=(*scan.warnings, *model_warnings(scored, settings)),
             numbers={**scan.numbers, **_numbers(scored)},
             notices=self.notices,
+            compared_with=scored.compared_with,
             model_id=self.model_id,
             calibration_id=self.calibration_id,
             **self._apply_calibration(scored.scores),

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from anomaly.calibration.record import CalibrationRecord
+from anomaly.core.covariates import years_text
+from anomaly.core.results import HealthyGroup
 from anomaly.scoring.scorer import ScoredVolume
 from anomaly.scoring.settings import EvidenceSettings
 
@@ -28,7 +30,7 @@ def model_notices(metadata: Mapping[str, Any], record: CalibrationRecord | None)
 
 
 def model_warnings(scored: ScoredVolume, settings: EvidenceSettings) -> Iterator[str]:
-    """Yield the warnings about a scan that resembles the training scans less than it should."""
+    """Yield the warnings about a scan, or a subject, that resembles the training scans less than it should."""
     limit, shift = settings.min_similarity, scored.acquisition_shift
     if scored.similarity < limit + SIMILARITY_MARGIN:
         yield (
@@ -39,4 +41,21 @@ def model_warnings(scored: ScoredVolume, settings: EvidenceSettings) -> Iterator
         yield (
             f"intensities and texture unlike the training scans, as of another scanner or protocol ({shift}); if "
             "so, the target false-positive rate does not hold, and healthy scans of that scanner are needed"
+        )
+    if scored.compared_with is not None:
+        yield from _age_warnings(scored.compared_with)
+
+
+def _age_warnings(group: HealthyGroup) -> Iterator[str]:
+    """Yield a warning where the healthy subjects are not of the subject's age."""
+    if group.subject_age is None:
+        yield (
+            "the age of the subject is unknown, so the scan was compared with healthy subjects of all ages "
+            f"({group.ages_text}); old subjects may be flagged more often than the target false-positive rate"
+        )
+    elif group.age is not None and group.years_outside:
+        yield (
+            f"the subject is {years_text(group.subject_age)} old; the reference holds healthy subjects of "
+            f"{group.ages_text}, so the scan was compared with those of {years_text(group.age)}; the score may be "
+            "unreliable"
         )

@@ -36,6 +36,7 @@ class Case:
     score: ScanScore
     flag_status: wording.FlagStatus
     meaning: str
+    compared_with: str
     locations: tuple[LocationFigure, ...]
     overview: bytes
     distribution: bytes
@@ -66,6 +67,7 @@ def make_case(
         score=score,
         flag_status=wording.flag_status(score),
         meaning=wording.explain_score(score, run),
+        compared_with=wording.compared_with(score, run),
         locations=tuple(
             LocationFigure(title, figures.location_figure(volumes, run.display, point, marked))
             for title, point in found

@@ -61,6 +61,7 @@ def write_case_pdf(case: Case, path: Path) -> None:
         _text("What the numbers mean", "heading"),
         _text(case.meaning),
         *(_text(notice, "warning") for notice in case.run.notices),
+        *([_text(case.compared_with)] if case.compared_with else []),
         *(_text(f"Warning. {warning}", "warning") for warning in case.score.warnings),
         *([_image(case.distribution, 0.66 * width)] if case.run.reference else []),
         *_regions(case, width),

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from anomaly.calibration.operating_point import beta_binomial_band
+from anomaly.core.covariates import reported_age, years_text
 from anomaly.core.results import Region, ScanScore
 from anomaly.runs.reader import RunInfo
 
@@ -86,6 +87,27 @@ def _expected_flags(run: RunInfo) -> str:
     if "interval_low" not in known:
         return rate
     return f"{rate} (95 % interval {percent(known['interval_low'])} to {percent(known['interval_high'])})"
+
+
+def compared_with(score: ScanScore, run: RunInfo) -> str:
+    """Say with which healthy subjects a scan was compared; ``""`` where that is not known."""
+    group = score.compared_with
+    if group is None:
+        return _compared_with_all(run)
+    if group.age is None:
+        return (
+            "The age of the subject is unknown: the scan was compared with healthy subjects of all ages "
+            f"({group.ages_text})."
+        )
+    return f"Compared with healthy subjects of {years_text(group.age)}, {group.sex or 'male and female'}."
+
+
+def _compared_with_all(run: RunInfo) -> str:
+    trained_on = run.model.get("trained_on") or {}
+    youngest, oldest = (reported_age(trained_on.get(key)) for key in ("age_min", "age_max"))
+    if youngest is None or oldest is None:
+        return ""
+    return f"Compared with healthy subjects of all ages ({youngest:.0f} to {years_text(oldest)})."
 
 
 def describe_position(region: Region) -> str:

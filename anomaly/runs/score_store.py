@@ -85,6 +85,7 @@ def score_key(
     model_id: str,
     calibration_id: str | None,
     warnings: Sequence[str] = (),
+    covariates: Sequence[float] = (),
 ) -> str:
     """Return a hash of everything that a result depends on.
 
@@ -94,5 +95,8 @@ def score_key(
         Of the scan as it was prepared.
     calibration_id
         None for no calibration.
+    covariates
+        Of the subject, for a model that uses them.
     """
-    return sha256_of_json([content_hash, status, reason, model_id, calibration_id, *warnings])
+    facts = [content_hash, status, reason, model_id, calibration_id, *warnings]
+    return sha256_of_json([*facts, list(covariates)] if covariates else facts)

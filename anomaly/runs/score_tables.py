@@ -17,15 +17,15 @@ from anomaly.runs.layout import NOT_SCORED_TSV, SCORES_PARQUET, SCORES_TSV
 from anomaly.runs.reader import SCORE_AGAIN
 
 COLUMNS = (
-    "scan_id", "subject", "session", "modality", "source", "content_hash", "status", "reason_code", "reason",
-    "remedy", "score", "p_value", "percentile", "flagged", "n_regions", "flagged_ml", "warnings", "model_id",
-    "calibration_id", "map_path", "mask_path",
+    "scan_id", "subject", "session", "modality", "age", "sex", "source", "content_hash", "status", "reason_code",
+    "reason", "remedy", "score", "p_value", "percentile", "flagged", "n_regions", "flagged_ml", "warnings",
+    "model_id", "calibration_id", "map_path", "mask_path",
 )  # fmt: skip
 NOT_SCORED_COLUMNS = (
     "scan_id", "subject", "modality", "source", "status", "reason_code", "reason", "remedy", "warnings",
 )  # fmt: skip
 
-NUMBER_COLUMNS = ("score", "p_value", "flagged_ml")
+NUMBER_COLUMNS = ("age", "score", "p_value", "flagged_ml")
 
 
 def to_frame(results: Sequence[ScanScore]) -> pd.DataFrame:
@@ -34,7 +34,9 @@ def to_frame(results: Sequence[ScanScore]) -> pd.DataFrame:
     for column in COLUMNS:
         if column not in frame:
             frame[column] = None
-    frame = frame.astype({"score": "float64", "p_value": "float64", "percentile": "float64", "flagged": "boolean"})
+    frame = frame.astype(
+        {"age": "float64", "score": "float64", "p_value": "float64", "percentile": "float64", "flagged": "boolean"}
+    )
     ordered = [*COLUMNS, *sorted(set(frame.columns) - set(COLUMNS))]
     return frame[ordered].sort_values(
         ["p_value", "score", "scan_id"], ascending=[True, False, True], na_position="last", ignore_index=True
@@ -71,7 +73,7 @@ def read_score_table(folder: Path) -> pd.DataFrame:
     for column in NUMBER_COLUMNS:
         values = table[column] if column in table else pd.Series(np.nan, table.index)
         table[column] = pd.to_numeric(values, errors="coerce").astype("float64")
-    return table
+    return table if "sex" in table else table.assign(sex="")  # earlier versions did not write it
 
 
 def _row(result: ScanScore) -> dict[str, Any]:

@@ -47,6 +47,7 @@ from anomaly.calibration.conformal import p_values
 from anomaly.core.config import Settings
 from anomaly.core.covariates import UNKNOWN_COVARIATES
 from anomaly.core.errors import BundleError, ConfigError, unknown_name
+from anomaly.core.results import HealthyGroup
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
 from anomaly.scoring.acquisition_shift import AcquisitionShift
 from anomaly.scoring.maps import RawEvidence
@@ -107,6 +108,11 @@ class EnsembleScorer:
         """The template grid all members work on."""
         return next(iter(self.members.values())).grid
 
+    @property
+    def uses_covariates(self) -> bool:
+        """Whether the result of a scan depends on the covariates of its subject, for any member."""
+        return any(member.uses_covariates for member in self.members.values())
+
     def score(
         self, voxels: FloatArray, mask: MaskArray, covariates: FloatArray = UNKNOWN_COVARIATES
     ) -> ScoredVolume:
@@ -129,7 +135,8 @@ class EnsembleScorer:
         """Merge the maps and the scores; the declared score of each member is kept under its name.
 
         The reconstruction is that of the first member. The similarity to the training scans is the lowest, and the
-        acquisition shift the least probable, of all members.
+        acquisition shift the least probable, of all members. The healthy subjects that the scan was compared with
+        are those of the member whose ages are the farthest from the subject's.
         """
         members = [m.postprocess(r, voxels, mask) for m, r in zip(self.members.values(), raw, strict=True)]
         signed = np.asarray(
@@ -146,6 +153,7 @@ class EnsembleScorer:
             similarity=min(scored.similarity for scored in members),
             acquisition_shift=_least_probable([scored.acquisition_shift for scored in members]),
             structure=structure,
+            compared_with=_farthest([scored.compared_with for scored in members]),
         )
 
     def _structure(self, members: Sequence[ScoredVolume]) -> FloatArray | None:
@@ -206,7 +214,7 @@ def _check_member(name: str, member: Scorer, kind: PValueKind) -> None:
     if member.settings.standardise == "none":
         raise BundleError(
             f"the maps of member {name!r} are in units of its own (scoring.standardise: none), expected healthy "
-            "standard deviations; train it with scoring.standardise: voxelwise"
+            "standard deviations; train it with scoring.standardise: voxelwise or normative"
         )
     if kind == "student" and (len(scores) < MIN_SCORES_FOR_STUDENT or np.ptp(scores) == 0):
         raise BundleError(
@@ -219,3 +227,8 @@ def _check_member(name: str, member: Scorer, kind: PValueKind) -> None:
 def _least_probable(shifts: Sequence[AcquisitionShift | None]) -> AcquisitionShift | None:
     known = [shift for shift in shifts if shift is not None]
     return min(known, key=lambda shift: shift.p_value, default=None)
+
+
+def _farthest(groups: Sequence[HealthyGroup | None]) -> HealthyGroup | None:
+    known = [group for group in groups if group is not None]
+    return max(known, key=lambda group: group.years_outside, default=None)

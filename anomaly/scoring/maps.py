@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -32,6 +32,8 @@ class RawEvidence:
         has none, or gives none in the same forward pass.
     similarity
         Correlation of the volume with the mean healthy image; None where it was not computed.
+    covariates
+        ``(D,)`` covariates of the subject.
     """
 
     maps: Mapping[str, FloatArray]
@@ -39,6 +41,7 @@ class RawEvidence:
     terms: Mapping[str, float]
     embedding: FloatArray | None = None
     similarity: float | None = None
+    covariates: FloatArray = field(default_factory=UNKNOWN_COVARIATES.copy)
 
 
 def raw_evidence(
@@ -73,6 +76,7 @@ def raw_evidence(
         reconstruction=_average(evidence.reconstruction, mirrored.reconstruction),
         terms={name: (value + mirrored.terms[name]) / 2 for name, value in evidence.terms.items()},
         embedding=evidence.embedding,
+        covariates=covariates,
     )
 
 
@@ -105,6 +109,7 @@ def _one_pass(
         reconstruction=assemble([batch.reconstruction for batch in evidence]),
         terms={name: _mean([batch.terms[name] for batch in evidence]) for name in evidence[0].terms},
         embedding=scan_embedding_of([batch.embedding for batch in evidence], detector.view),
+        covariates=covariates,
     )
 
 

@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from anomaly.core.aliases import MAPS, rename_keys
+from anomaly.core.covariates import UNKNOWN_COVARIATES
 from anomaly.core.image_views import VolumeSource
 from anomaly.core.running_moments import RunningMoments
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
 from anomaly.scoring.acquisition_shift import FEATURES, AcquisitionReference, acquisition_features
+from anomaly.scoring.normative import CovariateRegression, NormativeModel
 from anomaly.scoring.postprocess import sigma_in_voxels, smooth_inside
 from anomaly.scoring.settings import ScoringSettings
 
@@ -45,6 +47,9 @@ class HealthyReference:
     background
         Median over held-out healthy scans of the background of their evidence, see
         ``ScoringSettings.background_percentile``; None if it is not used.
+    normative
+        How mean and SD depend on age and sex; None where the settings do not ask for it, or where too few healthy
+        scans are of known age.
     """
 
     mean: Mapping[str, FloatArray]
@@ -55,12 +60,15 @@ class HealthyReference:
     score_std: Mapping[str, float] = field(default_factory=dict)
     held_out_scores: Mapping[str, Sequence[float]] = field(default_factory=dict)
     background: float | None = None
+    normative: NormativeModel | None = None
 
     def arrays(self) -> dict[str, FloatArray]:
         """Return the voxelwise statistics by the names under which they are saved."""
         means = {f"mean.{name}": values for name, values in self.mean.items()}
         sds = {f"sd.{name}": values for name, values in self.sd.items()}
-        return {**means, **sds, "appearance": self.mean_image, "acquisition": self.acquisition.features}
+        by_covariates = {} if self.normative is None else self.normative.arrays()
+        images = {"appearance": self.mean_image, "acquisition": self.acquisition.features}
+        return {**means, **sds, **images, **by_covariates}
 
     @classmethod
     def from_arrays(
@@ -74,7 +82,17 @@ class HealthyReference:
         """Return the reference whose :meth:`arrays` were saved."""
         acquisition = AcquisitionReference(arrays["acquisition"])
         mean, sd = _with_prefix(arrays, "mean."), _with_prefix(arrays, "sd.")
-        return cls(mean, sd, arrays["appearance"], acquisition, score_mean, score_std, held_out_scores, background)
+        return cls(
+            mean,
+            sd,
+            arrays["appearance"],
+            acquisition,
+            score_mean,
+            score_std,
+            held_out_scores,
+            background,
+            NormativeModel.from_arrays(arrays),
+        )
 
 
 def similarity(voxels: FloatArray, mask: MaskArray, mean_image: FloatArray) -> float:
@@ -86,7 +104,7 @@ def similarity(voxels: FloatArray, mask: MaskArray, mean_image: FloatArray) -> f
 
 
 def fit_reference(
-    scans: Iterable[tuple[Mapping[str, FloatArray], FloatArray, MaskArray]],
+    scans: Iterable[tuple[Mapping[str, FloatArray], FloatArray, MaskArray, FloatArray]],
     grid: Geometry,
     settings: ScoringSettings,
 ) -> HealthyReference:
@@ -95,23 +113,30 @@ def fit_reference(
     Parameters
     ----------
     scans
-        ``(signed maps by name, voxels, mask)`` of each scan, each ``(I, J, K)`` on ``grid``, maps smoothed.
+        ``(signed maps by name, voxels, mask, covariates)`` of each scan: ``(I, J, K)`` on ``grid``, maps smoothed;
+        covariates ``(D,)``.
     """
     of_maps = {name: RunningMoments(grid.shape) for name in (*settings.maps, *settings.structure_maps)}
     of_voxels = RunningMoments(grid.shape)
     features = []
-    for maps, voxels, mask in scans:
+    regression = CovariateRegression(of_maps, grid.shape) if settings.standardise == "normative" else None
+    for maps, voxels, mask, covariates in scans:
         for name, moments in of_maps.items():
             moments.add(maps[name], mask)
         of_voxels.add(voxels, mask)
         features.append(acquisition_features(voxels, mask))
+        if regression is not None:
+            regression.add(maps, mask, covariates)
+    mean = {name: _covered_mean(moments) for name, moments in of_maps.items()}
+    sd = {name: floored_sd(found, settings.floor_of(name), grid, settings) for name, found in of_maps.items()}
     return HealthyReference(
-        mean={name: _covered_mean(moments) for name, moments in of_maps.items()},
-        sd={name: floored_sd(found, settings.floor_of(name), grid, settings) for name, found in of_maps.items()},
+        mean=mean,
+        sd=sd,
         mean_image=_covered_mean(of_voxels),
         acquisition=AcquisitionReference(
             np.array(features, dtype=np.float32).reshape(len(features), len(FEATURES))
         ),
+        normative=regression.fit(mean, sd, sigma_in_voxels(settings.sd_smoothing_mm, grid)) if regression else None,
     )
 
 
@@ -124,12 +149,25 @@ def mean_healthy_image(scans: VolumeSource) -> FloatArray:
 
 
 def standardised(
-    maps: Mapping[str, FloatArray], mask: MaskArray, reference: HealthyReference, weights: Mapping[str, float]
+    maps: Mapping[str, FloatArray],
+    mask: MaskArray,
+    reference: HealthyReference,
+    weights: Mapping[str, float],
+    covariates: FloatArray = UNKNOWN_COVARIATES,
 ) -> FloatArray:
-    """Return the weighted mean of ``(map − healthy mean) / healthy SD`` inside the mask, in standard deviations."""
-    total = sum(weights.values())
-    z = sum(w / total * (maps[name] - reference.mean[name]) / reference.sd[name] for name, w in weights.items())
-    return np.asarray(np.where(mask, z, 0), dtype=np.float32)
+    """Return the weighted mean of ``(map − healthy mean) / healthy SD`` inside the mask, in standard deviations.
+
+    Mean and SD are those of the age and sex of the subject, where the reference depends on them and the age is
+    known.
+    """
+    total, normative = sum(weights.values()), reference.normative
+    x = None if normative is None else normative.design(covariates)
+    if normative is None or x is None:
+        z = sum(w / total * (maps[name] - reference.mean[name]) / reference.sd[name] for name, w in weights.items())
+        return np.asarray(np.where(mask, z, 0), dtype=np.float32)
+    of_maps = {name: (maps[name] - reference.mean[name]) / reference.sd[name] for name in weights}
+    adjusted = sum(w / total * normative.adjust(name, of_maps[name], x) for name, w in weights.items())
+    return np.asarray(np.where(mask, adjusted / normative.sd_factor(covariates), 0), dtype=np.float32)
 
 
 def _covered(moments: RunningMoments) -> MaskArray:

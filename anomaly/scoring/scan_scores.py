@@ -30,6 +30,7 @@ SCORE_DESCRIPTIONS = {
 
 STRUCTURE_SCORE = "structure"
 BACKGROUND_SCORE = "background"
+TOP_EVIDENCE = "reconstruction"
 COMBINED_SCORES = ("reconstruction", "kl", "negative_elbo")
 
 

@@ -9,15 +9,16 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from anomaly.core.covariates import UNKNOWN_COVARIATES
+from anomaly.core.covariates import OLDEST_REPORTED_AGE, UNKNOWN_COVARIATES
 from anomaly.core.errors import ConfigError, ScanRefusedError, unknown_name
 from anomaly.core.image_views import VolumeSource
-from anomaly.core.results import Neighbour
+from anomaly.core.results import HealthyGroup, Neighbour
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
 from anomaly.models.base import Detector
 from anomaly.models.generation import Embedder
 from anomaly.scoring.acquisition_shift import AcquisitionShift, acquisition_features
 from anomaly.scoring.maps import RawEvidence, batches, raw_evidence
+from anomaly.scoring.normative import fit_sd_growth
 from anomaly.scoring.postprocess import eroded, median_inside, sigma_in_voxels, smooth_inside
 from anomaly.scoring.reference import (
     HealthyReference,
@@ -28,11 +29,18 @@ from anomaly.scoring.reference import (
 )
 from anomaly.scoring.retrieval import HealthyIndex, PlaneSlices, build_index, middle_slices
 from anomaly.scoring.scan_embedding import embed_scan
-from anomaly.scoring.scan_scores import BACKGROUND_SCORE, STRUCTURE_SCORE, combined_score, mean_of_top, scan_scores
+from anomaly.scoring.scan_scores import (
+    BACKGROUND_SCORE,
+    STRUCTURE_SCORE,
+    TOP_EVIDENCE,
+    combined_score,
+    mean_of_top,
+    scan_scores,
+)
 from anomaly.scoring.settings import EvidenceSettings, ScoringSettings
 from anomaly.scoring.structure import StructureMap, structure_evidence, structure_maps
 
-MAX_BACKGROUND_SCANS = 30  # whose maps are in memory at once
+MAX_HELD_OUT_IN_MEMORY = 30  # scans whose maps are kept, to fit the background and the growth of the SD with age
 
 InferenceT = TypeVar("InferenceT")
 Inference = tuple[RawEvidence, FloatArray, MaskArray]
@@ -64,6 +72,8 @@ class ScoredVolume:
         The most similar healthy training scans, and their middle slices; empty without a healthy index.
     structure
         float32 ``(I, J, K)`` ≥ 0: what shape and structure contribute to ``evidence``; None if they do not.
+    compared_with
+        The healthy subjects it was compared with; None where the reference does not depend on age and sex.
     """
 
     evidence: FloatArray
@@ -76,6 +86,7 @@ class ScoredVolume:
     neighbours: tuple[Neighbour, ...] = ()
     neighbour_slices: PlaneSlices = field(default_factory=dict)
     structure: FloatArray | None = None
+    compared_with: HealthyGroup | None = None
 
 
 class ScanScorer(Protocol[InferenceT]):
@@ -87,6 +98,11 @@ class ScanScorer(Protocol[InferenceT]):
     @property
     def grid(self) -> Geometry:
         """The template grid of the volumes it scores."""
+        ...
+
+    @property
+    def uses_covariates(self) -> bool:
+        """Whether the result of a scan depends on the covariates of its subject."""
         ...
 
     def score(
@@ -117,6 +133,11 @@ class Scorer:
     def grid(self) -> Geometry:
         """The template grid that the detector works on."""
         return self.detector.grid
+
+    @property
+    def uses_covariates(self) -> bool:
+        """Whether the result of a scan depends on the covariates of its subject."""
+        return self.detector.is_conditional or (self.reference is not None and self.reference.normative is not None)
 
     def score(
         self, voxels: FloatArray, mask: MaskArray, covariates: FloatArray = UNKNOWN_COVARIATES
@@ -156,7 +177,7 @@ class Scorer:
 
     def postprocess(self, raw: RawEvidence, voxels: FloatArray, mask: MaskArray) -> ScoredVolume:
         """Compute maps and scan scores from the raw evidence of a volume: the rest of :meth:`score`."""
-        signed = self._signed(self._smoothed(raw, mask), mask)
+        signed = self._signed(self._smoothed(raw, mask), mask, raw.covariates)
         evidence, inside = unsigned_evidence(signed, mask, self.grid, self.settings)
         found, structure = {}, self._structure(raw, inside)
         if self.settings.background_percentile:
@@ -178,6 +199,7 @@ class Scorer:
             similarity=self.similarity(voxels, mask) if raw.similarity is None else raw.similarity,
             acquisition_shift=self.acquisition_shift(voxels, mask),
             structure=structure,
+            compared_with=self.compared_with(raw.covariates),
         )
         return self._with_neighbours(scored, raw.embedding)
 
@@ -190,6 +212,12 @@ class Scorer:
         if self.reference is None or not self.settings.acquisition_alpha:
             return None
         return self.reference.acquisition.compare(acquisition_features(voxels, mask))
+
+    def compared_with(self, covariates: FloatArray) -> HealthyGroup | None:
+        """Return the healthy subjects that a subject is compared with; None where all have the same reference."""
+        if self.reference is None or self.reference.normative is None:
+            return None
+        return self.reference.normative.group(covariates)
 
     def learn_reference(self, healthy: VolumeSource, held_out: VolumeSource | None = None) -> Scorer:
         """Return this scorer with the statistics of healthy scans: of their voxels and of their scores.
@@ -211,14 +239,13 @@ class Scorer:
 
         With ``settings.structure_maps`` the raw evidence must hold these maps.
         """
-        smoothed = ((self._smoothed(raw, mask), voxels, mask) for raw, voxels, mask in healthy)
-        reference = fit_reference(smoothed, self.detector.grid, self.settings)
+        smoothed = ((self._smoothed(raw, mask), voxels, mask, raw.covariates) for raw, voxels, mask in healthy)
+        scorer = replace(self, reference=fit_reference(smoothed, self.detector.grid, self.settings))
         others = iter(held_out)
-        first = list(islice(others, MAX_BACKGROUND_SCANS)) if self.settings.background_percentile else []
-        reference = replace(reference, background=usual_background(replace(self, reference=reference), first))
-        scorer = replace(self, reference=reference)
+        first = list(islice(others, MAX_HELD_OUT_IN_MEMORY))
+        scorer = _with_background(_with_sd_growth(scorer, first), first)
         scores = [scorer.postprocess(raw, voxels, mask).scores for raw, voxels, mask in chain(first, others)]
-        return replace(self, reference=_with_scores(reference, scores) if scores else reference)
+        return _with_scores(scorer, scores)
 
     def _background(self, evidence: FloatArray, inside: MaskArray) -> float:
         return float(np.percentile(evidence[inside], self.settings.background_percentile))
@@ -242,7 +269,11 @@ class Scorer:
         if settings.retrieval == 0 or not isinstance(self.detector, Embedder):
             return self
         scans = [
-            (self._embedding(voxels, mask), covariates[0], middle_slices(voxels, intensity_max))
+            (
+                self._embedding(voxels, mask),
+                min(covariates[0], OLDEST_REPORTED_AGE),
+                middle_slices(voxels, intensity_max),
+            )
             for voxels, mask, covariates in _scans(healthy)
         ]
         codes, ages, slices = zip(*scans, strict=True)
@@ -296,15 +327,15 @@ class Scorer:
         if not weights or reference is None:
             return None
         z: dict[StructureMap, FloatArray]
-        z = {name: standardised(raw.maps, mask, reference, {name: 1.0}) for name in weights}
+        z = {name: standardised(raw.maps, mask, reference, {name: 1.0}, raw.covariates) for name in weights}
         return structure_evidence(z, weights, mask)
 
-    def _signed(self, maps: dict[str, FloatArray], mask: MaskArray) -> FloatArray:
+    def _signed(self, maps: dict[str, FloatArray], mask: MaskArray, covariates: FloatArray) -> FloatArray:
         weights = self.settings.maps
         if self.settings.standardise == "none" or self.reference is None:
             total = sum(weights.values())
             return np.asarray(sum(w / total * maps[name] for name, w in weights.items()), dtype=np.float32)
-        return standardised(maps, mask, self.reference, weights)
+        return standardised(maps, mask, self.reference, weights, covariates)
 
     def _refuse_unlike_training_data(self, found: float) -> None:
         if found < self.settings.min_similarity:
@@ -314,12 +345,6 @@ class Scorer:
                 expected=f"at least {self.settings.min_similarity:.2f}",
                 remedy="check the modality and contrast of the scan, or use a model trained on scans like it",
             )
-
-
-def usual_background(scorer: Scorer, healthy: Sequence[Inference]) -> float | None:
-    """Return the median background of the evidence of healthy scans; None without scans."""
-    scores = [scorer.postprocess(raw, voxels, mask).scores for raw, voxels, mask in healthy]
-    return float(np.median([found[BACKGROUND_SCORE] for found in scores])) if scores else None
 
 
 def unsigned_evidence(
@@ -332,8 +357,30 @@ def unsigned_evidence(
     return np.where(inside, np.maximum(dark, bright), np.float32(0)).astype(np.float32), inside
 
 
-def _with_scores(reference: HealthyReference, scores: Sequence[dict[str, float]]) -> HealthyReference:
-    """Return a reference with the scores of held-out scans; the combined score is computed from the others."""
+def _with_sd_growth(scorer: Scorer, held_out: Sequence[Inference]) -> Scorer:
+    """Return a scorer whose normative model also says how the SD grows with age, fitted to held-out scans."""
+    reference = scorer.reference
+    if reference is None or reference.normative is None:
+        return scorer
+    scores = [scorer.postprocess(raw, voxels, mask).scores[TOP_EVIDENCE] for raw, voxels, mask in held_out]
+    growth = fit_sd_growth([float(raw.covariates[0]) for raw, _, _ in held_out], scores)
+    return replace(scorer, reference=replace(reference, normative=replace(reference.normative, sd_growth=growth)))
+
+
+def _with_background(scorer: Scorer, held_out: Sequence[Inference]) -> Scorer:
+    """Return a scorer that knows the median background of held-out scans; unchanged without them."""
+    reference = scorer.reference
+    if reference is None or not held_out or not scorer.settings.background_percentile:
+        return scorer
+    found = [scorer.postprocess(raw, voxels, mask).scores[BACKGROUND_SCORE] for raw, voxels, mask in held_out]
+    return replace(scorer, reference=replace(reference, background=float(np.median(found))))
+
+
+def _with_scores(scorer: Scorer, scores: Sequence[dict[str, float]]) -> Scorer:
+    """Return a scorer with the scores of held-out scans; the combined score is computed from the others."""
+    reference = scorer.reference
+    if reference is None or not scores:
+        return scorer
     values = {name: [s[name] for s in scores] for name in scores[0] if name != "combined"}
     with_moments = replace(
         reference,
@@ -341,7 +388,7 @@ def _with_scores(reference: HealthyReference, scores: Sequence[dict[str, float]]
         score_std={name: float(np.std(found)) for name, found in values.items()},
     )
     combined = [combined_score(s, with_moments) for s in scores]
-    return replace(with_moments, held_out_scores=values | {"combined": combined})
+    return replace(scorer, reference=replace(with_moments, held_out_scores=values | {"combined": combined}))
 
 
 def _scans(source: VolumeSource) -> Iterator[tuple[FloatArray, MaskArray, FloatArray]]:

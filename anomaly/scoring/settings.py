@@ -74,9 +74,10 @@ class ScoringSettings(EvidenceSettings):
     median_voxels: int = Field(
         default=0, ge=0, description="width of a 3D median filter before smoothing, voxels; 0 = none"
     )
-    standardise: Literal["voxelwise", "none"] = Field(
+    standardise: Literal["voxelwise", "normative", "none"] = Field(
         default="voxelwise",
-        description="voxelwise: subtract the healthy mean and divide by the healthy SD of the voxel; or none",
+        description="voxelwise: subtract the healthy mean and divide by the healthy SD of the voxel; normative: "
+        "with the mean and SD of healthy subjects of that age and sex, where the age is known; or none",
     )
     sd_smoothing_mm: float = Field(
         default=4.0, ge=0, description="sigma of the Gaussian that smooths the SD map, millimetres"

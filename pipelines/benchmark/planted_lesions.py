@@ -205,6 +205,8 @@ def _write_manifest(path: Path, copies: Sequence[_PlantedCopy]) -> Path:
             "path": str(copy.scan),
             "subject": copy.record.subject,
             "session": copy.record.session,
+            "age": copy.record.age,
+            "sex": copy.record.sex,
             "modality": copy.record.modality,
             "group": "planted",
             "split": "test",

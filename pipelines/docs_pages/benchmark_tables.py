@@ -23,16 +23,21 @@ from anomaly.preprocessing.chain import ChainSettings
 from pipelines.benchmark.speed.cpu import measure_speed
 from pipelines.benchmark.studies.ablation import PUBLISHED, ablation
 from pipelines.benchmark.studies.acquisition_shift import acquisition_shift_table
+from pipelines.benchmark.studies.age import age_table
 from pipelines.benchmark.studies.common import load_benchmark_model, plant_held_out_scans, table_text
 from pipelines.benchmark.studies.evidence import evidence_table
 from pipelines.benchmark.studies.function_evaluations import evaluations_table
 from pipelines.benchmark.studies.planting import planting_table
 from pipelines.benchmark.studies.preprocessing import measure_brain_extraction
 from pipelines.benchmark.tables import Measurement, measurement_table
+from pipelines.scan_input import is_cohort
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
 STUDIED_MODEL = "dae"
 SHIFTED_MODELS = (STUDIED_MODEL, "pca", "atlas")  # scored on scans with a changed acquisition
+
+AGE_MODELS = ("atlas", "pca", STUDIED_MODEL)
+OTHER_SCANNER = "oasis"  # cohort of another scanner in the folder of the benchmark
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,13 @@ def shifted_scans_table(sources: Sources) -> str:
     return table_text(acquisition_shift_table(models, sources.cohort, sources.shapes))
 
 
+def age_effect_table(sources: Sources) -> str:
+    """Measure several models against healthy subjects of all ages, and of the age and sex of the subject."""
+    models = {name: sources.output / "models" / name for name in AGE_MODELS}
+    other = sources.output / OTHER_SCANNER
+    return markdown(age_table(models, sources.cohort, sources.shapes, other if is_cohort(other) else None))
+
+
 def ablation_table(sources: Sources) -> str:
     """Measure the ablation of training settings; it takes hours and continues where it was interrupted."""
     folder = sources.output / "ablation"
@@ -145,6 +157,7 @@ TABLES: Mapping[str, Callable[[Sources], str]] = {
     "families": families_table,
     "evidence": evidence_settings_table,
     "acquisition_shift": shifted_scans_table,
+    "age": age_effect_table,
     "ablation": ablation_table,
     "evaluations": diffusion_table,
     "planting": planted_grain_table,

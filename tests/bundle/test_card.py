@@ -53,6 +53,15 @@ def test_the_card_states_identity_data_training_and_limits() -> None:
     assert "does not name a finding" in card
 
 
+def test_the_card_says_with_whom_a_scan_is_compared_if_that_depends_on_age() -> None:
+    config = config_of(scoring={"standardise": "normative"})
+    known = {"age_min": 20.0, "age_max": 81.0, "sd_growth_per_decade": 0.05}
+
+    assert "of the age and sex of its subject, 20 to 81 years" in model_card(config, "id", facts(normative=known))
+    assert "Too few training scans are of known age" in model_card(config, "id", facts(normative=None))
+    assert "age and sex of its subject" not in model_card(config_of(), "id", facts(normative=None))
+
+
 def test_the_card_names_the_maps_of_the_evidence() -> None:
     config = config_of(scoring={"maps": {"residual": 1.0, "kl": 0.5, "pca": 2.0}})
     assert "the signed maps `residual`, `kl` and `pca`" in model_card(config, "id", facts())

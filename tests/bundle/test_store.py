@@ -239,7 +239,12 @@ def test_a_copy_is_the_model_without_its_calibrations(bundle: TrainedBundle, tmp
 
 
 def test_the_facts_of_a_model_are_those_it_was_saved_with(bundle: TrainedBundle) -> None:
-    assert facts_of(bundle.metadata).keys() == FACTS.keys() | {"score_mean", "score_std", "held_out_scores", "background"}
+    assert facts_of(bundle.metadata).keys() == FACTS.keys() | {
+        "score_mean",
+        "score_std",
+        "held_out_scores",
+        "background",
+    }
 
 
 def test_a_folder_without_a_model_names_the_shipped_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

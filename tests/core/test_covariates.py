@@ -13,6 +13,8 @@ from anomaly.core.covariates import (
     Covariates,
     covariates,
     format_covariates,
+    reported_age,
+    years_text,
 )
 from anomaly.core.errors import ConfigError
 
@@ -25,6 +27,20 @@ def test_sexes_are_read_in_their_usual_spellings(written: str, number: float) ->
 @pytest.mark.parametrize("written", ["", "n/a", "o"])
 def test_unknown_covariates_are_nan(written: str) -> None:
     assert np.isnan(covariates(None, written)).all()
+
+
+@pytest.mark.parametrize(
+    ("age", "reported"), [(63.97, 63), (89.9, 89), (90, 90), (97.2, 90), (0.5, 0), (None, None), (np.nan, None)]
+)
+def test_ages_are_reported_in_whole_years_and_of_the_very_old_only_that_they_are(
+    age: float | None, reported: float | None
+) -> None:
+    assert reported_age(age) == reported
+
+
+@pytest.mark.parametrize(("age", "text"), [(89.0, "89 years"), (90.0, "90 years or older")])
+def test_an_age_is_named_in_years(age: float, text: str) -> None:
+    assert years_text(age) == text
 
 
 def test_there_is_one_number_per_covariate() -> None:

@@ -1,7 +1,9 @@
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
-from anomaly.core.results import Neighbour, Region, ScanScore, ScanStatus
+import pytest
+
+from anomaly.core.results import HealthyGroup, Neighbour, Region, ScanScore, ScanStatus
 
 REGION = Region(
     label=1, volume_ml=2.5, peak=9.0, mean=6.0, mni_mm=(1.0, -2.0, 3.5), voxel=(4, 5, 6), polarity="dark"
@@ -14,6 +16,24 @@ SCORE = ScanScore(
 
 def test_a_result_survives_json() -> None:
     assert ScanScore.from_json(json.loads(json.dumps(asdict(SCORE)))) == SCORE
+
+
+@pytest.mark.parametrize("age", [78.0, None])
+def test_the_healthy_subjects_that_a_scan_was_compared_with_survive_json(age: float | None) -> None:
+    score = replace(SCORE, age=83.0, sex="M", compared_with=HealthyGroup(83.0, age, "male", (20.0, 78.0)))
+    assert ScanScore.from_json(json.loads(json.dumps(asdict(score)))) == score
+
+
+@pytest.mark.parametrize(
+    ("group", "years"),
+    [(HealthyGroup(83, 78, "", (20, 78)), 5), (HealthyGroup(15, 20, "", (20, 78)), 5),
+     (HealthyGroup(50, 50, "", (20, 78)), 0), (HealthyGroup(None, None, "", (20, 78)), 0)],
+)  # fmt: skip
+def test_a_subject_is_outside_the_reference_by_the_years_to_its_nearest_age(
+    group: HealthyGroup, years: float
+) -> None:
+    assert group.years_outside == years
+    assert group.ages_text == "20 to 78 years"
 
 
 def test_a_key_of_another_version_is_left_out() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -18,7 +19,7 @@ def write(folder: Path, text: str, name: str = "labels.tsv") -> Path:
 def scores() -> pd.DataFrame:
     return pd.DataFrame(
         {"scan_id": ["a_1", "a_2", "b_1", "c_1"], "subject": ["a", "a", "b", None], "score": [1.0, 2.0, None, 4.0]}
-    )
+    ).assign(age=np.nan, sex="")
 
 
 def test_numbers_and_words_are_labels(tmp_path: Path) -> None:
@@ -83,6 +84,21 @@ def test_a_subjects_label_holds_for_all_its_scans(tmp_path: Path) -> None:
 def test_a_scan_without_a_subject_is_its_own(tmp_path: Path) -> None:
     matched = match(scores(), read_labels(write(tmp_path, "scan_id\tlabel\na_1\t1\nc_1\t0\n")))
     assert matched.table["subject"].tolist() == ["a", "c_1"]
+
+
+def test_age_and_sex_of_the_labels_fill_what_the_run_does_not_know(tmp_path: Path) -> None:
+    run = scores().assign(age=[np.nan, 70, np.nan, np.nan], sex=["", "M", None, ""])
+    text = "scan_id\tlabel\tage\tsex\na_1\t1\t045Y\tfemale\na_2\t1\t20\tF\nb_1\t0\t93,5\tn/a\nc_1\t0\tn/a\t?\n"
+    matched = match(run, read_labels(write(tmp_path, text))).table
+
+    assert matched["age"].tolist()[:3] == [45, 70, 90]
+    assert np.isnan(matched["age"][3])
+    assert matched["sex"].tolist() == ["F", "M", "", ""]
+
+
+def test_visits_of_a_subject_at_different_ages_do_not_contradict_each_other(tmp_path: Path) -> None:
+    labels = read_labels(write(tmp_path, "subject\tlabel\tage\na\t1\t60\na\t1\t64\n"))
+    assert labels.truths["a"].age == 60
 
 
 def test_labels_of_other_scans_are_refused_with_names_of_both(tmp_path: Path) -> None:

@@ -53,6 +53,28 @@ def test_the_fpr_is_checked_at_the_alpha_of_the_run_first(tmp_path: Path) -> Non
     assert (fpr_checks[0].n_test, fpr_checks[0].n_healthy) == (12, 39)
 
 
+def test_the_fpr_is_given_by_age_and_sex_where_the_labels_know_them(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    labels = pd.read_csv(tmp_path / "labels.tsv", sep="\t", dtype=str, keep_default_na=False)
+    ages = [str(30 + 50 * (n % 2)) for n in range(len(labels))]
+    labels.assign(age=ages, sex="F").to_csv(tmp_path / "labels.tsv", sep="\t", index=False)
+    found = compute_metrics(run, tmp_path / "labels.tsv", settings=FEW)
+
+    at_5_percent = {item.group: item for item in found.subgroup_fprs if item.alpha == 0.05}
+    assert {name: item.n_test for name, item in at_5_percent.items()} == {
+        "under 40 years": 6,
+        "60 years and older": 6,
+        "female": 12,
+    }
+    assert at_5_percent["female"].n_flagged == found.fpr_checks[0].n_flagged
+    assert found.per_scan["age"].tolist()[:2] == [30, 80]
+
+
+def test_without_ages_and_sexes_no_fpr_by_group_is_given(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    assert compute_metrics(run, tmp_path / "labels.tsv", settings=FEW).subgroup_fprs == ()
+
+
 def test_an_alpha_too_small_for_the_reference_is_left_out(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     found = compute_metrics(run, tmp_path / "labels.tsv", settings=EvaluationSettings(n_draws=10, alphas=(0.01,)))

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from anomaly.calibration.record import CalibrationRecord
+from anomaly.core.results import HealthyGroup
 from anomaly.inference.scan_warnings import SHIPPED_CALIBRATION, SIMILARITY_MARGIN, model_notices, model_warnings
 from anomaly.scoring.acquisition_shift import AcquisitionShift
 from anomaly.scoring.scorer import ScoredVolume
@@ -49,3 +52,23 @@ def test_only_a_calibration_that_was_shipped_says_for_which_scanner_it_is(
     metadata = {} if shipped is None else {"shipped": shipped}
     assert model_notices(metadata, CalibrationRecord.model_construct(reason=reason)) == expected
     assert model_notices(metadata, None) == ()
+
+
+def warnings_of_age(group: HealthyGroup) -> list[str]:
+    return list(model_warnings(replace(scored(0.9), compared_with=group), SETTINGS))
+
+
+def test_a_subject_older_than_the_reference_has_a_warning_with_both_ages() -> None:
+    (warning,) = warnings_of_age(HealthyGroup(83, 78, "male", (20, 78)))
+    assert warning.startswith("the subject is 83 years old; the reference holds healthy subjects of 20 to 78 years")
+    assert "compared with those of 78 years" in warning
+
+
+def test_a_subject_of_unknown_age_has_a_warning() -> None:
+    (warning,) = warnings_of_age(HealthyGroup(None, None, "", (20, 78)))
+    assert "age of the subject is unknown" in warning
+    assert "healthy subjects of all ages (20 to 78 years)" in warning
+
+
+def test_a_subject_of_an_age_within_the_reference_has_no_warning() -> None:
+    assert warnings_of_age(HealthyGroup(78, 78, "", (20, 78))) == []

@@ -69,6 +69,22 @@ def test_the_page_names_oracles_as_such(tmp_path: Path) -> None:
     assert "Research use only" in text
 
 
+def test_the_page_gives_the_fpr_by_age_and_says_where_scans_are_too_few(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    labels = pd.read_csv(tmp_path / "labels.tsv", sep="\t", dtype=str, keep_default_na=False)
+    labels.assign(age="70").to_csv(tmp_path / "labels.tsv", sep="\t", index=False)
+    known = evaluate(run, tmp_path / "labels.tsv", settings=FEW)
+    labels.assign(age=["30"] * 9 + ["70"] * 12).to_csv(tmp_path / "labels.tsv", sep="\t", index=False)
+    few = evaluate(run, tmp_path / "labels.tsv", output=tmp_path / "few", settings=FEW)
+
+    text = Path(known["report"]).read_text(encoding="utf-8")
+    assert "### By age and sex" in text
+    assert "| 60 years and older | 0.05 | " in text
+    assert "too few" not in text
+    assert Path(few["report"]).read_text(encoding="utf-8").count("too few scans") == 4
+    assert few["metrics"]["subgroup_fprs"][0]["group"] == "under 40 years"
+
+
 def test_a_run_without_a_calibration_has_no_fpr_on_its_page(tmp_path: Path) -> None:
     result = evaluate(make_run(tmp_path, calibrated=False), tmp_path / "labels.tsv", settings=FEW)
     assert result["target"] is None

@@ -25,9 +25,10 @@ from anomaly.core.files import read_json, write_json
 from anomaly.core.results import ScanStatus
 from anomaly.inference.scan_warnings import SHIPPED_CALIBRATION
 from pipelines.calibrate import calibrate
+from pipelines.report import report
 from pipelines.score import ScoreRequest, score
 from pipelines.train import train
-from tests.pipelines.cohorts import OBLIQUE, SCAN, add_refused, add_warning, make_cohort
+from tests.pipelines.cohorts import OBLIQUE, SCAN, add_refused, add_warning, make_cohort, write_config
 from tests.pipelines.conftest import Trained
 
 
@@ -232,6 +233,30 @@ def test_a_result_without_todays_warnings_is_made_again(trained: Trained, tmp_pa
     add_warning(cohort, "found 27 different values; expected at least 40")
     score(ScoreRequest(trained.model, (cohort,), tmp_path / "run"))
     assert table(tmp_path / "run").loc["sub-330_T1w", "warnings"].startswith("found 27")
+
+
+@pytest.mark.slow
+def test_a_scan_is_compared_with_healthy_subjects_of_its_age(tmp_path: Path) -> None:
+    config = write_config(tmp_path / "atlas.yaml")
+    settings = yaml.safe_load(config.read_text())
+    settings["scoring"]["standardise"] = "normative"
+    config.write_text(yaml.safe_dump(settings))
+    train(config, make_cohort(tmp_path / "training", range(30)), tmp_path / "model")
+    cohort = make_cohort(tmp_path / "new", range(300, 303))
+    ages = (50.7, 85.2, None)
+    write_manifest(cohort, [replace(r, age=a, sex="M") for r, a in zip(read_records(cohort), ages, strict=True)])
+    score(ScoreRequest(tmp_path / "model", (cohort,), tmp_path / "run"))
+    report(tmp_path / "run", jobs=1)
+
+    rows = table(tmp_path / "run").sort_index()
+    pages = [(tmp_path / "run" / scan / "report.html").read_text(encoding="utf-8") for scan in rows.index]
+    assert rows["age"].tolist()[:2] == [50, 85]
+    assert "Compared with healthy subjects of 50 years, male." in pages[0]
+    assert "the subject is 85 years old" not in rows["warnings"].iloc[0]
+    assert (
+        "the subject is 85 years old; the reference holds healthy subjects of 40 to 6" in rows["warnings"].iloc[1]
+    )
+    assert "The age of the subject is unknown" in pages[2]
 
 
 @pytest.mark.slow

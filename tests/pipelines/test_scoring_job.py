@@ -15,6 +15,7 @@ from anomaly.export.nifti import write_nifti
 from anomaly.inference.model import InferredScan, Model, load_model
 from anomaly.inference.template_scan import TemplateScan
 from anomaly.runs.score_store import ScoreStore
+from anomaly.scoring.scorer import Scorer
 from pipelines.scan_input import PreparedScanRef, open_scans
 from pipelines.scoring_job import ScoringJob
 from tests.pipelines.cohorts import GRID, healthy, make_cohort
@@ -63,6 +64,18 @@ def test_a_stored_result_is_used_again_unless_it_is_overwritten(
     assert inferred == []
     (again,) = replace(job, overwrite=True).run(scans, 1, no_progress)
     assert (again.status, inferred) == (ScanStatus.FAILED, ["sub-300_T1w"])
+
+
+@pytest.mark.parametrize("uses_covariates", [True, False])
+def test_a_scan_is_scored_again_for_another_age_only_by_a_model_that_uses_it(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uses_covariates: bool
+) -> None:
+    monkeypatch.setattr(Scorer, "uses_covariates", uses_covariates)
+    (scan,) = scans_of(make_cohort(tmp_path / "cohort", [300]), model)
+    job = DeclaredScoreJob(model, ScoreStore(tmp_path / "run"))
+    older = replace(scan.record, age=78.6)
+    assert (job.key(older) != job.key(scan.record)) == uses_covariates
+    assert (job.describe(older).age, job.describe(scan.record).age) == (78, 90)  # 90 and older are not told apart
 
 
 def test_a_scan_that_failed_is_scored_by_the_next_run(model: Model, tmp_path: Path) -> None:

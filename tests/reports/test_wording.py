@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from anomaly.core.results import Region
+from anomaly.core.results import HealthyGroup, Region
 from anomaly.reports import wording
 from anomaly.runs.reader import RunInfo
 from tests.reports.factory import scan_score
@@ -45,6 +45,34 @@ def test_without_a_calibration_no_rate_is_given(run: RunInfo) -> None:
     text = wording.explain_score(score, replace(run, calibration=None)) + wording.flag_status(score).words
     assert "flag" not in text.lower()
     assert "is not calibrated" in text
+
+
+@pytest.mark.parametrize(
+    ("group", "sentence"),
+    [
+        (HealthyGroup(78, 78, "male", (20, 81)), "Compared with healthy subjects of 78 years, male."),
+        (HealthyGroup(40, 40, "", (20, 81)), "Compared with healthy subjects of 40 years, male and female."),
+        (
+            HealthyGroup(None, None, "", (20, 90)),
+            "The age of the subject is unknown: the scan was compared with healthy subjects of all ages "
+            "(20 to 90 years or older).",
+        ),
+    ],
+)
+def test_the_healthy_subjects_that_a_scan_was_compared_with_are_named(
+    run: RunInfo, group: HealthyGroup, sentence: str
+) -> None:
+    assert wording.compared_with(replace(scan_score("a", 3.0), compared_with=group), run) == sentence
+
+
+def test_a_model_of_all_ages_names_the_ages_of_its_training_subjects(run: RunInfo) -> None:
+    trained_on = {"age_min": 20.2, "age_max": 81.9}
+    of_all_ages = replace(run, model={**run.model, "trained_on": trained_on})
+    unknown = replace(run, model={**run.model, "trained_on": {"age_min": None, "age_max": None}})
+
+    text = wording.compared_with(scan_score("a", 3.0), of_all_ages)
+    assert text == "Compared with healthy subjects of all ages (20 to 81 years)."
+    assert wording.compared_with(scan_score("a", 3.0), unknown) == ""
 
 
 @pytest.mark.parametrize(

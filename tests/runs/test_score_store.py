@@ -48,9 +48,11 @@ def test_everything_that_a_result_depends_on_changes_its_key() -> None:
         score_key("content", ScanStatus.ACCEPTED, "reason", "model", "calibration"),
         score_key("content", ScanStatus.ACCEPTED, "", "other", "calibration"),
         score_key("content", ScanStatus.ACCEPTED, "", "model", None),
+        score_key(*facts, covariates=(70.0, 1.0)),
+        score_key(*facts, covariates=(71.0, 1.0)),
     ]
     assert score_key(*facts) == score_key(*facts)
-    assert len({score_key(*facts), *changed}) == 6
+    assert len({score_key(*facts), *changed}) == 8
 
 
 def test_the_key_is_that_of_earlier_versions_so_that_their_runs_continue() -> None:

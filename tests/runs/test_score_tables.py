@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,19 @@ def test_a_row_holds_scores_regions_warnings_and_paths() -> None:
     assert rows.loc["b", ["n_regions", "flagged_ml", "warnings"]].tolist() == [2, 2.5, "one; two"]
     assert rows.loc["b", "nearest_similarity"] == 0.75
     assert pd.isna(rows.loc["c", "flagged"])
+
+
+def test_a_row_holds_age_and_sex_where_they_are_known() -> None:
+    rows = to_frame([replace(SCORED, age=63.0, sex="F"), REFUSED]).set_index("scan_id")
+    assert rows.loc["a", ["age", "sex"]].tolist() == [63.0, "F"]
+    assert np.isnan(rows.loc["c", "age"])
+
+
+def test_a_table_of_an_earlier_version_has_no_age_and_no_sex(tmp_path: Path) -> None:
+    to_frame([SCORED]).drop(columns=["age", "sex"]).to_parquet(tmp_path / "scores.parquet")
+    table = read_score_table(tmp_path)
+    assert np.isnan(table.loc[0, "age"])
+    assert table.loc[0, "sex"] == ""
 
 
 def test_scans_without_a_score_have_a_table_of_their_own(tmp_path: Path) -> None:

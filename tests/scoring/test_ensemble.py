@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from anomaly.calibration.operating_point import operating_point
+from anomaly.core.covariates import covariates
 from anomaly.core.errors import BundleError, ConfigError, ScanRefusedError
 from anomaly.core.volume import FloatArray, MaskArray
 from anomaly.scoring.ensemble import (
@@ -19,9 +20,10 @@ from anomaly.scoring.ensemble import (
     log_p_values,
     merge_log_p_values,
 )
+from anomaly.scoring.normative import NormativeModel
 from anomaly.scoring.scorer import Scorer
 from anomaly.scoring.settings import EvidenceSettings, ScoringSettings
-from tests.scoring.factory import Constant, Scans
+from tests.scoring.factory import SHAPE, Constant, Scans
 
 EVIDENCE = EvidenceSettings(scan_score="ensemble")
 METHODS_AND_KINDS = [(how, kind) for how in ("fisher", "bonferroni", "mean") for kind in ("student", "conformal")]
@@ -56,6 +58,28 @@ def scan(factor: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     abnormal = voxels.copy()
     abnormal[6:10, 7:11, 5:8] *= factor
     return abnormal, mask
+
+
+@pytest.mark.parametrize("oldest", [70.0, 78.0])
+def test_the_member_whose_ages_are_the_farthest_says_with_whom_a_scan_was_compared(
+    members: dict[str, Scorer], oldest: float
+) -> None:
+    reference = members["smooth"].reference
+    assert reference is not None
+    zeros = {"residual": np.zeros((3, *SHAPE), dtype=np.float16)}
+    ones = {"residual": np.ones(SHAPE, dtype=np.float16)}
+    of_ages = [NormativeModel(zeros, ones, (20, age), mean_age=50) for age in (74.0, oldest)]
+    first, second = (
+        replace(members["smooth"], reference=replace(reference, normative=normative)) for normative in of_ages
+    )
+    ensemble = ensemble_of({"all_ages": members["sharp"], "first": first, "second": second})
+    found = ensemble.score(*scan(), covariates(83, "F")).compared_with
+
+    assert ensemble.uses_covariates
+    assert found is not None
+    assert (found.subject_age, found.age) == (83, min(74, oldest))
+    assert not ensemble_of(members).uses_covariates
+    assert ensemble_of(members).score(*scan(), covariates(83, "F")).compared_with is None
 
 
 def test_merging_follows_the_formulas() -> None:

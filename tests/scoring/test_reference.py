@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from anomaly.core.covariates import covariates
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
 from anomaly.scoring.reference import HealthyReference, fit_reference, similarity, standardised
 from anomaly.scoring.settings import ScoringSettings
@@ -14,14 +15,19 @@ SETTINGS = ScoringSettings(maps={"residual": 1.0, "pca": 3.0}, sd_smoothing_mm=0
 N_SCANS = 20
 
 
-def scans() -> Iterator[tuple[dict[str, FloatArray], FloatArray, MaskArray]]:
+def scans() -> Iterator[tuple[dict[str, FloatArray], FloatArray, MaskArray, FloatArray]]:
     """Yield scans whose brains all cover the left half of the grid; only two of them cover the right half."""
     for seed in range(N_SCANS):
         rng = np.random.default_rng(seed)
         mask = np.zeros(GRID.shape, dtype=bool)
         mask[: 8 if seed < 2 else 4] = True
         maps = {name: rng.normal(2, 1, GRID.shape).astype(np.float32) for name in ("residual", "pca")}
-        yield maps, rng.normal(1, 0.1, GRID.shape).astype(np.float32), mask
+        yield (
+            maps,
+            rng.normal(1, 0.1, GRID.shape).astype(np.float32),
+            mask,
+            covariates(20 + 3 * seed, "FM"[seed % 2]),
+        )
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +36,7 @@ def reference() -> HealthyReference:
 
 
 def test_the_mean_and_sd_of_a_voxel_are_those_over_the_scans(reference: HealthyReference) -> None:
-    values = np.stack([maps["pca"][1, 2, 3] for maps, _, _ in scans()]).astype(np.float64)
+    values = np.stack([maps["pca"][1, 2, 3] for maps, *_ in scans()]).astype(np.float64)
     assert reference.mean["pca"][1, 2, 3] == pytest.approx(values.mean(), rel=1e-5)
     assert reference.sd["pca"][1, 2, 3] == pytest.approx(values.std(ddof=1), rel=1e-4)
 
@@ -46,7 +52,7 @@ def test_voxels_that_few_brains_cover_have_no_mean_and_the_sd_of_the_most_variab
 
 
 def test_standardised_maps_are_a_weighted_mean_of_z_scores(reference: HealthyReference) -> None:
-    maps, _, mask = next(scans())
+    maps, _, mask, _ = next(scans())
     z = {name: (maps[name] - reference.mean[name]) / reference.sd[name] for name in maps}
     found = standardised(maps, mask, reference, SETTINGS.maps)
     np.testing.assert_allclose(found[mask], ((z["residual"] + 3 * z["pca"]) / 4)[mask], rtol=1e-5)
@@ -65,6 +71,24 @@ def test_a_saved_reference_is_the_same(reference: HealthyReference) -> None:
         {"kl": 1.0},
         {"kl": 2.0},
         {"kl": [1.0, 3.0]},
+    )
+
+
+@pytest.mark.parametrize("standardise", ["voxelwise", "normative"])
+def test_only_a_normative_reference_depends_on_age(standardise: str) -> None:
+    settings = SETTINGS.model_copy(update={"standardise": standardise})
+    found = fit_reference(scans(), GRID, settings)
+    saved = HealthyReference.from_arrays(found.arrays(), {}, {}, {})
+
+    assert (found.normative is not None) == (saved.normative is not None) == (standardise == "normative")
+
+
+def test_a_subject_of_unknown_age_is_compared_with_all_ages(reference: HealthyReference) -> None:
+    normative = fit_reference(scans(), GRID, SETTINGS.model_copy(update={"standardise": "normative"}))
+    maps, _, mask, _ = next(scans())
+    np.testing.assert_array_equal(
+        standardised(maps, mask, normative, SETTINGS.maps, covariates(None, "F")),
+        standardised(maps, mask, reference, SETTINGS.maps),
     )
 
 

@@ -2,11 +2,13 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from anomaly.core.covariates import covariates
 from anomaly.core.errors import ScanRefusedError
+from anomaly.core.volume import FloatArray, MaskArray
 from anomaly.scoring.reference import mean_healthy_image, similarity
 from anomaly.scoring.scorer import Scorer
 from anomaly.scoring.settings import ScoringSettings
-from tests.scoring.factory import Constant, Scans, ball
+from tests.scoring.factory import SHAPE, Constant, Scans, ball
 
 SETTINGS = ScoringSettings(smoothing_mm=0, sd_smoothing_mm=8, sd_floor=0.1)
 
@@ -174,3 +176,61 @@ def test_a_scan_with_more_evidence_everywhere_is_scaled_to_the_usual_background(
     assert np.percentile(foreign.evidence[mask], 90) == pytest.approx(usual, rel=1e-3)
     assert np.median(np.abs(foreign.signed[lesion])) > usual
     assert healthy.scores["background"] == pytest.approx(np.percentile(healthy.evidence[healthy.mask], 90), rel=0.3)
+
+
+NO_LIMIT = SETTINGS.model_copy(update={"min_similarity": -1.0})
+
+
+class AgedScans(Scans):
+    """Healthy scans whose intensity falls, and whose noise grows, with the age of the subject."""
+
+    def __init__(self, n: int, first: int = 0) -> None:
+        super().__init__(n)
+        self.first = first
+
+    def covariates(self, index: int) -> FloatArray:
+        return covariates(20 + 60 * (index + 0.5) / self.n, "FM"[index % 2])
+
+    def __getitem__(self, index: int) -> tuple[FloatArray, MaskArray]:
+        if index >= self.n:
+            raise IndexError(index)
+        mask, decades = ball(), (self.covariates(index)[0] - 50) / 10
+        noise = np.random.default_rng(self.first + index).normal(0, 0.1 * np.exp(0.2 * decades), SHAPE)
+        return np.where(mask, 1 - 0.1 * decades + noise, 0).astype(np.float32), mask
+
+
+@pytest.fixture(scope="module")
+def by_age() -> Scorer:
+    settings = NO_LIMIT.model_copy(update={"standardise": "normative"})
+    return Scorer(Constant(), settings).learn_reference(AgedScans(40), AgedScans(24, first=100))
+
+
+def test_against_subjects_of_the_same_age_old_healthy_subjects_score_like_young_ones(by_age: Scorer) -> None:
+    all_ages = Scorer(Constant(), NO_LIMIT).learn_reference(AgedScans(40))
+    new = AgedScans(30, first=200)
+    ages = [float(new.covariates(n)[0]) for n in range(30)]
+
+    def correlation(scorer: Scorer) -> float:
+        scores = [scorer.score(*new[n], new.covariates(n)).scores["reconstruction"] for n in range(30)]
+        return float(np.corrcoef(ages, np.log(scores))[0, 1])
+
+    assert abs(correlation(by_age)) < 0.4
+    assert correlation(all_ages) > 0.6
+
+
+def test_held_out_scores_are_those_that_the_scans_get(by_age: Scorer) -> None:
+    assert by_age.reference is not None
+    held_out = AgedScans(24, first=100)
+    found = [by_age.score(*held_out[n], held_out.covariates(n)).scores for n in range(24)]
+    for name, kept in by_age.reference.held_out_scores.items():
+        assert kept == pytest.approx([scores[name] for scores in found], rel=1e-5, abs=1e-6)
+
+
+def test_a_scan_says_with_whom_it_was_compared(by_age: Scorer, scorer: Scorer) -> None:
+    voxels, mask = Scans(13)[12]
+    known = by_age.score(voxels, mask, covariates(55.5, "M")).compared_with
+    assert known is not None
+    assert (known.age, known.sex) == (55, "male")
+    assert by_age.uses_covariates
+    assert scorer.score(voxels, mask, covariates(55.5, "M")).compared_with is None
+    assert not scorer.uses_covariates
