@@ -26,7 +26,7 @@ INFARCT = (slice(12, 19), slice(20, 28), slice(22, 29))
 def head_ct(
     number: int, lesion: tuple[slice, slice, slice] | None = None, lesion_hu: float = BLOOD_HU
 ) -> FloatArray:
-    """Return the brain of one subject in the chain's window: shared anatomy, own contrast, width of CSF and noise."""
+    """Return the brain of a subject in the window of the chain: shared anatomy, own contrast, CSF and noise."""
     rng = np.random.default_rng(number)
     csf = np.clip(TEMPLATE.csf * rng.uniform(0.7, 1.3), 0, 1)
     tissue = (WHITE_HU + rng.normal(0, 1)) * TEMPLATE.white + (GREY_HU + rng.normal(0, 1)) * TEMPLATE.grey
@@ -43,7 +43,7 @@ def mask() -> MaskArray:
 
 
 def make_ct_cohort(folder: Path, n_train: int = 16) -> Path:
-    """Write healthy scans to train on, and one scan each without lesion, with a bleed and with an infarct to test."""
+    """Write healthy scans to train on, and to test one scan without lesion, with a bleed and with an infarct."""
     records = [_write(folder, f"sub-{n:02d}", head_ct(n), "train") for n in range(n_train)]
     records += [
         _write(folder, "sub-healthy", head_ct(90), "test"),
