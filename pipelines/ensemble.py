@@ -123,7 +123,7 @@ def _facts(config: EnsembleConfig, members: Sequence[TrainedBundle]) -> dict[str
         },
         "training": {key: sum(facts["training"][key] for facts in known) for key in SUMMED_TRAINING_FACTS},
         "display": {
-            "intensity_max": known[0]["display"]["intensity_max"],
+            **known[0]["display"],
             "evidence_typical": sum(facts["display"]["evidence_typical"] for facts in known) / len(known),
         },
         "software": software_versions(),

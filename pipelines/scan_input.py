@@ -17,7 +17,7 @@ from anomaly.core.results import ScanStatus
 from anomaly.core.volume import Modality
 from anomaly.inference.template_scan import TemplateScan
 from anomaly.io.discover import discover
-from anomaly.preprocessing.chain import Chain
+from anomaly.preprocessing.chain import Chain, ChainSettings
 from pipelines.common import cores
 
 
@@ -124,7 +124,8 @@ def check_chain(cohort: Path, config: ModelConfig) -> None:
     found = read_cohort(cohort)
     if not found["complete"]:
         raise CohortError(f"{cohort} is not finished; run the same `anomaly ingest` again, it continues")
-    prepared = found["chain"]
+    # A step that did not exist when the cohort was made has its default settings, which change nothing.
+    prepared = ChainSettings().model_dump(mode="json") | found["chain"]
     expected = config.preprocessing.model_dump(mode="json")
     if sha256_of_json(prepared) != sha256_of_json(expected):
         keys = sorted(expected.keys() | prepared.keys())

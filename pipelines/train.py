@@ -25,6 +25,7 @@ from anomaly.core.provenance import now, user_name
 from anomaly.core.versions import software_versions
 from anomaly.models.registry import create
 from anomaly.preprocessing.chain import load_chain_settings
+from anomaly.preprocessing.intensity import IntensitySettings
 from anomaly.scoring.scorer import Scorer
 from anomaly.training.fit import fit
 from anomaly.training.run import FitReport, FitRun
@@ -95,7 +96,7 @@ def train(
     report = fit(detector, volumes, _validation_scans(experiment, held_out), run)
     progress(0, len(volumes), "learning the healthy reference")
     scorer = Scorer(detector, experiment.scoring).learn_reference(volumes, held_out)
-    display = _display(scorer)
+    display = _display(scorer, experiment.preprocessing.intensity)
     scorer = scorer.learn_index(volumes, display["intensity_max"])
     facts = _facts(experiment, training, validation, report, run)
     facts |= {"display": display, "retrieval": _retrieval(scorer, held_out), "normative": _normative(scorer)}
@@ -208,16 +209,20 @@ def _facts(
     }
 
 
-def _display(scorer: Scorer) -> dict[str, float]:
-    """Compute the intensity scales of report images, which are the same for every scan."""
+def _display(scorer: Scorer, intensity: IntensitySettings) -> dict[str, float]:
+    """Compute the intensity scales of report images, which are the same for every scan.
+
+    CT is drawn in its whole window: haemorrhage is much denser than any healthy brain.
+    """
     reference = scorer.reference
     if reference is None:
         raise BundleError("the scorer has no healthy reference; call learn_reference first")
+    evidence_typical = reference.score_mean.get("reconstruction_p99", 1.0)
+    if intensity.range_hu is not None:
+        low, high = intensity.range_hu
+        return {"intensity_max": 1.0, "evidence_typical": evidence_typical, "hu_min": low, "hu_max": high}
     seen = reference.mean_image[reference.mean_image > 0]
-    return {
-        "intensity_max": float(np.percentile(seen, 99.5)),
-        "evidence_typical": reference.score_mean.get("reconstruction_p99", 1.0),
-    }
+    return {"intensity_max": float(np.percentile(seen, 99.5)), "evidence_typical": evidence_typical}
 
 
 def _retrieval(scorer: Scorer, held_out: VolumeSource) -> dict[str, Any] | None:

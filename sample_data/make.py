@@ -31,10 +31,10 @@ from sample_data.recipe.cohort import (
 )
 from sample_data.recipe.dicom import write_series
 from sample_data.recipe.grid import BRAIN, HEAD, FieldOfView, Grid, draw_grid, make_grid
-from sample_data.recipe.head import with_head
+from sample_data.recipe.head import SKULL_SCALES, draw_skull_scale, with_head
 from sample_data.recipe.nifti import write_nifti
 from sample_data.recipe.refuse import write_refused
-from sample_data.recipe.scanner import Patient, Scan, sample_patient, scan_ct, scan_mr
+from sample_data.recipe.scanner import Patient, Scan, sample_patient, sample_slices, scan_ct, scan_mr
 from sample_data.recipe.subjects import draw_person, draw_warp
 
 FOLDERS = ("mr", "ct", "dicom", "head", "refuse")
@@ -49,21 +49,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     out = parser.parse_args(arguments).out
     for folder in FOLDERS:
         shutil.rmtree(out / folder, ignore_errors=True)
-    head = with_head(load_brain())
+    heads = make_heads()
     cohort = members()
     for member in cohort:
-        write_member(out, member, scan_member(member, head))
-    extra = write_formats(out, cohort, head)
-    write_faulty(out, head)
+        write_member(out, member, scan_member(member, heads))
+    extra = write_formats(out, cohort, heads[1.0])
+    write_faulty(out, heads[1.0])
     write_tables(out, cohort, extra)
     print(f"wrote {len(cohort)} scans, {len(extra)} in other formats, to {out}", file=sys.stderr)
 
 
-def scan_member(member: Member, head: Anatomy) -> Scan:
-    """Draw a subject and scan it; ``head`` has the maps of the brain and of the head around it."""
+def make_heads() -> dict[float, Anatomy]:
+    """Return the maps of the brain and of the head around it, by the thickness of the skull."""
+    brain = load_brain()
+    return {scale: with_head(brain, scale) for scale in SKULL_SCALES}
+
+
+def scan_member(member: Member, heads: Mapping[float, Anatomy]) -> Scan:
+    """Draw a subject and scan it; ``heads`` are those of :func:`make_heads`."""
     if member.modality == "T1w":
-        return scan_mr(draw_patient(member.number, head.only(BRAIN_MAPS), BRAIN), member.lesion)
-    return scan_ct(draw_patient(member.number, head, HEAD), member.lesion)
+        return scan_mr(draw_patient(member.number, heads[1.0].only(BRAIN_MAPS), BRAIN), member.lesion)
+    head, grid = heads[draw_skull_scale(member.number)], draw_grid(member.number, HEAD)
+    warp = draw_warp(member.number, member.person)
+    return scan_ct(sample_slices(member.number, head, warp, grid), member.lesion)
 
 
 def draw_patient(number: int, head: Anatomy, view: FieldOfView, grid: Grid | None = None) -> Patient:

@@ -53,6 +53,10 @@ TYPICAL_LESIONS: dict[Modality, tuple[LesionKind, ...]] = {
 }
 
 
+MIN_SIMILARITY: dict[Modality, float] = {Modality.CT: 0.0}
+"""Smallest correlation with the mean healthy scan, by modality. In CT it says little, because contrast is low."""
+
+
 class ExperimentConfig(ModelConfig):
     """All settings needed to train a model and to score with it."""
 
@@ -115,8 +119,21 @@ def load_experiment(path: Path, chains: Mapping[str, Path], models: Mapping[str,
 
 
 def with_preprocessing(config: ExperimentConfig, chain: ChainSettings) -> ExperimentConfig:
-    """Return the experiment with another preprocessing chain."""
-    return config.model_copy(update={"preprocessing": chain})
+    """Return the experiment with another preprocessing chain.
+
+    With a chain for another modality, the description says so, and the smallest similarity is that of the modality.
+    """
+    changed = config.model_copy(update={"preprocessing": chain})
+    if chain.modality is config.modality:
+        return changed
+    least = MIN_SIMILARITY.get(chain.modality, EvidenceSettings.model_fields["min_similarity"].default)
+    described = f"{config.description} (settings of {config.modality.value}), trained on {chain.modality.value}"
+    return changed.model_copy(
+        update={
+            "description": described if config.description else "",
+            "scoring": config.scoring.model_copy(update={"min_similarity": least}),
+        }
+    )
 
 
 def annotated_config(config: ModelConfig) -> str:

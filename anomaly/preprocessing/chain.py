@@ -15,6 +15,7 @@ from anomaly.core.config import Settings, load_extended_yaml
 from anomaly.core.errors import ScanRefusedError
 from anomaly.core.volume import AffineArray, FloatArray, Geometry, MaskArray, Modality, Volume
 from anomaly.preprocessing.bias_field import BiasFieldSettings, correct_bias
+from anomaly.preprocessing.bone import BoneSettings, replace_bone
 from anomaly.preprocessing.brain_mask import BrainMaskSettings, find_brain
 from anomaly.preprocessing.grid import ORDERS, GridSettings, box_around, crop, resample_mask, to_target_grid
 from anomaly.preprocessing.intensity import IntensitySettings, normalise
@@ -35,6 +36,9 @@ class ChainSettings(Settings):
         default=Modality.T1W, description="modality that the chain is for; scans of another one are refused"
     )
     brain_mask: BrainMaskSettings = Field(default_factory=BrainMaskSettings, description="which voxels are brain")
+    bone: BoneSettings = Field(
+        default_factory=BoneSettings, description="bone and calcification are replaced by the brain nearby (CT)"
+    )
     bias_field: BiasFieldSettings = Field(
         default_factory=BiasFieldSettings, description="correction of the bias field (MR)"
     )
@@ -119,6 +123,8 @@ class Chain:
         timer = _StepTimer()
         volume = self._with_expected_modality(volume)
         brain, mask, numbers = self._find_brain(volume, timer)
+        with timer.step("bone"):
+            brain = replace_bone(brain, mask, self.settings.bone)
         with timer.step("bias_field"):
             brain = correct_bias(brain, mask, self.settings.bias_field)
         with timer.step("registration"):

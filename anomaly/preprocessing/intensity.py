@@ -54,6 +54,14 @@ class IntensitySettings(Settings):
     )
     clip: tuple[float, float] = Field(default=(0.0, 1.0), description="values are limited to this range")
 
+    @property
+    def range_hu(self) -> tuple[float, float] | None:
+        """The densities that become the smallest and the largest value, HU; None for the methods of MR."""
+        if self.method != "window":
+            return None
+        ends = [(centre - width / 2, centre + width / 2) for centre, width in self.windows]
+        return min(low for low, _ in ends), max(high for _, high in ends)
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.method == "nyul" and len(self.landmarks) != len(NYUL_PERCENTILES):

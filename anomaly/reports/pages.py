@@ -37,8 +37,9 @@ def environment() -> jinja2.Environment:
     }
     shared.globals |= {
         "research_use": wording.RESEARCH_USE,
-        "how_to_read": wording.HOW_TO_READ,
-        "polarity": wording.POLARITY,
+        "how_to_read": wording.how_to_read,
+        "describe_polarity": wording.describe_polarity,
+        "intensity_heading": wording.intensity_heading,
         "describe_position": wording.describe_position,
         "explain_neighbours": wording.explain_neighbours,
         "explain_regions": wording.explain_regions,

@@ -69,7 +69,7 @@ def write_case_pdf(case: Case, path: Path) -> None:
     ]
     story += [KeepTogether([_text(s.title, "heading"), _image(s.png, 0.76 * width)]) for s in case.locations]
     story += [
-        _text(wording.HOW_TO_READ, "quiet"),
+        _text(wording.how_to_read(case.run), "quiet"),
         *_similar(case, width),
         _text("All scores", "heading"),
         _table(["Score", "Value", "p-value", "Percentile"], [_score_row(row) for row in case.scores],
@@ -159,7 +159,7 @@ def _regions(case: Case, width: float) -> list[Flowable]:
         [
             str(region.label),
             wording.describe_position(region),
-            wording.POLARITY.get(region.polarity, region.polarity),
+            wording.describe_polarity(region, case.score),
             wording.number(region.volume_ml),
             wording.number(region.peak),
             wording.number(region.mean),
@@ -168,7 +168,8 @@ def _regions(case: Case, width: float) -> list[Flowable]:
         ]
         for region in case.score.regions
     ]
-    header = ["", "Approximate position", "Intensity", "ml", "Peak", "Mean", "MNI mm", "Voxel"]
+    heading_of_polarity = wording.intensity_heading(case.score)
+    header = ["", "Approximate position", heading_of_polarity, "ml", "Peak", "Mean", "MNI mm", "Voxel"]
     shares = [0.05, 0.2, 0.2, 0.09, 0.08, 0.08, 0.15, 0.15]
     note = _text(wording.explain_regions(case.run), "quiet")
     return [heading, _table(header, rows, shares, width, left=3), note]

@@ -9,20 +9,22 @@ from typing import Any
 from anomaly.calibration.operating_point import beta_binomial_band
 from anomaly.core.covariates import reported_age, years_text
 from anomaly.core.results import Region, ScanScore
+from anomaly.core.volume import Modality
 from anomaly.runs.reader import RunInfo
 
-HOW_TO_READ = (
+_HOW_TO_READ = (
     "From left to right: the scan, the healthy brain that the model expects, and the evidence, which is how far "
     "they differ. All scans of this run share one colour scale. Colours are faint below the voxel threshold; a "
     "thin line outlines the regions of the table. R and L are the patient's right and left."
 )
 RESEARCH_USE = "Research use only. Not a medical device."
-POLARITY = {
+_POLARITY = {
     "dark": "darker than expected",
     "bright": "brighter than expected",
     "structure": "shape or structure",
     "either": "differs",
 }
+_POLARITY_CT = {**_POLARITY, "dark": "hypodense", "bright": "hyperdense"}
 _MIDLINE_MM = 5.0
 DATE_KEYS = ("created_at", "scored")
 
@@ -108,6 +110,25 @@ def _compared_with_all(run: RunInfo) -> str:
     if youngest is None or oldest is None:
         return ""
     return f"Compared with healthy subjects of all ages ({youngest:.0f} to {years_text(oldest)})."
+
+
+def how_to_read(run: RunInfo) -> str:
+    """Explain the figures, for CT with the densities that are drawn black and white."""
+    display = run.display
+    if display.hu_min is None or display.hu_max is None:
+        return _HOW_TO_READ
+    return f"{_HOW_TO_READ} Black is {number(display.hu_min)} HU and white is {number(display.hu_max)} HU."
+
+
+def intensity_heading(score: ScanScore) -> str:
+    """Return the heading of the column that :func:`describe_polarity` fills."""
+    return "Density" if score.modality == Modality.CT else "Intensity"
+
+
+def describe_polarity(region: Region, score: ScanScore) -> str:
+    """Say whether a region is darker or brighter than expected, for CT in the words for density."""
+    words = _POLARITY_CT if score.modality == Modality.CT else _POLARITY
+    return words.get(region.polarity, region.polarity)
 
 
 def describe_position(region: Region) -> str:

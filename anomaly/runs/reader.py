@@ -49,12 +49,16 @@ class Display:
         Evidence from which a voxel is marked; None without a calibration.
     intensity_max, intensity_min
         Preprocessed intensity drawn white and black.
+    hu_max, hu_min
+        The same in Hounsfield units, for CT; None for MR.
     """
 
     evidence_max: float
     voxel_threshold: float | None
     intensity_max: float
     intensity_min: float = 0.0
+    hu_max: float | None = None
+    hu_min: float | None = None
 
 
 @dataclass(frozen=True)

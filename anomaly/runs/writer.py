@@ -20,6 +20,7 @@ from anomaly.core.versions import software_versions
 from anomaly.runs.layout import NEIGHBOUR_PREFIX, run_info_path, volumes_path
 
 EVIDENCE_MAX_IN_THRESHOLDS = 3.0  # the colour scale of every scan ends at this many voxel thresholds
+INTENSITY_KEYS = ("intensity_max", "hu_min", "hu_max")
 MODEL_KEYS = (
     "name", "family", "members", "modality", "intended_use", "version", "created_at", "derived_from", "shipped"
 )  # fmt: skip
@@ -110,5 +111,5 @@ def _display(typical: Mapping[str, float], calibration: Calibration | None) -> d
     return {
         "evidence_max": EVIDENCE_MAX_IN_THRESHOLDS * (threshold or typical["evidence_typical"]),
         "voxel_threshold": threshold,
-        "intensity_max": typical["intensity_max"],
+        **{key: typical[key] for key in INTENSITY_KEYS if key in typical},
     }

@@ -27,6 +27,10 @@ MR_LESIONS = {
 CT_LESIONS = {
     67: Lesion("right basal ganglia bleed", (28.0, -2.0, 6.0), 25.0, "hounsfield_value", 70.0),
     68: Lesion("left middle cerebral artery infarct", (-44.0, -18.0, 20.0), 60.0, "hounsfield_shift", -12.0),
+    112: Lesion("right epidural bleed", (98.0, -20.0, 30.0), 30.0, "hounsfield_value", 65.0, "extra_axial"),
+    113: Lesion("left subdural bleed", (-66.0, -20.0, 40.0), 30.0, "hounsfield_value", 60.0, "subdural"),
+    114: Lesion("left occipital bleed", (-24.0, -76.0, 8.0), 6.0, "hounsfield_value", 72.0),
+    115: Lesion("right frontal mass", (30.0, 34.0, 22.0), 25.0, "hounsfield_value", 52.0),
 }
 
 HEAD_SUBJECT = 71
@@ -88,7 +92,7 @@ class Member:
 
 
 def members() -> list[Member]:
-    """Return the cohort by number: T1w, 24 + 20 + 8 healthy and 6 lesions; CT, 3 + 2 + 1 healthy and 2 lesions."""
+    """Return the cohort: T1w, 24 + 20 + 8 healthy and 6 lesions; CT, 15 + 9 + 3 healthy and 6 lesions."""
     return [
         *_healthy("T1w", "train", 1, 24),
         *_healthy("T1w", "calibration", 25, 44),
@@ -97,6 +101,9 @@ def members() -> list[Member]:
         *_healthy("CT", "train", 61, 63),
         *_healthy("CT", "calibration", 64, 65),
         *_healthy("CT", "test", 66, 66),
+        *_healthy("CT", "train", 91, 102),
+        *_healthy("CT", "calibration", 103, 109),
+        *_healthy("CT", "test", 110, 111),
         *(Member(number, "CT", "test", lesion) for number, lesion in CT_LESIONS.items()),
     ]
 

@@ -59,6 +59,18 @@ class Grid:
         index = np.stack(np.meshgrid(*(np.arange(count) for count in self.shape), indexing="ij"), axis=-1)
         return np.asarray(index @ self.affine[:3, :3].T + self.affine[:3, 3])
 
+    def within_slices(self, thickest_mm: float) -> list[Grid]:
+        """Return grids displaced along the third axis that cover a slice; only this grid if its slices are thin."""
+        thickness = float(self.spacing[2])
+        if thickness <= thickest_mm:
+            return [self]
+        return [self._displaced(step) for step in (-1 / 3, 0.0, 1 / 3)]
+
+    def _displaced(self, slices: float) -> Grid:
+        affine = self.affine.copy()
+        affine[:3, 3] += slices * affine[:3, 2]
+        return Grid(self.shape, affine)
+
 
 def draw_grid(number: int, view: FieldOfView) -> Grid:
     """Draw the grid of a scan: one of ``ORIENTATIONS`` and ``SPACINGS_MM``, for some scans slightly oblique."""

@@ -13,12 +13,18 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from sample_data.recipe.anatomy import SHAPE, STEP_MM, Anatomy, Array, BoolArray, grid_points, smooth
+from sample_data.recipe.subjects import Stream, random_stream
 
 IntArray = NDArray[np.int64]
 Point = tuple[float, float, float]
 
 HEAD_TISSUES: Final = ("table", "diploe", "fat", "soft", "eye", "brain_fluid")
 
+SKULL_SCALES: Final = (0.75, 1.0, 1.25)
+"""Thickness of skull and scalp of the subjects, relative to the average."""
+
+_FLUID_MM = 2.0
+_SKULL_MM = 7.0
 _CAVITY_CLOSING_MM = 18.0
 _FLESH_CLOSING_MM = 24.0
 _PETROUS: tuple[Point, Point] = ((46.0, -22.0, -37.0), (24.0, 11.0, 11.0))
@@ -37,8 +43,15 @@ _NOSE: tuple[Point, Point] = ((0.0, 92.0, -66.0), (13.0, 20.0, 18.0))
 _NECK: tuple[Point, Point] = ((0.0, -46.0, -90.0), (66.0, 66.0, 62.0))
 
 
-def with_head(brain: Anatomy) -> Anatomy:
+def with_head(brain: Anatomy, skull_scale: float = 1.0) -> Anatomy:
     """Add the tissues of ``HEAD_TISSUES`` to the maps of a brain.
+
+    Parameters
+    ----------
+    brain
+        The maps of :func:`~sample_data.recipe.anatomy.load_brain`.
+    skull_scale
+        Thickness of skull and scalp, relative to the average.
 
     Returns
     -------
@@ -47,8 +60,8 @@ def with_head(brain: Anatomy) -> Anatomy:
         ``soft`` (muscle and skin), ``eye`` and ``brain_fluid`` (between brain and skull). What is left is air.
     """
     outside = _distance_from(_cavity(brain.maps["brain"] > 0.5))
-    labels = _layers(outside)
-    _draw_base(labels, outside)
+    labels = _layers(outside, skull_scale)
+    _draw_base(labels, outside, _FLUID_MM + skull_scale * _SKULL_MM)
     # The fractions of the brain are subtracted, so that those of a voxel never exceed one together.
     free_fraction = 1.0 - np.clip(brain.maps["grey"] + brain.maps["white"] + brain.maps["csf"], 0.0, 1.0)
     maps = {name: smooth(labels == code) for code, name in enumerate(HEAD_TISSUES, start=1)}
@@ -79,25 +92,34 @@ def _distance_from(region: BoolArray) -> Array:
     return np.asarray(ndimage.distance_transform_edt(~region, sampling=STEP_MM))
 
 
-def _layers(outside: Array) -> IntArray:
+def draw_skull_scale(number: int) -> float:
+    """Draw the thickness of a subject's skull, one of ``SKULL_SCALES``."""
+    return float(random_stream(number, Stream.SKULL).choice(SKULL_SCALES))
+
+
+def _layers(outside: Array, skull_scale: float) -> IntArray:
     """Labels (index into ``HEAD_TISSUES`` plus one; zero is air) by distance from the cavity in millimetres."""
     labels = np.zeros(outside.shape, dtype=np.int64)
-    bounds = ((15.0, "soft"), (13.0, "fat"), (9.0, "table"), (6.8, "diploe"), (4.2, "table"), (2.0, "brain_fluid"))
+    bounds = ((13.0, "soft"), (11.0, "fat"), (_SKULL_MM, "table"), (4.8, "diploe"), (2.2, "table"))
     for bound, name in bounds:
-        labels[outside <= bound] = HEAD_TISSUES.index(name) + 1
+        labels[outside <= _FLUID_MM + skull_scale * bound] = HEAD_TISSUES.index(name) + 1
+    labels[outside <= _FLUID_MM] = HEAD_TISSUES.index("brain_fluid") + 1
     return labels
 
 
-def _draw_base(labels: IntArray, outside: Array) -> None:
-    """Draw the face, the neck and the base of the skull around the vault, in place."""
+def _draw_base(labels: IntArray, outside: Array, skull_mm: float) -> None:
+    """Draw the face, the neck and the base of the skull around the vault, in place.
+
+    ``skull_mm`` is the distance of the outside of the skull from the cavity.
+    """
     points, pattern = grid_points(), _marbling()
-    free = outside > 9.0
+    free = outside > skull_mm
     flesh = _closed((labels > 0) | _ellipsoid(points, _FACE) | _ellipsoid(points, _NECK), _FLESH_CLOSING_MM)
     flesh |= _ellipsoid(points, _NOSE)
     skin = ndimage.distance_transform_edt(flesh, sampling=STEP_MM) <= 4.0
     _paint(labels, flesh & (labels == 0), "soft")
     _paint(labels, flesh & ~skin & free & (pattern > 0.4), "fat")
-    base = outside > 2.0
+    base = outside > _FLUID_MM
     _paint(labels, _pair(points, _PETROUS) & base, "table")
     _paint(labels, (_ellipsoid(points, _SPHENOID) | _pair(points, _CHEEK)) & base, "diploe")
     for cavity in (_ORBIT, _MAXILLARY, _FRONTAL_SINUS):

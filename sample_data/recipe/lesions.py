@@ -13,6 +13,10 @@ from sample_data.recipe.grid import Grid
 from sample_data.recipe.subjects import Stream, random_stream
 
 Effect = Literal["signal_factor", "hounsfield_shift", "hounsfield_value"]
+Site = Literal["tissue", "extra_axial", "subdural"]
+
+SUBDURAL_MM = 9.0
+"""Largest thickness of a subdural crescent."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,9 @@ class Lesion:
         What ``amount`` does: multiply the MR signal, add Hounsfield units, or replace the voxels by them.
     amount
         Size of the effect.
+    site
+        Where it may lie: in brain ``tissue``; ``extra_axial``, anywhere inside the skull, so that a centre outside
+        it gives a lens; ``subdural``, along the inside of the skull, as a crescent.
     """
 
     region: str
@@ -38,6 +45,7 @@ class Lesion:
     volume_ml: float
     effect: Effect
     amount: float
+    site: Site = "tissue"
 
 
 def lesion_mask(lesion: Lesion, number: int, template: Array, eligible: BoolArray, grid: Grid) -> BoolArray:

@@ -4,20 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from sample_data.recipe.anatomy import Anatomy, Array, BoolArray
+from sample_data.recipe.density import SINUS_HU, beam_hardening, draw_calcifications, sinus_weight
 from sample_data.recipe.grid import Grid
-from sample_data.recipe.lesions import Lesion, lesion_mask, soft_edge
-from sample_data.recipe.subjects import Stream, Warp, random_stream
+from sample_data.recipe.lesions import SUBDURAL_MM, Lesion, lesion_mask, soft_edge
+from sample_data.recipe.subjects import Stream, Warp, draw_person, random_stream
+
+Contrast = Literal["T1w", "T2w", "FLAIR"]
+
+BRAIN_SIGNAL: dict[Contrast, dict[str, tuple[float, float]]] = {
+    "T1w": {"grey": (0.74, 0.015), "csf": (0.26, 0.02)},
+    "T2w": {"grey": (1.2, 0.03), "csf": (3.0, 0.15)},
+    "FLAIR": {"grey": (1.14, 0.02), "csf": (0.3, 0.05)},
+}
+"""Mean and SD over subjects of the signal of a tissue, relative to white matter."""
 
 HEAD_SIGNAL = {"table": 0.06, "diploe": 0.42, "fat": 1.25, "soft": 0.5, "eye": 0.2, "brain_fluid": 0.2}
 """T1-weighted signal of the tissues around the brain, relative to white matter."""
 
-DETAIL_SIGNAL = 0.7
+DETAIL_SIGNAL: dict[Contrast, float] = {"T1w": 0.7, "T2w": -0.7, "FLAIR": 0.0}
+"""Weight of the map ``detail``, which is that of the T1 template: iron and myelin are dark on T2w."""
 
 HOUNSFIELD = {
     "white": 30.0,
@@ -31,6 +43,10 @@ HOUNSFIELD = {
     "brain_fluid": 6.0,
 }
 AIR_HU = -1000.0
+THIN_SLICE_MM = 4.5
+"""A slice up to this thickness is sampled once, a thicker one several times, so that tissues share its voxels."""
+STORED_STEP_HU = 2
+"""Densities are stored in steps of this size, half of the noise, because that halves the files."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +106,17 @@ class Patient:
         """Shape of a lesion in brain tissue, or None."""
         if lesion is None:
             return None
-        tissue = self.brain & (self.maps["white"] + self.maps["grey"] > 0.7)
-        return lesion_mask(lesion, self.number, self.template, tissue, self.grid)
+        return lesion_mask(lesion, self.number, self.template, self._eligible(lesion), self.grid)
+
+    def _eligible(self, lesion: Lesion) -> BoolArray:
+        """Return the voxels that may belong to a lesion, shape (I, J, K)."""
+        if lesion.site == "tissue":
+            return np.asarray(self.brain & (self.maps["white"] + self.maps["grey"] > 0.7))
+        cavity = ndimage.binary_opening(self.maps["brain"] + self.maps["brain_fluid"] > 0.5)
+        if lesion.site == "extra_axial":
+            return np.asarray(cavity)
+        depth = ndimage.distance_transform_edt(cavity, sampling=self.grid.spacing)
+        return np.asarray(cavity & (depth <= SUBDURAL_MM))
 
 
 def sample_patient(number: int, anatomy: Anatomy, warp: Warp, grid: Grid) -> Patient:
@@ -100,8 +125,17 @@ def sample_patient(number: int, anatomy: Anatomy, warp: Warp, grid: Grid) -> Pat
     return Patient(number, grid, template, {name: anatomy.at(template, name) for name in anatomy.maps})
 
 
-def scan_mr(patient: Patient, lesion: Lesion | None = None, *, head: bool = False) -> Scan:
-    """Take a T1-weighted scan.
+def sample_slices(number: int, anatomy: Anatomy, warp: Warp, grid: Grid) -> Patient:
+    """Sample all maps as :func:`sample_patient` does; in a thick slice, their mean over its thickness."""
+    thinner = [sample_patient(number, anatomy, warp, part) for part in grid.within_slices(THIN_SLICE_MM)]
+    maps = {name: np.mean([part.maps[name] for part in thinner], axis=0) for name in anatomy.maps}
+    return Patient(number, grid, warp.to_template(grid.points()), maps)
+
+
+def scan_mr(
+    patient: Patient, lesion: Lesion | None = None, *, head: bool = False, contrast: Contrast = "T1w"
+) -> Scan:
+    """Take an MR scan.
 
     Parameters
     ----------
@@ -110,11 +144,15 @@ def scan_mr(patient: Patient, lesion: Lesion | None = None, *, head: bool = Fals
     lesion
         The lesion to plant in the brain, if any.
     head
-        Whether to scan the whole head (int16); otherwise the brain alone, zero outside it (uint8).
+        Whether to scan the whole head (int16), which has T1w contrast; otherwise the brain alone, zero outside it
+        (uint8).
+    contrast
+        Contrast of the brain.
     """
     rng = random_stream(patient.number, Stream.SCANNER)
-    means = {"white": 1.0, "grey": rng.normal(0.74, 0.015), "csf": rng.normal(0.26, 0.02)}
-    signal = np.clip(patient.mix({**means, "detail": DETAIL_SIGNAL}), 0.0, None) ** rng.uniform(0.92, 1.08)
+    means = {"white": 1.0, **{name: rng.normal(*moments) for name, moments in BRAIN_SIGNAL[contrast].items()}}
+    mixed = patient.mix({**means, "detail": DETAIL_SIGNAL[contrast]}) / max(means.values())
+    signal = np.clip(mixed, 0.0, None) ** rng.uniform(0.92, 1.08)
     mask = patient.lesion_mask(lesion)
     if lesion is not None and mask is not None:
         signal *= 1.0 + (lesion.amount - 1.0) * soft_edge(mask)
@@ -134,11 +172,17 @@ def scan_ct(patient: Patient, lesion: Lesion | None = None) -> Scan:
     rng = random_stream(patient.number, Stream.SCANNER)
     density = {name: value + rng.normal(0.0, 0.03 * abs(value)) for name, value in HOUNSFIELD.items()}
     hounsfield = AIR_HU + patient.mix({name: value - AIR_HU for name, value in density.items()})
+    hounsfield += sinus_weight(patient.template, patient.maps) * (SINUS_HU - density["brain_fluid"])
     mask = patient.lesion_mask(lesion)
     if lesion is not None and mask is not None:
         hounsfield += soft_edge(mask) * _hounsfield_change(lesion, hounsfield)
+    for weight, calcium_hu in draw_calcifications(patient.number, draw_person(patient.number), patient.template):
+        hounsfield += weight * np.maximum(calcium_hu - hounsfield, 0.0)
+    hounsfield += np.where(hounsfield > HOUNSFIELD["fat"], beam_hardening(patient.number, patient.template), 0.0)
     noise = random_stream(patient.number, Stream.NOISE).normal(0.0, rng.uniform(2.5, 3.5), patient.grid.shape)
-    voxels = np.clip(np.round(hounsfield + noise), -1024, 3071).astype(np.int16)
+    noise[hounsfield < AIR_HU + 50.0] = 0.0  # a scanner cuts the noise of air off at the end of its scale
+    steps = np.round((hounsfield + noise) / STORED_STEP_HU)
+    voxels = np.clip(STORED_STEP_HU * steps, AIR_HU, 3071).astype(np.int16)
     return Scan(voxels, patient.grid, patient.brain, mask)
 
 

@@ -33,6 +33,9 @@ class Stream(IntEnum):
     SCANNER = 3
     NOISE = 4
     LESION = 5
+    CALCIFICATION = 6
+    BEAM_HARDENING = 7
+    SKULL = 8
 
 
 def random_stream(number: int, stream: Stream) -> np.random.Generator:

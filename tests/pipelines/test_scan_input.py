@@ -9,6 +9,7 @@ from anomaly.bundle.config import ModelConfig
 from anomaly.cohort.table import read_records
 from anomaly.core.errors import CohortError, ConfigError
 from anomaly.core.files import read_json, write_json
+from anomaly.preprocessing.bone import BoneSettings
 from anomaly.preprocessing.chain import ChainSettings
 from anomaly.scoring.settings import EvidenceSettings
 from pipelines.scan_input import check_chain, healthy_records, is_cohort, open_scans
@@ -93,3 +94,16 @@ def test_healthy_scans_are_those_of_the_split_where_there_are_splits(tmp_path: P
 def test_a_folder_without_a_cohort_file_is_no_cohort(tmp_path: Path) -> None:
     assert is_cohort(make_cohort(tmp_path / "cohort", [2]))
     assert not is_cohort(tmp_path)
+
+
+def test_a_cohort_that_was_made_before_a_step_existed_fits_a_chain_that_leaves_it_out(tmp_path: Path) -> None:
+    cohort = make_cohort(tmp_path / "cohort", [2])
+    path = cohort / "cohort.json"
+    values = read_json(path)
+    del values["chain"]["bone"]
+    write_json(path, values)
+    check_chain(cohort, CONFIG)
+
+    with_bone = CONFIG.preprocessing.model_copy(update={"bone": BoneSettings(margin_mm=2)})
+    with pytest.raises(ConfigError, match="different: bone"):
+        check_chain(cohort, CONFIG.model_copy(update={"preprocessing": with_bone}))

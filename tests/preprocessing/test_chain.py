@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from anomaly.core.config import load_yaml
 from anomaly.core.errors import ConfigError, ScanRefusedError
@@ -15,8 +17,11 @@ from anomaly.core.volume import MaskArray, Modality, Volume
 from anomaly.io.nifti import read_nifti
 from anomaly.preprocessing.bias_field import BiasFieldSettings
 from anomaly.preprocessing.chain import Chain, ChainSettings, Prepared
-from anomaly.preprocessing.grid import GridSettings, to_scan_grid
+from anomaly.preprocessing.grid import GridSettings, to_scan_grid, to_target_grid
+from anomaly.preprocessing.intensity import normalise
 from anomaly.preprocessing.registration import RegistrationSettings
+from anomaly.preprocessing.template import template_on
+from pipelines.ingest import load_chain
 from tests.preprocessing.phantoms import brain, head, placement
 
 pytestmark = pytest.mark.slow  # prepares whole scans
@@ -81,6 +86,38 @@ def test_a_scan_after_contrast_agent_is_prepared_like_one_without(
 def test_a_chain_for_scans_after_contrast_agent_refuses_one_without() -> None:
     with pytest.raises(ScanRefusedError, match="found a T1w scan; expected a T1ce scan"):
         Chain(ChainSettings(grid=COARSE, modality=Modality.T1W_CE)).apply(head(modality=Modality.T1W)[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["flair", "t2w"])
+@pytest.mark.parametrize("make", [brain, head])
+def test_brains_and_heads_of_other_contrasts_go_through_their_shipped_chain(
+    name: str, make: Callable[..., tuple[Volume, MaskArray]]
+) -> None:
+    settings = load_chain(name).model_copy(update={"grid": COARSE})
+    volume, mask = make(placement(), settings.modality)
+    found = Chain(settings).apply(volume)
+    assert found.numbers["registration_overlap"] > 0.92
+    moved = to_scan_grid(found.mask, found.grid, volume.geometry, found.template_from_scan) >= 0.5
+    assert dice(moved, mask) > 0.9
+    white = template_on(4.0).white > 0.9
+    assert np.median(found.voxels[found.mask & white]) == pytest.approx(settings.intensity.white_value, abs=0.05)
+
+
+@pytest.mark.slow
+def test_thick_slices_of_a_ct_show_no_rim_of_bone_and_blood_at_the_skull_stays(sample_data: Path) -> None:
+    """The scan of sub-112 has slices of 5 mm and an epidural bleed of 65 HU."""
+    folder, name = sample_data / "ct", "sub-112/ct/sub-112"
+    scan = read_nifti(folder / f"{name}_ct.nii.gz", modality=Modality.CT)
+    lesion = read_nifti(folder / "derivatives" / "lesions" / f"{name}_label-lesion_mask.nii.gz")
+    chain = Chain(load_chain("ct-4mm"))
+    found = chain.apply(scan)
+    share = to_target_grid(lesion, found.grid, found.template_from_scan, order=1)
+    rim = found.mask & ~ndimage.binary_erosion(found.mask)
+    of_55_hu = normalise(np.full_like(found.voxels, 55), found.mask, chain.template, chain.settings.intensity).max()
+    assert np.percentile(found.voxels[rim & (share < 0.01)], 95) < of_55_hu
+    assert np.median(found.voxels[rim & (share > 0.9)]) > of_55_hu
+    assert (share > 0.5)[found.mask].sum() > 0.65 * (share > 0.5).sum()  # the rest shares its voxels with bone
 
 
 def test_a_scan_of_another_modality_is_refused() -> None:

@@ -16,6 +16,7 @@ from anomaly.preprocessing.intensity import (
     tissue_mode,
 )
 from anomaly.preprocessing.template import template_on
+from pipelines.ingest import load_chain
 
 TEMPLATE = template_on(4.0)
 MASK = TEMPLATE.mask
@@ -59,6 +60,23 @@ def test_grey_and_white_matter_in_the_wrong_order_are_refused() -> None:
     t2 = np.where(MASK, 100 * TEMPLATE.contrast(Modality.T2W), 0).astype(np.float32)
     with pytest.raises(ScanRefusedError, match="white matter the brighter"):
         normalise(t2, MASK, TEMPLATE, IntensitySettings())
+
+
+@pytest.mark.parametrize("name", ["flair", "t2w"])
+def test_shipped_chains_bring_grey_and_white_matter_to_their_values(name: str) -> None:
+    chain = load_chain(name)
+    scan = np.where(MASK, 340 * TEMPLATE.contrast(chain.modality), 0).astype(np.float32)
+    result = normalise(scan, MASK, TEMPLATE, chain.intensity)
+    assert tissue_mode(result, WHITE) == pytest.approx(chain.intensity.white_value, abs=0.02)
+    assert tissue_mode(result, MASK & (TEMPLATE.grey > 0.9)) == pytest.approx(chain.intensity.grey_value, abs=0.02)
+    with pytest.raises(ScanRefusedError, match="grey matter the brighter"):
+        normalise(SCAN, MASK, TEMPLATE, chain.intensity)
+
+
+def test_the_range_of_windows_is_known_for_ct_only() -> None:
+    windows = IntensitySettings(method="window", windows=((40, 80), (80, 200)))
+    assert windows.range_hu == (-20, 180)
+    assert METHODS["tissues"].range_hu is None
 
 
 def test_a_large_lesion_changes_the_tissue_modes_less_than_the_percentiles() -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from anomaly.core.results import HealthyGroup, Region
+from anomaly.core.results import HealthyGroup, Region, ScanScore
 from anomaly.reports import wording
 from anomaly.runs.reader import RunInfo
 from tests.reports.factory import scan_score
@@ -112,3 +112,17 @@ def test_the_unit_of_the_evidence_is_named_only_where_it_is_one(run: RunInfo) ->
     assert "in healthy standard deviations" in wording.explain_regions(run)
     plain = replace(run, settings={"standardise": "none"})
     assert "standard deviations" not in wording.explain_regions(plain)
+
+
+def test_regions_of_a_ct_are_hypodense_or_hyperdense(score: ScanScore) -> None:
+    dark, bright = (replace(score.regions[0], polarity=polarity) for polarity in ("dark", "bright"))
+    ct = replace(score, modality="CT")
+    assert [wording.describe_polarity(region, ct) for region in (dark, bright)] == ["hypodense", "hyperdense"]
+    assert wording.describe_polarity(dark, replace(score, modality="FLAIR")) == "darker than expected"
+    assert [wording.intensity_heading(each) for each in (ct, score)] == ["Density", "Intensity"]
+
+
+def test_the_window_of_a_ct_is_named(run: RunInfo) -> None:
+    assert "HU" not in wording.how_to_read(run)
+    ct = replace(run, display=replace(run.display, hu_min=-10.0, hu_max=90.0))
+    assert wording.how_to_read(ct).endswith("Black is −10 HU and white is 90 HU.")

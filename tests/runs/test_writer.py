@@ -49,6 +49,13 @@ def test_without_a_calibration_the_colour_scale_follows_typical_evidence(tmp_pat
     assert (display.evidence_max, display.voxel_threshold, display.intensity_max) == (6.0, None, 1.5)
 
 
+def test_the_window_of_a_ct_is_read_back(tmp_path: Path) -> None:
+    display = {"evidence_typical": 2.0, "intensity_max": 1.0, "hu_min": 0.0, "hu_max": 80.0}
+    write_run_info(tmp_path, {**MODEL, "display": display}, {"scan_score": "kl"}, None)
+    found = read_run_info(tmp_path).display
+    assert (found.hu_min, found.hu_max) == (0.0, 80.0)
+
+
 def test_a_folder_of_another_model_is_refused(tmp_path: Path) -> None:
     check_run_folder(tmp_path, "75ba08c7d63b", None)  # nothing there yet
     write_run_info(tmp_path, MODEL, {"scan_score": "kl"}, None)

@@ -14,10 +14,11 @@ from scipy import ndimage
 
 from sample_data import make
 from sample_data.recipe import cohort
-from sample_data.recipe.anatomy import Anatomy, load_brain
-from sample_data.recipe.grid import BRAIN
-from sample_data.recipe.head import with_head
-from sample_data.recipe.scanner import scan_mr
+from sample_data.recipe.anatomy import Anatomy
+from sample_data.recipe.density import draw_calcifications
+from sample_data.recipe.grid import BRAIN, HEAD, make_grid
+from sample_data.recipe.scanner import Contrast, Patient, sample_slices, scan_ct, scan_mr
+from sample_data.recipe.subjects import Person, draw_person, draw_warp
 
 ROOT = Path(make.__file__).parent
 MADE_TWICE = (1, 47, 55, 62, 68)
@@ -47,9 +48,12 @@ CT = [row for row in MANIFEST if row["modality"] == "CT"]
 MASKED = [row for row in MANIFEST if row["mask"]]
 
 
+Heads = dict[float, Anatomy]
+
+
 @pytest.fixture(scope="module")
-def head() -> Anatomy:
-    return with_head(load_brain())
+def heads() -> Heads:
+    return make.make_heads()
 
 
 def member(number: int) -> cohort.Member:
@@ -83,7 +87,10 @@ def test_groups_are_large_enough_for_their_purpose() -> None:
     assert 1 / (counts["T1w", "calibration", "healthy"] + 1) <= 0.05
     assert counts["T1w", "test", "healthy"] == 8
     assert counts["T1w", "test", "lesion"] == 6
-    assert counts["CT", "test", "lesion"] == 2
+    assert counts["CT", "train", "healthy"] == 15
+    assert 1 / (counts["CT", "calibration", "healthy"] + 1) <= 0.1
+    assert counts["CT", "test", "healthy"] == 3
+    assert counts["CT", "test", "lesion"] == 6
     assert not any(count for (_, split, group), count in counts.items() if split != "test" and group == "lesion")
 
 
@@ -115,10 +122,10 @@ def test_a_lesion_mask_has_the_grid_of_its_scan_and_the_given_volume(row: dict[s
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", LESION_NUMBERS)
-def test_a_lesion_changes_only_the_voxels_around_its_mask(number: int, head: Anatomy) -> None:
+def test_a_lesion_changes_only_the_voxels_around_its_mask(number: int, heads: Heads) -> None:
     abnormal = member(number)
-    planted = make.scan_member(abnormal, head)
-    healthy = make.scan_member(cohort.Member(number, abnormal.modality, abnormal.split), head)
+    planted = make.scan_member(abnormal, heads)
+    healthy = make.scan_member(cohort.Member(number, abnormal.modality, abnormal.split), heads)
     assert planted.lesion is not None
     assert abnormal.lesion is not None
     depth = ndimage.binary_erosion(planted.lesion)
@@ -208,7 +215,7 @@ def test_the_faults_are_those_of_the_table() -> None:
 
 def test_the_folder_is_small() -> None:
     sizes = [path.stat().st_size for path in ROOT.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    assert sum(sizes) < 5e6
+    assert sum(sizes) < 7e6
     assert max(sizes) < 1e6
 
 
@@ -220,16 +227,16 @@ def test_compressed_files_contain_no_time_and_no_name() -> None:
 
 
 @pytest.mark.slow
-def test_drawing_a_subject_is_reproducible(head: Anatomy) -> None:
-    first, second = (scan_mr(make.draw_patient(7, head, BRAIN)) for _ in range(2))
+def test_drawing_a_subject_is_reproducible(heads: Heads) -> None:
+    first, second = (scan_mr(make.draw_patient(7, heads[1.0], BRAIN)) for _ in range(2))
     assert np.array_equal(first.voxels, second.voxels)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [1, 55, 68])
-def test_the_script_reproduces_the_stored_scans(number: int, head: Anatomy) -> None:
+@pytest.mark.parametrize("number", [1, 55, 68, 112])
+def test_the_script_reproduces_the_stored_scans(number: int, heads: Heads) -> None:
     each = member(number)
-    scan = make.scan_member(each, head)
+    scan = make.scan_member(each, heads)
     voxels, affine = read_image(each.scan_path)
     assert np.array_equal(scan.grid.affine, affine)
     # Another version of a numerical library may round single voxels the other way.
@@ -238,11 +245,11 @@ def test_the_script_reproduces_the_stored_scans(number: int, head: Anatomy) -> N
 
 @pytest.mark.slow
 def test_making_scans_twice_gives_the_same_bytes(
-    tmp_path: Path, head: Anatomy, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, heads: Heads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make.main(["--out", str(tmp_path / "all")])
     made = digests(tmp_path / "all")
-    monkeypatch.setattr(make, "with_head", lambda brain: head)  # made before, independently of the first run
+    monkeypatch.setattr(make, "make_heads", lambda: heads)  # made before, independently of the first run
     monkeypatch.setattr(make, "members", lambda: [member(number) for number in MADE_TWICE])
     make.main(["--out", str(tmp_path / "some")])
     again = digests(tmp_path / "some")
@@ -251,3 +258,55 @@ def test_making_scans_twice_gives_the_same_bytes(
     assert {path: made[path] for path in images} == {path: again[path] for path in images}
     stored = {f"{folder}/{path}" for folder in make.FOLDERS for path in digests(ROOT / folder)}
     assert set(made) == stored | {"manifest.csv", "formats.csv", "labels.tsv"}
+
+
+def share_with_calcification(age: int, n: int = 200) -> float:
+    """Return the share of subjects of an age that have any calcification."""
+    nowhere = np.zeros((1, 1, 1, 3))
+    return float(np.mean([any(True for _ in draw_calcifications(k, Person(age, "F"), nowhere)) for k in range(n)]))
+
+
+def test_calcifications_become_more_frequent_with_age() -> None:
+    young, old = share_with_calcification(20), share_with_calcification(80)
+    assert 0.3 < young < 0.6
+    assert 0.8 < old < 1
+
+
+@pytest.mark.slow
+def test_bone_shares_the_voxels_of_thick_slices_with_brain(heads: Heads) -> None:
+    def rim(thickness_mm: float) -> float:
+        patient = patient_of(5, heads[1.0], (2.0, 2.0, thickness_mm))
+        voxels = scan_ct(patient).voxels
+        return float(np.mean((voxels > 60) & (voxels < 400)))
+
+    assert rim(5.0) > 1.1 * rim(2.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [112, 113])
+def test_blood_outside_the_brain_touches_the_skull(number: int) -> None:
+    row = next(row for row in CT if number_of(row) == number)
+    voxels, _ = read_image(row["path"])
+    lesion = read_image(row["mask"])[0] > 0
+    around = ndimage.binary_dilation(lesion, iterations=2) & ~lesion
+    assert (voxels[around] > 300).mean() > 0.15
+
+
+def patient_of(number: int, head: Anatomy, spacing_mm: tuple[float, float, float]) -> Patient:
+    grid = make_grid(HEAD, "LPS", spacing_mm)
+    return sample_slices(number, head, draw_warp(number, draw_person(number)), grid)
+
+
+@pytest.mark.slow
+def test_grey_matter_is_brighter_than_white_in_flair_and_csf_is_bright_in_t2w_only(heads: Heads) -> None:
+    patient = make.draw_patient(5, heads[1.0], BRAIN)
+
+    def signal(contrast: Contrast, tissue: str) -> float:
+        return float(np.median(scan_mr(patient, contrast=contrast).voxels[patient.maps[tissue] > 0.9]))
+
+    flair = [signal("FLAIR", tissue) for tissue in ("csf", "white", "grey")]
+    t2w = [signal("T2w", tissue) for tissue in ("white", "grey", "csf")]
+    assert flair == sorted(flair)
+    assert t2w == sorted(t2w)
+    assert t2w[2] > 2 * t2w[1]
+    assert flair[0] < 0.6 * flair[1]
