@@ -84,10 +84,10 @@ def _results(
     first = next(iter(scorers.values()))
     results: dict[str, list[tuple[float, DiceCurve]]] = {name: [] for name in scorers}
     for scan in planted:
-        shared = first.infer(scan.voxels, scan.mask)
+        shared = first.infer(scan.voxels, scan.mask, scan.covariates)
         for name, scorer in scorers.items():
             same_passes = scorer.settings.flip_average == first.settings.flip_average
-            inference = shared if same_passes else scorer.infer(scan.voxels, scan.mask)
+            inference = shared if same_passes else scorer.infer(scan.voxels, scan.mask, scan.covariates)
             scored = scorer.postprocess(inference, scan.voxels, scan.mask)
             results[name].append((voxel_ap(scan, scored), dice_curve(scored.evidence, scan.lesion, scan.mask)))
     return results
