@@ -29,6 +29,7 @@ from pipelines.benchmark.studies.evidence import evidence_table
 from pipelines.benchmark.studies.function_evaluations import evaluations_table
 from pipelines.benchmark.studies.planting import planting_table
 from pipelines.benchmark.studies.preprocessing import measure_brain_extraction
+from pipelines.benchmark.studies.structure import structure_table
 from pipelines.benchmark.tables import Measurement, measurement_table
 from pipelines.scan_input import is_cohort
 
@@ -36,6 +37,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
 STUDIED_MODEL = "dae"
 SHIFTED_MODELS = (STUDIED_MODEL, "pca", "atlas")  # scored on scans with a changed acquisition
 
+STRUCTURE_MODELS = (STUDIED_MODEL, "diffusion")
 AGE_MODELS = ("atlas", "pca", STUDIED_MODEL)
 OTHER_SCANNER = "oasis"  # cohort of another scanner in the folder of the benchmark
 
@@ -110,6 +112,20 @@ def evidence_settings_table(sources: Sources) -> str:
     return table_text(evidence_table(model, plant_held_out_scans(model, sources.shapes)))
 
 
+def structure_evidence_table(sources: Sources) -> str:
+    """Measure what shape, structure and the background add to the evidence of several models."""
+    cases = sources.output / "cases"
+    tables = {
+        name: structure_table(
+            load_benchmark_model(sources.output / "models" / name, sources.cohort),
+            sources.shapes,
+            cases if is_cohort(cases) else None,
+        )
+        for name in STRUCTURE_MODELS
+    }
+    return "\n\n".join(f"`{name}`\n\n{table_text(table)}" for name, table in tables.items())
+
+
 def shifted_scans_table(sources: Sources) -> str:
     """Measure several models on scans with a changed acquisition."""
     models = {name: sources.output / "models" / name for name in SHIFTED_MODELS}
@@ -156,6 +172,7 @@ TABLES: Mapping[str, Callable[[Sources], str]] = {
     "detection": detection_table,
     "families": families_table,
     "evidence": evidence_settings_table,
+    "structure": structure_evidence_table,
     "acquisition_shift": shifted_scans_table,
     "age": age_effect_table,
     "ablation": ablation_table,
