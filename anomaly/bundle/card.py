@@ -43,10 +43,10 @@ def model_card(config: ExperimentConfig, model_id: str, facts: Mapping[str, Any]
         "",
         f"The declared scan score is `{scoring.scan_score}`. The evidence combines the signed maps "
         f"{_join_names(scoring.maps)}, smoothed ({scoring.smoothing_mm:g} mm) and "
-        f"standardised ({scoring.standardise}) against healthy scans. A scan less correlated with the mean healthy "
-        f"scan than {scoring.min_similarity:g} is refused; one whose intensities and texture are less probable "
-        f"than {scoring.acquisition_alpha:g} among the training scans gets a warning of another "
-        "scanner or protocol.",
+        f"standardised ({scoring.standardise}) against healthy scans. A scan whose median block correlation "
+        f"with the mean healthy scan is below {scoring.min_block_correlation:g} is refused; one whose intensities "
+        f"and texture are less probable than {scoring.acquisition_alpha:g} among the training scans gets a "
+        "warning of another scanner or protocol.",
         "",
         *LIMITS,
     ]

@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from anomaly.scoring.scorer import ScoredVolume
 from anomaly.scoring.settings import EvidenceSettings
 
-SIMILARITY_MARGIN = 0.15  # a scan this close to the refusal limit is scored, with a warning
+SIMILARITY_MARGIN = 0.1  # a scan this close to the refusal limit is scored, with a warning
 
 
 def model_warnings(scored: ScoredVolume, settings: EvidenceSettings) -> Iterator[str]:
     """Yield the warnings about a scan that resembles the training scans less than it should."""
-    limit, shift = settings.min_similarity, scored.acquisition_shift
+    limit, shift = settings.min_block_correlation, scored.acquisition_shift
     if scored.similarity < limit + SIMILARITY_MARGIN:
         yield (
-            f"unlike the training scans: correlation {scored.similarity:.2f} with the mean healthy scan, close to "
-            f"the limit of {limit:.2f} below which scans are refused; the score may be unreliable"
+            f"unlike the training scans: median block correlation {scored.similarity:.2f} with the mean healthy "
+            f"scan, close to the limit of {limit:.2f} below which scans are refused; the score may be unreliable"
         )
     if shift is not None and shift.p_value < settings.acquisition_alpha:
         yield (

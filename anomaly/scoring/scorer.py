@@ -52,7 +52,7 @@ class ScoredVolume:
     scores
         Every scan score by name.
     similarity
-        Correlation with the mean healthy image; 1 without a reference.
+        Median block correlation with the mean healthy image; 1 without a reference.
     acquisition_shift
         How differently from the training scans it was acquired; None without a reference, for too few training
         scans, or where the settings turn the test off.
@@ -165,8 +165,8 @@ class Scorer:
         return self._with_neighbours(scored, raw.embedding)
 
     def similarity(self, voxels: FloatArray, mask: MaskArray) -> float:
-        """Return the correlation of a scan with the mean healthy image; 1 without a reference."""
-        return 1.0 if self.reference is None else similarity(voxels, mask, self.reference.mean_image)
+        """Return the median block correlation with the mean healthy image; 1 without a reference."""
+        return 1.0 if self.reference is None else similarity(voxels, mask, self.reference.mean_image, self.grid)
 
     def acquisition_shift(self, voxels: FloatArray, mask: MaskArray) -> AcquisitionShift | None:
         """Compare the acquisition of a scan with the training scans; None where the settings turn it off."""
@@ -256,12 +256,13 @@ class Scorer:
         return standardised(maps, mask, self.reference, weights)
 
     def _refuse_unlike_training_data(self, found: float) -> None:
-        if found < self.settings.min_similarity:
+        if found < self.settings.min_block_correlation:
             raise ScanRefusedError(
                 "unlike_training_data",
-                found=f"a correlation of {found:.2f} with the mean healthy scan this model learnt from",
-                expected=f"at least {self.settings.min_similarity:.2f}",
-                remedy="check the modality and contrast of the scan, or use a model trained on scans like it",
+                found=f"a median block correlation of {found:.2f} with the mean healthy scan of this model",
+                expected=f"at least {self.settings.min_block_correlation:.2f}",
+                remedy="check modality, contrast, noise and orientation of the scan, or use a model trained on scans "
+                "like it",
             )
 
 
