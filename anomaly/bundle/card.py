@@ -32,6 +32,7 @@ def model_card(config: ExperimentConfig, model_id: str, facts: Mapping[str, Any]
         _ages(data),
         *_privacy_note(facts["retrieval"]),
         "",
+        *_adapted(facts.get("adaptation")),
         "## Training",
         "",
         f"{training['steps']} steps in {training['seconds']:.0f} s on {training['device']}"
@@ -68,6 +69,7 @@ def ensemble_card(config: EnsembleConfig, model_id: str, facts: Mapping[str, Any
         "`members/` list the scans of each member.",
         _ages(data),
         "",
+        *_adapted(facts.get("adaptation")),
         "## How it scores",
         "",
         f"The declared scan score is `{scoring.scan_score}`: the p-values of the members' own declared scores "
@@ -115,6 +117,23 @@ def _ages(data: Mapping[str, Any]) -> str:
         return "Their ages are not known."
     span = f"{data['age_min']:.0f} to {data['age_max']:.0f}"
     return f"Age {data['age_mean']:.0f} years on average ({span})." if "age_mean" in data else f"Age {span} years."
+
+
+def _adapted(adaptation: Mapping[str, Any] | None) -> list[str]:
+    """Return the section on the scanner that a model was adapted to; nothing for a model as it was trained."""
+    if adaptation is None:
+        return []
+    return [
+        "## Adapted to another scanner",
+        "",
+        f"Made from the model `{adaptation['parent']}` with {adaptation['n_scans']} healthy scans of "
+        f"{adaptation['n_subjects']} subjects, without training: {adaptation['reason']}. The healthy mean and SD "
+        "of every map, the mean healthy image, the intensities and the acquisition features were moved towards "
+        "those of the local scans; the mean of the training scans counts as "
+        f"{adaptation['mean_prior_scans']:g} local scans, their SD as {adaptation['sd_prior_scans']:g}.",
+        f"Local scans: {_ages(adaptation)}",
+        "",
+    ]
 
 
 def _privacy_note(retrieval: Mapping[str, Any] | None) -> list[str]:

@@ -31,6 +31,7 @@ from anomaly.core.files import atomic_path, read_json, sha256_of_file, sha256_of
 from anomaly.core.volume import Geometry
 from anomaly.models.base import Detector
 from anomaly.models.registry import create
+from anomaly.scoring.intensity_mapping import IntensityMapping
 from anomaly.scoring.reference import HealthyReference
 from anomaly.scoring.retrieval import HealthyIndex
 from anomaly.scoring.scorer import ScanScorer, Scorer
@@ -84,7 +85,7 @@ def save_bundle(
     folder: Path,
     config: ExperimentConfig,
     scorer: Scorer,
-    training: Sequence[tuple[str, str]],
+    training: TrainingSubjects,
     facts: Mapping[str, Any],
     card: Callable[[str], str] | None = None,
 ) -> str:
@@ -93,7 +94,7 @@ def save_bundle(
     Parameters
     ----------
     training
-        ``(subject, content hash)`` of every training and validation scan.
+        The subjects and scans that the model has seen: in training, validation and adaptation.
     facts
         Further entries of the metadata: the data and the training.
     card
@@ -116,12 +117,15 @@ def save_bundle(
     _save_arrays(folder / "reference.safetensors", scorer.reference.arrays())
     if scorer.index is not None:
         _save_arrays(folder / RETRIEVAL_INDEX, scorer.index.arrays())
-    TrainingSubjects.of(training).write(folder / TRAINING_SUBJECTS)
-    reference = {
+    training.write(folder / TRAINING_SUBJECTS)
+    reference: dict[str, Any] = {
         "score_mean": dict(scorer.reference.score_mean),
         "score_std": dict(scorer.reference.score_std),
         "held_out_scores": {name: list(found) for name, found in scorer.reference.held_out_scores.items()},
     }
+    mapping = scorer.intensity_mapping
+    if mapping is not None:
+        reference["intensity_mapping"] = {"found": list(mapping.found), "expected": list(mapping.expected)}
     hashed = HASHED_FILES if scorer.index is None else (*HASHED_FILES, RETRIEVAL_INDEX)
     return write_metadata(folder, hashed, scorer.grid, reference | dict(facts), card)
 
@@ -218,7 +222,13 @@ def trained_bundle(folder: Path, metadata: Mapping[str, Any], device: str) -> Tr
     index = None
     if RETRIEVAL_INDEX in metadata["hashes"]:
         index = HealthyIndex.from_arrays(load_arrays(folder / RETRIEVAL_INDEX), config.scoring.retrieval_by)
-    return TrainedBundle(folder, config, Scorer(detector, config.scoring, reference, index), metadata)
+    mapping = metadata.get("intensity_mapping")
+    scorer = Scorer(detector, config.scoring, reference, index, _intensity_mapping(mapping))
+    return TrainedBundle(folder, config, scorer, metadata)
+
+
+def _intensity_mapping(found: Mapping[str, Sequence[float]] | None) -> IntensityMapping | None:
+    return None if found is None else IntensityMapping(tuple(found["found"]), tuple(found["expected"]))
 
 
 def _save_arrays(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:

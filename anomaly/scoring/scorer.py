@@ -9,13 +9,14 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from anomaly.core.covariates import UNKNOWN_COVARIATES
-from anomaly.core.errors import ConfigError, ScanRefusedError, unknown_name
+from anomaly.core.errors import BundleError, ConfigError, ScanRefusedError, unknown_name
 from anomaly.core.image_views import VolumeSource
 from anomaly.core.results import Neighbour
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
 from anomaly.models.base import Detector
 from anomaly.models.generation import Embedder
 from anomaly.scoring.acquisition_shift import AcquisitionShift, acquisition_features
+from anomaly.scoring.intensity_mapping import IntensityMapping
 from anomaly.scoring.maps import RawEvidence, batches, raw_evidence
 from anomaly.scoring.postprocess import eroded, median_inside, smooth_inside
 from anomaly.scoring.reference import (
@@ -99,12 +100,17 @@ class ScanScorer(Protocol[InferenceT]):
 
 @dataclass(frozen=True, eq=False)
 class Scorer:
-    """A fitted detector with its scoring settings and, once learnt, the healthy reference and the healthy index."""
+    """A fitted detector with its scoring settings and, once learnt, the healthy reference and the healthy index.
+
+    A model that is adapted to another scanner has a mapping from the intensities of that scanner to those of the
+    training scans, which the detector sees; see :mod:`anomaly.scoring.adaptation`.
+    """
 
     detector: Detector
     settings: ScoringSettings
     reference: HealthyReference | None = None
     index: HealthyIndex | None = None
+    intensity_mapping: IntensityMapping | None = None
 
     @property
     def grid(self) -> Geometry:
@@ -139,8 +145,7 @@ class Scorer:
         ScanRefusedError
             As :meth:`score`.
         """
-        found = self.similarity(voxels, mask)
-        self._refuse_unlike_training_data(found)
+        found = self.checked_similarity(voxels, mask)
         raw = replace(self._raw(voxels, mask, covariates), similarity=found)
         if self.index is None or raw.embedding is not None:
             return raw
@@ -148,7 +153,7 @@ class Scorer:
 
     def postprocess(self, raw: RawEvidence, voxels: FloatArray, mask: MaskArray) -> ScoredVolume:
         """Compute maps and scan scores from the raw evidence of a volume: the rest of :meth:`score`."""
-        signed = self._signed(self._smoothed(raw, mask), mask)
+        signed = self._signed(self.smoothed_maps(raw, mask), mask)
         evidence, inside = unsigned_evidence(signed, mask, self.grid, self.settings)
         scores = scan_scores(evidence, inside, raw.terms, self.settings.top_fraction)
         if self.reference is not None:
@@ -184,15 +189,15 @@ class Scorer:
         held_out
             Healthy scans that the detector did not learn from, for the statistics of scan scores.
         """
-        return self.learn_from(self._infer_all(healthy), () if held_out is None else self._infer_all(held_out))
+        return self.learn_from(self.infer_all(healthy), () if held_out is None else self.infer_all(held_out))
 
     def learn_from(self, healthy: Iterable[Inference], held_out: Iterable[Inference] = ()) -> Scorer:
         """Return what :meth:`learn_reference` returns, from raw evidence that was computed already."""
-        smoothed = ((self._smoothed(raw, mask), voxels, mask) for raw, voxels, mask in healthy)
+        smoothed = ((self.smoothed_maps(raw, mask), voxels, mask) for raw, voxels, mask in healthy)
         reference = fit_reference(smoothed, self.detector.grid, self.settings)
         scorer = replace(self, reference=reference)
         scores = [scorer.postprocess(raw, voxels, mask).scores for raw, voxels, mask in held_out]
-        return replace(self, reference=_with_scores(reference, scores) if scores else reference)
+        return replace(self, reference=with_held_out_scores(reference, scores) if scores else reference)
 
     def learn_index(self, healthy: VolumeSource, intensity_max: float) -> Scorer:
         """Return this scorer with an index of the healthy scans, in which the most similar ones are found.
@@ -221,16 +226,22 @@ class Scorer:
             return []
         return [self.index.nearest(self._embedding(v, m), 1)[0][1] for v, m, _ in _scans(scans)]
 
-    def _infer_all(self, source: VolumeSource) -> Iterator[Inference]:
+    def infer_all(self, source: VolumeSource) -> Iterator[Inference]:
+        """Yield the raw evidence of healthy scans, none of which is refused."""
         for voxels, mask, covariates in _scans(source):
             yield self._raw(voxels, mask, covariates), voxels, mask
 
     def _raw(self, voxels: FloatArray, mask: MaskArray, covariates: FloatArray) -> RawEvidence:
-        settings = self.settings
-        return raw_evidence(self.detector, voxels, mask, covariates, settings.batch_size, settings.flip_average)
+        settings, mapping = self.settings, self.intensity_mapping
+        seen = voxels if mapping is None else mapping.apply(voxels, mask)
+        raw = raw_evidence(self.detector, seen, mask, covariates, settings.batch_size, settings.flip_average)
+        if mapping is None:
+            return raw
+        return replace(raw, reconstruction=mapping.inverse.apply(raw.reconstruction, mask))
 
     def _embedding(self, voxels: FloatArray, mask: MaskArray) -> FloatArray:
-        return embed_scan(self.detector, batches(self.detector, voxels, mask, self.settings.batch_size))
+        seen = voxels if self.intensity_mapping is None else self.intensity_mapping.apply(voxels, mask)
+        return embed_scan(self.detector, batches(self.detector, seen, mask, self.settings.batch_size))
 
     def _with_neighbours(self, scored: ScoredVolume, embedding: FloatArray | None) -> ScoredVolume:
         if self.index is None or embedding is None:
@@ -238,7 +249,8 @@ class Scorer:
         found = self.index.neighbours(embedding, self.settings.retrieval)
         return replace(scored, neighbours=found, neighbour_slices=self.index.slices_of(found))
 
-    def _smoothed(self, raw: RawEvidence, mask: MaskArray) -> dict[str, FloatArray]:
+    def smoothed_maps(self, raw: RawEvidence, mask: MaskArray) -> dict[str, FloatArray]:
+        """Return the signed maps of the evidence, filtered, before they are standardised."""
         unknown = sorted(self.settings.maps.keys() - raw.maps.keys())
         if unknown:
             raise ConfigError("scoring.maps: " + unknown_name("map", unknown[0], list(raw.maps)))
@@ -255,15 +267,23 @@ class Scorer:
             return np.asarray(sum(w / total * maps[name] for name, w in weights.items()), dtype=np.float32)
         return standardised(maps, mask, self.reference, weights)
 
-    def _refuse_unlike_training_data(self, found: float) -> None:
+    def checked_similarity(self, voxels: FloatArray, mask: MaskArray) -> float:
+        """Return the similarity of a scan to the training scans.
+
+        Raises
+        ------
+        ScanRefusedError
+            It is too low.
+        """
+        found = self.similarity(voxels, mask)
         if found < self.settings.min_block_correlation:
             raise ScanRefusedError(
                 "unlike_training_data",
                 found=f"a median block correlation of {found:.2f} with the mean healthy scan of this model",
                 expected=f"at least {self.settings.min_block_correlation:.2f}",
-                remedy="check modality, contrast, noise and orientation of the scan, or use a model trained on scans "
-                "like it",
+                remedy="check modality, contrast, noise and orientation of the scan, or use another model",
             )
+        return found
 
 
 def unsigned_evidence(
@@ -276,7 +296,25 @@ def unsigned_evidence(
     return np.where(inside, np.maximum(dark, bright), np.float32(0)).astype(np.float32), inside
 
 
-def _with_scores(reference: HealthyReference, scores: Sequence[dict[str, float]]) -> HealthyReference:
+def display_scale(scorer: Scorer) -> dict[str, float]:
+    """Return the intensity scales of report images, which are the same for every scan of a model.
+
+    Raises
+    ------
+    BundleError
+        The scorer has no healthy reference.
+    """
+    reference = scorer.reference
+    if reference is None:
+        raise BundleError("the scorer has no healthy reference; call learn_reference first")
+    seen = reference.mean_image[reference.mean_image > 0]
+    return {
+        "intensity_max": float(np.percentile(seen, 99.5)),
+        "evidence_typical": reference.score_mean.get("reconstruction_p99", 1.0),
+    }
+
+
+def with_held_out_scores(reference: HealthyReference, scores: Sequence[dict[str, float]]) -> HealthyReference:
     """Return a reference with the scores of held-out scans; the combined score is computed from the others."""
     values = {name: [s[name] for s in scores] for name in scores[0] if name != "combined"}
     with_moments = replace(
