@@ -43,8 +43,8 @@ class Result:
         Declared scan score of each scan without a lesion.
     """
 
-    precisions: Mapping[str, Sequence[float]]
-    areas: Mapping[str, float]
+    precisions: Mapping[LesionKind, Sequence[float]]
+    areas: Mapping[LesionKind, float]
     healthy: Sequence[float]
 
 
