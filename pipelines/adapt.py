@@ -27,7 +27,7 @@ from anomaly.bundle.store import (
 from anomaly.bundle.training_subjects import TrainingSubjects
 from anomaly.calibration.record import check_leakage
 from anomaly.cohort.table import ScanRecord
-from anomaly.core.errors import CohortError, ConfigError, ScanRefusedError
+from anomaly.core.errors import BundleError, CohortError, ConfigError, ScanRefusedError
 from anomaly.core.progress import Progress, no_progress
 from anomaly.core.provenance import now, user_name
 from anomaly.core.versions import software_versions
@@ -43,7 +43,7 @@ MIN_SUBJECTS = 5
 WORK = "adaptation"  # folder of raw scans and of unfinished members in that of the model
 NOT_OF_PARENT = frozenset({
     "model_id", "metadata_sha256", "format_version", "grid", "hashes", "score_mean", "score_std", "held_out_scores",
-    "intensity_mapping", "created_at", "user_name", "software", "display", "members",
+    "created_at", "user_name", "software", "display", "members",
 })  # fmt: skip
 """Keys of the metadata that an adapted model has of its own."""
 
@@ -120,6 +120,11 @@ def adapt(
     if not reason.strip():
         raise ConfigError("an adaptation needs a reason (--reason): why, and for which scanner and population")
     parent = open_bundle(model, choose_device(device), allow_command=allow_command)
+    if "adaptation" in parent.metadata:
+        raise BundleError(
+            f"{model} is itself adapted to another scanner; adapt the model it was made from, "
+            f"{parent.metadata['adaptation']['parent']}"
+        )
     left, work = interrupted_model(output, "adapt", parent.config), output / WORK
     if left is None:
         refuse_to_overwrite(output)

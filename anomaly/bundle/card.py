@@ -128,7 +128,7 @@ def _adapted(adaptation: Mapping[str, Any] | None) -> list[str]:
         "",
         f"Made from the model `{adaptation['parent']}` with {adaptation['n_scans']} healthy scans of "
         f"{adaptation['n_subjects']} subjects, without training: {adaptation['reason']}. The healthy mean and SD "
-        "of every map, the mean healthy image, the intensities and the acquisition features were moved towards "
+        "of every map, the mean healthy image and the acquisition features were moved towards "
         "those of the local scans; the mean of the training scans counts as "
         f"{adaptation['mean_prior_scans']:g} local scans, their SD as {adaptation['sd_prior_scans']:g}.",
         f"Local scans: {_ages(adaptation)}",

@@ -31,7 +31,6 @@ from anomaly.core.files import atomic_path, read_json, sha256_of_file, sha256_of
 from anomaly.core.volume import Geometry
 from anomaly.models.base import Detector
 from anomaly.models.registry import create
-from anomaly.scoring.intensity_mapping import IntensityMapping
 from anomaly.scoring.reference import HealthyReference
 from anomaly.scoring.retrieval import HealthyIndex
 from anomaly.scoring.scorer import ScanScorer, Scorer
@@ -118,14 +117,11 @@ def save_bundle(
     if scorer.index is not None:
         _save_arrays(folder / RETRIEVAL_INDEX, scorer.index.arrays())
     training.write(folder / TRAINING_SUBJECTS)
-    reference: dict[str, Any] = {
+    reference = {
         "score_mean": dict(scorer.reference.score_mean),
         "score_std": dict(scorer.reference.score_std),
         "held_out_scores": {name: list(found) for name, found in scorer.reference.held_out_scores.items()},
     }
-    mapping = scorer.intensity_mapping
-    if mapping is not None:
-        reference["intensity_mapping"] = {"found": list(mapping.found), "expected": list(mapping.expected)}
     hashed = HASHED_FILES if scorer.index is None else (*HASHED_FILES, RETRIEVAL_INDEX)
     return write_metadata(folder, hashed, scorer.grid, reference | dict(facts), card)
 
@@ -222,13 +218,7 @@ def trained_bundle(folder: Path, metadata: Mapping[str, Any], device: str) -> Tr
     index = None
     if RETRIEVAL_INDEX in metadata["hashes"]:
         index = HealthyIndex.from_arrays(load_arrays(folder / RETRIEVAL_INDEX), config.scoring.retrieval_by)
-    mapping = metadata.get("intensity_mapping")
-    scorer = Scorer(detector, config.scoring, reference, index, _intensity_mapping(mapping))
-    return TrainedBundle(folder, config, scorer, metadata)
-
-
-def _intensity_mapping(found: Mapping[str, Sequence[float]] | None) -> IntensityMapping | None:
-    return None if found is None else IntensityMapping(tuple(found["found"]), tuple(found["expected"]))
+    return TrainedBundle(folder, config, Scorer(detector, config.scoring, reference, index), metadata)
 
 
 def _save_arrays(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:

@@ -3,8 +3,6 @@
 The weights of the network stay. What depends on the scanner is estimated again from n local healthy scans, and
 shrunk towards the estimate from the training scans, because n is small:
 
-- intensities: a mapping from the local intensities to those of training, see
-  :mod:`anomaly.scoring.intensity_mapping`; the network sees mapped scans;
 - the mean of each map, voxel by voxel: the posterior mean of a normal prior that counts as n₀ scans,
   ``μ = μ₀ + n / (n + n₀) · (x̄ − μ₀)``;
 - the SD of each map: a voxelwise SD cannot be estimated from a few scans, so the SD of training keeps its pattern
@@ -31,8 +29,7 @@ from anomaly.core.errors import BundleError
 from anomaly.core.image_views import VolumeSource
 from anomaly.core.running_moments import RunningMoments
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
-from anomaly.scoring.acquisition_shift import PERCENTILES, AcquisitionReference, Features, acquisition_features
-from anomaly.scoring.intensity_mapping import IntensityMapping
+from anomaly.scoring.acquisition_shift import AcquisitionReference, Features, acquisition_features
 from anomaly.scoring.reference import HealthyReference
 from anomaly.scoring.scorer import Inference, Scorer, with_held_out_scores
 
@@ -53,19 +50,14 @@ class LocalScan:
         Map name → float32 ``(I, J, K)`` of the signed, smoothed map.
     voxels, mask
         The scan ``(I, J, K)`` as received from the preprocessing.
-    features
-        Its acquisition features.
     """
 
     maps: Mapping[str, FloatArray]
     voxels: FloatArray
     mask: MaskArray
-    features: Features
 
 
-def adapt_scorer(
-    scorer: Scorer, local: VolumeSource, subjects: Sequence[str], *, map_intensities: bool = True
-) -> Scorer:
+def adapt_scorer(scorer: Scorer, local: VolumeSource, subjects: Sequence[str]) -> Scorer:
     """Return a scorer adapted to the scanner of some healthy scans.
 
     Parameters
@@ -76,8 +68,6 @@ def adapt_scorer(
         Healthy scans of the other scanner.
     subjects
         The subject of each scan.
-    map_intensities
-        Whether the network sees scans whose intensities are mapped to those of training.
 
     Raises
     ------
@@ -85,22 +75,10 @@ def adapt_scorer(
         The scorer cannot be adapted; the message says why.
     """
     home = _adaptable(scorer)
-    features = [acquisition_features(*local[index]) for index in range(len(local))]
-    mapped = replace(scorer, intensity_mapping=learn_mapping(home, features) if map_intensities else None)
-    raw = list(mapped.infer_all(local))
-    scans = [
-        LocalScan(mapped.smoothed_maps(evidence, mask), voxels, mask, found)
-        for (evidence, voxels, mask), found in zip(raw, features, strict=True)
-    ]
-    held_out = _scores_without_own_subject(mapped, home, raw, scans, subjects)
-    return replace(mapped, reference=with_held_out_scores(adapted_reference(home, scans, mapped.grid), held_out))
-
-
-def learn_mapping(home: HealthyReference, local: Sequence[Features]) -> IntensityMapping:
-    """Return the mapping from the mean percentiles of local scans to those of the training scans."""
-    n = len(PERCENTILES)
-    found, expected = np.mean(local, axis=0)[:n], home.acquisition.features.mean(axis=0)[:n]
-    return IntensityMapping(tuple(map(float, found)), tuple(map(float, expected)))
+    raw = list(scorer.infer_all(local))
+    scans = [LocalScan(scorer.smoothed_maps(evidence, mask), voxels, mask) for evidence, voxels, mask in raw]
+    held_out = _scores_without_own_subject(scorer, home, raw, scans, subjects)
+    return replace(scorer, reference=with_held_out_scores(adapted_reference(home, scans, scorer.grid), held_out))
 
 
 def adapted_reference(home: HealthyReference, scans: Sequence[LocalScan], grid: Geometry) -> HealthyReference:
@@ -111,12 +89,13 @@ def adapted_reference(home: HealthyReference, scans: Sequence[LocalScan], grid: 
         of_voxels.add(scan.voxels, scan.mask)
         for name, found in moments.items():
             found.add(scan.maps[name], scan.mask)
+    features = np.array([acquisition_features(scan.voxels, scan.mask) for scan in scans])
     return replace(
         home,
         mean={name: shrunken_mean(home.mean[name], found) for name, found in moments.items()},
         sd={name: home.sd[name] * sd_factor(home.sd[name], found) for name, found in moments.items()},
         mean_image=shrunken_mean(home.mean_image, of_voxels),
-        acquisition=adapted_acquisition(home.acquisition, np.array([scan.features for scan in scans])),
+        acquisition=adapted_acquisition(home.acquisition, features),
     )
 
 
@@ -161,16 +140,11 @@ def _adaptable(scorer: Scorer) -> HealthyReference:
             "the maps of the model are not standardised (scoring.standardise: none), so its scores do not depend "
             "on a healthy reference that could be adapted; train it with scoring.standardise: voxelwise"
         )
-    if scorer.intensity_mapping is not None:
-        raise BundleError(
-            "the model is itself adapted to another scanner; adapt the model that it was made from, which "
-            "`anomaly info` names"
-        )
     return scorer.reference
 
 
 def _scores_without_own_subject(
-    mapped: Scorer,
+    scorer: Scorer,
     home: HealthyReference,
     raw: Sequence[Inference],
     scans: Sequence[LocalScan],
@@ -180,7 +154,7 @@ def _scores_without_own_subject(
     scores: dict[int, dict[str, float]] = {}
     for subject in dict.fromkeys(subjects):
         others = [scan for scan, other in zip(scans, subjects, strict=True) if other != subject]
-        scorer = replace(mapped, reference=adapted_reference(home, others, mapped.grid) if others else home)
+        without = replace(scorer, reference=adapted_reference(home, others, scorer.grid) if others else home)
         own = (index for index, other in enumerate(subjects) if other == subject)
-        scores |= {index: scorer.postprocess(*raw[index]).scores for index in own}
+        scores |= {index: without.postprocess(*raw[index]).scores for index in own}
     return [scores[index] for index in range(len(scans))]

@@ -16,7 +16,6 @@ from anomaly.core.volume import FloatArray, Geometry, MaskArray
 from anomaly.models.base import Detector
 from anomaly.models.generation import Embedder
 from anomaly.scoring.acquisition_shift import AcquisitionShift, acquisition_features
-from anomaly.scoring.intensity_mapping import IntensityMapping
 from anomaly.scoring.maps import RawEvidence, batches, raw_evidence
 from anomaly.scoring.postprocess import eroded, median_inside, smooth_inside
 from anomaly.scoring.reference import (
@@ -100,17 +99,12 @@ class ScanScorer(Protocol[InferenceT]):
 
 @dataclass(frozen=True, eq=False)
 class Scorer:
-    """A fitted detector with its scoring settings and, once learnt, the healthy reference and the healthy index.
-
-    A model that is adapted to another scanner has a mapping from the intensities of that scanner to those of the
-    training scans, which the detector sees; see :mod:`anomaly.scoring.adaptation`.
-    """
+    """A fitted detector with its scoring settings and, once learnt, the healthy reference and the healthy index."""
 
     detector: Detector
     settings: ScoringSettings
     reference: HealthyReference | None = None
     index: HealthyIndex | None = None
-    intensity_mapping: IntensityMapping | None = None
 
     @property
     def grid(self) -> Geometry:
@@ -232,16 +226,11 @@ class Scorer:
             yield self._raw(voxels, mask, covariates), voxels, mask
 
     def _raw(self, voxels: FloatArray, mask: MaskArray, covariates: FloatArray) -> RawEvidence:
-        settings, mapping = self.settings, self.intensity_mapping
-        seen = voxels if mapping is None else mapping.apply(voxels, mask)
-        raw = raw_evidence(self.detector, seen, mask, covariates, settings.batch_size, settings.flip_average)
-        if mapping is None:
-            return raw
-        return replace(raw, reconstruction=mapping.inverse.apply(raw.reconstruction, mask))
+        settings = self.settings
+        return raw_evidence(self.detector, voxels, mask, covariates, settings.batch_size, settings.flip_average)
 
     def _embedding(self, voxels: FloatArray, mask: MaskArray) -> FloatArray:
-        seen = voxels if self.intensity_mapping is None else self.intensity_mapping.apply(voxels, mask)
-        return embed_scan(self.detector, batches(self.detector, seen, mask, self.settings.batch_size))
+        return embed_scan(self.detector, batches(self.detector, voxels, mask, self.settings.batch_size))
 
     def _with_neighbours(self, scored: ScoredVolume, embedding: FloatArray | None) -> ScoredVolume:
         if self.index is None or embedding is None:

@@ -10,20 +10,19 @@ import pytest
 from anomaly.core.errors import BundleError
 from anomaly.core.running_moments import RunningMoments
 from anomaly.core.volume import FloatArray, MaskArray
-from anomaly.scoring.acquisition_shift import AcquisitionReference, acquisition_features
+from anomaly.scoring.acquisition_shift import AcquisitionReference
 from anomaly.scoring.adaptation import (
     MEAN_PRIOR_SCANS,
     SD_PRIOR_SCANS,
     adapt_scorer,
     adapted_acquisition,
-    learn_mapping,
     sd_factor,
     shrunken_mean,
     shrunken_ratio,
 )
 from anomaly.scoring.scorer import Scorer
 from anomaly.scoring.settings import ScoringSettings
-from tests.scoring.factory import Constant, Scans, ball
+from tests.scoring.factory import Constant, Scans
 
 SETTINGS = ScoringSettings(smoothing_mm=0, sd_smoothing_mm=8, sd_floor=0.1)
 SHAPE = (2, 2, 2)
@@ -82,21 +81,12 @@ def test_many_scans_outweigh_the_prior_and_one_scan_leaves_the_sd_alone() -> Non
     assert sd_factor(np.ones(SHAPE, dtype=np.float32), moments(2.0)) == 1
 
 
-def test_the_training_percentiles_are_what_local_ones_are_mapped_to(trained: Scorer) -> None:
-    assert trained.reference is not None
-    local = [acquisition_features(*OtherScanner()[index]) for index in range(N_LOCAL)]
-    mapping = learn_mapping(trained.reference, local)
-    found, expected = np.mean(local, axis=0)[:5], trained.reference.acquisition.features.mean(axis=0)[:5]
-    np.testing.assert_allclose(mapping.found, found)
-    np.testing.assert_allclose(mapping.expected, expected)
-
-
-def test_a_scan_of_the_other_scanner_is_healthy_again(trained: Scorer, adapted: Scorer) -> None:
+def test_most_of_what_a_scanner_adds_to_the_score_of_a_healthy_scan_is_gone(trained: Scorer, adapted: Scorer) -> None:
     new = OtherScanner(40)[39]
     before, after = (scorer.score(*new).scores["reconstruction"] for scorer in (trained, adapted))
     usual = trained.score(*Scans(40)[39]).scores["reconstruction"]
     assert before > 1.5 * usual
-    assert after < 1.3 * usual
+    assert after < usual + (before - usual) / 3
 
 
 @pytest.mark.parametrize("factor", [0.5, 1.5], ids=["dark", "bright"])
@@ -126,8 +116,8 @@ def test_the_acquisition_reference_has_the_local_mean_and_a_wider_spread_than_in
 
 def test_held_out_scores_do_not_know_the_own_subject(trained: Scorer) -> None:
     subjects = ["a", "a", "b", "c", "d", "e"]
-    together = adapt_scorer(trained, OtherScanner(6), subjects, map_intensities=False)
-    without_a = adapt_scorer(trained, _Some(range(2, 6)), subjects[2:], map_intensities=False)
+    together = adapt_scorer(trained, OtherScanner(6), subjects)
+    without_a = adapt_scorer(trained, _Some(range(2, 6)), subjects[2:])
     assert together.reference is not None
     kept = together.reference.held_out_scores["reconstruction"]
     expected = [without_a.score(*OtherScanner()[index]).scores["reconstruction"] for index in (0, 1)]
@@ -138,14 +128,6 @@ def test_held_out_scores_do_not_know_the_own_subject(trained: Scorer) -> None:
 def test_the_detector_and_the_settings_are_those_of_the_trained_model(trained: Scorer, adapted: Scorer) -> None:
     assert adapted.detector is trained.detector
     assert adapted.settings == trained.settings
-    assert trained.intensity_mapping is None
-
-
-def test_the_reconstruction_has_the_intensities_of_the_scan(trained: Scorer, adapted: Scorer) -> None:
-    assert adapted.intensity_mapping is not None
-    mask = ball()
-    there = adapted.intensity_mapping.apply(adapted.score(*OtherScanner()[0]).reconstruction, mask)
-    np.testing.assert_allclose(there[mask], 1.0, atol=1e-5)  # the detector expects 1 everywhere
 
 
 @pytest.mark.parametrize(
@@ -160,11 +142,6 @@ def test_a_model_that_has_nothing_to_adapt_is_refused(
 ) -> None:
     with pytest.raises(BundleError, match=message):
         adapt_scorer(replace(trained, **change), OtherScanner(6), list("abcdef"))
-
-
-def test_an_adapted_model_is_not_adapted_again(adapted: Scorer) -> None:
-    with pytest.raises(BundleError, match="itself adapted"):
-        adapt_scorer(adapted, Scans(6), list("abcdef"))
 
 
 class _Some(OtherScanner):

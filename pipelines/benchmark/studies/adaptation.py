@@ -84,15 +84,12 @@ def adaptation_table(
     results = {
         "own scanner": [measure(scorer, test, own, range(len(test)))],
         "other scanner": [measure(scorer, local, planted, range(len(local)))],
-        "adapted, without the mapping of intensities": [],
         "adapted": [],
     }
     for adapt_to, score in halves([record.subject for record in local.records], n_repeats):
         subset = local.select([local.records[index] for index in adapt_to])
-        subjects = [record.subject for record in subset.records]
-        for name, mapped in (("adapted, without the mapping of intensities", False), ("adapted", True)):
-            adapted = adapt_scorer(scorer, subset, subjects, map_intensities=mapped)
-            results[name].append(measure(adapted, local, planted, score))
+        adapted = adapt_scorer(scorer, subset, [record.subject for record in subset.records])
+        results["adapted"].append(measure(adapted, local, planted, score))
     return pd.DataFrame([_row(model.name, name, found, reference) for name, found in results.items()])
 
 
