@@ -81,7 +81,9 @@ def test_many_scans_outweigh_the_prior_and_one_scan_leaves_the_sd_alone() -> Non
     assert sd_factor(np.ones(SHAPE, dtype=np.float32), moments(2.0)) == 1
 
 
-def test_most_of_what_a_scanner_adds_to_the_score_of_a_healthy_scan_is_gone(trained: Scorer, adapted: Scorer) -> None:
+def test_most_of_what_a_scanner_adds_to_the_score_of_a_healthy_scan_is_gone(
+    trained: Scorer, adapted: Scorer
+) -> None:
     new = OtherScanner(40)[39]
     before, after = (scorer.score(*new).scores["reconstruction"] for scorer in (trained, adapted))
     usual = trained.score(*Scans(40)[39]).scores["reconstruction"]

@@ -47,7 +47,7 @@ def refusals_table(model: Path, data: Path) -> pd.DataFrame:
         A row for each scan: what should happen, what happened, and the measures that decide.
     """
     bundle = load_bundle(model)
-    rows = [_row(bundle, name, expected, volume) for name, expected, volume in scans(bundle, data)]
+    rows = [result_row(bundle, name, expected, volume) for name, expected, volume in scans(bundle, data)]
     return pd.DataFrame(rows)
 
 
@@ -119,7 +119,6 @@ def _smooth_noise(voxels: FloatArray, rng: np.random.Generator) -> Array:
 DISEASE: Mapping[str, Change] = {
     "left hemisphere at 70 % of the intensity": _left(0.7),
     "left hemisphere at 50 %": _left(0.5),
-    "left hemisphere at 30 %": _left(0.3),
     "left frontal pole removed": _without(_frontal(LOBE_MM)),
     "left frontal lobe and more removed": _without(_frontal(TWO_LOBES_MM)),
 }
@@ -132,21 +131,23 @@ WRONG: Mapping[str, Change] = {
     "noise, SD 20 % of white matter": _in_brain(
         lambda voxels, rng: voxels + 0.2 * np.percentile(voxels[voxels > 0], 90) * rng.standard_normal(voxels.shape)
     ),
+    "left hemisphere at 30 %, as with a failed coil": _left(0.3),
     "left half missing": _without(lambda mm: mm[..., 0] < 0),
     "upper half missing": _without(lambda mm: mm[..., 2] > 0),
     "lower half missing": _without(lambda mm: mm[..., 2] < 0),
-    "turned by half a turn about the left-right axis": lambda scan, _: _half_turn(scan),
+    "turned by half a turn about the left-right axis": lambda scan, _: half_turn(scan),
 }
 """Changes of acquisition, alignment or contrast."""
 
 
-def _half_turn(scan: Volume) -> Array:
+def half_turn(scan: Volume) -> Array:
     """Rotate the voxels by 180° about the axis that is nearest to left-right."""
     across = int(np.abs(scan.geometry.affine[0, :3]).argmax())
     return np.flip(scan.voxels, [axis for axis in range(3) if axis != across])
 
 
-def _row(bundle: TrainedBundle, name: str, expected: str, volume: Volume) -> dict[str, float | str]:
+def result_row(bundle: TrainedBundle, name: str, expected: str, volume: Volume) -> dict[str, float | str]:
+    """Prepare and test one scan."""
     row: dict[str, float | str] = {"scan": name, "should be": expected}
     try:
         scan = prepare_volume(volume, Chain(bundle.config.preprocessing))
@@ -171,7 +172,7 @@ def main() -> None:
     parser.add_argument("--model", default="pca", help="name of a T1w model of the benchmark")
     options = parser.parse_args()
     table = refusals_table(options.output / "models" / options.model, options.data)
-    print(table_text(table.fillna("")))
+    print(table_text(table.astype(object).fillna("")))
 
 
 if __name__ == "__main__":
