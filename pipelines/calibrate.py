@@ -35,17 +35,15 @@ from anomaly.core.audit_log import read_audit_log
 from anomaly.core.errors import AlphaTooSmallError, BundleError, CohortError, ConfigError
 from anomaly.core.progress import Progress, no_progress
 from anomaly.core.provenance import user_name
-from anomaly.core.results import ScanScore, ScanStatus
-from anomaly.core.volume import Modality
+from anomaly.core.results import ScanStatus
 from anomaly.inference.model import Model
 from anomaly.models.device import choose_device
 from anomaly.runs.score_store import ScoreStore
 from pipelines.calibration_job import CalibrationJob, read_exceedance
 from pipelines.common import audit
-from pipelines.scan_input import PreparedScanRef, ScanInput, open_scans
+from pipelines.scan_input import NotScored, PreparedScanRef, healthy_scans, not_scored_row, open_scans
 
 SPLIT = "calibration"
-NotScored = dict[str, str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +116,7 @@ def calibrate(
     left = _left_unsealed(model)
     work = model / "calibration_scans"
     with closing(open_scans([cohort], work / "ingested", bundle.config, jobs, split=SPLIT)) as scans:
-        accepted, not_accepted = _healthy_scans(scans, bundle)
+        accepted, not_accepted = healthy_scans(scans, bundle.config, SPLIT)
         _check_before_scoring(bundle, accepted, alphas)
         job = CalibrationJob(Model(bundle), ScoreStore(work / "scored" / bundle.model_id))
         healthy, not_scored = _score(job, accepted, progress)
@@ -192,39 +190,6 @@ def _warnings(records: Sequence[ScanRecord]) -> list[dict[str, Any]]:
     return [{"scan_id": r.scan_id, "warnings": list(r.warnings)} for r in records if r.warnings]
 
 
-def _healthy_scans(scans: ScanInput, bundle: Bundle) -> tuple[list[PreparedScanRef], list[NotScored]]:
-    """Return the healthy scans that were accepted, and why others were not."""
-    accepted, not_accepted = [], []
-    for scan in scans:
-        record = scan.record
-        if record.status is not ScanStatus.ACCEPTED:
-            if record.status is not ScanStatus.DUPLICATE:
-                not_accepted.append(_not_scored(record.scan_id, record))
-        elif record.group in {"", "healthy"}:
-            if record.modality == Modality.T1W_CE and bundle.config.modality is Modality.T1W:
-                not_accepted.append(_with_agent(record))
-            else:
-                accepted.append(scan)
-    if not accepted:
-        why = "".join(f"; refused {scan['scan_id']}: {scan['reason']}" for scan in not_accepted[:1])
-        raise CohortError(
-            f"found no accepted healthy {bundle.config.modality.value} scan of the split {SPLIT!r}, or of none"
-            f"{why}; give held-out healthy scans of that modality"
-        )
-    return accepted, not_accepted
-
-
-def _with_agent(record: ScanRecord) -> NotScored:
-    """Return why a T1w scan with contrast agent is no reference for scans without."""
-    reason = f"found a {record.modality} scan; expected a {Modality.T1W} scan"
-    remedy = "calibrate with scans before contrast agent"
-    return {"scan_id": record.scan_id, "status": ScanStatus.REFUSED.value, "reason": reason, "remedy": remedy}
-
-
-def _not_scored(scan_id: str, found: ScanRecord | ScanScore) -> NotScored:
-    return {"scan_id": scan_id, "status": found.status.value, "reason": found.reason, "remedy": found.remedy}
-
-
 def _check_before_scoring(bundle: Bundle, scans: Sequence[PreparedScanRef], alphas: Sequence[float]) -> None:
     """Raise an error for training scans and for too few scans before minutes are spent on scoring."""
     seen = bundle.training_subjects()
@@ -247,7 +212,7 @@ def _score(
         if score.status is ScanStatus.SCORED:
             healthy.append(HealthyScan(scan.record, score.scores, read_exceedance(job.store, score)))
         else:
-            not_scored.append(_not_scored(scan.record.scan_id, score))
+            not_scored.append(not_scored_row(scan.record.scan_id, score))
     if not healthy:
         raise CohortError(
             f"none of {len(scans)} healthy scans could be scored; {not_scored[0]['scan_id']}: "

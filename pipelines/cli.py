@@ -144,6 +144,31 @@ def ensemble(
     _print_summary(summary, as_json)
 
 
+@app.command(epilog='anomaly adapt model/ --cohort local_healthy/ -o model_here/ --reason "scanner B, autumn 2026"')
+def adapt(
+    model: Annotated[Path, typer.Argument(help="The model bundle, or an ensemble.")],
+    cohort: Annotated[
+        Path, typer.Option(help="8 to 20 healthy scans of the other scanner: an ingested cohort, or raw scans.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The model bundle to create.")],
+    reason: Annotated[str, typer.Option(help="Reason, scanner and population; stored in the model.")],
+    jobs: Jobs = 0,
+    device: Device = "auto",
+    allow_command: AllowCommand = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Adapt a model to another scanner with a few healthy scans, without training. Then calibrate it there."""
+    from pipelines.adapt import adapt as run
+
+    with _progress(quiet) as progress, only_writer(output):
+        summary = run(
+            model, cohort, output, reason, jobs=jobs, device=device, allow_command=allow_command,
+            progress=progress,
+        )  # fmt: skip
+    _print_summary(summary, as_json, refused=summary["refused"])
+
+
 @app.command(
     epilog='anomaly calibrate model/ --cohort healthy_holdout/ --alpha 0.05 --reason "scanner A, autumn 2026"'
 )

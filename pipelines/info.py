@@ -94,6 +94,7 @@ def _trained(folder: Path) -> dict[str, Any]:
         "family": found["family"],
         "members": ", ".join(found.get("members", ())) or None,
         "modality": found["modality"],
+        "adapted": _adapted(found.get("adaptation")),
         "grid": _size(found["grid"]["shape"], found["grid"]["affine"][0][0]),
         "trainable_parameters": training["n_parameters"],
         "training_scans": found["data"].get("n_train", found["data"].get("n_scans")),
@@ -105,6 +106,12 @@ def _trained(folder: Path) -> dict[str, Any]:
         "folder": str(folder),
         "target_false_positive_rates": ", ".join(f"{rate:g}" for rate in rates) or "not calibrated",
     }
+
+
+def _adapted(adaptation: dict[str, Any] | None) -> str | None:
+    if adaptation is None:
+        return None
+    return f"from {adaptation['parent']} with {adaptation['n_scans']} healthy scans: {adaptation['reason']}"
 
 
 def _configured(name_or_path: str) -> dict[str, Any]:

@@ -13,12 +13,15 @@ from anomaly.cohort.table import ScanRecord, read_records
 from anomaly.cohort.volumes import CohortVolumes
 from anomaly.core.errors import CohortError, ConfigError
 from anomaly.core.files import sha256_of_json
-from anomaly.core.results import ScanStatus
+from anomaly.core.results import ScanScore, ScanStatus
 from anomaly.core.volume import Modality
 from anomaly.inference.template_scan import TemplateScan
 from anomaly.io.discover import discover
 from anomaly.preprocessing.chain import Chain, ChainSettings
 from pipelines.common import cores
+
+NotScored = dict[str, str]
+"""Id, status, reason and remedy of a scan without a score."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +160,53 @@ def healthy_records(cohort: Path, config: ModelConfig, split: str) -> list[ScanR
             f"{cohort / 'manifest.tsv'} says what was found and why scans were refused"
         )
     return sorted(of_modality, key=lambda record: record.scan_id)
+
+
+def healthy_scans(
+    scans: ScanInput, config: ModelConfig, split: str
+) -> tuple[list[PreparedScanRef], list[NotScored]]:
+    """Return the healthy scans that were accepted, and why others were not.
+
+    Parameters
+    ----------
+    split
+        The split that the scans were chosen by, for the message.
+
+    Raises
+    ------
+    CohortError
+        There are none.
+    """
+    accepted, not_accepted = [], []
+    for scan in scans:
+        record = scan.record
+        if record.status is not ScanStatus.ACCEPTED:
+            if record.status is not ScanStatus.DUPLICATE:
+                not_accepted.append(not_scored_row(record.scan_id, record))
+        elif record.group in {"", "healthy"}:
+            if record.modality == Modality.T1W_CE and config.modality is Modality.T1W:
+                not_accepted.append(_with_agent(record))
+            else:
+                accepted.append(scan)
+    if not accepted:
+        why = "".join(f"; refused {scan['scan_id']}: {scan['reason']}" for scan in not_accepted[:1])
+        raise CohortError(
+            f"found no accepted healthy {config.modality.value} scan of the split {split!r}, or of none"
+            f"{why}; give held-out healthy scans of that modality"
+        )
+    return accepted, not_accepted
+
+
+def _with_agent(record: ScanRecord) -> NotScored:
+    """Return why a T1w scan with contrast agent is no reference for scans without."""
+    reason = f"found a {record.modality} scan; expected a {Modality.T1W} scan"
+    remedy = "give scans before contrast agent"
+    return {"scan_id": record.scan_id, "status": ScanStatus.REFUSED.value, "reason": reason, "remedy": remedy}
+
+
+def not_scored_row(scan_id: str, found: ScanRecord | ScanScore) -> NotScored:
+    """Return why a scan has no score, for a summary."""
+    return {"scan_id": scan_id, "status": found.status.value, "reason": found.reason, "remedy": found.remedy}
 
 
 def _ingested(cohort: Path, config: ModelConfig) -> list[PreparedScanRef]:

@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from anomaly.bundle.card import model_card
 from anomaly.bundle.config import ExperimentConfig, load_experiment, with_preprocessing
 from anomaly.bundle.store import TRAINING_SUBJECTS, interrupted_model, model_files, refuse_to_overwrite, save_bundle
@@ -18,15 +16,14 @@ from anomaly.cohort.splits import split_by_subject
 from anomaly.cohort.table import ScanRecord
 from anomaly.cohort.volumes import CohortVolumes
 from anomaly.core.covariates import OLDEST_REPORTED_AGE, reported_age
-from anomaly.core.errors import BundleError, CohortError
+from anomaly.core.errors import CohortError
 from anomaly.core.image_views import VolumeSource
 from anomaly.core.progress import Progress, no_progress
 from anomaly.core.provenance import now, user_name
 from anomaly.core.versions import software_versions
 from anomaly.models.registry import create
 from anomaly.preprocessing.chain import load_chain_settings
-from anomaly.preprocessing.intensity import IntensitySettings
-from anomaly.scoring.scorer import Scorer
+from anomaly.scoring.scorer import Scorer, display_scale
 from anomaly.training.fit import fit
 from anomaly.training.run import FitReport, FitRun
 from anomaly.training.settings import TrainingSettings
@@ -96,11 +93,11 @@ def train(
     report = fit(detector, volumes, _validation_scans(experiment, held_out), run)
     progress(0, len(volumes), "learning the healthy reference")
     scorer = Scorer(detector, experiment.scoring).learn_reference(volumes, held_out)
-    display = _display(scorer, experiment.preprocessing.intensity)
+    display = display_scale(scorer, experiment.preprocessing.intensity)
     scorer = scorer.learn_index(volumes, display["intensity_max"])
     facts = _facts(experiment, training, validation, report, run)
     facts |= {"display": display, "retrieval": _retrieval(scorer, held_out), "normative": _normative(scorer)}
-    seen = [(record.subject, record.content_hash) for record in records]
+    seen = TrainingSubjects.of((record.subject, record.content_hash) for record in records)
     audit(output, "train", event="started")
     model_id = save_bundle(
         output, experiment, scorer, seen, facts, lambda model_id: model_card(experiment, model_id, facts)
@@ -207,22 +204,6 @@ def _facts(
         "software": software_versions(),
         "changelog": {"0.1.0": "first training"},
     }
-
-
-def _display(scorer: Scorer, intensity: IntensitySettings) -> dict[str, float]:
-    """Compute the intensity scales of report images, which are the same for every scan.
-
-    CT is drawn in its whole window: haemorrhage is much denser than any healthy brain.
-    """
-    reference = scorer.reference
-    if reference is None:
-        raise BundleError("the scorer has no healthy reference; call learn_reference first")
-    evidence_typical = reference.score_mean.get("reconstruction_p99", 1.0)
-    if intensity.range_hu is not None:
-        low, high = intensity.range_hu
-        return {"intensity_max": 1.0, "evidence_typical": evidence_typical, "hu_min": low, "hu_max": high}
-    seen = reference.mean_image[reference.mean_image > 0]
-    return {"intensity_max": float(np.percentile(seen, 99.5)), "evidence_typical": evidence_typical}
 
 
 def _retrieval(scorer: Scorer, held_out: VolumeSource) -> dict[str, Any] | None:

@@ -32,6 +32,7 @@ def model_card(config: ExperimentConfig, model_id: str, facts: Mapping[str, Any]
         *_privacy_note(facts["retrieval"]),
         *_storage_note(facts),
         "",
+        *_adapted(facts.get("adaptation")),
         "## Training",
         "",
         f"{training['steps']} steps in {training['seconds']:.0f} s on {training['device']}"
@@ -43,10 +44,10 @@ def model_card(config: ExperimentConfig, model_id: str, facts: Mapping[str, Any]
         "",
         f"The declared scan score is `{scoring.scan_score}`. The evidence combines the signed maps "
         f"{_join_names(scoring.maps)}, smoothed ({scoring.smoothing_mm:g} mm) and "
-        f"standardised ({scoring.standardise}) against healthy scans. A scan less correlated with the mean healthy "
-        f"scan than {scoring.min_similarity:g} is refused; one whose intensities and texture are less probable "
-        f"than {scoring.acquisition_alpha:g} among the training scans gets a warning of another "
-        "scanner or protocol.",
+        f"standardised ({scoring.standardise}) against healthy scans. A scan whose median block correlation "
+        f"with the mean healthy scan is below {scoring.min_block_correlation:g} is refused; one whose intensities "
+        f"and texture are less probable than {scoring.acquisition_alpha:g} among the training scans gets a "
+        "warning of another scanner or protocol.",
         *_normative_note(scoring.standardise, facts.get("normative")),
         "",
         *LIMITS,
@@ -88,6 +89,7 @@ def ensemble_card(config: EnsembleConfig, model_id: str, facts: Mapping[str, Any
         "`members/` list the scans of each member.",
         _ages(data),
         "",
+        *_adapted(facts.get("adaptation")),
         "## How it scores",
         "",
         f"The declared scan score is `{scoring.scan_score}`: the p-values of the members' own declared scores "
@@ -136,6 +138,23 @@ def _ages(data: Mapping[str, Any]) -> str:
         return "Their ages are not known."
     span = f"{data['age_min']:.0f} to {data['age_max']:.0f}"
     return f"Age {data['age_mean']:.0f} years on average ({span})." if "age_mean" in data else f"Age {span} years."
+
+
+def _adapted(adaptation: Mapping[str, Any] | None) -> list[str]:
+    """Return the section on the scanner that a model was adapted to; nothing for a model as it was trained."""
+    if adaptation is None:
+        return []
+    return [
+        "## Adapted to another scanner",
+        "",
+        f"Made from the model `{adaptation['parent']}` with {adaptation['n_scans']} healthy scans of "
+        f"{adaptation['n_subjects']} subjects, without training: {adaptation['reason']}. The healthy mean and SD "
+        "of every map, the mean healthy image and the acquisition features were moved towards "
+        "those of the local scans; the mean of the training scans counts as "
+        f"{adaptation['mean_prior_scans']:g} local scans, their SD as {adaptation['sd_prior_scans']:g}.",
+        f"Local scans: {_ages(adaptation)}",
+        "",
+    ]
 
 
 def _privacy_note(retrieval: Mapping[str, Any] | None) -> list[str]:

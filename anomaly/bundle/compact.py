@@ -9,7 +9,7 @@ from typing import Any
 
 from anomaly.bundle.arrays import VoxelBits, write_compact_arrays
 from anomaly.bundle.card import model_card
-from anomaly.bundle.store import facts_of, load_bundle, write_bundle
+from anomaly.bundle.store import facts_of, load_bundle, save_bundle
 from anomaly.core.provenance import now, user_name
 
 
@@ -42,7 +42,7 @@ def compact_bundle(
         **(changes or {}),
     }
     config = bundle.config.model_copy(update={"name": facts["name"]})
-    return write_bundle(
+    return save_bundle(
         target,
         config,
         bundle.scorer,

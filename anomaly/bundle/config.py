@@ -53,7 +53,7 @@ TYPICAL_LESIONS: dict[Modality, tuple[LesionKind, ...]] = {
 }
 
 
-MIN_SIMILARITY: dict[Modality, float] = {Modality.CT: 0.0}
+MIN_BLOCK_CORRELATION: dict[Modality, float] = {Modality.CT: 0.0}
 """Smallest correlation with the mean healthy scan, by modality. In CT it says little, because contrast is low."""
 
 
@@ -126,12 +126,14 @@ def with_preprocessing(config: ExperimentConfig, chain: ChainSettings) -> Experi
     changed = config.model_copy(update={"preprocessing": chain})
     if chain.modality is config.modality:
         return changed
-    least = MIN_SIMILARITY.get(chain.modality, EvidenceSettings.model_fields["min_similarity"].default)
+    least = MIN_BLOCK_CORRELATION.get(
+        chain.modality, EvidenceSettings.model_fields["min_block_correlation"].default
+    )
     described = f"{config.description} (settings of {config.modality.value}), trained on {chain.modality.value}"
     return changed.model_copy(
         update={
             "description": described if config.description else "",
-            "scoring": config.scoring.model_copy(update={"min_similarity": least}),
+            "scoring": config.scoring.model_copy(update={"min_block_correlation": least}),
         }
     )
 

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,14 @@ class EnsembleConfig(ModelConfig):
         min_length=2, description="names of the members; the first gives the reconstruction"
     )
     merge: MergeSettings = Field(description="how scores and maps of the members are merged")
+
+
+@dataclass(frozen=True, eq=False)
+class EnsembleBundle(Bundle):
+    """An ensemble ready to score, with its provenance."""
+
+    config: EnsembleConfig
+    scorer: EnsembleScorer
 
 
 def save_ensemble(
@@ -79,7 +88,9 @@ def save_ensemble(
     return write_metadata(folder, hashed, next(iter(members.values())).grid, known | dict(facts), card)
 
 
-def open_bundle(folder: Path, device: str = "cpu", *, allow_command: bool = False) -> Bundle:
+def open_bundle(
+    folder: Path, device: str = "cpu", *, allow_command: bool = False
+) -> TrainedBundle | EnsembleBundle:
     """Read a trained model or an ensemble; refuse one whose files have changed since it was saved.
 
     Parameters
@@ -107,7 +118,7 @@ def open_bundle(folder: Path, device: str = "cpu", *, allow_command: bool = Fals
     for name, member in members.items():
         refuse_command(folder / MEMBERS / name, member.config, allow_command)
     scorers = {name: member.scorer for name, member in members.items()}
-    return Bundle(folder, config, EnsembleScorer(scorers, config.merge, config.scoring), metadata)
+    return EnsembleBundle(folder, config, EnsembleScorer(scorers, config.merge, config.scoring), metadata)
 
 
 def refuse_command(folder: Path, config: ModelConfig, allowed: bool) -> None:

@@ -86,46 +86,28 @@ def save_bundle(
     folder: Path,
     config: ExperimentConfig,
     scorer: Scorer,
-    training: Sequence[tuple[str, str]],
-    facts: Mapping[str, Any],
-    card: Callable[[str], str] | None = None,
-) -> str:
-    """Write a bundle and return its model id.
-
-    Parameters
-    ----------
-    training
-        ``(subject, content hash)`` of every training and validation scan.
-    facts
-        Further entries of the metadata: the data and the training.
-    card
-        Returns the text of the model card for the model id.
-
-    Raises
-    ------
-    BundleError
-        The folder already holds a model, or the scorer has no healthy reference.
-    """
-    return write_bundle(folder, config, scorer, TrainingSubjects.of(training), facts, card)
-
-
-def write_bundle(
-    folder: Path,
-    config: ExperimentConfig,
-    scorer: Scorer,
     seen: TrainingSubjects,
     facts: Mapping[str, Any],
     card: Callable[[str], str] | None = None,
     write: Callable[[Path, Mapping[str, Array]], None] = write_arrays,
 ) -> str:
-    """Write a bundle and return its model id, as :func:`save_bundle` does.
+    """Write a bundle and return its model id.
 
     Parameters
     ----------
     seen
-        The training and validation scans.
+        The subjects and scans that the model has seen: in training, validation and adaptation.
+    facts
+        Further entries of the metadata: the data and the training.
+    card
+        Returns the text of the model card for the model id.
     write
         Writes the arrays of weights and reference.
+
+    Raises
+    ------
+    BundleError
+        The folder already holds a model, or the scorer has no healthy reference.
     """
     refuse_to_overwrite(folder)
     if scorer.reference is None:

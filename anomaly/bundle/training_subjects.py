@@ -35,12 +35,13 @@ class SaltedSubjects:
 
 @dataclass(frozen=True)
 class TrainingSubjects:
-    """The subjects and scans of the training and validation of a model.
+    """The subjects and scans that a model has seen: in training, validation and adaptation.
 
     Parameters
     ----------
     groups
-        Hashed subjects by salt: one group for a trained model, one per member for an ensemble.
+        Hashed subjects by salt: one group for a trained model, one more for an adapted one, one per member for an
+        ensemble.
     content_hashes
         Content hashes of the scans.
     """

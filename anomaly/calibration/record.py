@@ -307,14 +307,14 @@ def for_alpha(model_dir: Path, alpha: float) -> Calibration:
 def check_leakage(
     training_subjects: Collection[str], training_contents: Collection[str], scans: pd.DataFrame
 ) -> None:
-    """Check that no scan was used in training, by subject or by content.
+    """Check that no scan was used in training or adaptation, by subject or by content.
 
     Parameters
     ----------
     training_subjects, training_contents
         Hashed subject names and content hashes of the training scans (``training_subjects.json``).
     scans
-        ``scan_id``, ``subject_hash`` and ``content_hash`` of the calibration scans.
+        ``scan_id``, ``subject_hash`` and ``content_hash`` of the scans.
 
     Raises
     ------
@@ -326,9 +326,8 @@ def check_leakage(
     seen = scans.loc[subject | content, "scan_id"].astype(str).tolist()
     if seen:
         raise LeakageError(
-            f"{len(seen)} of {len(scans)} calibration scans were seen in training ({int(subject.sum())} by "
-            f"subject, {int(content.sum())} by content): {', '.join(seen)}; calibrate with other "
-            "subjects"
+            f"{len(seen)} of {len(scans)} scans were seen in training or adaptation ({int(subject.sum())} by "
+            f"subject, {int(content.sum())} by content): {', '.join(seen)}; give scans of other subjects"
         )
 
 

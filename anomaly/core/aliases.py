@@ -17,6 +17,11 @@ FAMILIES = {"stacked": "stacked_ae", "recurrent": "conv_lstm_ae", "gan": "f_anog
 MAPS = {"severity": "change_logit", "departure": "mean_deviation", "surprise": "nll"}
 """Evidence maps: keys of ``scoring.maps`` and ``scoring.sd_floor``, and of ``reference.safetensors``."""
 
+SCORING_SETTINGS = {"min_similarity": "min_block_correlation"}
+"""Keys of the ``scoring`` section of a configuration."""
+
+BLOCK_CORRELATION_PER_CORRELATION = 0.8  # healthy scans: lowest ratio of block correlation to correlation over all
+
 MODEL_SETTINGS = {
     "severity_weight": "change_logit_weight",
     "evaluations": "n_function_evaluations",
@@ -218,10 +223,19 @@ def current_weights(weights: Mapping[str, Value], family: str) -> dict[str, Valu
 
 
 def current_scoring_settings(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the ``scoring`` section of a configuration with present names of the maps."""
+    """Return the ``scoring`` section of a configuration with present names of the maps and keys.
+
+    A limit of earlier versions on the correlation over the whole brain becomes the limit on the median correlation
+    of blocks that refuses no more healthy scans: a positive one is multiplied by
+    :data:`BLOCK_CORRELATION_PER_CORRELATION`.
+    """
+    renamed = rename_keys(values, SCORING_SETTINGS)
+    limit = values.get("min_similarity")
+    if isinstance(limit, int | float) and limit > 0:
+        renamed["min_block_correlation"] = limit * BLOCK_CORRELATION_PER_CORRELATION
     return {
         key: rename_keys(value, MAPS) if key in {"maps", "sd_floor"} and isinstance(value, Mapping) else value
-        for key, value in values.items()
+        for key, value in renamed.items()
     }
 
 

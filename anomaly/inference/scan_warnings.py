@@ -11,7 +11,7 @@ from anomaly.core.results import HealthyGroup
 from anomaly.scoring.scorer import ScoredVolume
 from anomaly.scoring.settings import EvidenceSettings
 
-SIMILARITY_MARGIN = 0.15  # a scan this close to the refusal limit is scored, with a warning
+SIMILARITY_MARGIN = 0.1  # a scan this close to the refusal limit is scored, with a warning
 SHIPPED_CALIBRATION = (
     "The target FPR holds for the scanner of the shipped reference scans only. Use `anomaly adapt` and `anomaly "
     "calibrate` with your own healthy scans."
@@ -31,11 +31,11 @@ def model_notices(metadata: Mapping[str, Any], record: CalibrationRecord | None)
 
 def model_warnings(scored: ScoredVolume, settings: EvidenceSettings) -> Iterator[str]:
     """Yield the warnings about a scan, or a subject, that resembles the training scans less than it should."""
-    limit, shift = settings.min_similarity, scored.acquisition_shift
+    limit, shift = settings.min_block_correlation, scored.acquisition_shift
     if scored.similarity < limit + SIMILARITY_MARGIN:
         yield (
-            f"unlike the training scans: correlation {scored.similarity:.2f} with the mean healthy scan, close to "
-            f"the limit of {limit:.2f} below which scans are refused; the score may be unreliable"
+            f"unlike the training scans: median block correlation {scored.similarity:.2f} with the mean healthy "
+            f"scan, close to the limit of {limit:.2f} below which scans are refused; the score may be unreliable"
         )
     if shift is not None and shift.p_value < settings.acquisition_alpha:
         yield (

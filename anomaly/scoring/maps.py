@@ -31,7 +31,7 @@ class RawEvidence:
         float32 ``(D,)`` latent code of the scan, see :mod:`anomaly.scoring.scan_embedding`; None where the family
         has none, or gives none in the same forward pass.
     similarity
-        Correlation of the volume with the mean healthy image; None where it was not computed.
+        Median block correlation of the volume with the mean healthy image; None where it was not computed.
     covariates
         ``(D,)`` covariates of the subject.
     """

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from anomaly.core.aliases import MAPS, rename_keys
+from anomaly.core.block_correlation import median_block_correlation
 from anomaly.core.covariates import UNKNOWN_COVARIATES
 from anomaly.core.image_views import VolumeSource
 from anomaly.core.running_moments import RunningMoments
@@ -36,7 +37,8 @@ class HealthyReference:
     mean, sd
         Map name → float32 ``(I, J, K)`` of the signed, smoothed map; ``sd`` includes its floor and is > 0.
     mean_image
-        float32 ``(I, J, K)`` mean healthy image; a scan that does not correlate with it is refused.
+        float32 ``(I, J, K)`` mean healthy image; a scan that does not resemble it is refused,
+        see :func:`similarity`.
     acquisition
         Features of the scanners and protocols of the healthy scans.
     score_mean, score_std
@@ -95,12 +97,12 @@ class HealthyReference:
         )
 
 
-def similarity(voxels: FloatArray, mask: MaskArray, mean_image: FloatArray) -> float:
-    """Return the Pearson correlation of a scan with the mean healthy image inside the mask."""
-    inside = mask & (mean_image > 0)
-    if inside.sum() < 2 or voxels[inside].std() == 0:
-        return 0.0
-    return float(np.corrcoef(voxels[inside], mean_image[inside])[0, 1])
+def similarity(voxels: FloatArray, mask: MaskArray, mean_image: FloatArray, grid: Geometry) -> float:
+    """Return the median block correlation of a scan with the mean healthy image inside the mask.
+
+    A lesion hardly changes it, however large or bright, see :mod:`anomaly.core.block_correlation`.
+    """
+    return median_block_correlation(voxels, mean_image, mask & (mean_image > 0), grid.spacing)
 
 
 def fit_reference(

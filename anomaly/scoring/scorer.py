@@ -10,12 +10,13 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from anomaly.core.covariates import OLDEST_REPORTED_AGE, UNKNOWN_COVARIATES
-from anomaly.core.errors import ConfigError, ScanRefusedError, unknown_name
+from anomaly.core.errors import BundleError, ConfigError, ScanRefusedError, unknown_name
 from anomaly.core.image_views import VolumeSource
 from anomaly.core.results import HealthyGroup, Neighbour
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
 from anomaly.models.base import Detector
 from anomaly.models.generation import Embedder
+from anomaly.preprocessing.intensity import IntensitySettings
 from anomaly.scoring.acquisition_shift import AcquisitionShift, acquisition_features
 from anomaly.scoring.maps import RawEvidence, batches, raw_evidence
 from anomaly.scoring.normative import fit_sd_growth
@@ -64,7 +65,7 @@ class ScoredVolume:
     scores
         Every scan score by name.
     similarity
-        Correlation with the mean healthy image; 1 without a reference.
+        Median block correlation with the mean healthy image; 1 without a reference.
     acquisition_shift
         How differently from the training scans it was acquired; None without a reference, for too few training
         scans, or where the settings turn the test off.
@@ -167,17 +168,15 @@ class Scorer:
         ScanRefusedError
             As :meth:`score`.
         """
-        found = self.similarity(voxels, mask)
-        self._refuse_unlike_training_data(found)
-        mean_image = None if self.reference is None else self.reference.mean_image
-        raw = replace(self._raw(voxels, mask, covariates, mean_image), similarity=found)
+        found = self.checked_similarity(voxels, mask)
+        raw = replace(self._raw(voxels, mask, covariates, self._mean_image), similarity=found)
         if self.index is None or raw.embedding is not None:
             return raw
         return replace(raw, embedding=self._embedding(voxels, mask))
 
     def postprocess(self, raw: RawEvidence, voxels: FloatArray, mask: MaskArray) -> ScoredVolume:
         """Compute maps and scan scores from the raw evidence of a volume: the rest of :meth:`score`."""
-        signed = self._signed(self._smoothed(raw, mask), mask, raw.covariates)
+        signed = self._signed(self.smoothed_maps(raw, mask), mask, raw.covariates)
         evidence, inside = unsigned_evidence(signed, mask, self.grid, self.settings)
         found, structure = {}, self._structure(raw, inside)
         if self.settings.background_percentile:
@@ -204,8 +203,8 @@ class Scorer:
         return self._with_neighbours(scored, raw.embedding)
 
     def similarity(self, voxels: FloatArray, mask: MaskArray) -> float:
-        """Return the correlation of a scan with the mean healthy image; 1 without a reference."""
-        return 1.0 if self.reference is None else similarity(voxels, mask, self.reference.mean_image)
+        """Return the median block correlation with the mean healthy image; 1 without a reference."""
+        return 1.0 if self.reference is None else similarity(voxels, mask, self.reference.mean_image, self.grid)
 
     def acquisition_shift(self, voxels: FloatArray, mask: MaskArray) -> AcquisitionShift | None:
         """Compare the acquisition of a scan with the training scans; None where the settings turn it off."""
@@ -231,7 +230,7 @@ class Scorer:
         """
         mean_image = mean_healthy_image(healthy) if self.settings.structure_maps else None
         return self.learn_from(
-            self._infer_all(healthy, mean_image), () if held_out is None else self._infer_all(held_out, mean_image)
+            self.infer_all(healthy, mean_image), () if held_out is None else self.infer_all(held_out, mean_image)
         )
 
     def learn_from(self, healthy: Iterable[Inference], held_out: Iterable[Inference] = ()) -> Scorer:
@@ -239,13 +238,19 @@ class Scorer:
 
         With ``settings.structure_maps`` the raw evidence must hold these maps.
         """
-        smoothed = ((self._smoothed(raw, mask), voxels, mask, raw.covariates) for raw, voxels, mask in healthy)
+        smoothed = ((self.smoothed_maps(raw, mask), voxels, mask, raw.covariates) for raw, voxels, mask in healthy)
         scorer = replace(self, reference=fit_reference(smoothed, self.detector.grid, self.settings))
         others = iter(held_out)
         first = list(islice(others, MAX_HELD_OUT_IN_MEMORY))
         scorer = _with_background(_with_sd_growth(scorer, first), first)
         scores = [scorer.postprocess(raw, voxels, mask).scores for raw, voxels, mask in chain(first, others)]
-        return _with_scores(scorer, scores)
+        if scorer.reference is None or not scores:
+            return scorer
+        return replace(scorer, reference=with_held_out_scores(scorer.reference, scores))
+
+    @property
+    def _mean_image(self) -> FloatArray | None:
+        return None if self.reference is None else self.reference.mean_image
 
     def _background(self, evidence: FloatArray, inside: MaskArray) -> float:
         return float(np.percentile(evidence[inside], self.settings.background_percentile))
@@ -286,7 +291,15 @@ class Scorer:
             return []
         return [self.index.nearest(self._embedding(v, m), 1)[0][1] for v, m, _ in _scans(scans)]
 
-    def _infer_all(self, source: VolumeSource, mean_image: FloatArray | None) -> Iterator[Inference]:
+    def infer_all(self, source: VolumeSource, mean_image: FloatArray | None = None) -> Iterator[Inference]:
+        """Yield the raw evidence of healthy scans, none of which is refused.
+
+        Parameters
+        ----------
+        mean_image
+            Mean healthy image ``(I, J, K)`` for the maps of structure; by default that of the reference.
+        """
+        mean_image = self._mean_image if mean_image is None else mean_image
         for voxels, mask, covariates in _scans(source):
             yield self._raw(voxels, mask, covariates, mean_image), voxels, mask
 
@@ -310,7 +323,8 @@ class Scorer:
         found = self.index.neighbours(embedding, self.settings.retrieval)
         return replace(scored, neighbours=found, neighbour_slices=self.index.slices_of(found))
 
-    def _smoothed(self, raw: RawEvidence, mask: MaskArray) -> dict[str, FloatArray]:
+    def smoothed_maps(self, raw: RawEvidence, mask: MaskArray) -> dict[str, FloatArray]:
+        """Return the signed maps of the evidence, filtered, before they are standardised."""
         unknown = sorted(self.settings.maps.keys() - raw.maps.keys())
         if unknown:
             raise ConfigError("scoring.maps: " + unknown_name("map", unknown[0], list(raw.maps)))
@@ -337,14 +351,23 @@ class Scorer:
             return np.asarray(sum(w / total * maps[name] for name, w in weights.items()), dtype=np.float32)
         return standardised(maps, mask, self.reference, weights, covariates)
 
-    def _refuse_unlike_training_data(self, found: float) -> None:
-        if found < self.settings.min_similarity:
+    def checked_similarity(self, voxels: FloatArray, mask: MaskArray) -> float:
+        """Return the similarity of a scan to the training scans.
+
+        Raises
+        ------
+        ScanRefusedError
+            It is too low.
+        """
+        found = self.similarity(voxels, mask)
+        if found < self.settings.min_block_correlation:
             raise ScanRefusedError(
                 "unlike_training_data",
-                found=f"a correlation of {found:.2f} with the mean healthy scan this model learnt from",
-                expected=f"at least {self.settings.min_similarity:.2f}",
-                remedy="check the modality and contrast of the scan, or use a model trained on scans like it",
+                found=f"a median block correlation of {found:.2f} with the mean healthy scan of this model",
+                expected=f"at least {self.settings.min_block_correlation:.2f}",
+                remedy="check modality, contrast, noise and orientation of the scan, or use another model",
             )
+        return found
 
 
 def unsigned_evidence(
@@ -376,11 +399,29 @@ def _with_background(scorer: Scorer, held_out: Sequence[Inference]) -> Scorer:
     return replace(scorer, reference=replace(reference, background=float(np.median(found))))
 
 
-def _with_scores(scorer: Scorer, scores: Sequence[dict[str, float]]) -> Scorer:
-    """Return a scorer with the scores of held-out scans; the combined score is computed from the others."""
+def display_scale(scorer: Scorer, intensity: IntensitySettings) -> dict[str, float]:
+    """Return the intensity scales of report images, which are the same for every scan of a model.
+
+    CT is drawn in its whole window: haemorrhage is much denser than any healthy brain.
+
+    Raises
+    ------
+    BundleError
+        The scorer has no healthy reference.
+    """
     reference = scorer.reference
-    if reference is None or not scores:
-        return scorer
+    if reference is None:
+        raise BundleError("the scorer has no healthy reference; call learn_reference first")
+    evidence_typical = reference.score_mean.get("reconstruction_p99", 1.0)
+    if intensity.range_hu is not None:
+        low, high = intensity.range_hu
+        return {"intensity_max": 1.0, "evidence_typical": evidence_typical, "hu_min": low, "hu_max": high}
+    seen = reference.mean_image[reference.mean_image > 0]
+    return {"intensity_max": float(np.percentile(seen, 99.5)), "evidence_typical": evidence_typical}
+
+
+def with_held_out_scores(reference: HealthyReference, scores: Sequence[dict[str, float]]) -> HealthyReference:
+    """Return a reference with the scores of held-out scans; the combined score is computed from the others."""
     values = {name: [s[name] for s in scores] for name in scores[0] if name != "combined"}
     with_moments = replace(
         reference,
@@ -388,7 +429,7 @@ def _with_scores(scorer: Scorer, scores: Sequence[dict[str, float]]) -> Scorer:
         score_std={name: float(np.std(found)) for name, found in values.items()},
     )
     combined = [combined_score(s, with_moments) for s in scores]
-    return replace(scorer, reference=replace(with_moments, held_out_scores=values | {"combined": combined}))
+    return replace(with_moments, held_out_scores=values | {"combined": combined})
 
 
 def _scans(source: VolumeSource) -> Iterator[tuple[FloatArray, MaskArray, FloatArray]]:

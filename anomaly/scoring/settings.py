@@ -32,8 +32,12 @@ class EvidenceSettings(Settings):
     min_region_ml: float = Field(
         default=0.1, ge=0, description="smallest flagged region that is reported, millilitres"
     )
-    min_similarity: float = Field(
-        default=0.5, ge=-1, le=1, description="refuse the scan if its correlation with the healthy mean is smaller"
+    min_block_correlation: float = Field(
+        default=0.4,
+        ge=-1,
+        le=1,
+        description="refuse the scan if the median over its 16 mm blocks of the correlation with the healthy mean "
+        "is smaller; lesions hardly change it",
     )
     acquisition_alpha: float = Field(
         default=0.0001,
@@ -42,6 +46,11 @@ class EvidenceSettings(Settings):
         description="warn of another scanner or protocol if the intensities and texture of a scan are less "
         "probable than this among the training scans; 0 = no warning",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _present_names(cls, values: Any) -> Any:
+        return current_scoring_settings(values) if isinstance(values, Mapping) else values
 
 
 class ScoringSettings(EvidenceSettings):
@@ -106,11 +115,6 @@ class ScoringSettings(EvidenceSettings):
         default="cosine", description="similarity of two codes: their cosine, or the share of equal bits of a hash"
     )
     batch_size: int = Field(default=16, ge=1, description="images per forward pass")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _present_names(cls, values: Any) -> Any:
-        return current_scoring_settings(values) if isinstance(values, Mapping) else values
 
     @model_validator(mode="after")
     def _a_floor_for_every_map(self) -> ScoringSettings:

@@ -37,7 +37,7 @@ class ImageScoring(ScoringSettings):
     smoothing_mm: float = Field(default=0.0, ge=0)
     sd_smoothing_mm: float = Field(default=0.0, ge=0)
     top_fraction: float = Field(default=1.0, gt=0, le=1)
-    min_similarity: float = Field(default=-1.0, ge=-1, le=1)
+    min_block_correlation: float = Field(default=-1.0, ge=-1, le=1)
     acquisition_alpha: float = Field(default=0.0, ge=0, lt=1)
     retrieval: int = Field(default=0, ge=0, le=8)
 

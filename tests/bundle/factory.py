@@ -9,6 +9,7 @@ from typing import Any
 
 from anomaly.bundle.config import ExperimentConfig
 from anomaly.bundle.store import TrainedBundle, load_bundle, save_bundle
+from anomaly.bundle.training_subjects import TrainingSubjects
 from anomaly.core.files import read_json, write_json
 from anomaly.models.registry import create
 from anomaly.scoring.scorer import Scorer
@@ -40,7 +41,13 @@ def trained_scorer(config: ExperimentConfig, folder: Path) -> Scorer:
 def save_small_bundle(folder: Path, family: str = "atlas", **changes: Any) -> TrainedBundle:
     """Train, save and load a small model."""
     config = config_of(family, **changes)
-    save_bundle(folder, config, trained_scorer(config, folder), TRAINING_SCANS, FACTS | {"family": family})
+    save_bundle(
+        folder,
+        config,
+        trained_scorer(config, folder),
+        TrainingSubjects.of(TRAINING_SCANS),
+        FACTS | {"family": family},
+    )
     return load_bundle(folder)
 
 

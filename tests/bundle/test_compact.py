@@ -8,6 +8,7 @@ import pytest
 from anomaly.bundle.arrays import VoxelBits
 from anomaly.bundle.compact import compact_bundle
 from anomaly.bundle.store import TrainedBundle, load_bundle, save_bundle
+from anomaly.bundle.training_subjects import TrainingSubjects
 from anomaly.core.errors import BundleError
 from anomaly.core.files import read_json
 from tests.bundle.factory import FACTS, TRAINING_SCANS, config_of, trained_scorer
@@ -15,12 +16,13 @@ from tests.bundle.test_card import facts
 from tests.models.factories import healthy_scan
 
 CARD_FACTS = facts()
+SEEN = TrainingSubjects.of(TRAINING_SCANS)
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> TrainedBundle:
     folder, config = tmp_path_factory.mktemp("compact") / "model", config_of()
-    save_bundle(folder, config, trained_scorer(config, folder), TRAINING_SCANS, CARD_FACTS | FACTS)
+    save_bundle(folder, config, trained_scorer(config, folder), SEEN, CARD_FACTS | FACTS)
     return load_bundle(folder)
 
 
@@ -57,7 +59,7 @@ def test_a_compact_model_that_was_loaded_and_saved_as_it_is_scores_exactly_the_s
 ) -> None:
     compact_bundle(bundle.folder, tmp_path / "compact")
     compact = load_bundle(tmp_path / "compact")
-    save_bundle(tmp_path / "saved", compact.config, compact.scorer, TRAINING_SCANS, FACTS)
+    save_bundle(tmp_path / "saved", compact.config, compact.scorer, SEEN, FACTS)
     saved, scan = load_bundle(tmp_path / "saved"), healthy_scan(99)
     np.testing.assert_array_equal(saved.scorer.score(*scan).evidence, compact.scorer.score(*scan).evidence)
     assert saved.scorer.score(*scan).scores == compact.scorer.score(*scan).scores
@@ -81,7 +83,7 @@ def test_a_model_is_not_overwritten_by_a_compact_one(bundle: TrainedBundle) -> N
 def test_principal_components_are_compacted(tmp_path: Path) -> None:
     config = config_of("pca", model={"family": "pca", "components": 4})
     source = tmp_path / "pca"
-    save_bundle(source, config, trained_scorer(config, source), TRAINING_SCANS, CARD_FACTS | {"family": "pca"})
+    save_bundle(source, config, trained_scorer(config, source), SEEN, CARD_FACTS | {"family": "pca"})
     compact_bundle(source, tmp_path / "compact", {"name": "pca"})
     sizes = [(folder / "weights.safetensors").stat().st_size for folder in (tmp_path / "compact", source)]
     assert sizes[0] < 0.4 * sizes[1]

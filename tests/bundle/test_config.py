@@ -46,19 +46,19 @@ def test_an_unknown_chain_is_refused(tmp_path: Path) -> None:
         read(tmp_path / "mine.yaml", "extends: dae\npreprocessing: t1w-5mm\n")
 
 
-@pytest.mark.parametrize(("chain", "least"), [("ct", 0.0), ("flair", 0.5), ("t2w", 0.5)])
+@pytest.mark.parametrize(("chain", "least"), [("ct", 0.0), ("flair", 0.4), ("t2w", 0.4)])
 def test_a_chain_for_another_modality_changes_what_depends_on_it(tmp_path: Path, chain: str, least: float) -> None:
     config = read(tmp_path / "mine.yaml", "extends: vae\n")
     changed = with_preprocessing(config, load_chain(chain))
     assert changed.lesion_kinds == TYPICAL_LESIONS[changed.modality]
-    assert changed.scoring.min_similarity == least
+    assert changed.scoring.min_block_correlation == least
     assert changed.description.endswith(f"(settings of T1w), trained on {changed.modality.value}")
     assert changed.training == config.training
 
 
 def test_a_smallest_similarity_that_was_set_stays_with_a_chain_of_the_same_modality(tmp_path: Path) -> None:
-    config = read(tmp_path / "mine.yaml", "extends: vae\nscoring: {min_similarity: 0.7}\n")
-    assert with_preprocessing(config, load_chain("t1w-4mm")).scoring.min_similarity == 0.7
+    config = read(tmp_path / "mine.yaml", "extends: vae\nscoring: {min_block_correlation: 0.7}\n")
+    assert with_preprocessing(config, load_chain("t1w-4mm")).scoring.min_block_correlation == 0.7
 
 
 def test_another_chain_leaves_the_rest_of_the_experiment_alone(tmp_path: Path) -> None:

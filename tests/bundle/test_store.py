@@ -19,6 +19,7 @@ from anomaly.bundle.store import (
     verified_metadata,
     write_metadata,
 )
+from anomaly.bundle.training_subjects import TrainingSubjects
 from anomaly.core.audit_log import append_entry
 from anomaly.core.errors import BundleError, DamagedFileError
 from anomaly.core.files import read_json, sha256_of_file, sha256_of_json, write_json
@@ -137,14 +138,14 @@ def test_the_id_of_format_version_1_is_a_hash_of_the_files(copied: Path) -> None
 def test_a_folder_with_a_model_is_not_overwritten(bundle: TrainedBundle, tmp_path: Path) -> None:
     refuse_to_overwrite(tmp_path)
     with pytest.raises(BundleError, match="already holds a model; choose another output folder"):
-        save_bundle(bundle.folder, bundle.config, bundle.scorer, TRAINING_SCANS, FACTS)
+        save_bundle(bundle.folder, bundle.config, bundle.scorer, TrainingSubjects.of(TRAINING_SCANS), FACTS)
 
 
 def test_a_model_without_a_healthy_reference_is_not_saved(tmp_path: Path) -> None:
     config = config_of()
     scorer = Scorer(create(config.model_settings(), GRID), config.scoring)
     with pytest.raises(BundleError, match="without a healthy reference cannot be saved"):
-        save_bundle(tmp_path / "model", config, scorer, TRAINING_SCANS, FACTS)
+        save_bundle(tmp_path / "model", config, scorer, TrainingSubjects.of(TRAINING_SCANS), FACTS)
 
 
 @pytest.mark.parametrize(

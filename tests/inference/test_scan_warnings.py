@@ -12,7 +12,7 @@ from anomaly.scoring.acquisition_shift import AcquisitionShift
 from anomaly.scoring.scorer import ScoredVolume
 from anomaly.scoring.settings import EvidenceSettings
 
-SETTINGS = EvidenceSettings(min_similarity=0.5, acquisition_alpha=1e-4)
+SETTINGS = EvidenceSettings(min_block_correlation=0.5, acquisition_alpha=1e-4)
 
 
 def scored(similarity: float, shift: AcquisitionShift | None = None) -> ScoredVolume:

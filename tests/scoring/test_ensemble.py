@@ -201,7 +201,7 @@ def test_the_evidence_settings_of_the_ensemble_apply_to_the_merged_map(members: 
 
 def test_a_scan_that_one_member_refuses_is_refused_with_its_reason(members: dict[str, Scorer]) -> None:
     strict = replace(
-        members["smooth"], settings=members["smooth"].settings.model_copy(update={"min_similarity": 0.999})
+        members["smooth"], settings=members["smooth"].settings.model_copy(update={"min_block_correlation": 0.999})
     )
 
     with pytest.raises(ScanRefusedError, match=r"expected at least 1\.00"):

@@ -1,18 +1,23 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
+from anomaly.cohort.lesion_shapes import random_blob
+from anomaly.cohort.planted_lesions import LesionKind, plant
 from anomaly.core.covariates import covariates
-from anomaly.core.volume import FloatArray, Geometry, MaskArray
+from anomaly.core.volume import FloatArray, Geometry, MaskArray, Modality
+from anomaly.preprocessing.template import template_on
 from anomaly.scoring.reference import HealthyReference, fit_reference, similarity, standardised
 from anomaly.scoring.settings import ScoringSettings
 
 GRID = Geometry((8, 9, 10), np.diag([4.0, 4.0, 2.0, 1.0]))
 SETTINGS = ScoringSettings(maps={"residual": 1.0, "pca": 3.0}, sd_smoothing_mm=0, sd_floor=0.0)
 N_SCANS = 20
+TEMPLATE = template_on(4.0)
 
 
 def scans() -> Iterator[tuple[dict[str, FloatArray], FloatArray, MaskArray, FloatArray]]:
@@ -102,11 +107,77 @@ def test_without_scans_the_reference_changes_nothing() -> None:
     assert (empty.sd["pca"] == 1).all()
 
 
-def test_similarity_is_the_correlation_inside_the_brain(rng: np.random.Generator) -> None:
-    image = rng.uniform(0.5, 1.5, GRID.shape).astype(np.float32)
-    mask = np.zeros(GRID.shape, dtype=bool)
-    mask[2:6] = True
-    assert similarity(2 * image + 3, mask, image) == pytest.approx(1)
-    assert similarity(-image, mask, image) == pytest.approx(-1)
-    assert similarity(np.ones_like(image), mask, image) == 0  # a constant image correlates with nothing
-    assert similarity(image, np.zeros_like(mask), image) == 0
+def _healthy_brain(seed: int) -> FloatArray:
+    """Return a T1w template at 4 mm whose anatomy, contrast and noise vary with the seed."""
+    rng = np.random.default_rng(seed)
+    shift = [4 * ndimage.gaussian_filter(rng.standard_normal(TEMPLATE.mask.shape), 3) / 0.03 for _ in range(3)]
+    positions = np.indices(TEMPLATE.mask.shape) + 0.15 * np.array(shift)
+    image = ndimage.map_coordinates(TEMPLATE.contrast(Modality.T1W), positions, order=1)
+    noisy = image ** rng.uniform(0.8, 1.2) + rng.normal(0, 0.02, image.shape)
+    return np.where(TEMPLATE.mask, noisy, 0).astype(np.float32)
+
+
+def _lesion(voxels: FloatArray, kind: LesionKind, strength: float) -> FloatArray:
+    """Plant a lesion of 96 ml."""
+    rng = np.random.default_rng(1)
+    lesion = random_blob(TEMPLATE.mask, 96, TEMPLATE.geometry.voxel_ml, rng)
+    return plant(voxels, TEMPLATE.mask, lesion, kind, strength, rng).voxels
+
+
+def _left_hemisphere(voxels: FloatArray, factor: float) -> FloatArray:
+    left = np.arange(voxels.shape[0])[:, None, None] < voxels.shape[0] // 2
+    return np.where(left, voxels * np.float32(factor), voxels)
+
+
+def _noise(sigma: float) -> FloatArray:
+    noise = ndimage.gaussian_filter(np.random.default_rng(2).standard_normal(TEMPLATE.mask.shape), sigma)
+    return (0.6 + 0.1 * noise / noise.std()).astype(np.float32)
+
+
+ILL: dict[str, Callable[[FloatArray], FloatArray]] = {
+    "healthy": lambda voxels: voxels,
+    "cavity": lambda voxels: _lesion(voxels, "dark", 0.95),
+    "bright lesion": lambda voxels: _lesion(voxels, "bright", 3.0),
+    "texture": lambda voxels: _lesion(voxels, "texture", 3.0),
+    "mass effect": lambda voxels: _lesion(voxels, "mass_effect", 0.6),
+    "one hemisphere at half the intensity": lambda voxels: _left_hemisphere(voxels, 0.5),
+    "one hemisphere at a tenth of the intensity": lambda voxels: _left_hemisphere(voxels, 0.1),
+}
+WRONG: dict[str, Callable[[FloatArray], FloatArray]] = {
+    "inverted contrast": lambda voxels: 1 - voxels,
+    "upside down": lambda voxels: voxels[:, :, ::-1],
+    "back to front": lambda voxels: voxels[:, ::-1],
+    "FLAIR": lambda voxels: TEMPLATE.contrast(Modality.FLAIR) + 0 * voxels,
+    "T2w": lambda voxels: TEMPLATE.contrast(Modality.T2W) + 0 * voxels,
+    "white noise": lambda voxels: _noise(0) + 0 * voxels,
+    "smooth noise": lambda voxels: _noise(2) + 0 * voxels,
+    "another organ: an even core, darker at the surface": lambda voxels: (
+        TEMPLATE.depth_mm().clip(0, 12).astype(np.float32) / 12 + 0 * voxels
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def mean_brain() -> FloatArray:
+    return np.mean([_healthy_brain(seed) for seed in range(8)], axis=0).astype(np.float32)
+
+
+@pytest.mark.parametrize("change", ILL.values(), ids=ILL)
+def test_a_scan_is_not_refused_for_looking_ill(
+    mean_brain: FloatArray, change: Callable[[FloatArray], FloatArray]
+) -> None:
+    found = similarity(change(_healthy_brain(20)), TEMPLATE.mask, mean_brain, TEMPLATE.geometry)
+    assert found > ScoringSettings().min_block_correlation + 0.1
+
+
+@pytest.mark.parametrize("change", WRONG.values(), ids=WRONG)
+def test_a_scan_of_another_contrast_alignment_or_organ_is_refused(
+    mean_brain: FloatArray, change: Callable[[FloatArray], FloatArray]
+) -> None:
+    found = similarity(change(_healthy_brain(20)), TEMPLATE.mask, mean_brain, TEMPLATE.geometry)
+    assert found < ScoringSettings().min_block_correlation - 0.05
+
+
+def test_the_correlation_over_the_whole_brain_would_refuse_an_ill_scan(mean_brain: FloatArray) -> None:
+    ill = _left_hemisphere(_healthy_brain(20), 0.1)
+    assert np.corrcoef(ill[TEMPLATE.mask], mean_brain[TEMPLATE.mask])[0, 1] < 0.3

@@ -4,7 +4,7 @@ from pydantic import ValidationError
 
 from anomaly.core.covariates import covariates
 from anomaly.core.errors import ScanRefusedError
-from anomaly.core.volume import FloatArray, MaskArray
+from anomaly.core.volume import FloatArray, Geometry, MaskArray
 from anomaly.scoring.reference import mean_healthy_image, similarity
 from anomaly.scoring.scorer import Scorer
 from anomaly.scoring.settings import ScoringSettings
@@ -74,7 +74,7 @@ def test_a_scan_unlike_any_healthy_scan_is_refused_with_what_was_found(scorer: S
     mask = ball()
     inverted = np.where(mask, 3 - Scans()[0][0], 0).astype(np.float32)
 
-    with pytest.raises(ScanRefusedError, match=r"correlation of -\d\.\d\d.*expected at least 0\.50") as refusal:
+    with pytest.raises(ScanRefusedError, match=r"correlation of -\d\.\d\d.*expected at least 0\.40") as refusal:
         scorer.score(inverted, mask)
     assert refusal.value.code == "unlike_training_data"
 
@@ -120,8 +120,8 @@ def test_floors_must_name_the_maps() -> None:
 def test_the_similarity_of_a_scan_is_computed_once(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
     computed = []
 
-    def counted(*arrays: np.ndarray) -> float:
-        computed.append(similarity(*arrays))
+    def counted(voxels: np.ndarray, mask: np.ndarray, mean_image: np.ndarray, grid: Geometry) -> float:
+        computed.append(similarity(voxels, mask, mean_image, grid))
         return computed[-1]
 
     monkeypatch.setattr("anomaly.scoring.scorer.similarity", counted)
@@ -163,7 +163,7 @@ def test_the_reference_is_the_same_from_scans_and_from_evidence_computed_before(
 
 def test_a_scan_with_more_evidence_everywhere_is_scaled_to_the_usual_background() -> None:
     scans = Scans()
-    scaled = SETTINGS.model_copy(update={"background_percentile": 90.0, "min_similarity": -1.0})
+    scaled = SETTINGS.model_copy(update={"background_percentile": 90.0, "min_block_correlation": -1.0})
     scorer = Scorer(Constant(), scaled).learn_reference(scans, scans)
     assert scorer.reference is not None
     usual = scorer.reference.background
@@ -178,7 +178,7 @@ def test_a_scan_with_more_evidence_everywhere_is_scaled_to_the_usual_background(
     assert healthy.scores["background"] == pytest.approx(np.percentile(healthy.evidence[healthy.mask], 90), rel=0.3)
 
 
-NO_LIMIT = SETTINGS.model_copy(update={"min_similarity": -1.0})
+NO_LIMIT = SETTINGS.model_copy(update={"min_block_correlation": -1.0})
 
 
 class AgedScans(Scans):

@@ -19,11 +19,22 @@ def test_sd_floors_by_map_must_name_every_map() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"dark_weight": 0}, {"voxel_alpha": 0.6}, {"erode_mm": -1}, {"min_similarity": 2}, {"smothing_mm": 2}]
+    "wrong",
+    [{"dark_weight": 0}, {"voxel_alpha": 0.6}, {"erode_mm": -1}, {"min_block_correlation": 2}, {"smothing_mm": 2}],
 )
 def test_impossible_settings_and_unknown_keys_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         ScoringSettings.parse(wrong, "scoring")
+
+
+@pytest.mark.parametrize(("earlier", "now"), [(0.5, 0.4), (0.0, 0.0), (-1.0, -1.0)])
+@pytest.mark.parametrize("settings", [EvidenceSettings, ScoringSettings])
+def test_the_limit_of_an_earlier_version_is_that_of_blocks_and_refuses_no_more_healthy_scans(
+    settings: type[EvidenceSettings], earlier: float, now: float
+) -> None:
+    assert settings.parse({"min_similarity": earlier}, "scoring").min_block_correlation == pytest.approx(now)
+    with pytest.raises(ConfigError, match="min_similarity"):
+        settings.parse({"min_similarity": earlier, "min_block_correlation": 0.4}, "scoring")
 
 
 def test_an_ensemble_has_the_settings_of_evidence_alone() -> None:

@@ -37,7 +37,7 @@ class BenchmarkModel:
 def load_benchmark_model(path: Path, cohort: Path) -> BenchmarkModel:
     """Load a trained bundle and the training and held-out scans of its cohort. It refuses no scan as dissimilar."""
     bundle = load_bundle(path)
-    settings = bundle.scorer.settings.model_copy(update={"min_similarity": -1.0})
+    settings = bundle.scorer.settings.model_copy(update={"min_block_correlation": -1.0})
     records = healthy_records(cohort, bundle.config, split="train")
     training, held_out = hold_out(records, bundle.config.validation_fraction)
     return BenchmarkModel(

@@ -25,7 +25,7 @@ def test_training_and_held_out_scans_are_those_of_the_training(trained: Trained)
     )
     assert (len(training), len(held_out)) == (12, 3)
     assert not training & held_out
-    assert model.scorer.settings.min_similarity == -1.0
+    assert model.scorer.settings.min_block_correlation == -1.0
 
 
 def test_every_held_out_scan_gets_lesions_of_each_kind(trained: Trained, lesion_shapes_folder: Path) -> None:
