@@ -51,7 +51,7 @@ def test_an_adapted_model_says_who_made_it_from_what_with_which_scans_and_why(
     assert (found["adaptation"]["n_scans"], found["adaptation"]["n_subjects"]) == (8, 8)
     assert (found["adaptation"]["age_min"], found["adaptation"]["age_max"]) == (340.0, 347.0)
     assert found["adaptation"]["reason"] == REASON
-    assert found["created_at"] > parent["created_at"]
+    assert found["created_at"] >= parent["created_at"]
     assert found["data"] == parent["data"]
     assert f"from {parent['model_id']} with 8 healthy scans: {REASON}" == describe(str(adapted))["adapted"]
     assert describe(str(trained.model))["adapted"] is None

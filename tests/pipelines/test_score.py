@@ -181,7 +181,7 @@ def test_a_scan_unlike_the_training_scans_is_refused(trained: Trained, tmp_path:
     summary = score(ScoreRequest(trained.model, (cohort,), tmp_path / "run"))
 
     assert summary["refused"] == 1
-    assert summary["not_scored"][0]["reason"].startswith("found a correlation of -")
+    assert summary["not_scored"][0]["reason"].startswith("found a median block correlation of -")
 
 
 @pytest.mark.slow
