@@ -25,7 +25,14 @@ from anomaly.cohort.volumes import CohortVolumes
 from anomaly.evaluation.detection import auroc
 from anomaly.scoring.adaptation import adapt_scorer
 from anomaly.scoring.scorer import Scorer
-from pipelines.benchmark.studies.common import SEED, model_paths, study_parser, table_text, voxel_ap
+from pipelines.benchmark.studies.common import (
+    SEED,
+    model_paths,
+    refusing_nothing,
+    study_parser,
+    table_text,
+    voxel_ap,
+)
 from pipelines.scan_input import healthy_records
 
 ALPHAS = (0.05, 0.10)
@@ -72,7 +79,7 @@ def adaptation_table(
         the own scanner, of all, and the 99 % band for the target.
     """
     bundle = load_bundle(model)
-    scorer = bundle.scorer
+    scorer = refusing_nothing(bundle.scorer)
     calibration, test = (
         CohortVolumes(cohort, healthy_records(cohort, bundle.config, s)) for s in ("calibration", "test")
     )

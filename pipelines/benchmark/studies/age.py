@@ -75,7 +75,7 @@ class HealthyScores:
 
     def mean_p_by_band(self, reference: str) -> str:
         """Return the mean p-value of each age band; 0.5 is expected in each."""
-        return ", ".join(f"{p.mean():.2f}" for p in self._p_values_by_band(reference))
+        return ", ".join(f"{p.mean():.2f}" if p.size else "–" for p in self._p_values_by_band(reference))
 
     def _p_values_by_band(self, reference: str) -> list[Floats]:
         """Return the p-values of the scans of each age band; each scan is compared with all others."""

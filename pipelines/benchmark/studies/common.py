@@ -37,12 +37,16 @@ class BenchmarkModel:
 def load_benchmark_model(path: Path, cohort: Path) -> BenchmarkModel:
     """Load a trained bundle and the training and held-out scans of its cohort. It refuses no scan as dissimilar."""
     bundle = load_bundle(path)
-    settings = bundle.scorer.settings.model_copy(update={"min_block_correlation": -1.0})
     records = healthy_records(cohort, bundle.config, split="train")
     training, held_out = hold_out(records, bundle.config.validation_fraction)
     return BenchmarkModel(
-        replace(bundle.scorer, settings=settings), CohortVolumes(cohort, training), CohortVolumes(cohort, held_out)
+        refusing_nothing(bundle.scorer), CohortVolumes(cohort, training), CohortVolumes(cohort, held_out)
     )
+
+
+def refusing_nothing(scorer: Scorer) -> Scorer:
+    """Return a scorer that refuses no scan as unlike the training scans."""
+    return replace(scorer, settings=scorer.settings.model_copy(update={"min_block_correlation": -1.0}))
 
 
 def plant_held_out_scans(model: BenchmarkModel, shapes: Path) -> dict[LesionKind, list[PlantedScan]]:
