@@ -59,10 +59,10 @@ def write_sources(folder: Path) -> list[Path]:
     return paths
 
 
-def make_brighter_cohort(folder: Path, subjects: Sequence[int]) -> Path:
+def make_brighter_cohort(folder: Path, subjects: Sequence[int], by: float = 0.15) -> Path:
     """Write a finished cohort of another scanner, whose images are brighter at the front."""
     make_cohort(folder, subjects)
-    ramp = np.linspace(0.0, 0.15, GRID.shape[1])[None, :, None]
+    ramp = np.linspace(0.0, by, GRID.shape[1])[None, :, None]
     for record, subject in zip(read_records(folder), subjects, strict=True):
         voxels, mask = healthy(subject)
         write_nifti(folder / record.volume, np.where(mask, voxels + ramp, 0).astype(np.float32), GRID)

@@ -34,7 +34,7 @@ def test_adaptation_lowers_the_false_positive_rate_on_the_other_scanner(
     records = [replace(record, split=split) for record, split in zip(read_records(cohort), splits, strict=True)]
     write_manifest(cohort, records)
     train(write_config(tmp_path / "atlas.yaml"), cohort, tmp_path / "atlas")
-    local = make_brighter_cohort(tmp_path / "local", range(300, 312))
+    local = make_brighter_cohort(tmp_path / "local", range(300, 312), by=0.04)
 
     table = adaptation_table(tmp_path / "atlas", cohort, local, lesion_shapes_folder, 1).set_index("scans")
 
