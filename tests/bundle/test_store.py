@@ -216,6 +216,7 @@ def test_an_interrupted_model_that_was_altered_is_refused_and_one_without_metada
     assert interrupted_model(copied, "train", config) is None
 
 
+@pytest.mark.slow
 def test_a_model_with_maps_of_structure_scores_as_the_saved_one(tmp_path: Path) -> None:
     scoring = {"structure_maps": {"structure": 0.5, "growth_asymmetry": 1.0}, "background_percentile": 90.0}
     config = config_of(scoring=config_of().scoring.model_dump() | scoring)

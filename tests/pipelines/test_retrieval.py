@@ -78,6 +78,7 @@ def test_the_similarities_of_held_out_healthy_scans_are_in_the_metadata(model: P
     assert read_json(run / "run.json")["retrieval"] == known
 
 
+@pytest.mark.slow
 def test_a_result_names_its_neighbours_and_the_table_the_nearest_similarity(run: Path) -> None:
     neighbours = read_json(run / "sub-700_T1w" / "score.json")["neighbours"]
     assert [set(neighbour) for neighbour in neighbours] == [{"label", "similarity", "index"}] * 3

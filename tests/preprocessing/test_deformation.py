@@ -55,11 +55,13 @@ def test_tissue_that_expanded_has_grown_and_its_surroundings_have_shrunk(brain: 
     assert np.unravel_index(growth.argmax(), growth.shape) == pytest.approx(CENTRE, abs=RADIUS / 2)
 
 
+@pytest.mark.slow
 def test_tissue_that_shrank_has_negative_growth(brain: FloatArray) -> None:
     growth = local_growth(brain, expanded(brain, 1.4), GRID)
     assert growth[ball(RADIUS / 2)].mean() < -0.3
 
 
+@pytest.mark.slow
 def test_the_same_scan_gives_the_same_bits(brain: FloatArray) -> None:
     scan = expanded(brain, 1.3)
     np.testing.assert_array_equal(local_growth(scan, brain, GRID), local_growth(scan, brain, GRID))

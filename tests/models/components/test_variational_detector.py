@@ -201,6 +201,7 @@ def test_restoration_steps_that_overshoot_are_refused() -> None:
         small_vae(restoration_steps=10, restoration_tv=20.0)
 
 
+@pytest.mark.slow
 def test_imputation_restores_missing_voxels(trained: VariationalAutoencoder) -> None:
     images, mask = images_of(*healthy_scan(300), trained.view)
     missing = torch.zeros_like(mask)

@@ -40,6 +40,7 @@ def test_a_grainy_lesion_raises_the_highest_energy_of_the_scan(rng: np.random.Ge
     assert planted.among_others > 0.9
 
 
+@pytest.mark.slow
 def test_the_table_has_a_row_for_each_kind_and_stage(
     tmp_path: Path, lesion_shapes_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,6 +42,7 @@ def test_an_exceeded_target_fpr_is_detected() -> None:
     assert found["fpr_0.05"] > 0.15
 
 
+@pytest.mark.slow
 def test_principal_components_detect_out_of_distribution_avatars(dataset: Dataset, tmp_path: Path) -> None:
     detector = create(parse_settings({"family": "pca", "components": 5}, "test"), dataset.train.grid)
     fit(detector, dataset.train, (), FitRun(tmp_path))
