@@ -13,8 +13,8 @@ from anomaly.core.volume import Modality
 from anomaly.runs.reader import RunInfo
 
 _HOW_TO_READ = (
-    "From left to right: the scan, the healthy brain that the model expects, and the evidence, which is how far "
-    "they differ. All scans of this run share one colour scale. Colours are faint below the voxel threshold; a "
+    "From left to right: the scan, the healthy brain that the model expects, and the evidence: how far they differ "
+    "and, for models that measure it, how unlike healthy anatomy shape and structure are. All scans of this run share one colour scale. Colours are faint below the voxel threshold; a "
     "thin line outlines the regions of the table. R and L are the patient's right and left."
 )
 RESEARCH_USE = "Research use only. Not a medical device."
