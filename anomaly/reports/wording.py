@@ -14,8 +14,9 @@ from anomaly.runs.reader import RunInfo
 
 _HOW_TO_READ = (
     "From left to right: the scan, the healthy brain that the model expects, and the evidence: how far they differ "
-    "and, for models that measure it, how unlike healthy anatomy shape and structure are. All scans of this run share one colour scale. Colours are faint below the voxel threshold; a "
-    "thin line outlines the regions of the table. R and L are the patient's right and left."
+    "and, for models that measure it, how unlike healthy anatomy shape and structure are. All scans of this run "
+    "share one colour scale. Colours are faint below the voxel threshold; a thin line outlines the regions of the "
+    "table. R and L are the patient's right and left."
 )
 RESEARCH_USE = "Research use only. Not a medical device."
 _POLARITY = {
