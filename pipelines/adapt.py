@@ -13,6 +13,7 @@ import pandas as pd
 
 from anomaly.bundle.card import ensemble_card, model_card
 from anomaly.bundle.ensemble import EnsembleBundle, open_bundle, save_ensemble
+from anomaly.bundle.shipped import find_model
 from anomaly.bundle.store import (
     MEMBERS,
     TRAINING_SUBJECTS,
@@ -119,7 +120,7 @@ def adapt(
     """
     if not reason.strip():
         raise ConfigError("an adaptation needs a reason (--reason): why, and for which scanner and population")
-    parent = open_bundle(model, choose_device(device), allow_command=allow_command)
+    parent = open_bundle(find_model(model), choose_device(device), allow_command=allow_command)
     if "adaptation" in parent.metadata:
         raise BundleError(
             f"{model} is itself adapted to another scanner; adapt the model it was made from, "

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
+from anomaly.core.smoothing import smooth_inside
 from anomaly.core.volume import FloatArray, MaskArray
 
 GRAIN_SD_VOXELS = 0.7  # SD of the Gaussian that separates the grain from the smooth part
@@ -26,9 +26,8 @@ Band = tuple[FloatArray, tuple[float, float]]
 
 def smooth_part(voxels: Floats, mask: MaskArray, sd_voxels: float = GRAIN_SD_VOXELS) -> FloatArray:
     """Return the Gaussian smoothing of voxels ``(I, J, K)`` inside a mask; outside, the voxels as they are."""
-    weights = ndimage.gaussian_filter(mask.astype(np.float32), sd_voxels)
-    total = ndimage.gaussian_filter(np.where(mask, voxels, 0).astype(np.float32), sd_voxels)
-    return np.asarray(np.where(mask, total / np.where(mask, weights, 1), voxels), dtype=np.float32)
+    smoothed = smooth_inside(voxels.astype(np.float32), mask, (sd_voxels, sd_voxels, sd_voxels))
+    return np.asarray(np.where(mask, smoothed, voxels), dtype=np.float32)
 
 
 def fine_grain(voxels: Floats, mask: MaskArray) -> FloatArray:

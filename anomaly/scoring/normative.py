@@ -41,8 +41,8 @@ from scipy import stats
 from anomaly.core.covariates import OLDEST_REPORTED_AGE, reported_age
 from anomaly.core.errors import ConfigError
 from anomaly.core.results import HealthyGroup
+from anomaly.core.smoothing import smooth_inside
 from anomaly.core.volume import FloatArray, MaskArray
-from anomaly.scoring.postprocess import smooth_inside
 
 Floats = npt.NDArray[np.float64]
 

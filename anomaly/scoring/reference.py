@@ -17,10 +17,10 @@ from anomaly.core.block_correlation import median_block_correlation
 from anomaly.core.covariates import UNKNOWN_COVARIATES
 from anomaly.core.image_views import VolumeSource
 from anomaly.core.running_moments import RunningMoments
+from anomaly.core.smoothing import sigma_in_voxels, smooth_inside
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
 from anomaly.scoring.acquisition_shift import FEATURES, AcquisitionReference, acquisition_features
 from anomaly.scoring.normative import CovariateRegression, NormativeModel
-from anomaly.scoring.postprocess import sigma_in_voxels, smooth_inside
 from anomaly.scoring.settings import ScoringSettings
 
 MIN_COVERAGE = 0.25  # share of the healthy brains that must cover a voxel for it to have statistics of its own

@@ -13,6 +13,7 @@ from anomaly.core.covariates import OLDEST_REPORTED_AGE, UNKNOWN_COVARIATES
 from anomaly.core.errors import BundleError, ConfigError, ScanRefusedError, unknown_name
 from anomaly.core.image_views import VolumeSource
 from anomaly.core.results import HealthyGroup, Neighbour
+from anomaly.core.smoothing import sigma_in_voxels, smooth_inside
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
 from anomaly.models.base import Detector
 from anomaly.models.generation import Embedder
@@ -20,7 +21,7 @@ from anomaly.preprocessing.intensity import IntensitySettings
 from anomaly.scoring.acquisition_shift import AcquisitionShift, acquisition_features
 from anomaly.scoring.maps import RawEvidence, batches, raw_evidence
 from anomaly.scoring.normative import fit_sd_growth
-from anomaly.scoring.postprocess import eroded, median_inside, sigma_in_voxels, smooth_inside
+from anomaly.scoring.postprocess import eroded, median_inside
 from anomaly.scoring.reference import (
     HealthyReference,
     fit_reference,

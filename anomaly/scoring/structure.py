@@ -22,9 +22,9 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from anomaly.core.smoothing import sigma_in_voxels, smooth_inside
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
 from anomaly.preprocessing.deformation import local_growth
-from anomaly.scoring.postprocess import sigma_in_voxels, smooth_inside
 
 StructureMap = Literal["structure", "texture", "growth", "growth_asymmetry"]
 STRUCTURE_MAPS: tuple[StructureMap, ...] = get_args(StructureMap)

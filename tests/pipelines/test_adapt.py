@@ -248,3 +248,12 @@ def _read(path: Path) -> np.ndarray:
     import nibabel as nib
 
     return np.asarray(nib.load(path).dataobj)
+
+
+def test_a_shipped_model_is_adapted_by_its_name(shipped_model: Path, local: Path, tmp_path: Path) -> None:
+    summary = adapt(Path("default"), local, tmp_path / "here", REASON)
+    found, parent = read_json(tmp_path / "here" / "metadata.json"), read_json(shipped_model / "metadata.json")
+    assert summary["model_id"] == found["model_id"]
+    assert found["adaptation"]["parent"] == parent["model_id"]
+    assert found["shipped"]["licence"] == parent["shipped"]["licence"]
+    assert calibrations.latest(tmp_path / "here") is None

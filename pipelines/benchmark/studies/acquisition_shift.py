@@ -16,8 +16,8 @@ from scipy import ndimage
 
 from anomaly.cohort.planted_lesions import PlantedScan
 from anomaly.core.image_views import Array
+from anomaly.core.smoothing import smooth_inside
 from anomaly.core.volume import FloatArray
-from anomaly.scoring.postprocess import smooth_inside
 from anomaly.scoring.scorer import Scorer
 from pipelines.benchmark.studies.common import (
     SEED,
