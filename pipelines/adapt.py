@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from anomaly.bundle.card import ensemble_card, model_card
+from anomaly.bundle.display import display_scale
 from anomaly.bundle.ensemble import EnsembleBundle, open_bundle, save_ensemble
 from anomaly.bundle.shipped import find_model
 from anomaly.bundle.store import (
@@ -35,7 +36,7 @@ from anomaly.core.versions import software_versions
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
 from anomaly.models.device import choose_device
 from anomaly.scoring.adaptation import MEAN_PRIOR_SCANS, SD_PRIOR_SCANS, adapt_scorer
-from anomaly.scoring.scorer import Scorer, display_scale
+from anomaly.scoring.scorer import Scorer
 from pipelines.common import audit
 from pipelines.scan_input import NotScored, PreparedScanRef, healthy_scans, open_scans
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from anomaly.bundle.card import model_card
 from anomaly.bundle.config import ExperimentConfig, load_experiment, with_preprocessing
+from anomaly.bundle.display import display_scale
 from anomaly.bundle.store import TRAINING_SUBJECTS, interrupted_model, model_files, refuse_to_overwrite, save_bundle
 from anomaly.bundle.training_subjects import TrainingSubjects
 from anomaly.cohort.planted_lesions import PlantedScan, planted_scans
@@ -23,7 +24,7 @@ from anomaly.core.provenance import now, user_name
 from anomaly.core.versions import software_versions
 from anomaly.models.registry import create
 from anomaly.preprocessing.chain import load_chain_settings
-from anomaly.scoring.scorer import Scorer, display_scale
+from anomaly.scoring.scorer import Scorer
 from anomaly.training.fit import fit
 from anomaly.training.run import FitReport, FitRun
 from anomaly.training.settings import TrainingSettings

@@ -31,7 +31,8 @@ from anomaly.core.running_moments import RunningMoments
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
 from anomaly.scoring.acquisition_shift import AcquisitionReference, Features, acquisition_features
 from anomaly.scoring.reference import HealthyReference
-from anomaly.scoring.scorer import Inference, Scorer, with_held_out_scores
+from anomaly.scoring.scan_scores import with_held_out_scores
+from anomaly.scoring.scorer import Inference, Scorer
 
 MEAN_PRIOR_SCANS = 2.0
 """n₀: the training mean counts as this many local scans."""

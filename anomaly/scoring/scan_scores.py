@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,18 @@ def combined_score(scores: Mapping[str, float], reference: HealthyReference) -> 
     """Return the mean of the scores that measure different things, each in healthy standard deviations."""
     names = [name for name in COMBINED_SCORES if name in scores]
     return float(np.mean([_in_healthy_sd(name, scores[name], reference) for name in names]))
+
+
+def with_held_out_scores(reference: HealthyReference, scores: Sequence[dict[str, float]]) -> HealthyReference:
+    """Return a reference with the scores of held-out scans; the combined score is computed from the others."""
+    values = {name: [s[name] for s in scores] for name in scores[0] if name != "combined"}
+    with_moments = replace(
+        reference,
+        score_mean={name: float(np.mean(found)) for name, found in values.items()},
+        score_std={name: float(np.std(found)) for name, found in values.items()},
+    )
+    combined = [combined_score(s, with_moments) for s in scores]
+    return replace(with_moments, held_out_scores=values | {"combined": combined})
 
 
 def _in_healthy_sd(name: str, score: float, reference: HealthyReference) -> float:

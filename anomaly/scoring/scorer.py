@@ -10,14 +10,13 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from anomaly.core.covariates import OLDEST_REPORTED_AGE, UNKNOWN_COVARIATES
-from anomaly.core.errors import BundleError, ConfigError, ScanRefusedError, unknown_name
+from anomaly.core.errors import ConfigError, ScanRefusedError, unknown_name
 from anomaly.core.image_views import VolumeSource
 from anomaly.core.results import HealthyGroup, Neighbour
 from anomaly.core.smoothing import sigma_in_voxels, smooth_inside
 from anomaly.core.volume import FloatArray, Geometry, MaskArray
 from anomaly.models.base import Detector
 from anomaly.models.generation import Embedder
-from anomaly.preprocessing.intensity import IntensitySettings
 from anomaly.scoring.acquisition_shift import AcquisitionShift, acquisition_features
 from anomaly.scoring.maps import RawEvidence, batches, raw_evidence
 from anomaly.scoring.normative import fit_sd_growth
@@ -38,6 +37,7 @@ from anomaly.scoring.scan_scores import (
     combined_score,
     mean_of_top,
     scan_scores,
+    with_held_out_scores,
 )
 from anomaly.scoring.settings import EvidenceSettings, ScoringSettings
 from anomaly.scoring.structure import StructureMap, structure_evidence, structure_maps
@@ -398,39 +398,6 @@ def _with_background(scorer: Scorer, held_out: Sequence[Inference]) -> Scorer:
         return scorer
     found = [scorer.postprocess(raw, voxels, mask).scores[BACKGROUND_SCORE] for raw, voxels, mask in held_out]
     return replace(scorer, reference=replace(reference, background=float(np.median(found))))
-
-
-def display_scale(scorer: Scorer, intensity: IntensitySettings) -> dict[str, float]:
-    """Return the intensity scales of report images, which are the same for every scan of a model.
-
-    CT is drawn in its whole window: haemorrhage is much denser than any healthy brain.
-
-    Raises
-    ------
-    BundleError
-        The scorer has no healthy reference.
-    """
-    reference = scorer.reference
-    if reference is None:
-        raise BundleError("the scorer has no healthy reference; call learn_reference first")
-    evidence_typical = reference.score_mean.get("reconstruction_p99", 1.0)
-    if intensity.range_hu is not None:
-        low, high = intensity.range_hu
-        return {"intensity_max": 1.0, "evidence_typical": evidence_typical, "hu_min": low, "hu_max": high}
-    seen = reference.mean_image[reference.mean_image > 0]
-    return {"intensity_max": float(np.percentile(seen, 99.5)), "evidence_typical": evidence_typical}
-
-
-def with_held_out_scores(reference: HealthyReference, scores: Sequence[dict[str, float]]) -> HealthyReference:
-    """Return a reference with the scores of held-out scans; the combined score is computed from the others."""
-    values = {name: [s[name] for s in scores] for name in scores[0] if name != "combined"}
-    with_moments = replace(
-        reference,
-        score_mean={name: float(np.mean(found)) for name, found in values.items()},
-        score_std={name: float(np.std(found)) for name, found in values.items()},
-    )
-    combined = [combined_score(s, with_moments) for s in scores]
-    return replace(with_moments, held_out_scores=values | {"combined": combined})
 
 
 def _scans(source: VolumeSource) -> Iterator[tuple[FloatArray, MaskArray, FloatArray]]:
